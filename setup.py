@@ -1,0 +1,62 @@
+"""Packaging of mitogen. No dependencies: the library is the standard library and itself."""
+
+import ast
+import pathlib
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def version():
+    """Return `__version__` of mitogen/__init__.py as text, read without importing the package."""
+    tree = ast.parse((HERE / "mitogen" / "__init__.py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if [getattr(target, "id", None) for target in targets] == ["__version__"]:
+            numbers = ast.literal_eval(node.value)
+            return ".".join(str(part) for part in numbers).replace(".dev", "dev")
+    raise SystemExit("mitogen/__init__.py does not set __version__ = (major, minor, patch)")
+
+
+def long_description():
+    """Return the README, or nothing where there is none (a partial checkout)."""
+    readme = HERE / "README.rst"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+setup(
+    name="mitogen",
+    version=version(),
+    description="Run Python on other machines and in other accounts with nothing installed there",
+    long_description=long_description(),
+    long_description_content_type="text/x-rst",
+    author="The mitogen authors",
+    license="BSD-3-Clause",
+    packages=find_packages(include=["mitogen", "mitogen.*"]),
+    package_data={"mitogen": ["py.typed"]},
+    zip_safe=False,
+    # The controlling machine's. What is sent to a target runs on 3.6 and is never installed there.
+    python_requires=">=3.9",
+    install_requires=[],
+    entry_points={"console_scripts": ["mitogen = mitogen.cli:main"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "Intended Audience :: System Administrators",
+        "Operating System :: MacOS :: MacOS X",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.9",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: Implementation :: CPython",
+        "Topic :: System :: Distributed Computing",
+        "Topic :: System :: Systems Administration",
+        "Typing :: Typed",
+    ],
+)

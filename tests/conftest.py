@@ -1,0 +1,179 @@
+"""Fixtures for every test: hosts on demand, and the proof that the run left nothing behind.
+
+Rules: the environment is cleaned before anything is collected; what is shared is made once per
+session, when first asked for; what can't be had here is skipped with the reason.
+"""
+
+import gc
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, Callable
+
+import pytest
+
+from tests import hosts, processes
+
+# A Python variable changes what is tested (PYTHONUNBUFFERED makes a start 30 % slower); the
+# others make ssh ask an agent or open windows.
+DROP = re.compile(r"PYTHON|SSH_AUTH_SOCK\Z|SSH_AGENT_PID\Z|SSH_ASKPASS|DISPLAY\Z|SUDO_|MITOGEN_")
+
+# Descriptors that may be open at the end and were not at the start.
+MAY_STAY_OPEN = re.compile(r"/dev/u?random\Z|.*/\.coverage|.*/\.hypothesis/")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in [name for name in os.environ if DROP.match(name)]:
+        del os.environ[name]
+    os.environ[processes.RUN_VARIABLE] = str(os.getpid())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine can't run, with the reason."""
+    reasons = {}
+    if os.geteuid() != 0:
+        reasons["root"] = "needs root: makes accounts or changes /etc"
+    if not hosts.program("sshd"):
+        reasons["ssh"] = "needs openssh-server (`sshd` is not installed)"
+    for item in items:
+        for marker, reason in reasons.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def open_descriptors() -> Counter[str]:
+    """Return {what this process has open: how many}. Numbers are left out: they are reused."""
+    found: list[str] = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink("/proc/self/fd/" + name)
+        except FileNotFoundError:  # the descriptor that listed the directory
+            continue
+        found.append(re.sub(r":\[\d+\]", "", target))
+    return Counter(name for name in found if not MAY_STAY_OPEN.match(name))
+
+
+def foreign(each: processes.Process) -> bool:
+    """Return whether *each* belongs to another run or program than this test run."""
+    run = processes.environment(each.pid).get(processes.RUN_VARIABLE)
+    if run is not None:
+        return run != str(os.getpid())
+    table, above = processes.processes(), each
+    while above.ppid > 1 and above.ppid in table:
+        above = table[above.ppid]
+        if above.pid == os.getpid():
+            return False
+    # Its chain of parents ends at init: an orphan is ours to explain, a child of somebody is not.
+    return each.ppid != 1
+
+
+def left_over(before: Sequence[processes.Process]) -> list[processes.Process]:
+    """Return the processes that this run should have ended."""
+    known = {(each.pid, each.start) for each in before}
+    found = processes.children() + processes.marked_processes(str(os.getpid()))
+    found += [each for each in processes.mitogen_processes() if not foreign(each)]
+    unique = {each.pid: each for each in found if (each.pid, each.start) not in known}
+    return list(unique.values())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def leftovers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Assert after the whole run: no process, descriptor or temporary file is left.
+
+    Processes and descriptors get 5 s: what a test started last may still be ending.
+    """
+    directory = tmp_path_factory.mktemp("tmpdir")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("TMPDIR", str(directory))
+    patch.setattr(tempfile, "tempdir", None)
+    before = processes.children() + processes.mitogen_processes()
+    descriptors = open_descriptors()
+    yield
+    problems: list[str] = []
+    gc.collect()  # a descriptor that only a cycle keeps open is closed in time by the collector
+    try:
+        processes.wait_until(lambda: not left_over(before))
+    except AssertionError:
+        left = left_over(before)
+        problems += ["process " + str(each) for each in left]
+        processes.end_processes([each for each in left if each.state != "Z"])
+    try:
+        processes.wait_until(lambda: not open_descriptors() - descriptors, timeout=1)
+    except AssertionError:
+        more = open_descriptors() - descriptors
+        problems += ["descriptor {} (x{})".format(name, count) for name, count in more.items()]
+    problems += ["file " + str(path) for path in sorted(directory.rglob("*"))]
+    patch.undo()
+    shutil.rmtree(str(directory), ignore_errors=True)
+    assert not problems, "left behind by this run:\n  " + "\n  ".join(problems)
+
+
+@pytest.fixture(scope="session")
+def hosts_directory() -> Iterator[pathlib.Path]:
+    """A directory that the test accounts can read."""
+    directory = hosts.make_directory()
+    yield directory
+    shutil.rmtree(str(directory))
+
+
+@pytest.fixture(scope="session")
+def sshd_keys(hosts_directory: pathlib.Path) -> hosts.Keys:
+    return hosts.Keys(hosts_directory)
+
+
+@pytest.fixture(scope="session")
+def sshd_with(
+    hosts_directory: pathlib.Path, sshd_keys: hosts.Keys
+) -> Iterator[Callable[..., hosts.Sshd]]:
+    """`sshd_with("Banner /etc/issue", ...)`: an sshd with these lines in its configuration.
+
+    Asked twice for the same lines, it gives the same sshd.
+    """
+    if not hosts.program("sshd"):
+        pytest.skip("needs openssh-server (`sshd` is not installed)")
+    started: dict[tuple[str, ...], hosts.Sshd] = {}
+
+    def sshd_with(*extra: str) -> hosts.Sshd:
+        if extra not in started:
+            directory = hosts_directory / "sshd{}".format(len(started))
+            started[extra] = hosts.Sshd(directory, sshd_keys, extra).start()
+        return started[extra]
+
+    yield sshd_with
+    left = [session for each in started.values() for session in each.stop()]
+    assert not left, "sessions that outlived the tests: " + "; ".join(map(str, left))
+
+
+@pytest.fixture(scope="session")
+def sshd(sshd_with: Callable[..., hosts.Sshd]) -> hosts.Sshd:
+    """An sshd on 127.0.0.1 that knows the test key for every account; see `hosts.Sshd`."""
+    return sshd_with()
+
+
+@pytest.fixture(scope="session")
+def users(hosts_directory: pathlib.Path) -> Iterator[hosts.Accounts]:
+    """The test accounts: `users.plain.name`, `users.pw.password`, ...; see `hosts.KINDS`."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: makes accounts")
+    with hosts.Accounts(hosts_directory) as accounts:
+        yield accounts
+        new = accounts.new_files()
+    assert not new, "left in test accounts' homes: " + ", ".join(new)
+
+
+@pytest.fixture(scope="session")
+def pythons() -> dict[tuple[int, int], str]:
+    """{(3, 6): path, ...}; use `hosts.find_pythons()` to parametrize."""
+    return hosts.find_pythons()
+
+
+@pytest.fixture(scope="session")
+def python36(pythons: dict[tuple[int, int], str]) -> Any:
+    """The path of a Python 3.6, the oldest that a target may have."""
+    if (3, 6) not in pythons:
+        pytest.skip("needs a Python 3.6 (pyenv or PATH)")
+    return pythons[3, 6]

@@ -1,0 +1,38 @@
+"""
+Run Python on other machines and in other accounts, with nothing installed there.
+
+The names here mirror the process's main router; in a child its configuration sets them.
+"""
+
+__all__ = ["__version__", "context_id", "is_master", "main", "parent_id", "parent_ids"]
+
+#: Version of this library; a child has its parent's.
+__version__ = (0, 4, 0)
+#: False in a child.
+is_master = True
+#: Id of this context.
+context_id = 0
+#: Id of the context that started this one, and those of all its ancestors, nearest first.
+parent_id = None
+parent_ids = []
+
+
+def main(log_level="INFO", profiling=None):
+    """
+    Decorate a program's main function: call it at once with a Router, if its module is run.
+
+    In a child the decorator does nothing, so the program needs no `if __name__ == "__main__"`.
+
+    :param str log_level: level for log records, by name
+    :param profiling: accepted for old programs
+    """
+
+    def decorate(func):
+        if func.__module__ == "__main__":
+            import mitogen.utils
+
+            mitogen.utils.log_to_file(level=log_level)
+            return mitogen.utils.run_with_router(func)
+        return func
+
+    return decorate

@@ -1,0 +1,234 @@
+"""
+Naming a function for another context, and waiting for what it returns.
+
+Threads: a CallChain is for one thread at a time; its answers come from the broker.
+"""
+
+import builtins
+
+from mitogen import core
+from mitogen.core import CallError
+from mitogen.mailbox import Receiver
+
+__all__ = ["CallChain"]
+
+#: Seconds that a child has to end a call that was cancelled, before kill=True ends the child.
+CANCEL_GRACE = 5.0
+
+
+class _Answer:
+    """A one-shot reply slot: a lock and a value."""
+
+    __slots__ = ("lock", "msg")
+
+    def __init__(self):
+        self.lock = core.new_lock()
+        self.msg = None
+
+    def __call__(self, msg):
+        self.msg = msg
+        self.lock.release()
+
+
+class CallChain:
+    """
+    Calls functions in a context, in order.
+
+    :param Context context: where to
+    :param bool pipelined: after one call has failed, those that follow fail with its error, until
+        reset(): so that many can be sent without waiting for each
+    :param float timeout: seconds after which a call is cancelled; None for never
+    :param bool kill: end the context if it does not react to that within CANCEL_GRACE
+    """
+
+    lambda_msg = "lambda functions cannot be called in another context: it has no name for them"
+    closures_msg = (
+        "%s cannot be called in another context: it is defined inside a function; "
+        "define it at the top level of a module"
+    )
+    method_msg = (
+        "%r is a method of an instance, which another context does not have; "
+        "call a function or a class method"
+    )
+
+    def __init__(self, context, pipelined=False, timeout=None, kill=False):
+        self.context = context
+        self.timeout = timeout
+        self.kill = kill
+        self.chain_id = self.make_chain_id() if pipelined else None
+
+    def __repr__(self):
+        return "CallChain(%r)" % (self.context,)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.reset()
+
+    def make_chain_id(self):
+        """Return a name for this chain that no other has."""
+        return "%d-%d-%x" % (
+            self.context.router.node.context_id,
+            self.context.router.new_handle(),
+            id(self),
+        )
+
+    def reset(self):
+        """Have the far context forget an error of this chain."""
+        if self.chain_id:
+            saved, self.chain_id = self.chain_id, None
+            self.call_no_reply(core.Dispatcher.forget_chain, saved)
+            self.chain_id = saved
+
+    def make_msg(self, fn, *args, **kwargs):
+        """
+        Return the Message that calls `fn(*args, **kwargs)`.
+
+        :raises TypeError: `fn` has no name that another context could find it by
+        :raises EncodeError: an argument cannot be sent
+        """
+        router = self.context.router
+        data = core.encode(
+            (self.chain_id,) + name_function(fn) + (args, core.Kwargs(kwargs)),
+            router.max_message_size,
+            "call",
+        )
+        return core.Message(data=data, handle=core.CALL_FUNCTION, dst_id=self.context.context_id)
+
+    def _send(self, fn, msg):
+        router = self.context.router
+        router.push_modules(self.context, fn)
+        router.route(msg)
+
+    def call_no_reply(self, fn, *args, **kwargs):
+        """Call `fn` and go on; an error is logged."""
+        self._send(fn, self.make_msg(fn, *args, **kwargs))
+
+    def call_async(self, fn, *args, **kwargs):
+        """Call `fn`; return a Receiver for its result."""
+        msg = self.make_msg(fn, *args, **kwargs)
+        receiver = Receiver(self.context.router, persist=False, respondent=self.context)
+        msg.reply_to = receiver.handle
+        self._send(fn, msg)
+        return receiver
+
+    def call(self, fn, *args, **kwargs):
+        """
+        Call `fn(*args, **kwargs)` in the context and return what it returns.
+
+        :raises CallError: it raised something; of the same built-in type, if it was one
+        :raises ChannelError: the context is gone
+        :raises TimeoutError: the chain's timeout has passed; the call was cancelled
+        """
+        msg = self.make_msg(fn, *args, **kwargs)
+        router = self.context.router
+        answer = _Answer()
+        handle = msg.reply_to = router.add_handler(
+            answer, router.new_handle(False), False, None, self.context
+        )
+        try:
+            self._send(fn, msg)
+            if not answer.lock.acquire(True, -1 if self.timeout is None else self.timeout):
+                self._time_out(fn, handle)
+        except BaseException:
+            # Interrupted (or too late): nobody will look at an answer.
+            router._handlers.pop(handle, None)
+            raise
+        return answer.msg.unpickle()
+
+    def _time_out(self, fn, handle):
+        self.cancel(handle)
+        raise core.TimeoutError(
+            "%s in %r: no result within %s seconds; the call was cancelled",
+            "%s.%s" % (fn.__module__, fn.__qualname__),
+            self.context,
+            self.timeout,
+        )
+
+    def cancel(self, handle):
+        """
+        Have the call whose answer goes to `handle` interrupted, or dropped if it has not begun.
+        Ignored if it is over.
+        """
+        router = self.context.router
+        msg = core.Message(handle=core.CANCEL, data=core._NUMBER.pack(handle), flags=core.RAW)
+        self.context.send(msg)
+        if self.kill:
+            probe = core.Message(handle=core.CALL_FUNCTION)
+            router.broker.defer(self._kill_unless_idle, probe)
+
+    def _kill_unless_idle(self, probe):
+        """Broker thread: a context that runs nothing soon is taken to be stuck."""
+        router = self.context.router
+        idle = []
+        probe.data = core.encode((None, "mitogen.core", None, "now", (), core.Kwargs({})))
+        probe.dst_id = self.context.context_id
+        probe.reply_to = router.add_handler(
+            idle.append, router.new_handle(False), False, None, self.context
+        )
+        router.route(probe, False)
+
+        def check():
+            if not idle:
+                router.kill(self.context)
+
+        router.broker.after(CANCEL_GRACE, check)
+
+
+def name_function(fn):
+    """
+    Return (module, class or None, name) by which another context finds `fn`.
+
+    :raises TypeError: there is no such name; the text says why
+    """
+    owner = getattr(fn, "__self__", None)
+    try:
+        module, name, qualname = fn.__module__, fn.__name__, fn.__qualname__
+    except AttributeError:
+        raise TypeError("%r is no function" % (fn,))
+    if isinstance(owner, type):
+        return owner.__module__, owner.__qualname__, name
+    if owner is not None and not isinstance(owner, type(core)):
+        raise TypeError(CallChain.method_msg % (fn,))
+    if name == "<lambda>":
+        raise TypeError(CallChain.lambda_msg)
+    if "<locals>" in qualname:
+        raise TypeError(CallChain.closures_msg % (qualname,))
+    return module, qualname.rpartition(".")[0] or None, name
+
+
+_error_types = {}
+
+
+def _error_type(type_name):
+    """Return the class for a CallError: of the remote built-in type too, where there is one."""
+    module, _, name = (type_name or "").rpartition(".")
+    base = getattr(builtins, name, None) if module == "builtins" else None
+    if not isinstance(base, type) or not issubclass(base, Exception):
+        return CallError
+    if base in (Exception, StopIteration, StopAsyncIteration):
+        return CallError
+    if name not in _error_types:
+        try:
+            cls = type("CallError", (CallError, base), {"__module__": "mitogen.core"})
+        except TypeError:
+            cls = CallError
+        _error_types[name] = cls
+        core.ENCODERS[cls] = core.ENCODERS[CallError]
+    return _error_types[name]
+
+
+def _restore_call_error(fields, router=None):
+    """Return the CallError that was sent."""
+    type_name, message, traceback, text = fields
+    cls = _error_type(type_name)
+    error = cls.__new__(cls, text)
+    error.args = (text,)
+    error.type_name = type_name
+    error.message = message
+    error.traceback = traceback
+    return error
+
+
+core.TAG_DECODERS[core.TAG_CALL_ERROR] = _restore_call_error

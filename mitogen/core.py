@@ -1,0 +1,2161 @@
+"""
+The one module that is sent to every child: codec, framing, windows, router, broker, importer,
+dispatcher and the child's main program.
+
+It is minified, compressed and fed to a bare interpreter's standard input, so its size is counted
+in bytes (tests/unit/test_budget.py) and it imports nothing that an interpreter does not already
+hold at start: no pickle, logging, threading, socket, struct or re.
+
+Rules
+    1. Any thread may send. Only the broker thread reads, routes what came in and runs handlers.
+    2. A handler never blocks, never imports and never runs a program's code.
+    3. Values are encoded and decoded on the thread of whoever made or wants them. Only the
+       fixed-size payloads of the protocol itself are read on the broker thread.
+    4. The broker thread never waits for credit; a program's thread may.
+    5. Every wait has an end: a reply, a dead message, a deadline or the broker's exit.
+    6. A section names only itself and earlier ones (tests/unit/test_layering.py).
+    7. Protocol decisions live in the pure classes (Framer, Window, Meter); they touch no
+       descriptor, thread or clock.
+
+Threads: the broker's, and whichever the program has. In a child the main thread runs calls.
+"""
+
+import _signal
+import _thread
+import os
+import select
+import sys
+import zlib
+from _frozen_importlib import ModuleSpec
+from _heapq import heappop, heappush
+from _struct import Struct
+from collections import deque
+from itertools import chain, count, repeat
+from time import monotonic as now
+
+# ---- section: constants and errors ----
+
+GET_MODULE = 100
+CALL_FUNCTION = 101
+FORWARD_LOG = 102
+ADD_ROUTE = 103
+DEL_ROUTE = 104
+ALLOCATE_ID = 105
+SHUTDOWN = 106
+LOAD_MODULE = 107
+FORWARD_MODULE = 108
+DETACHING = 109
+CALL_SERVICE = 110
+STUB_CALL_SERVICE = 111
+GET_RESOURCE = 112
+LOAD_RESOURCE = 113
+CREDIT = 114
+PING = 115
+CANCEL = 116
+#: Value of `reply_to` that marks a dead message; its data is the reason, UTF-8.
+IS_DEAD = 999
+#: First handle given out for a windowed mailbox.
+FIRST_HANDLE = 1000
+#: Handles from here up are not windowed: one-shot replies and unbounded receivers. The number
+#: itself tells both ends, so no handshake is needed.
+FIRST_UNWINDOWED = 1 << 31
+
+#: Bytes of one frame's payload at most, so that a long message never holds a link.
+FRAME_SIZE = 131072
+#: Bytes read from a descriptor at once: one full frame and its header.
+CHUNK_SIZE = FRAME_SIZE + 64
+#: Bytes of a message above which its frames wait for the far end's broker (LongSend).
+LONG_SIZE = 262144
+#: Bytes of a long message that may be under way.
+LONG_WINDOW = 1048576
+#: Bytes queued on a stream at which a program's thread sleeps until half of them are gone.
+HIGH_WATER = 262144
+#: Bytes of a flow's first credit.
+WINDOW = 4194304
+#: The same for log records, and for what a child's programs print.
+LOG_WINDOW = 65536
+#: Bytes that a message costs in a window besides its data, so that empty ones are not free.
+MESSAGE_COST = 64
+#: Seconds without credit after which a waiting sender says so, and after which it fails.
+CREDIT_WARNING = 5.0
+CREDIT_TIMEOUT = 30.0
+#: Seconds that an import waits for its module.
+IMPORT_TIMEOUT = 120.0
+#: Bytes of a message at most, unless the master says otherwise.
+MAX_MESSAGE_SIZE = 134217728
+
+DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
+
+
+class Error(Exception):
+    """Root of all errors raised here; `fmt % args` is the text."""
+
+    def __init__(self, fmt=None, *args):
+        Exception.__init__(self, fmt % args if args else fmt or "")
+
+
+class StreamError(Error):
+    """A connection could not be made, was lost, or carried what is not the protocol."""
+
+
+class ChannelError(Error):
+    """The far end of a mailbox has gone, or ended the flow."""
+
+    remote_msg = "Channel closed by remote end."
+    local_msg = "Channel closed by local end."
+
+
+class TimeoutError(Error):
+    """A deadline passed."""
+
+
+class EncodeError(Error, TypeError):
+    """The sender's fault: a value cannot be sent; the text has the path to it."""
+
+
+# ---- section: codec ----
+
+# ---------------------------------------------------------------------------------------------
+# Codec: CBOR (RFC 8949), definite lengths only.
+#
+# Rules:
+# 1. Whatever bytes decode() is given, it returns a value or raises StreamError, in time and memory
+#    proportional to their number. So nothing is allocated by a claimed length, depth is limited,
+#    tags refuse content that is not theirs, and keys made to collide are refused.
+# 2. What encode() accepts comes back equal and of the same type; all else it refuses, with the
+#    path.
+# 3. Exact types only: a subclass that is not in ENCODERS is refused, as it would come back as its
+#    base.
+# 4. A type or tag that is not in the tables here is looked for in mitogen.values, imported when
+#    first needed. In a child that import may wait for the parent: the importer must refuse it to
+#    the broker.
+# 5. Any thread. The tables change by whole entries only.
+#
+# Simple value 23, "undefined", is Python's Ellipsis, in both directions.
+# ---------------------------------------------------------------------------------------------
+
+#: Containers within containers that encode() accepts. On the wire a level may be two, a tag and its
+#: content. Each takes one stack frame, so that half of the usual limit of 1,000 stays for others.
+MAX_DEPTH = 200
+
+#: Keys of one map (or elements of one set) that may share their hash with others before it is taken
+#: for an attack: numbers that differ by 2**61 - 1 hash alike, and n of them cost n * n / 2
+#: comparisons.
+MAX_COLLISIONS = 500
+
+#: Elements from which on a list of only ints or only floats goes as an RFC 8746 typed array.
+#: Shorter ones are not worth the import of mitogen.values (a round trip, in a child).
+MIN_ARRAY = 1000
+
+# Tags of our own. 6 and 7 are unassigned and take one byte: each call has two tuples and a Kwargs.
+# The others are in the first-come-first-served space; mitogen.values goes on from 60016.
+TAG_TUPLE = 6  # array
+TAG_KWARGS = 7  # map
+TAG_SURROGATES = 60000  # bytes: text with lone surrogates (surrogatepass), which text may not hold
+TAG_BLOB = 60001  # bytes
+TAG_SECRET = 60002  # bytes, as TAG_SURROGATES
+TAG_CONTEXT = 60003
+TAG_SENDER = 60004
+TAG_CALL_ERROR = 60005
+
+_BYTES = [bytes((byte,)) for byte in range(256)]
+_HEADS = [Struct(">B" + code).pack for code in "BHLQ"]
+_SIMPLE = {0xF4: False, 0xF5: True, 0xF6: None, 0xF7: Ellipsis}
+_REASONS = {IndexError: "truncated", KeyError: "unassigned or indefinite item"}
+_WIDTHS = {24: 1, 25: 2, 26: 4, 27: 8}
+_FLOATS = {0xF9: Struct(">e"), 0xFA: Struct(">f"), 0xFB: Struct(">d")}
+_flatten = chain.from_iterable
+_pack_double = Struct(">Bd").pack
+
+
+class Blob(bytes):
+    """Bytes whose :func:`repr` shows only how many."""
+
+    def __repr__(self):
+        return "[blob: %d bytes]" % len(self)
+
+
+class Secret(str):
+    """Text whose :func:`repr` does not show it, to keep it out of logs."""
+
+    def __repr__(self):
+        return "[secret]"
+
+
+class Kwargs(dict):
+    """The keyword arguments of a call: a dict whose keys are :class:`str`."""
+
+    def __repr__(self):
+        return "Kwargs(%s)" % dict.__repr__(self)
+
+
+#: `{type: (tag, convert)}`: an instance goes as `tag` over `convert(instance)`, which may be
+#: anything sendable. What is always at hand (int, dict, Kwargs ...) is not here but written out in
+#: _put().
+ENCODERS = {
+    Blob: (TAG_BLOB, bytes),
+    Secret: (TAG_SECRET, lambda value: value.encode("utf-8", "surrogatepass")),
+}
+
+#: `{tag: restore}`: `restore(content, router)` is the value. Bytes are a memoryview there. Content
+#: of a wrong type must end in an exception or do no harm, as `Blob(2 ** 40)` would.
+TAG_DECODERS = {
+    2: lambda content, router: int.from_bytes(content, "big"),
+    3: lambda content, router: ~int.from_bytes(content, "big"),
+    TAG_TUPLE: lambda content, router: tuple(content),
+    TAG_KWARGS: lambda content, router: Kwargs(content),
+    TAG_SURROGATES: lambda content, router: str(content, "utf-8", "surrogatepass"),
+    TAG_BLOB: lambda content, router: Blob(memoryview(content)),
+    TAG_SECRET: lambda content, router: Secret(content, "utf-8", "surrogatepass"),
+}
+
+
+def _values():
+    from mitogen import values
+
+    return values
+
+
+def _head(major, number):
+    # The initial byte, and the shortest argument (RFC 8949 section 3).
+    if number < 24:
+        return _BYTES[major + number]
+    width = (number > 0xFF) + (number > 0xFFFF) + (number > 0xFFFFFFFF)
+    return _HEADS[width](major + 24 + width, number)
+
+
+def _write(major, data, out, budget):
+    _put((), len(data), out, budget, 0)
+    out += _head(major, len(data)), data
+
+
+def _put(items, size, out, budget, depth):
+    # Append the encoding of each of `items`, of at least `size` bytes in all.
+    if depth < 0:
+        raise RecursionError("nested too deep")
+    budget[0] -= size
+    if budget[0] < 0:
+        raise OverflowError("too large")
+    append = out.append
+    for item in items:
+        kind = type(item)
+        if kind is str:
+            major = 0x60
+            try:
+                data = item.encode()
+            except UnicodeEncodeError:
+                data = item.encode("utf-8", "surrogatepass")
+                append(_head(0xC0, TAG_SURROGATES))
+                major = 0x40
+            size = len(data)
+            if size < 24:
+                append(_BYTES[major + size])
+                append(data)
+            else:
+                _write(major, data, out, budget)
+        elif kind is int:
+            if item < 0:
+                major = 0x20
+                number = ~item
+            else:
+                major = 0
+                number = item
+            if number < 24:
+                append(_BYTES[major + number])
+            elif number >> 64:
+                append(b"\xc3" if major else b"\xc2")
+                _write(0x40, number.to_bytes(number.bit_length() + 7 >> 3, "big"), out, budget)
+            else:
+                append(_head(major, number))
+        elif item is None:
+            append(b"\xf6")
+        elif kind is bool:
+            append(b"\xf5" if item else b"\xf4")
+        elif kind is dict or kind is Kwargs:
+            if kind is Kwargs:
+                append(b"\xc7")
+            pairs = iter(item.items())  # from here on any change by another thread raises
+            size = len(item)
+            append(_BYTES[0xA0 + size] if size < 24 else _head(0xA0, size))
+            _put(_flatten(pairs), 2 * size, out, budget, depth - 1)
+        elif kind is list or kind is tuple:
+            if kind is tuple:
+                append(b"\xc6")
+            size = len(item)
+            array = size >= MIN_ARRAY and _values().typed_array(item)
+            if array:
+                append(_head(0xC0, array[0]))
+                _write(0x40, array[1], out, budget)
+            else:
+                if kind is list:
+                    item = item[:]  # as another thread may change it meanwhile
+                    size = len(item)
+                append(_BYTES[0x80 + size] if size < 24 else _head(0x80, size))
+                _put(item, size, out, budget, depth - 1)
+        elif kind is float:
+            append(_pack_double(0xFB, item))
+        elif kind is bytes:
+            _write(0x40, item, out, budget)
+        elif item is Ellipsis:
+            append(b"\xf7")
+        else:
+            tag, convert = ENCODERS.get(kind) or _values().find_encoder(item)
+            append(_head(0xC0, tag))
+            _put((convert(item),), 1, out, budget, depth - 1)
+
+
+def encode(value, limit=None, name="value"):
+    """Return `value` as CBOR.
+
+    :param value: what to send; see :data:`ENCODERS` and :mod:`mitogen.values` for its types.
+    :param int limit: the most bytes it may take; None for no limit. Checked all along, and exactly
+        at the end.
+    :param str name: what the value is called in an error.
+    :rtype: bytes
+    :raises EncodeError: it holds something that cannot be sent, or itself, or it is too large.
+    """
+    out = []
+    limit = limit or 1 << 62
+    try:
+        _put((value,), 1, out, [limit], MAX_DEPTH)
+        _put((), sum(map(len, out)), out, [limit], MAX_DEPTH)
+    except Exception as failure:
+        raise EncodeError(_values().explain(value, name, failure)) from failure
+    return b"".join(out)
+
+
+def check_hashes(keys):
+    """Refuse `keys` that were made to collide; see :data:`MAX_COLLISIONS`."""
+    if len(keys) - len(set(map(hash, keys))) > MAX_COLLISIONS:
+        raise ValueError("too many keys that hash alike")
+
+
+def decode_next(data, position=0, router=None):
+    """Decode one item of a CBOR sequence (RFC 8742).
+
+    :param data: :class:`bytes`, or a :class:`memoryview` of bytes.
+    :param int position: the byte that the item begins at.
+    :param router: handed to the functions in :data:`TAG_DECODERS`.
+    :returns: the value, and the position after it.
+    :raises StreamError: whatever is wrong; its `__context__` is the cause.
+    """
+    size = len(data)
+    text = bytes.decode if type(data) is bytes else lambda view: str(view, "utf-8")
+
+    def take(count, depth):
+        # A list of the next `count` items, with at most `depth` levels below.
+        nonlocal position
+        if count > size - position:
+            raise IndexError
+        if depth < 0:
+            raise RecursionError("nested too deep")
+        items = []
+        append = items.append
+        for _ in repeat(None, count):
+            byte = data[position]
+            position += 1
+            if 0x60 <= byte < 0x78:
+                start = position
+                position += byte - 0x60
+                append(text(data[start:position]))
+                continue
+            if byte < 24:
+                append(byte)
+                continue
+            if byte > 0xDF:
+                if byte in _SIMPLE:
+                    append(_SIMPLE[byte])
+                else:
+                    append(_FLOATS[byte].unpack_from(data, position)[0])
+                    position += _FLOATS[byte].size
+                continue
+            restore = None
+            while True:
+                major = byte >> 5
+                number = byte & 31
+                if number > 23:
+                    start = position
+                    position += _WIDTHS[number]
+                    number = int.from_bytes(data[start:position], "big")
+                if major != 6:
+                    break
+                restore = TAG_DECODERS.get(number) or _values().find_decoder(number)
+                byte = data[position]
+                if byte >> 5 not in (2, 4, 5):
+                    break
+                position += 1  # the content at hand: spares a call, and the bytes a copy
+            if major == 6:
+                value = take(1, depth - 1)[0]
+            elif major == 5:
+                value = take(2 * number, depth - 1)
+                if number > MAX_COLLISIONS:
+                    check_hashes(value[::2])
+                pairs = iter(value)
+                value = dict(zip(pairs, pairs))
+                if len(value) < number:
+                    raise ValueError("duplicate key")
+            elif major == 4:
+                value = take(number, depth - 1)
+            elif major > 1:
+                if number > size - position:
+                    raise IndexError
+                value = (memoryview(data) if restore else data)[position : position + number]
+                position += number
+                if major == 3:
+                    value = text(value)
+                elif not restore:
+                    value = bytes(value)
+            else:
+                value = ~number if major else number
+            if restore:
+                value = restore(value, router)
+            append(value)
+        return items
+
+    try:
+        value = take(1, 2 * MAX_DEPTH + 2)[0]
+        if position > size:  # a short text, all others are checked
+            raise IndexError
+        return value, position
+    except Exception as failure:
+        reason = _REASONS.get(type(failure)) or failure
+        raise StreamError(
+            "cannot unpickle message: %s at byte %d" % (reason, position)
+        ) from failure
+
+
+def decode(data, router=None):
+    """Return the value of which `data` is the CBOR, and the whole of it.
+
+    Arguments and errors are those of :func:`decode_next`.
+    """
+    value, position = decode_next(data, 0, router)
+    if position < len(data):
+        raise StreamError("cannot unpickle message: more than one item at byte %d" % position)
+    return value
+
+
+# ---- section: Message and Framer ----
+
+_HEADER = Struct(">HBLLLLLL")
+_NUMBER = Struct(">L")
+_CREDIT = Struct(">LLL")
+_HEADER_BLOCK = Struct(">LL")
+MAGIC = 0x4D47
+MORE, CONT, RAW = 1, 2, 4
+
+
+class Message:
+    """
+    One message: an envelope and its data.
+
+    :param int dst_id: context that it goes to
+    :param int src_id: context that it comes from; set when it is sent
+    :param int auth_id: context with whose authority it was sent; set when it is sent
+    :param int handle: mailbox in `dst_id`
+    :param int reply_to: mailbox in `src_id` for the answer; 0 for none, IS_DEAD in a dead message
+    :param bytes data: encoded value, or raw bytes where `enc` is ENC_BIN
+    """
+
+    dst_id = src_id = auth_id = handle = None
+    reply_to = number = flags = cost = 0
+    data = b""
+    router = receiver = None
+
+    ENC_MGC = ENC_PKL = 0
+    ENC_BIN = RAW
+    ENCS = (ENC_PKL, ENC_BIN)
+    HEADER_LEN = _HEADER.size
+
+    def __init__(self, **kwargs):
+        self.__dict__.update(kwargs)
+
+    @property
+    def enc(self):
+        return self.flags & RAW
+
+    @property
+    def is_dead(self):
+        return self.reply_to == IS_DEAD
+
+    @classmethod
+    def dead(cls, reason=None, **kwargs):
+        """Return a dead message; `reason` is text for the one who waits."""
+        return cls(reply_to=IS_DEAD, data=(reason or "").encode(), **kwargs)
+
+    @classmethod
+    def pickled(cls, obj, **kwargs):
+        """Return a message that carries `obj` as a value (CBOR, whatever the old name says)."""
+        return cls(data=encode(obj), **kwargs)
+
+    @classmethod
+    def encoded(cls, obj, enc=0, **kwargs):
+        """Return a message that carries `obj`: as a value, or with ENC_BIN the bytes themselves."""
+        return cls(data=obj if enc else encode(obj), flags=enc, **kwargs)
+
+    def pack(self):
+        """Return the message as one frame."""
+        return self._header(len(self.data), self.flags) + self.data
+
+    def _header(self, size, flags):
+        head = _HEADER.pack(
+            MAGIC,
+            flags,
+            self.dst_id,
+            self.src_id,
+            self.auth_id,
+            self.handle,
+            self.reply_to or 0,
+            size,
+        )
+        return head + _NUMBER.pack(self.number) if flags & 3 else head
+
+    def reply(self, msg, router=None, **kwargs):
+        """Answer this message with `msg`, a Message or a value; nothing if no answer is awaited."""
+        if self.reply_to and self.reply_to != IS_DEAD:
+            if not isinstance(msg, Message):
+                msg = Message(data=encode(msg, None, "result"))
+            msg.__dict__.update(kwargs, dst_id=self.src_id, handle=self.reply_to)
+            (self.router or router).route(msg)
+
+    def unpickle(self, throw=True, throw_dead=True):
+        """
+        Return the value.
+
+        :param bool throw: raise it, if it is a CallError
+        :param bool throw_dead: raise ChannelError, if this is a dead message
+        """
+        if self.reply_to == IS_DEAD:
+            if throw_dead:
+                raise ChannelError(str(self.data, "utf-8", "replace") or ChannelError.remote_msg)
+            return None
+        if self.flags & RAW:
+            return self.data
+        value = decode(self.data, self.router)
+        if throw and isinstance(value, CallError):
+            raise value
+        return value
+
+    decode = unpickle
+
+    def __repr__(self):
+        return "Message(%r, %r, %r, %r, %r, %r..%d)" % (
+            self.dst_id,
+            self.src_id,
+            self.auth_id,
+            self.handle,
+            self.reply_to,
+            bytes(self.data[:32]),
+            len(self.data),
+        )
+
+
+class Framer:
+    """
+    Pure: bytes in, frames out (each a Message, not yet put together).
+
+    :param int limit: bytes of one frame's payload at most
+    """
+
+    def __init__(self, limit=FRAME_SIZE):
+        self.limit = limit
+        self.rest = b""
+
+    def feed(self, data):
+        """Return the frames that `data` completes; StreamError if this is not the protocol."""
+        if self.rest:
+            data = self.rest + data
+        size = len(data)
+        pos = 0
+        frames = []
+        while size - pos >= 27:
+            magic, flags, dst, src, auth, handle, reply_to, length = _HEADER.unpack_from(data, pos)
+            if magic != MAGIC or flags > 7 or length > self.limit:
+                raise StreamError("not a frame: %r", data[pos : pos + 27])
+            start = pos + (31 if flags & 3 else 27)
+            end = start + length
+            if end > size:
+                break
+            msg = Message()
+            # A dict literal: several times faster than keyword arguments.
+            msg.__dict__ = {
+                "dst_id": dst,
+                "src_id": src,
+                "auth_id": auth,
+                "handle": handle,
+                "reply_to": reply_to,
+                "flags": flags,
+                "data": data[start:end],
+            }
+            if flags & 3:
+                msg.number = _NUMBER.unpack_from(data, pos + 27)[0]
+            frames.append(msg)
+            pos = end
+        self.rest = data[pos:] if pos else data
+        return frames
+
+
+# ---- section: Window ----
+
+
+def is_windowed(handle):
+    """Whether messages to `handle` are a flow with credit: both ends tell by the number alone."""
+    return FIRST_HANDLE <= handle < FIRST_UNWINDOWED or handle in (
+        CALL_FUNCTION,
+        CALL_SERVICE,
+        FORWARD_LOG,
+    )
+
+
+def window_size(handle):
+    """Return the bytes of credit that a flow to `handle` starts with."""
+    return LOG_WINDOW if handle == FORWARD_LOG else WINDOW
+
+
+class Window:
+    """
+    Pure: the sender's side of a flow. Its user holds `lock` around every method.
+
+    Invariant: nothing passes while `queue` holds something, so order is kept. One message may
+    overdraw, so any size fits.
+    """
+
+    def __init__(self, size):
+        self.credit = size
+        self.queue = deque()
+        self.queued = 0
+        self.busy = False
+        self.lock = _thread.allocate_lock()
+
+    def take(self, cost):
+        """Return True if a message of `cost` may go now."""
+        if self.credit > 0 and not self.queue and not self.busy:
+            self.credit -= cost
+            return True
+        return False
+
+    def push(self, entry, cost):
+        """Queue `entry` until there is credit."""
+        self.queue.append((entry, cost))
+        self.queued += cost
+
+    def withdraw(self, entry):
+        """Take `entry` out of the queue; return whether it was there."""
+        for item in self.queue:
+            if item[0] is entry:
+                self.queue.remove(item)
+                self.queued -= item[1]
+                return True
+
+    def pop(self):
+        """Return the next entry that may go, or None."""
+        if self.queue and self.credit > 0 and not self.busy:
+            entry, cost = self.queue.popleft()
+            self.queued -= cost
+            self.credit -= cost
+            return entry
+
+
+class Meter:
+    """Pure: the receiver's side of a flow. Credit goes back in halves of the window."""
+
+    def __init__(self, size):
+        self.size = size
+        self.held = 0
+        self.owed = 0
+
+    def receive(self, cost):
+        """Count a message in; return False if its sender had no credit left to send it."""
+        ok = self.held < self.size
+        self.held += cost
+        return ok
+
+    def consume(self, cost):
+        """Count a message out; return the credit to give now, or 0."""
+        self.owed += cost
+        if self.owed * 2 < self.size:
+            return 0
+        owed, self.owed = self.owed, 0
+        self.held -= owed
+        return owed
+
+
+# ---- section: waiters ----
+
+
+def listen(obj, name, func):
+    """Have `func(*args)` called when `fire(obj, name, *args)` is."""
+    obj.__dict__.setdefault("_signals", {}).setdefault(name, []).append(func)
+
+
+def unlisten(obj, name, func):
+    """Undo `listen()`; ValueError if there was none."""
+    obj.__dict__.get("_signals", {}).get(name, []).remove(func)
+
+
+def fire(obj, name, *args, **kwargs):
+    """Call what listens for `name` on `obj`, in the order of listening."""
+    for func in list(obj.__dict__.get("_signals", {}).get(name, ())):
+        func(*args, **kwargs)
+
+
+def import_module(name):
+    """Import and return the module of that dotted name."""
+    __import__(name)
+    return sys.modules[name]
+
+
+def new_lock():
+    """Return a lock that is held: the cheapest thing that one thread can wait for another with."""
+    lock = _thread.allocate_lock()
+    lock.acquire()
+    return lock
+
+
+# ---- section: poller ----
+
+
+class Poller:
+    """Which function to call when a descriptor is ready. pollers.py has faster ones."""
+
+    def __init__(self):
+        self._poll = select.poll()
+        self.table = {}
+
+    def watch(self, fd, read=None, write=None):
+        """Call `read()` or `write()` when `fd` is ready for it; neither: forget `fd`."""
+        old = self.table.get(fd)
+        if read or write:
+            self.table[fd] = (read, write)
+            self._set(fd, (1 if read else 0) | (4 if write else 0), old)
+        elif old:
+            del self.table[fd]
+            self._unset(fd)
+
+    def _set(self, fd, mask, old):
+        self._poll.register(fd, mask)
+
+    def _unset(self, fd):
+        self._poll.unregister(fd)
+
+    def _wait(self, seconds):
+        return self._poll.poll(None if seconds is None else seconds * 1000)
+
+    def poll(self, seconds=None):
+        """Wait, then call what is ready."""
+        for fd, mask in self._wait(seconds):
+            # Looked up late: a function before this one may have closed the descriptor.
+            read, write = self.table.get(fd, (None, None))
+            if read and mask & ~4:
+                read()
+            elif write and mask & ~1:
+                write()
+
+    def close(self):
+        pass
+
+
+# ---- section: Stream ----
+
+
+def set_blocking(fd, blocking):
+    os.set_blocking(fd, blocking)
+
+
+def read_fd(fd, size=CHUNK_SIZE):
+    """Return what can be read now: None if nothing, b'' at the end (a pty's EIO as well)."""
+    try:
+        return os.read(fd, size)
+    except (BlockingIOError, InterruptedError):
+        return None
+    except OSError:
+        return b""
+
+
+class Stream:
+    """
+    The framed byte pipe to a neighbour.
+
+    Any thread sends: what the descriptor takes is written at once, the rest by the broker.
+    Only the broker reads.
+
+    :param Router router: router of this end
+    :param int remote_id: context at the other end
+    :param int rfd: descriptor to read from
+    :param int wfd: descriptor to write to; may be `rfd`
+    """
+
+    #: If set, the authority that frames from here are stamped with.
+    auth_id = None
+    conn = None
+    closed = False
+    reason = None
+
+    def __init__(self, router, remote_id, rfd, wfd, name=None):
+        self.router = router
+        self.broker = router.broker
+        self.remote_id = remote_id
+        self.name = name
+        self.rfd = rfd
+        self.wfd = wfd
+        self.framer = Framer()
+        self.lock = _thread.allocate_lock()
+        self.backlog = deque()
+        self.queued = 0
+        self.waiters = []
+        #: Contexts to which this neighbour sent something: they learn of the end of those.
+        self.egress_ids = set()
+        self.received = 0
+        set_blocking(rfd, False)
+        set_blocking(wfd, False)
+
+    def start(self, data=b""):
+        """Broker thread: begin to receive; `data` was read already."""
+        self._watch()
+        if data:
+            self.receive(data)
+
+    def _watch(self):
+        poller = self.broker.poller
+        write = self.on_writable if self.backlog else None
+        if self.rfd == self.wfd:
+            poller.watch(self.rfd, self.on_readable, write)
+        else:
+            poller.watch(self.rfd, self.on_readable)
+            poller.watch(self.wfd, None, write)
+
+    def on_readable(self):
+        data = read_fd(self.rfd)
+        if data:
+            self.receive(data)
+        elif data is not None:
+            self.disconnect("EOF")
+
+    def receive(self, data):
+        """Broker thread: take in bytes."""
+        self.received += len(data)
+        try:
+            for msg in self.framer.feed(data):
+                self.router.on_frame(msg, self)
+                if self.closed:
+                    break
+        except StreamError as e:
+            self.router.log(ERROR, "%s: %s; the stream is dropped", self.name, e)
+            self.disconnect(str(e))
+
+    def send(self, head, body=b"", cork=False):
+        """
+        Any thread: send a frame.
+
+        :param bool cork: more will follow soon: write it together with that
+        """
+        data = head + body if len(body) < 16384 else None
+        with self.lock:
+            if self.closed:
+                return
+            if self.backlog or cork:
+                return self._queue(data if data else head + body)
+            try:
+                sent = os.write(self.wfd, data) if data else os.writev(self.wfd, (head, body))
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError as e:
+                return self.broker.defer(self.disconnect, str(e))
+            if data:
+                if sent < len(data):
+                    self._queue(memoryview(data)[sent:])
+            elif sent < len(head):
+                self._queue(head[sent:] + body)
+            elif sent < len(head) + len(body):
+                self._queue(memoryview(body)[sent - len(head) :])
+
+    def _queue(self, data):
+        if not self.backlog:
+            self.broker.defer(self._watch_if_open)
+        self.backlog.append(data)
+        self.queued += len(data)
+
+    def _watch_if_open(self):
+        if self.backlog and not self.closed:
+            self.on_writable()
+            if not self.closed:
+                self._watch()
+
+    def flush(self):
+        """Any thread: write what is queued, as far as the descriptor takes it."""
+        with self.lock:
+            try:
+                while self.backlog and not self.closed:
+                    self._write_some()
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError as e:
+                self.broker.defer(self.disconnect, str(e))
+
+    def _write_some(self):
+        backlog = self.backlog
+        chunk = backlog[0]
+        if len(backlog) > 1 and len(chunk) < 4096:
+            # Many small frames: one write.
+            chunk = b"".join(backlog)
+            backlog.clear()
+            backlog.append(chunk)
+        sent = os.write(self.wfd, chunk)
+        self.queued -= sent
+        if sent == len(chunk):
+            backlog.popleft()
+        else:
+            backlog[0] = memoryview(chunk)[sent:]
+
+    def on_writable(self):
+        self.flush()
+        if self.waiters and self.queued * 2 < HIGH_WATER:
+            waiters, self.waiters = self.waiters, []
+            for func in waiters:
+                func()
+        if not self.backlog and not self.closed:
+            self._watch()
+
+    def when_drained(self, func):
+        """Any thread: have the broker call `func()` when the backlog is small, or at the end."""
+        self.broker.defer(self._when_drained, func)
+
+    def _when_drained(self, func):
+        if self.closed or self.queued * 2 < HIGH_WATER:
+            func()
+        else:
+            self.waiters.append(func)
+
+    def disconnect(self, reason="closed"):
+        """Broker thread: close the descriptors and tell the router; once."""
+        with self.lock:
+            if self.closed:
+                return
+            self.closed = True
+        self.reason = reason
+        self.backlog.clear()
+        self.queued = 0
+        for fd in {self.rfd, self.wfd}:
+            self.broker.poller.watch(fd)
+            os.close(fd)
+        for func in self.waiters:
+            func()
+        self.router.on_stream_lost(self)
+        fire(self, "disconnect")
+
+    def __repr__(self):
+        return "Stream(%r)" % (self.name,)
+
+
+# ---- section: Broker ----
+
+
+class Broker:
+    """
+    The thread that does the I/O.
+
+    :param poller_class: Poller, or one of pollers.py's
+    :param bool activate_compat: accepted for old programs; nothing to do
+    """
+
+    #: Seconds that a shutdown waits for streams to end by themselves.
+    shutdown_timeout = 3.0
+    poller_class = Poller
+
+    def __init__(self, poller_class=None, activate_compat=True):
+        self.poller = (poller_class or self.poller_class)()
+        self._deferred = deque()
+        self._timers = []
+        self._sequence = 0
+        self._awake = False
+        self._ended = new_lock()
+        self.alive = True
+        self.stopping = self.closing = False
+        #: Who has something to finish before the thread ends, and calls stop() then.
+        self.holds = set()
+        self.ident = None
+        self.exit_actions = []
+        self._wake_r, self._wake_w = os.pipe()
+        self._wake_lock = _thread.allocate_lock()
+        self.poller.watch(self._wake_r, self._on_wake)
+        self.start()
+
+    def start(self):
+        _thread.start_new_thread(self.run, ())
+
+    def on_thread(self):
+        """Return True on the broker's own thread."""
+        return _thread.get_ident() == self.ident
+
+    def defer(self, func, *args, **kwargs):
+        """Any thread: have `func` called on the broker thread. N of them cost one byte."""
+        self._deferred.append((func, args, kwargs))
+        if not self._awake and _thread.get_ident() != self.ident:
+            self._awake = True
+            with self._wake_lock:
+                if self.alive:
+                    os.write(self._wake_w, b"!")
+
+    def after(self, seconds, func):
+        """Broker thread: have `func()` called later; return a list whose clear() cancels that."""
+        self._sequence += 1
+        cell = [func]
+        heappush(self._timers, (now() + seconds, self._sequence, cell))
+        return cell
+
+    def _on_wake(self):
+        os.read(self._wake_r, 64)
+        self._awake = False
+
+    def run(self):
+        self.ident = _thread.get_ident()
+        try:
+            while not self.stopping:
+                self._once()
+        finally:
+            self._end()
+
+    def _once(self):
+        timers = self._timers
+        wait = None
+        if self._deferred:
+            wait = 0
+        elif timers:
+            wait = max(0, timers[0][0] - now())
+        self._guard(self.poller.poll, wait)
+        # As many as there are: those that they defer wait for the next turn.
+        for _ in range(len(self._deferred)):
+            func, args, kwargs = self._deferred.popleft()
+            self._guard(func, *args, **kwargs)
+        while timers and timers[0][0] <= now():
+            for func in heappop(timers)[2]:
+                self._guard(func)
+
+    def _guard(self, func, *args, **kwargs):
+        """A program's callback that raises must not end the thread that all I/O hangs on."""
+        try:
+            func(*args, **kwargs)
+        except Exception:
+            sys.excepthook(*sys.exc_info())
+
+    def _end(self):
+        with self._wake_lock:
+            self.alive = False
+            os.close(self._wake_w)
+        while self._deferred:
+            func, args, kwargs = self._deferred.popleft()
+            self._guard(func, *args, **kwargs)
+        for func in list(self.exit_actions):
+            self._guard(func)
+        fire(self, "exit")
+        self.poller.close()
+        os.close(self._wake_r)
+        self._ended.release()
+
+    def shutdown(self):
+        """Any thread: end the children, then the thread."""
+        self.defer(self._shutdown)
+
+    def _shutdown(self):
+        if not self.closing:
+            self.closing = True
+            fire(self, "before_shutdown")
+            fire(self, "shutdown")
+            self.stop()
+
+    def stop(self):
+        """Broker thread: end, once nobody holds the broker any more (`holds`)."""
+        self.stopping = self.closing and not self.holds
+
+    def join(self):
+        """Wait until the thread has ended."""
+        if self._ended.acquire():
+            self._ended.release()
+
+
+# ---- section: RouteTable and Router ----
+
+
+class RouteTable:
+    """Pure: which stream leads to which context. What is not known leads to the parent."""
+
+    def __init__(self):
+        self.streams = {}
+        self.parent = None
+
+    def get(self, context_id):
+        return self.streams.get(context_id, self.parent)
+
+    def admits(self, msg, stream):
+        """Whether a reply to `msg` would take the stream it came in on."""
+        auth = msg.auth_id
+        src = msg.src_id
+        get = self.streams.get
+        parent = self.parent
+        return (stream.auth_id is not None or get(auth, parent) is stream) and (
+            src == auth or get(src, parent) is stream
+        )
+
+    def remove(self, stream):
+        """Forget a stream; return the ids that it led to."""
+        ids = [i for i, s in list(self.streams.items()) if s is stream]
+        for i in ids:
+            del self.streams[i]
+        if self.parent is stream:
+            self.parent = None
+        return ids
+
+
+class Node:
+    """Who a router is: its context id and its ancestors' ids, nearest first."""
+
+    def __init__(self, context_id=0, parent_ids=()):
+        self.context_id = context_id
+        self.parent_ids = list(parent_ids)
+
+
+def has_parent_authority(msg, _stream=None):
+    """Policy: accept what carries the authority of this context or of one of its ancestors."""
+    node = msg.router.node
+    return msg.auth_id == node.context_id or msg.auth_id in node.parent_ids
+
+
+def is_neighbour(msg, stream):
+    """Policy: accept only what the context at the other end of `stream` sent itself."""
+    return bool(stream) and msg.src_id == stream.remote_id
+
+
+class Ticket:
+    """A message that is queued or under way in frames, and the thread that waits for it."""
+
+    error = None
+
+    def __init__(self, msg, lock):
+        self.msg = msg
+        self.lock = lock
+
+    def done(self, error=None):
+        self.error = error
+        lock, self.lock = self.lock, None
+        if lock:
+            lock.release()
+
+
+class Router:
+    """
+    Decides where a message goes; knows the handlers of this context.
+
+    :param Broker broker: does the I/O
+    :param Node node: who this context is
+    """
+
+    context_class = None
+    max_message_size = MAX_MESSAGE_SIZE
+    unidirectional = False
+    #: `trace("send" or "receive", msg)`, or None.
+    trace = None
+    #: flow.LongSend, once that is imported; until then long messages go without pause.
+    pacer = None
+    refused_msg = "refused by policy"
+    invalid_handle_msg = "invalid handle"
+    too_large_msg = "message too large (max %d bytes)"
+    respondent_disconnect_msg = "respondent Context has disconnected"
+    broker_exit_msg = "Broker has exitted"
+    no_route_msg = "no route to %r, my ID is %r"
+    duplicate_handle_msg = "cannot register a handle that already exists"
+
+    def __init__(self, broker, node=None):
+        self.broker = broker
+        self.node = node or Node()
+        self.routes = RouteTable()
+        self._stream_by_id = self.routes.streams
+        self._contexts = {}
+        self._handlers = {}
+        self._flows = {}
+        self._meters = {}
+        self._longs = {}
+        self._partials = {}
+        self._lock = _thread.allocate_lock()
+        self._handle_numbers = count(FIRST_HANDLE)
+        self._reply_numbers = count(FIRST_UNWINDOWED)
+        self._message_numbers = count(1)
+        self.dropped = 0
+        self._drop_logged = 0
+        self.add_handler(self._on_credit, CREDIT)
+        self.add_handler(self._on_del_route, DEL_ROUTE, policy=is_neighbour)
+        self.add_handler(lambda msg: msg.reply(Message(flags=RAW)), PING)
+        broker.exit_actions.append(self._on_broker_exit)
+
+    def log(self, level, fmt, *args):
+        """Any thread: record something; a child sends it up, a master hands it to logging."""
+        sys.stderr.write("mitogen: %s\n" % (fmt % args if args else fmt,))
+
+    # -- contexts and handlers
+
+    def myself(self):
+        """Return the Context that stands for this process."""
+        return self.context_by_id(self.node.context_id, name="self")
+
+    def context_by_id(self, context_id, via_id=None, create=True, name=None):
+        """Return the Context with that id: always the same object, made if `create`."""
+        context = self._contexts.get(context_id)
+        if context is None and create:
+            context = self.context_class(self, context_id, name)
+            context = self._contexts.setdefault(context_id, context)
+            if via_id is not None:
+                context.via = self._contexts.get(via_id)
+        return context
+
+    def add_handler(
+        self,
+        fn,
+        handle=None,
+        persist=True,
+        policy=None,
+        respondent=None,
+        overwrite=False,
+        consumer=False,
+    ):
+        """
+        Have the broker call `fn(msg)` for each message to `handle`; return the handle.
+
+        :param int handle: None for a new one
+        :param bool persist: False: for one message only
+        :param policy: `policy(msg, stream)` returns whether a message is accepted
+        :param Context respondent: accept only what comes from there; its loss is a dead message
+        :param bool overwrite: replace an existing handler
+        :param bool consumer: `fn` sees to Router.consumed() itself
+        :raises Error: there is a handler for that handle
+        """
+        if hasattr(policy, "context_id") or callable(respondent):
+            policy, respondent = respondent, policy
+        if handle is None:
+            handle = self.new_handle(persist)
+        elif handle in self._handlers and not overwrite:
+            raise Error(self.duplicate_handle_msg)
+        source = respondent and respondent.context_id
+        self._handlers[handle] = (fn, persist, policy, source, consumer)
+        if not self.broker.alive:
+            self._on_broker_exit()
+        return handle
+
+    def new_handle(self, windowed=True):
+        """Return an unused handle; its number tells both ends whether it is a windowed flow."""
+        return next(self._handle_numbers if windowed else self._reply_numbers)
+
+    def del_handler(self, handle):
+        """Forget the handler of `handle`; KeyError if there is none."""
+        del self._handlers[handle]
+
+    def _on_broker_exit(self):
+        why = self.broker_exit_msg
+        for key in list(self._flows):
+            self._end_flow(key, why)
+        for long_send in list(self._longs.values()):
+            long_send.end(why)
+        for handle, handler in list(self._handlers.items()):
+            # Those of the protocol itself wait for nothing.
+            if handle >= FIRST_HANDLE and self._handlers.pop(handle, None):
+                handler[0](self._dead(handle, handler[3], why))
+
+    def _dead(self, handle, src_id, reason):
+        me = self.node.context_id
+        msg = Message.dead(reason, dst_id=me, src_id=src_id, auth_id=me, handle=handle)
+        msg.router = self
+        return msg
+
+    # -- out
+
+    def route(self, msg, wait=True, cork=False):
+        """
+        Any thread: send a message of this context's own.
+
+        Called on a program's thread it may sleep: for credit, or until a slow link has taken
+        what is queued.
+
+        :param bool wait: False: never sleep
+        :param bool cork: more will follow at once
+        :raises TimeoutError: no credit came within CREDIT_TIMEOUT
+        """
+        me = msg.src_id = msg.auth_id = self.node.context_id
+        dst = msg.dst_id
+        size = len(msg.data)
+        stream = self.routes.get(dst)
+        if size > self.max_message_size:
+            why = self.too_large_msg % self.max_message_size
+            return self.broker.defer(self._bounce, msg, why)
+        if dst == me:
+            return self.broker.defer(self._local, msg)
+        if stream is None:
+            return self.broker.defer(self._bounce, msg, self.no_route_msg % (dst, me))
+        if self.trace:
+            self.trace("send", msg)
+        wait = wait and not self.broker.on_thread()
+        ticket = None
+        if size > LONG_SIZE:
+            if wait and not self.pacer:
+                import_module("mitogen.flow")
+            ticket = Ticket(msg, new_lock() if wait else None)
+        if is_windowed(msg.handle):
+            ticket = self._send_in_flow(msg, stream, wait, cork, ticket)
+        else:
+            self._emit(msg, stream, cork, ticket)
+        if wait and (ticket or stream.queued > HIGH_WATER):
+            import_module("mitogen.flow").wait(self, ticket, stream)
+
+    def _send_in_flow(self, msg, stream, wait, cork, ticket):
+        key = (msg.dst_id, msg.handle)
+        flow = self._flows.get(key)
+        if flow is None:
+            flow = self._flows.setdefault(key, Window(window_size(msg.handle)))
+        cost = 0 if msg.is_dead else len(msg.data) + MESSAGE_COST
+        with flow.lock:
+            if flow.take(cost):
+                long_send = self._emit(msg, stream, cork, ticket, flow)
+            else:
+                if flow.queued > self.max_message_size:
+                    raise Error("%d bytes of calls wait for context %d", flow.queued, msg.dst_id)
+                if not ticket:
+                    wait = wait and msg.handle >= FIRST_HANDLE
+                    ticket = Ticket(msg, new_lock() if wait else None)
+                flow.push(ticket, cost)
+                return ticket
+        if long_send:
+            long_send.pump()
+        return ticket
+
+    def _emit(self, msg, stream, cork=False, ticket=None, flow=None):
+        """Send a message's frames; one that goes bit by bit is returned if its flow is locked."""
+        data = msg.data
+        size = len(data)
+        if size <= FRAME_SIZE:
+            return stream.send(msg._header(size, msg.flags), data, cork)
+        msg.number = next(self._message_numbers) & 0xFFFFFFFF
+        if ticket and self.pacer:
+            long_send = self.pacer(self, ticket, stream, flow)
+            return long_send if flow else long_send.pump()
+        view = memoryview(data)
+        for pos in range(0, size, FRAME_SIZE):
+            part = view[pos : pos + FRAME_SIZE]
+            more = MORE if pos + FRAME_SIZE < size else 0
+            stream.send(msg._header(len(part), msg.flags | more | (CONT if pos else 0)), part)
+        if ticket:
+            ticket.done()
+
+    def _drain(self, flow):
+        """Broker thread: send what waited, as far as there is credit."""
+        while 1:
+            with flow.lock:
+                ticket = flow.pop()
+                if not ticket:
+                    return
+                msg = ticket.msg
+                stream = self.routes.get(msg.dst_id)
+                is_long = len(msg.data) > LONG_SIZE
+                long_send = stream and self._emit(
+                    msg, stream, False, is_long and ticket, is_long and flow
+                )
+            if long_send:
+                long_send.pump()
+            else:
+                ticket.done()
+
+    def _end_flow(self, key, reason):
+        flow = self._flows.pop(key, None)
+        if flow:
+            with flow.lock:
+                tickets = [entry for entry, _ in flow.queue]
+                flow.queue.clear()
+            for ticket in tickets:
+                ticket.done(reason)
+                self._bounce(ticket.msg, reason)
+
+    def _bounce(self, msg, reason):
+        """Broker thread: end the wait for an answer to `msg`, in the name of its destination."""
+        src = msg.src_id
+        me = self.node.context_id
+        if msg.is_dead:
+            return
+        if is_windowed(msg.handle) and src != me:
+            self._send_credit(src, msg.handle, 0, 0, msg.dst_id)
+        if msg.reply_to:
+            dead = self._dead(msg.reply_to, msg.dst_id, reason)
+            dead.dst_id = src
+            stream = self.routes.get(src)
+            if src == me:
+                self._local(dead)
+            elif stream:
+                self._emit(dead, stream)
+
+    def _send_credit(self, dst_id, handle, number, amount, src_id=None):
+        me = self.node.context_id
+        stream = self.routes.get(dst_id)
+        if stream:
+            msg = Message(dst_id=dst_id, auth_id=me, handle=CREDIT, flags=RAW)
+            msg.src_id = me if src_id is None else src_id
+            msg.data = _CREDIT.pack(handle, number, amount)
+            self._emit(msg, stream)
+
+    def consumed(self, msg):
+        """Any thread: `msg` was used or dropped: its sender gets its credit back."""
+        cost, msg.cost = msg.cost, 0
+        if cost:
+            with self._lock:
+                meter = self._meters.get((msg.src_id, msg.handle))
+                amount = meter and meter.consume(cost)
+            if amount:
+                self._send_credit(msg.src_id, msg.handle, 0, amount)
+
+    # -- in
+
+    def on_frame(self, msg, stream):
+        """Broker thread: check a frame's source, then forward it or take it in."""
+        if stream.auth_id is not None:
+            msg.auth_id = stream.auth_id
+        if not self.routes.admits(msg, stream):
+            self._drop(msg, stream, "its source is not there")
+        elif msg.dst_id != self.node.context_id:
+            self.forward(msg, stream)
+        elif msg.flags & 3:
+            self._assemble(msg, stream)
+        else:
+            self._local(msg, stream)
+
+    def forward(self, msg, stream):
+        """Broker thread: pass a frame on. Here, in a context without children, nothing is."""
+        if not msg.flags & CONT:
+            self._bounce(msg, self.no_route_msg % (msg.dst_id, self.node.context_id))
+
+    def _drop(self, msg, stream, why):
+        self.dropped += 1
+        if now() > self._drop_logged + 1:
+            self._drop_logged = now()
+            self.log(ERROR, "%r: dropped %r: %s (%d so far)", stream, msg, why, self.dropped)
+
+    def _assemble(self, msg, stream):
+        src = msg.src_id
+        key = (src, msg.number)
+        if not msg.flags & CONT:
+            handler = self._admit(msg, stream)
+            if not handler:
+                return
+            self._partials[key] = [handler, msg, [], MESSAGE_COST, 0]
+        part = self._partials.get(key)
+        if not part:
+            return
+        handler, first, chunks = part[:3]
+        size = len(msg.data)
+        chunks.append(msg.data)
+        part[3] += size
+        part[4] += size
+        if sum(p[3] for k, p in self._partials.items() if k[0] == src) > self.max_message_size:
+            del self._partials[key]
+            why = self.too_large_msg % self.max_message_size
+            if handler[3] is None:
+                return self._bounce(first, why)
+            return self._local(self._dead(first.handle, src, why))
+        if not msg.flags & MORE:
+            del self._partials[key]
+            first.data = b"".join(chunks)
+            self._charge(first)
+            self._hand_over(handler, first)
+        elif part[4] * 2 >= LONG_WINDOW:
+            self._send_credit(src, 0, msg.number, part[4])
+            part[4] = 0
+
+    def _charge(self, msg):
+        """Count a message that is charged to a window; return False on an overrun."""
+        if msg.is_dead or not is_windowed(msg.handle):
+            return True
+        msg.cost = len(msg.data) + MESSAGE_COST
+        key = (msg.src_id, msg.handle)
+        with self._lock:
+            meter = self._meters.get(key)
+            if meter is None:
+                meter = self._meters[key] = Meter(window_size(msg.handle))
+            return meter.receive(msg.cost)
+
+    def _admit(self, msg, stream):
+        """Return the handler that takes `msg`, after having answered for it if there is none."""
+        msg.router = self
+        handle = msg.handle
+        handler = self._handlers.get(handle)
+        # What comes in several frames is charged when it is whole.
+        if stream and not msg.flags & MORE and not self._charge(msg):
+            why = "window overrun"
+        elif handler is None:
+            why = self.invalid_handle_msg
+        elif handler[3] is not None and handler[3] != msg.src_id:
+            return self._drop(msg, stream, "not from the expected respondent")
+        elif handler[2] and not handler[2](msg, stream):
+            why = self.refused_msg
+        else:
+            return handler
+        if handler:
+            self._drop(msg, stream, why)
+        with self._lock:
+            self._meters.pop((msg.src_id, handle), None)
+        self._bounce(msg, why)
+
+    def _hand_over(self, handler, msg):
+        # Another answer, or the respondent's end, may have come first.
+        if handler[1] or self._handlers.pop(msg.handle, None):
+            if self.trace:
+                self.trace("receive", msg)
+            try:
+                handler[0](msg)
+            except Exception as e:
+                self.log(ERROR, "handler of %r: %r", msg, e)
+            if not handler[4]:
+                self.consumed(msg)
+
+    def _local(self, msg, stream=None):
+        """Broker thread: deliver a message to this context."""
+        handler = self._admit(msg, stream)
+        if handler:
+            self._hand_over(handler, msg)
+
+    def _on_credit(self, msg):
+        handle, number, amount = _CREDIT.unpack(msg.data)
+        key = (msg.src_id, number or handle)
+        if number:
+            long_send = self._longs.get(key)
+            if long_send:
+                long_send.credit += amount
+                long_send.pump()
+        elif not amount:
+            self._end_flow(key, self.invalid_handle_msg)
+        elif key in self._flows:
+            flow = self._flows[key]
+            with flow.lock:
+                flow.credit += amount
+            self._drain(flow)
+
+    # -- ends
+
+    def on_stream_lost(self, stream):
+        """Broker thread: every context that was reached through `stream` is gone."""
+        parent = stream is self.routes.parent
+        ids = self.routes.remove(stream)
+        for context_id in ids:
+            self.context_lost(context_id)
+        if parent:
+            fire(self, "parent_lost")
+        fire(self, "routes_lost", ids, stream)
+
+    def _on_del_route(self, msg):
+        """A neighbour says that a context is gone: believed of those that it leads to."""
+        (context_id,) = _NUMBER.unpack(msg.data)
+        stream = self.routes.get(context_id)
+        if stream is self.routes.get(msg.src_id) and context_id != msg.src_id:
+            self._stream_by_id.pop(context_id, None)
+            self.context_lost(context_id)
+            fire(self, "routes_lost", [context_id], stream)
+
+    def context_lost(self, context_id):
+        """Broker thread: end every wait for a context."""
+        why = self.respondent_disconnect_msg
+        for handle, handler in list(self._handlers.items()):
+            if handler[3] == context_id:
+                self._local(self._dead(handle, context_id, why))
+        for table, end in (
+            (self._flows, self._end_flow),
+            (self._longs, lambda key, why: self._longs[key].end(why)),
+            (self._partials, self._partials.pop),
+            (self._meters, self._meters.pop),
+        ):
+            for key in list(table):
+                if key[0] == context_id:
+                    end(key, why)
+        context = self._contexts.pop(context_id, None)
+        if context:
+            fire(context, "disconnect")
+
+
+# ---- section: Context, Sender, Receiver ----
+
+
+class Context:
+    """
+    A context of the tree, as seen from here.
+
+    :param Router router: router of this context
+    :param int context_id: which one
+    :param str name: for people
+    """
+
+    #: `user@host:pid`-like name of the process, where known.
+    remote_name = None
+    #: The context that it was connected through, if any.
+    via = None
+
+    def __init__(self, router, context_id, name=None):
+        self.router = router
+        self.context_id = context_id
+        self.name = name
+
+    def __eq__(self, other):
+        return (
+            isinstance(other, Context)
+            and other.context_id == self.context_id
+            and other.router is self.router
+        )
+
+    def __hash__(self):
+        return hash((id(self.router), self.context_id))
+
+    def __repr__(self):
+        return "Context(%s, %r)" % (self.context_id, self.name)
+
+    def __getattr__(self, name):
+        # What a context can do for one that calls is in parent.py; it is imported at first use.
+        if name[0] == "_" or name == "on_start":
+            raise AttributeError(name)
+        from mitogen import parent
+
+        return getattr(parent.Context, name).__get__(self)
+
+    def send(self, msg):
+        """Send `msg` there; its `handle` says which mailbox."""
+        msg.dst_id = self.context_id
+        self.router.route(msg)
+
+    def on_disconnect(self):
+        fire(self, "disconnect")
+
+
+Router.context_class = Context
+
+
+class Sender:
+    """
+    Sends values to a mailbox. It can be passed to other contexts.
+
+    :param Context context: where the mailbox is
+    :param int dst_handle: which one
+    """
+
+    explicit_close_msg = "Sender.close() called"
+
+    def __init__(self, context, dst_handle):
+        self.context = context
+        self.dst_handle = dst_handle
+
+    def __repr__(self):
+        return "Sender(%r, %r)" % (self.context, self.dst_handle)
+
+    def send(self, data, enc=0):
+        """
+        Send a value; with `Message.ENC_BIN`, bytes as they are.
+
+        :raises EncodeError: it cannot be sent
+        :raises TimeoutError: the receiver did not read for CREDIT_TIMEOUT seconds
+        """
+        self.context.send(Message.encoded(data, enc, handle=self.dst_handle))
+
+    put = send
+
+    def close(self):
+        """End the receiver's iteration once it has read what was sent."""
+        self.context.send(Message.dead(self.explicit_close_msg, handle=self.dst_handle))
+
+
+ENCODERS[Context] = (TAG_CONTEXT, lambda c: [c.context_id, c.name])
+ENCODERS[Sender] = (TAG_SENDER, lambda s: [s.context.context_id, s.dst_handle])
+
+
+class CallError(Error):
+    """
+    A call failed in the far context. Where the remote error is a built-in Exception, this is one
+    of that type too.
+
+    :param fmt: text, or the exception
+    """
+
+    #: Remote type `module.Name`, its text, and the remote traceback.
+    type_name = message = traceback = None
+
+    def __init__(self, fmt=None, *args):
+        if isinstance(fmt, BaseException):
+            kind = type(fmt)
+            self.type_name = "%s.%s" % (kind.__module__, kind.__qualname__)
+            self.message = str(fmt)
+            if fmt.__traceback__:
+                import traceback
+
+                self.traceback = "".join(traceback.format_tb(fmt.__traceback__))
+            fmt = "%s: %s\n%s" % (self.type_name, self.message, self.traceback or "")
+            args = ()
+        Error.__init__(self, fmt, *args)
+
+    def __str__(self):
+        return self.args[0]
+
+
+def _encode_call_error(error):
+    return [error.type_name, error.message, error.traceback, str(error)]
+
+
+ENCODERS[CallError] = (TAG_CALL_ERROR, _encode_call_error)
+TAG_DECODERS[TAG_CONTEXT] = lambda v, router: router.context_by_id(v[0], name=v[1])
+TAG_DECODERS[TAG_SENDER] = lambda v, router: Sender(router.context_by_id(v[0]), v[1])
+
+
+# ---- section: Importer ----
+
+
+class Importer:
+    """
+    Finds and loads modules that come from the parent (PEP 451).
+
+    The program's own top-level names are the master's whatever the target has; everything else is
+    looked for on the target first. `segments` are kept as they came, for children of this context.
+
+    :param Router router: asks the parent through it
+    :param own: the program's own top-level names, or portions of a namespace package
+    """
+
+    def __init__(self, router, own=()):
+        self.router = router
+        self.own = set(own)
+        self.own.add("mitogen")
+        #: fullname -> [path, submodules or None, segment, offset, size]; path None: size is why.
+        self.modules = {}
+        self._waiting = {}
+        self._sources = {}
+        router.add_handler(self._on_load_module, LOAD_MODULE, policy=has_parent_authority)
+
+    # sys.meta_path holds the importer twice: in front for what is own, at the end for what the
+    # target does not have.
+    def install(self):
+        sys.meta_path.insert(0, self)
+        sys.meta_path.append(_LastFinder(self))
+
+    def is_own(self, fullname):
+        while fullname:
+            if fullname in self.own:
+                return True
+            fullname = fullname.rpartition(".")[0]
+        return False
+
+    def find_spec(self, fullname, path=None, target=None):
+        if self.is_own(fullname):
+            return self.find(fullname, True)
+
+    def find(self, fullname, own=False):
+        parent = fullname.rpartition(".")[0]
+        known = self.modules.get(parent)
+        if known and known[0] and fullname not in self.modules:
+            if fullname.rpartition(".")[2] not in (known[1] or ()):
+                return None
+        entry = self.get(fullname)
+        if entry[0] is None:
+            if own or entry[4]:
+                raise ModuleNotFoundError(
+                    entry[4] or "No module named %r" % fullname, name=fullname
+                )
+            return None
+        # A namespace package has a path and no source.
+        loader = None if entry[4] is None else self
+        package = entry[1] is not None
+        spec = ModuleSpec(fullname, loader, origin="master:" + entry[0], is_package=package)
+        spec.has_location = bool(loader)
+        return spec
+
+    def get(self, fullname):
+        """Return the entry of a module, asking the parent for one that was not pushed."""
+        entry = self.modules.get(fullname)
+        if entry:
+            return entry
+        if self.router.broker.on_thread():
+            raise ImportError("%s: the broker thread must not import" % fullname)
+        lock = new_lock()
+        self.request(fullname, lock.release)
+        if not lock.acquire(True, IMPORT_TIMEOUT):
+            raise ImportError("%s: no answer from the parent for %d s" % (fullname, IMPORT_TIMEOUT))
+        return self.modules[fullname]
+
+    def request(self, fullname, done):
+        """Any thread: ask the parent for a module; `done()` is called when it is here."""
+        self.router.broker.defer(self._request, fullname, done)
+
+    def _request(self, fullname, done):
+        if fullname in self.modules:
+            return done()
+        waiting = self._waiting.setdefault(fullname, [])
+        waiting.append(done)
+        if len(waiting) == 1:
+            router = self.router
+            msg = Message(dst_id=router.node.parent_ids[0], handle=GET_MODULE, flags=RAW)
+            msg.data = fullname.encode()
+            router.route(msg, False)
+
+    def _on_load_module(self, msg):
+        self.load(decode(msg.data))
+
+    def load(self, segment):
+        """
+        Broker thread: take in a segment: [entries, zlib stream of all sources, own names], each
+        entry [fullname, path, submodules or None, size]; path None: size is why there is none.
+        """
+        offset = 0
+        self.own.update(segment[2])
+        for fullname, path, submodules, size in segment[0]:
+            if path is not None or fullname not in self.modules:
+                self.modules[fullname] = (path, submodules, segment, offset, size)
+            if path is not None:
+                offset += size or 0
+            for done in self._waiting.pop(fullname, ()):
+                done()
+
+    def source(self, fullname):
+        """Return a module's source as bytes."""
+        path, submodules, segment, offset, size = self.get(fullname)
+        data = self._sources.get(id(segment))
+        if data is None:
+            data = self._sources[id(segment)] = zlib.decompress(segment[1])
+        return data[offset : offset + size]
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        spec = module.__spec__
+        fullname = spec.name
+        # Modules of one segment are imported soon after each other; then its text can go.
+        if len(self._sources) > 4:
+            self._sources.clear()
+        module.__file__ = spec.origin
+        if spec.submodule_search_locations is not None:
+            module.__path__ = spec.submodule_search_locations
+        exec(compile(self.source(fullname), spec.origin, "exec", 0, 1), module.__dict__)
+
+    def __getattr__(self, name):
+        # What only inspect, linecache and the like ask a loader for.
+        if name[:4] != "get_" and name != "is_package":
+            raise AttributeError(name)
+        from mitogen import child
+
+        return getattr(child.ModuleText, name).__get__(self)
+
+
+class _LastFinder:
+    def __init__(self, importer):
+        self.importer = importer
+
+    def find_spec(self, fullname, path=None, target=None):
+        return self.importer.find(fullname)
+
+
+# ---- section: logging and stdio ----
+
+
+class ChildRouter(Router):
+    """The router of a context that has a parent."""
+
+    econtext = None
+
+    def log(self, level, fmt, *args):
+        if level >= self.log_level:
+            self.send_log(["mitogen", level, fmt % args if args else fmt, None, 0, None])
+
+    def send_log(self, fields):
+        """Any thread: send [logger, level, text, file, line, function] to the master."""
+        msg = Message(dst_id=self.node.parent_ids[-1], handle=FORWARD_LOG, data=encode(fields))
+        self.route(msg, False)
+
+    def __getattr__(self, name):
+        # A child that connects to others gets what it needs for that at first use.
+        if name[0] == "_" or not self.econtext:
+            raise AttributeError(name)
+        from mitogen import parent
+
+        parent.upgrade(self)
+        return getattr(parent.Router, name).__get__(self)
+
+
+# ---- section: Dispatcher ----
+
+
+def takes_econtext(func):
+    """Have `func` called with `econtext=` (an ExternalContext) when it is called from afar."""
+    func.mitogen_takes_econtext = True
+    return func
+
+
+def takes_router(func):
+    """Have `func` called with `router=` when it is called from afar."""
+    func.mitogen_takes_router = True
+    return func
+
+
+class Dispatcher:
+    """Runs calls, one after the other, on the thread that calls run(): the main thread."""
+
+    def __init__(self, econtext):
+        self.econtext = econtext
+        self.router = econtext.router
+        self.queue = deque()
+        self.lock = new_lock()
+        self.asleep = False
+        self.ended = False
+        self.current = None
+        self.interruptible = False
+        self.errors = {}
+        self.router.add_handler(
+            self._on_call, CALL_FUNCTION, policy=has_parent_authority, consumer=True
+        )
+
+    @staticmethod
+    def forget_chain(chain_id, econtext):
+        econtext.dispatcher.errors.pop(chain_id, None)
+
+    def _on_call(self, msg):
+        if msg.reply_to == IS_DEAD:
+            return
+        self.queue.append(msg)
+        self.wake()
+
+    def wake(self):
+        if self.asleep:
+            self.asleep = False
+            self.lock.release()
+
+    def end(self):
+        """Any thread: have run() return after the current call."""
+        self.ended = True
+        self.wake()
+
+    def interrupt(self):
+        """Any thread: raise KeyboardInterrupt in the current call (child.py does it)."""
+
+    def run(self):
+        queue = self.queue
+        while not self.ended:
+            if queue:
+                msg = self.current = queue.popleft()
+                self._run_one(msg)
+                self.current = None
+                self.router.consumed(msg)
+                # Answers to calls that wait already go out together, by whichever thread is first.
+                continue
+            stream = self.router.routes.parent
+            if stream and stream.backlog:
+                stream.flush()
+            self.asleep = True
+            if queue or self.ended:
+                self.asleep = False
+                continue
+            self.lock.acquire()
+
+    def _run_one(self, msg):
+        chain_id = None
+        try:
+            chain_id, module_name, class_name, name, args, kwargs = msg.unpickle()
+            if chain_id in self.errors:
+                reply = self.errors[chain_id]
+            else:
+                func, kwargs = self._find(module_name, class_name, name, dict(kwargs))
+                self.econtext.prepare()
+                self.interruptible = True
+                result = func(*args, **kwargs)
+                self.interruptible = False
+                reply = Message(data=encode(result, None, "result"))
+        except BaseException as e:
+            self.interruptible = False
+            reply = CallError(e)
+            if chain_id:
+                self.errors[chain_id] = reply
+            if not msg.reply_to:
+                self.router.log(ERROR, "a call that wants no answer failed: %s", reply)
+        if msg.reply_to:
+            if not isinstance(reply, Message):
+                reply = Message(data=encode(reply))
+            reply.dst_id = msg.src_id
+            reply.handle = msg.reply_to
+            self.router.route(reply, True, bool(self.queue))
+
+    def _find(self, module_name, class_name, name, kwargs):
+        if module_name == "__main__":
+            self.econtext.import_main()
+        owner = sys.modules.get(module_name) or import_module(module_name)
+        for part in class_name.split(".") if class_name else ():
+            owner = getattr(owner, part)
+        func = getattr(owner, name)
+        if getattr(func, "mitogen_takes_econtext", None):
+            kwargs["econtext"] = self.econtext
+        if getattr(func, "mitogen_takes_router", None):
+            kwargs["router"] = self.router
+        return func, kwargs
+
+
+# ---- section: child main ----
+
+
+class ExternalContext:
+    """
+    A child's state: what `econtext` is in a function that takes_econtext().
+
+    :param dict config: what the parent sent with the source; see parent.child_config()
+    """
+
+    detached = False
+    stdout_log = stderr_log = None
+    _main = None
+
+    def __init__(self, config, core_source=b"", rest=b"", fds=None):
+        self.config = config
+        self.core_source = core_source
+        self.rest = rest
+        self.fds = fds
+
+    def main(self):
+        """Become the context; return when it is to end."""
+        config = self.config
+        rfd, wfd = self.fds or self._take_stdio()
+        os.write(wfd, b"MITO:READY\n")
+        self.broker = Broker()
+        ids = config["parent_ids"]
+        self.router = router = ChildRouter(self.broker, Node(config["context_id"], ids))
+        router.econtext = self
+        router.max_message_size = config["max_message_size"]
+        router.unidirectional = config["unidirectional"]
+        router.log_levels = config["log_levels"]
+        router.log_level = config["log_level"]
+        self.master = router.context_by_id(ids[-1], name="master")
+        self.parent = router.context_by_id(ids[0], name="parent")
+        self.stream = router.routes.parent = Stream(router, ids[0], rfd, wfd, "parent")
+        self.context = router.context_by_id(config["context_id"], name=config["name"])
+        listen(router, "parent_lost", self._on_parent_lost)
+        router.add_handler(self._on_shutdown, SHUTDOWN, policy=has_parent_authority)
+        self.dispatcher = Dispatcher(self)
+        self.importer = router.importer = Importer(router, config["own"])
+        self.importer.core_source = self.core_source
+        self._set_up_modules()
+        self.broker.defer(self.stream.start, self.rest)
+        if config["keepalive"]:
+            self._received = 0
+            self.broker.defer(self._check_parent)
+        self.dispatcher.run()
+        self._end()
+
+    def prepare(self):
+        """Before the first call: see child.py."""
+        from mitogen import child
+
+        child.install(self)
+
+    def _take_stdio(self):
+        """Move the pipe to the parent off descriptors 0 and 1, out of the programs' way."""
+        rfd = os.dup(0)
+        wfd = os.dup(1)
+        null = os.open("/dev/null", os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        if self.config["merged"]:
+            os.dup2(null, 2)
+        os.close(null)
+        try:
+            # A group of its own, so that what calls have started can be ended with the context.
+            os.setsid()
+        except OSError:
+            pass
+        return rfd, wfd
+
+    def _set_up_modules(self):
+        config = self.config
+        module = sys.modules.get("mitogen")
+        if not module:
+            module = sys.modules["mitogen"] = type(sys)("mitogen")
+            module.__path__ = []
+            module.__loader__ = self.importer
+            module.__spec__ = ModuleSpec("mitogen", self.importer, is_package=True)
+        module.__version__ = tuple(config["version"])
+        module.is_master = False
+        module.context_id = config["context_id"]
+        module.parent_ids = config["parent_ids"]
+        module.parent_id = module.parent_ids[0]
+        # `@mitogen.main()` does nothing in a child.
+        module.main = lambda *a, **k: lambda func: None
+        core = sys.modules[__name__]
+        core.__loader__ = self.importer
+        core.__spec__ = ModuleSpec(__name__, self.importer)
+        module.core = core
+        self.importer.install()
+
+    def import_main(self):
+        """Have `__main__` be the program's, not the bootstrap's."""
+        if not self._main:
+            self._main = sys.modules.pop("__main__", True)
+            try:
+                import_module("__main__")
+            except BaseException:
+                sys.modules["__main__"] = self._main
+                self._main = None
+                raise
+
+    def detach(self):
+        """Go on without a parent: see parent.detach()."""
+        from mitogen import parent
+
+        parent.detach(self)
+
+    def _check_parent(self):
+        """A parent that has sent nothing for so long is gone, whatever the link says."""
+        if self._received == self.stream.received and self._checked:
+            return self.stream.disconnect("the parent is silent")
+        self._checked = True
+        self._received = self.stream.received
+        self.broker.after(self.config["keepalive"], self._check_parent)
+
+    _checked = False
+
+    def _on_shutdown(self, msg):
+        self.dispatcher.end()
+        self.broker.after(self.broker.shutdown_timeout, self._hurry)
+
+    def _on_parent_lost(self):
+        if not self.detached:
+            self._hurry()
+
+    def _hurry(self):
+        self.dispatcher.end()
+        self.dispatcher.interrupt()
+        self.broker.after(1, lambda: end_process(1))
+
+    def _end(self):
+        # Whatever hangs from here on, the process ends.
+        _signal.alarm(5)
+        for fp in (sys.stdout, sys.stderr):
+            try:
+                fp.flush()
+            except Exception:
+                pass
+        self.broker.defer(self._finish)
+        self.broker.join()
+
+    def _finish(self):
+        for log in self.stdout_log, self.stderr_log:
+            if log:
+                log.finish()
+        self.stream.flush()
+        self.broker.shutdown()
+
+
+def end_process(status):
+    """End at once, with the programs that calls have started."""
+    if os.getpgrp() == os.getpid():
+        _signal.signal(_signal.SIGTERM, _signal.SIG_IGN)
+        os.kill(0, _signal.SIGTERM)
+    os._exit(status)
+
+
+def child_main(config, core_source, rest):
+    """Run by the first stage: become a context until the parent ends it or is lost."""
+    ExternalContext(decode(config), core_source, rest).main()
+    try:
+        import atexit
+
+        atexit._run_exitfuncs()
+    finally:
+        end_process(0)

@@ -1,0 +1,80 @@
+"""
+Connection method `doas`: another account of this machine by doas(1).
+
+As with sudo, standard input is a pipe and the password is asked for on a terminal.
+"""
+
+import re
+
+from mitogen import parent
+from mitogen.core import StreamError
+from mitogen.handshake import Rule
+
+__all__ = ["Connection", "Options", "PasswordError"]
+
+password_incorrect_msg = "doas password is incorrect"
+password_required_msg = "doas password is required"
+
+
+class PasswordError(StreamError):
+    """doas asked for a password and there was none, or it was wrong."""
+
+
+class Options(parent.LocalOptions):
+    """
+    Besides parent.Options:
+
+    :param str username: whose account; default root
+    :param str password: the calling account's password
+    :param str doas_path: the program
+    :param str password_prompt: what it asks with; compared without regard to case
+    :param incorrect_prompts: what it may say to a wrong password
+    """
+
+    def __init__(
+        self,
+        username="root",
+        password=None,
+        doas_path="doas",
+        password_prompt="password:",
+        incorrect_prompts=("doas: authentication failed", "doas: authorization failed"),
+        **kwargs,
+    ):
+        parent.Options.__init__(self, **kwargs)
+        self.username = username or "root"
+        self.password = password
+        self.doas_path = doas_path
+        self.password_prompt = password_prompt
+        self.incorrect_prompts = tuple(incorrect_prompts)
+
+
+class Connection(parent.Connection):
+    """A doas."""
+
+    options_class = Options
+    tty = True
+    environ = {"LC_ALL": "C"}
+
+    def argv(self):
+        options = self.options
+        return [str(options.doas_path), "-u", options.username, "--"] + self.get_boot_command()
+
+    def rules(self):
+        options = self.options
+        prompt = Rule(
+            re.escape(options.password_prompt.encode()) + rb" *",
+            answer="password",
+            missing=(PasswordError, password_required_msg),
+            again=(PasswordError, password_incorrect_msg),
+        )
+        wrong = [
+            Rule(re.escape(text.encode()), error=(PasswordError, password_incorrect_msg))
+            for text in options.incorrect_prompts
+        ]
+        return {"tty": [prompt] + wrong, "pipe": wrong}
+
+    def answers(self):
+        return {"password": self.options.password}
+
+    def default_name(self):
+        return "doas.%s" % self.options.username

@@ -1,0 +1,109 @@
+"""
+What a sender does that has to wait: for credit, for room on a slow stream, for a long message to go
+out. core.Router imports it on a program's thread when that first happens.
+
+Threads: wait() on a program's; LongSend is pumped by whoever has something for it to go on with.
+"""
+
+from mitogen import core
+from mitogen.core import CONT, FRAME_SIZE, HIGH_WATER, LONG_WINDOW, MORE, WARNING
+
+__all__ = ["LongSend", "wait"]
+
+
+class LongSend:
+    """
+    A message of more than LONG_SIZE under way in frames: each waits for the credit of the far
+    end's broker, given as frames are put together there, and for room on the stream. So a relay
+    never holds more of it than that credit.
+    """
+
+    def __init__(self, router, ticket, stream, flow):
+        self.router = router
+        self.ticket = ticket
+        self.stream = stream
+        self.flow = flow
+        self.msg = ticket.msg
+        self.view = memoryview(self.msg.data)
+        self.started = False
+        self.credit = LONG_WINDOW
+        self.lock = core._thread.allocate_lock()
+        self.key = (self.msg.dst_id, self.msg.number)
+        if flow:
+            flow.busy = True
+        router._longs[self.key] = self
+
+    def pump(self):
+        """Any thread: send as many frames as may go now."""
+        stream = self.stream
+        msg = self.msg
+        with self.lock:
+            while self.credit > 0 and stream.queued < HIGH_WATER and self.view:
+                chunk = self.view[:FRAME_SIZE]
+                self.view = self.view[FRAME_SIZE:]
+                flags = msg.flags | (CONT if self.started else 0) | (MORE if self.view else 0)
+                stream.send(msg._header(len(chunk), flags), chunk)
+                self.started = True
+                self.credit -= len(chunk)
+            if self.view and not stream.closed:
+                if stream.queued >= HIGH_WATER:
+                    stream.when_drained(self.pump)
+                return
+        self.end()
+
+    def end(self, error=None):
+        """Any thread: it is out, or will never be; once."""
+        self.view = None
+        if self.router._longs.pop(self.key, None):
+            if self.flow:
+                self.flow.busy = False
+                self.router.broker.defer(self.router._drain, self.flow)
+            self.ticket.done(error)
+
+
+core.Router.pacer = LongSend
+
+
+def wait(router, ticket, stream):
+    """
+    A program's thread: sleep until `ticket` is done or, without one, the stream has room.
+
+    :raises ChannelError: the receiver, or its context, is gone
+    :raises TimeoutError: the receiver gave no credit for CREDIT_TIMEOUT seconds
+    """
+    lock = ticket.lock if ticket else core.new_lock()
+    if ticket is None:
+        stream.when_drained(lock.release)
+    while lock and not lock.acquire(True, core.CREDIT_WARNING):
+        if not router.broker.alive:
+            break
+        # Where bytes are under way, the link's keepalive ends this.
+        under_way = ticket is None or (ticket.msg.dst_id, ticket.msg.number) in router._longs
+        if not under_way and _wait_for_credit(router, ticket, lock):
+            break
+    if ticket and ticket.error:
+        raise core.ChannelError("%s", ticket.error)
+
+
+def _wait_for_credit(router, ticket, lock):
+    msg = ticket.msg
+    text = "context %d waits for context %d to read from handle %d" % (
+        router.node.context_id,
+        msg.dst_id,
+        msg.handle,
+    )
+    router.log(WARNING, "%s: nothing was read for %g s", text, core.CREDIT_WARNING)
+    if lock.acquire(True, max(0, core.CREDIT_TIMEOUT - core.CREDIT_WARNING)):
+        return True
+    flow = router._flows.get((msg.dst_id, msg.handle))
+    if flow:
+        with flow.lock:
+            given_up = flow.withdraw(ticket)
+        if given_up:
+            raise core.TimeoutError(
+                "%s: given up after %g s; read it while it is sent, "
+                "or make it Receiver(window=None)",
+                text,
+                core.CREDIT_TIMEOUT,
+            )
+    return False

@@ -1,0 +1,208 @@
+"""
+Connection method `fork`: a copy of this process, with the modules that it has loaded.
+
+Rules
+    1. The broker stands still while the process splits, holding no lock.
+    2. In the copy, everything that belongs to this process' tree is closed before anything runs.
+    3. The copy never returns into the program: it ends in os._exit().
+
+Threads: the one that connects. Threads of the program do not exist in the copy; locks that they
+held stay held there.
+"""
+
+import os
+import sys
+import warnings
+
+from mitogen import core, parent, spawn
+
+__all__ = ["FORK_SUPPORTED", "Connection", "Error", "Options", "Process"]
+
+FORK_SUPPORTED = hasattr(os, "fork")
+
+
+class Error(core.StreamError):
+    """fork is not to be had here."""
+
+
+class Options(parent.Options):
+    """
+    :param str name: name of the context
+    :param on_fork: called in the copy once the tree's descriptors are closed
+    :param on_start: called in the copy as `on_start(econtext)` before it serves calls
+    """
+
+    def __init__(
+        self,
+        name=None,
+        on_fork=None,
+        on_start=None,
+        debug=False,
+        profiling=False,
+        unidirectional=False,
+        max_message_size=None,
+    ):
+        if not FORK_SUPPORTED:
+            raise Error("fork: this system has no fork(); use Router.local()")
+        parent.Options.__init__(
+            self, name=name, debug=debug, profiling=profiling, unidirectional=unidirectional
+        )
+        self.on_fork = on_fork
+        self.on_start = on_start
+
+
+class Process:
+    """A forked process with the interface of subprocess.Popen that spawn.Process wants."""
+
+    def __init__(self, pid):
+        self.pid = pid
+        self.status = None
+
+    def poll(self):
+        """Return the exit status (negative: a signal), or None if it runs."""
+        if self.status is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                self.status = 0
+            else:
+                if pid:
+                    signalled = os.WIFSIGNALED(status)
+                    self.status = -os.WTERMSIG(status) if signalled else os.WEXITSTATUS(status)
+        return self.status
+
+
+class Connection(parent.Connection):
+    """A fork."""
+
+    options_class = Options
+
+    def default_name(self):
+        return "fork.%d" % self.process.pid
+
+    def lookup(self):
+        return "fork()"
+
+    def start(self):
+        ours, theirs = spawn.create_socketpair()
+        resume = _hold_broker(self.router.broker)
+        try:
+            with warnings.catch_warnings():
+                # 3.12 warns of threads: rule 1 is about those that are ours.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                pid = os.fork()
+            if not pid:
+                _become_child(self, theirs)
+        finally:
+            resume.release()
+        os.close(theirs)
+        self.process = spawn.Process(Process(pid), ours)
+        return self.process
+
+
+def _hold_broker(broker):
+    """Stop the broker thread between two events; releasing the lock that is returned lets it go."""
+    stopped = core.new_lock()
+    resume = core.new_lock()
+
+    def hold():
+        stopped.release()
+        resume.acquire()
+
+    broker.defer(hold)
+    while not stopped.acquire(True, 1):
+        if not broker.alive:
+            raise core.StreamError("fork: the broker has ended")
+    return resume
+
+
+def _become_child(conn, fd):
+    """In the copy: leave the parent's tree, read the configuration, be a context. No return."""
+    status = 1
+    try:
+        _leave_tree(conn.router)
+        reset_logging_framework()
+        if conn.options.on_fork:
+            conn.options.on_fork()
+        os.dup2(fd, 0)
+        os.dup2(fd, 1)
+        os.close(fd)
+        _read_preamble(conn)
+        status = 0
+    except BaseException:
+        handle_child_crash()
+    finally:
+        core.end_process(status)
+
+
+def _leave_tree(router):
+    broker = router.broker
+    broker.alive = False
+    for fd in list(broker.poller.table):
+        try:
+            os.close(fd)
+        except OSError:
+            pass
+    os.close(broker._wake_w)
+    broker.poller.close()
+    import atexit
+
+    atexit._clear()
+
+
+def _read_preamble(conn):
+    """Do as the first stage does, with the core that is loaded already."""
+    import zlib
+
+    stream = zlib.decompressobj()
+    text = b""
+    head = b""
+    while len(head) < 14:
+        head += _read(14 - len(head))
+    while not stream.eof:
+        text += stream.decompress(_read(65536))
+    _, source, config = text.split(b"\0", 2)
+    econtext = core.ExternalContext(core.decode(config), source, stream.unused_data)
+    econtext.on_start = conn.options.on_start
+    econtext.main()
+
+
+def _read(size):
+    data = os.read(0, size)
+    if not data:
+        raise EOFError("the parent has gone")
+    return data
+
+
+def reset_logging_framework():
+    """In a forked child: forget the parent's log handlers."""
+    logging = sys.modules.get("logging")
+    if logging:
+        for name in [None, *logging.Logger.manager.loggerDict]:
+            for handler in logging.getLogger(name).handlers[:]:
+                logging.getLogger(name).removeHandler(handler)
+
+
+def fixup_prngs():
+    """In a forked child: do nothing; random reseeds itself since Python 3.7, and on 3.6 here."""
+    random = sys.modules.get("random")
+    if random:
+        random.seed()
+
+
+def on_fork():
+    """In a forked child: what a program that forks by itself should call."""
+    reset_logging_framework()
+    fixup_prngs()
+
+
+def handle_child_crash():
+    """In a forked child: write the traceback to the terminal, where there is one."""
+    import traceback
+
+    text = "mitogen: fork: the child of %d failed:\n%s" % (os.getppid(), traceback.format_exc())
+    try:
+        with open("/dev/tty", "w") as fp:
+            fp.write(text)
+    except OSError:
+        os.write(2, text.encode())

@@ -1,0 +1,234 @@
+"""
+Mailboxes that threads wait on: Latch, Receiver, Channel.
+
+They are no part of core.py because a context that only runs calls needs none; the names are found
+there all the same (`mitogen.core.Receiver`), imported at first use.
+
+Threads: a Latch may be put to and waited on by any; Receivers are filled by the broker.
+"""
+
+from mitogen.core import (
+    IS_DEAD,
+    WINDOW,
+    ChannelError,
+    Error,
+    Sender,
+    TimeoutError,
+    new_lock,
+    now,
+)
+from collections import deque
+
+__all__ = ["Channel", "Latch", "LatchError", "Receiver"]
+
+
+class LatchError(Error):
+    """A latch was closed while, or before, it was waited for."""
+
+
+class Latch:
+    """A queue on which any number of threads may wait; `notify(latch)` is called at each put."""
+
+    notify = None
+    closed = False
+
+    def __init__(self):
+        self._items = deque()
+        self._waiters = deque()
+
+    def size(self):
+        """Return how many items wait."""
+        return len(self._items)
+
+    def empty(self):
+        """Return True if nothing waits now."""
+        return not self._items
+
+    def close(self):
+        """Have everyone who waits, now or later, get LatchError once the queue is empty."""
+        self.closed = True
+        while self._waiters:
+            self._wake()
+
+    def put(self, obj=None):
+        """Append `obj`; LatchError if the latch is closed."""
+        if self.closed:
+            raise LatchError("latch is closed")
+        self._items.append(obj)
+        self._wake()
+        if self.notify:
+            self.notify(self)
+
+    def _wake(self):
+        try:
+            self._waiters.popleft().release()
+        except IndexError:
+            pass
+
+    def get(self, timeout=None, block=True):
+        """
+        Return the oldest item.
+
+        :param float timeout: seconds to wait; None for ever, 0 not at all
+        :raises TimeoutError: nothing came in time
+        :raises LatchError: the latch was closed and is empty
+        """
+        deadline = None if timeout is None else now() + timeout
+        while 1:
+            try:
+                return self._items.popleft()
+            except IndexError:
+                pass
+            if self.closed:
+                raise LatchError("latch is closed")
+            wait = -1 if deadline is None else deadline - now()
+            if not block or timeout is not None and wait <= 0:
+                raise TimeoutError("nothing came within %s seconds", timeout or 0)
+            self._wait(wait)
+
+    def _wait(self, seconds):
+        lock = new_lock()
+        self._waiters.append(lock)
+        try:
+            if not self._items and not self.closed:
+                lock.acquire(True, seconds)
+        finally:
+            try:
+                self._waiters.remove(lock)
+            except ValueError:
+                # Chosen: if this thread leaves (signal, deadline), the item is another's.
+                if self._items and self._waiters:
+                    self._wake()
+
+
+class Receiver:
+    """
+    A mailbox that threads read from. It iterates until its sender closes it.
+
+    :param Router router: router of this context
+    :param int handle: None for a new handle
+    :param bool persist: False: for one message only
+    :param Context respondent: accept only what comes from there; its loss is a dead message
+    :param policy: `policy(msg, stream)` returns whether a message is accepted
+    :param bool overwrite: replace an existing handler
+    :param window: None: take in without bound, for a program that reads only after all is sent
+    """
+
+    #: Called with this Receiver whenever something arrives, on the broker thread.
+    notify = None
+    raise_channelerror = True
+    closed_msg = "the Receiver has been closed"
+
+    def __init__(
+        self,
+        router,
+        handle=None,
+        persist=True,
+        respondent=None,
+        policy=None,
+        overwrite=False,
+        window=WINDOW,
+    ):
+        self.router = router
+        self._latch = Latch()
+        if handle is None:
+            handle = router.new_handle(persist and window is not None)
+        self.handle = router.add_handler(
+            self._on_receive, handle, persist, policy, respondent, overwrite, True
+        )
+
+    def __repr__(self):
+        return "Receiver(%r, %r)" % (self.router.node.context_id, self.handle)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def to_sender(self):
+        """Return a Sender for this mailbox, to pass to another context."""
+        return Sender(self.router.myself(), self.handle)
+
+    def _on_receive(self, msg):
+        msg.receiver = self
+        try:
+            self._latch.put(msg)
+        except LatchError:
+            return self.router.consumed(msg)
+        if self.notify:
+            self.notify(self)
+
+    def close(self):
+        """Take in nothing more; who waits gets ChannelError, and so does a sender that waits."""
+        if self.handle is None:
+            return
+        try:
+            self.router.del_handler(self.handle)
+        except KeyError:
+            pass
+        self._latch.close()
+        while not self._latch.empty():
+            self.router.consumed(self._latch.get())
+        self.handle = None
+
+    def size(self):
+        """Return how many messages wait."""
+        return self._latch.size()
+
+    def empty(self):
+        """Return True if nothing waits now."""
+        return self._latch.empty()
+
+    def get(self, timeout=None, block=True, throw_dead=True):
+        """
+        Return the oldest Message.
+
+        :param float timeout: seconds to wait; None for ever
+        :param bool throw_dead: raise ChannelError for a dead message
+        :raises TimeoutError: nothing came in time
+        :raises ChannelError: the sender closed it, its context is gone, or close() was called
+        """
+        try:
+            msg = self._latch.get(timeout, block)
+        except LatchError:
+            raise ChannelError(self.closed_msg)
+        self.router.consumed(msg)
+        if throw_dead and msg.reply_to == IS_DEAD:
+            msg.unpickle()
+        return msg
+
+    def get_data(self, timeout=None):
+        """Return the oldest message's value."""
+        return self.get(timeout).unpickle()
+
+    def __iter__(self):
+        while 1:
+            try:
+                msg = self.get()
+            except ChannelError:
+                return
+            yield msg
+
+
+class Channel(Sender, Receiver):
+    """
+    A Receiver here and a Sender to a mailbox there, in one object (kept for old programs).
+
+    :param Router router: router of this context
+    :param Context context: where to send
+    :param int dst_handle: to which mailbox
+    :param int handle: own handle, None for a new one
+    """
+
+    def __init__(self, router, context, dst_handle, handle=None):
+        Sender.__init__(self, context, dst_handle)
+        Receiver.__init__(self, router, handle)
+
+    def close(self):
+        """Close both directions."""
+        Receiver.close(self)
+        Sender.close(self)
+
+    def __repr__(self):
+        return "Channel(%s, %s)" % (Sender.__repr__(self), Receiver.__repr__(self))

@@ -1,0 +1,269 @@
+"""
+The root of the tree: its broker and router, the ids, the logs.
+
+Threads: the broker's and a worker's, beside the program's own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, Optional
+
+import mitogen
+from mitogen import core, parent, pollers, responder
+from mitogen.finder import (
+    FinderMethod,
+    ModuleFinder,
+    ParentImpEnumerationMethod,
+    ParentSpecEnumerationMethod,
+    PkgutilMethod,
+    SysModulesMethod,
+    get_child_modules,
+    is_stdlib_name,
+    is_stdlib_path,
+)
+from mitogen.parent import Context
+from mitogen.responder import ModuleResponder
+
+__all__ = [
+    "Broker",
+    "Context",
+    "FinderMethod",
+    "IdAllocator",
+    "LogForwarder",
+    "ModuleFinder",
+    "ModuleResponder",
+    "ParentImpEnumerationMethod",
+    "ParentSpecEnumerationMethod",
+    "PkgutilMethod",
+    "Router",
+    "SysModulesMethod",
+    "ThreadWatcher",
+    "get_child_modules",
+    "is_stdlib_name",
+    "is_stdlib_path",
+]
+
+LOG = logging.getLogger("mitogen")
+
+
+class IdAllocator:
+    """
+    Hands out context ids: to this process one by one, to others in blocks.
+
+    :param router: the master's router
+    """
+
+    BLOCK_SIZE = parent.BLOCK_SIZE
+
+    def __init__(self, router: Any = None) -> None:
+        self.router = router
+        self.next_id = 1
+        self.lock = threading.Lock()
+
+    def allocate(self) -> int:
+        """Return a new id."""
+        with self.lock:
+            self.next_id += 1
+            return self.next_id - 1
+
+    def allocate_block(self) -> tuple[int, int]:
+        """Return (first, end) of BLOCK_SIZE new ids."""
+        with self.lock:
+            first = self.next_id
+            self.next_id += self.BLOCK_SIZE
+            return first, self.next_id
+
+    def request(self, done: Callable[[tuple[int, int]], None]) -> None:
+        """Broker thread: call `done((first, end))`."""
+        done(self.allocate_block())
+
+
+class LogForwarder:
+    """
+    Has the tree's log records handled here, under the logger `<name>.[<context>]`.
+
+    A record has the attributes `mitogen_message`, `mitogen_context` and `mitogen_name`.
+    """
+
+    def __init__(self, router: Any, worker: responder.Worker) -> None:
+        self._router = router
+        self._worker = worker
+        router.add_handler(self._on_forward_log, core.FORWARD_LOG, consumer=True)
+
+    def _on_forward_log(self, msg: Any) -> None:
+        self._worker.put(self._handle, msg)
+
+    def _handle(self, msg: Any) -> None:
+        try:
+            if not msg.is_dead:
+                self._emit(msg)
+        except Exception as e:
+            LOG.error("a log record of context %d cannot be read: %s", msg.src_id, e)
+        finally:
+            self._router.consumed(msg)
+
+    def _emit(self, msg: Any) -> None:
+        name, level, text, path, line, func = core.decode(msg.data)
+        context = self._router.context_by_id(msg.src_id, create=False)
+        where = context.name if context is not None else str(msg.src_id)
+        logger = logging.getLogger(f"{name}.[{where}]")
+        if not logger.isEnabledFor(level):
+            return
+        record = logger.makeRecord(
+            logger.name, level, path or "", line or 0, f"{name}: {text}", (), None, func
+        )
+        record.mitogen_message = text
+        record.mitogen_context = context
+        record.mitogen_name = name
+        logger.handle(record)
+
+
+class ThreadWatcher:
+    """
+    Calls a function once a thread has ended.
+
+    :param target: the thread
+    :param on_join: called with no arguments
+    """
+
+    def __init__(self, target: threading.Thread, on_join: Callable[[], Any]) -> None:
+        self.target = target
+        self.on_join = on_join
+
+    @classmethod
+    def watch(cls, target: threading.Thread, on_join: Callable[[], Any]) -> ThreadWatcher:
+        """Return a watcher that has begun."""
+        watcher = cls(target, on_join)
+        watcher.install()
+        return watcher
+
+    def install(self) -> None:
+        """Begin to watch."""
+        self._active = True
+        threading.Thread(target=self._run, name="mitogen-watcher", daemon=True).start()
+
+    def remove(self) -> None:
+        """Watch no more."""
+        self._active = False
+
+    def _run(self) -> None:
+        self.target.join()
+        if self._active:
+            self.on_join()
+
+
+class Broker(core.Broker):
+    """The broker of a master. It ends with the program, at the latest."""
+
+    poller_class = pollers.best()
+
+    def __init__(self, install_watcher: bool = True, **kwargs: Any) -> None:
+        core.Broker.__init__(self, **kwargs)
+        if install_watcher:
+            _end_at_exit(self)
+
+
+def _end_at_exit(broker: Broker) -> None:
+    reference = weakref.ref(broker)
+
+    def end() -> None:
+        found = reference()
+        if found is not None and found.alive:
+            found.shutdown()
+            found.join()
+
+    atexit.register(end)
+    core.listen(broker, "exit", lambda: atexit.unregister(end))
+
+
+class Router(parent.Router):
+    """
+    The router of the root.
+
+    :param broker: None to start one
+    :param max_message_size: bytes that one message may have at most, in the whole tree
+    """
+
+    broker_class = Broker
+
+    def __init__(
+        self, broker: Optional[core.Broker] = None, max_message_size: Optional[int] = None
+    ) -> None:
+        parent.Router.__init__(self, broker or self.broker_class(), core.Node())
+        if max_message_size:
+            self.max_message_size = max_message_size
+        self.worker = responder.Worker()
+        self.id_allocator = IdAllocator(self)
+        self.responder = ModuleResponder(self, self.worker)
+        self.log_forwarder = LogForwarder(self, self.worker)
+        self.branch = parent.Branch(self, self.id_allocator, self.responder, _core_source())
+        self.route_monitor = self.branch
+        core.listen(self.broker, "exit", self.worker.stop)
+
+    def log(self, level: int, fmt: str, *args: Any) -> None:
+        """Any thread: record something under the logger "mitogen"."""
+        LOG.log(level, fmt, *args)
+
+    def log_config(self) -> tuple[int, list[list[Any]]]:
+        """Return (level of mitogen's own records, [[logger, level]]) for a child's configuration."""
+        levels: list[list[Any]] = [["", logging.getLogger().getEffectiveLevel()]]
+        for name, logger in sorted(logging.Logger.manager.loggerDict.items()):
+            level = getattr(logger, "level", 0)
+            if level and not name.startswith("mitogen") and "[" not in name:
+                levels.append([name, level])
+        return LOG.getEffectiveLevel(), levels
+
+    def push_modules(self, context: core.Context, fn: Any) -> None:
+        """Any thread: send `fn`'s module and what that imports, as far as it has not gone there."""
+        known = self.responder._known.get(context.context_id)
+        if known is None or fn.__module__ not in known:
+            self.responder.push(context, [fn.__module__])
+
+    def __enter__(self) -> Router:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.broker.shutdown()
+        self.broker.join()
+        self.worker.join()
+
+    def disconnect_stream(self, stream: Any) -> None:
+        """Close a stream."""
+        self.broker.defer(stream.disconnect, "Router.disconnect_stream()")
+
+    def disconnect_all(self) -> None:
+        """Close every stream to a child."""
+        for stream in self.get_streams():
+            self.disconnect_stream(stream)
+
+    def get_stats(self) -> dict[str, float]:
+        """Return counts of the modules that were asked for and served."""
+        names = (
+            "get_module_count",
+            "get_module_secs",
+            "good_load_module_count",
+            "good_load_module_size",
+            "bad_load_module_count",
+            "minify_secs",
+        )
+        return {name: getattr(self.responder, name) for name in names}
+
+
+_source: list[bytes] = []
+
+
+def _core_source() -> bytes:
+    """Return core.py as children get it; made once."""
+    if not _source:
+        from mitogen import minify
+
+        path = os.path.join(os.path.dirname(__file__), "core.py")
+        with open(path, encoding="utf-8") as fp:
+            _source.append(minify.minimize_source(fp.read()).encode())
+    return _source[0]

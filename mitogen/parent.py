@@ -1,0 +1,1000 @@
+"""
+What a context needs once it has children: starting them, growing and withdrawing routes, handing
+out ids, passing modules on.
+
+Rules
+    1. A router becomes a parent by getting a Branch; no object changes its class.
+    2. A connection is a state machine on the broker (Connecting); who asked for it only waits.
+    3. Whatever way a connection ends, its process is reaped and its descriptors are closed.
+    4. A route is believed only from the stream that the id was given out on.
+
+Threads: Connecting, ChildStream and Branch run on the broker; the Router's methods on any.
+"""
+
+import os
+import sys
+
+import mitogen
+import mitogen.flow
+from mitogen import core, handshake, spawn
+from mitogen.calls import CallChain
+from mitogen.core import (
+    ADD_ROUTE,
+    ALLOCATE_ID,
+    CALL_SERVICE,
+    DEBUG,
+    DEL_ROUTE,
+    FORWARD_MODULE,
+    GET_MODULE,
+    LOAD_MODULE,
+    PING,
+    RAW,
+    SHUTDOWN,
+    CallError,
+    Kwargs,
+    Message,
+    StreamError,
+    is_neighbour,
+    listen,
+    takes_router,
+)
+from mitogen.handshake import EofError
+from mitogen.mailbox import Latch, Receiver
+
+__all__ = [
+    "Branch",
+    "CallChain",
+    "CancelledError",
+    "Connection",
+    "Context",
+    "EofError",
+    "Options",
+    "Router",
+    "get_connection_class",
+    "upgrade",
+    "upgrade_router",
+]
+
+#: Connection methods: the name of the Router's method to the module that has it.
+METHODS = {
+    "local": "mitogen.parent",
+    "ssh": "mitogen.ssh",
+    "sudo": "mitogen.sudo",
+    "su": "mitogen.su",
+    "doas": "mitogen.doas",
+    "fork": "mitogen.fork",
+}
+#: Ids in one block.
+BLOCK_SIZE = 1000
+#: Seconds between keepalives on a remote stream, and how many may go unanswered.
+KEEPALIVE_INTERVAL = 15.0
+KEEPALIVE_COUNT = 3
+
+
+class CancelledError(StreamError):
+    """The broker ended before the connection was made."""
+
+
+def get_connection_class(name):
+    """
+    Return the Connection class of a connection method.
+
+    :param str name: "ssh", "sudo", ...
+    :raises ValueError: there is no such method
+    """
+    if name not in METHODS:
+        raise ValueError(
+            "no connection method %r; there are: %s" % (name, ", ".join(sorted(METHODS)))
+        )
+    return core.import_module(METHODS[name]).Connection
+
+
+def get_default_remote_name():
+    """Return `user@host:pid` of this process, without slashes."""
+    try:
+        import pwd
+
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except (ImportError, KeyError):
+        user = str(os.getuid())
+    return ("%s@%s:%d" % (user, os.uname().nodename, os.getpid())).replace("/", "_")
+
+
+def get_sys_executable():
+    """Return the path of this interpreter."""
+    return sys.executable or "python3"
+
+
+def defer_sync(broker, func):
+    """
+    Any thread: return what `func()` returned, or raise what it raised, on the broker thread.
+
+    :raises Error: the broker has ended
+    """
+    if broker.on_thread():
+        return func()
+    box = []
+    lock = core.new_lock()
+
+    def run():
+        try:
+            box.extend((func(), None))
+        except BaseException as e:
+            box.extend((None, e))
+        lock.release()
+
+    broker.defer(run)
+    while not lock.acquire(True, 1):
+        if not broker.alive and not box:
+            raise core.Error("the broker has ended")
+    if box[1]:
+        raise box[1]
+    return box[0]
+
+
+class Options:
+    """
+    What every connection method takes.
+
+    :param str name: name of the context, for people
+    :param str remote_name: shown by ps behind `mitogen:`; no slashes
+    :param python_path: str, path or list: the interpreter; None: see `default_python_path`
+    :param float connect_timeout: seconds until the connection must be made
+    :param bool debug: log more in the child
+    :param bool unidirectional: forbid traffic between siblings there
+    """
+
+    #: What to run where none is named: None to look for one.
+    default_python_path = None
+
+    def __init__(
+        self,
+        name=None,
+        remote_name=None,
+        python_path=None,
+        debug=False,
+        connect_timeout=30.0,
+        profiling=False,
+        unidirectional=False,
+        max_message_size=None,
+    ):
+        self.name = name
+        self.remote_name = remote_name or get_default_remote_name()
+        if "/" in self.remote_name or "\\" in self.remote_name:
+            raise ValueError("remote_name=%r must not contain a slash" % (remote_name,))
+        if isinstance(python_path, os.PathLike):
+            python_path = os.fspath(python_path)
+        self.python_path = python_path or self.default_python_path
+        self.debug = debug
+        self.connect_timeout = float(connect_timeout)
+        self.profiling = profiling
+        self.unidirectional = unidirectional
+        self.max_message_size = max_message_size
+
+
+class LocalOptions(Options):
+    """Options of a method whose child runs on this machine: this interpreter, if none is named."""
+
+    default_python_path = property(lambda self: get_sys_executable())
+
+
+class Connection:
+    """
+    A connection method: how to start a child, and what may be asked on the way. This one is
+    `local`: a subprocess of this one.
+    """
+
+    options_class = LocalOptions
+    #: How the child's standard input and output are made: see spawn.start().
+    stdio = "pipe"
+    tty = False
+    err = False
+    #: Send all at once, before the child has said a word: not where the prompts are on the pipe.
+    eager = True
+    #: The link can go silent: send keepalives.
+    keepalive_interval = 0
+    keepalive_count = KEEPALIVE_COUNT
+    #: Changes to the environment of the program that is started; the child undoes them.
+    environ = {}
+
+    def __init__(self, options, router):
+        self.options = options
+        self.router = router
+        self.process = None
+
+    def python_argv(self):
+        """Return the interpreter's argument list."""
+        path = self.options.python_path
+        return [str(arg) for arg in ([path] if isinstance(path, (str, bytes)) else path)]
+
+    def get_boot_command(self):
+        """Return the argument list that starts the first stage, with no shell between."""
+        return self.python_argv() + ["-c", handshake.first_stage(), self.options.remote_name]
+
+    def argv(self):
+        """Return the argument list to run here. Pure."""
+        return self.get_boot_command()
+
+    def rules(self):
+        """Return what may be asked or said before the child is there: channel to list of Rule."""
+        return {}
+
+    def answers(self):
+        """Return what to answer, by the names that rules() uses."""
+        return {}
+
+    def default_name(self):
+        """Return the context's name where none was given."""
+        return "local.%d" % self.process.pid
+
+    def lookup(self):
+        """Return what interpreter is looked for, for an error."""
+        if self.options.python_path is None:
+            names = ["python" + s.strip('"') for s in handshake.SUFFIXES]
+            return ", ".join(names)
+        return " ".join(self.python_argv())
+
+    def start(self):
+        """Start the child's process."""
+        self.process = spawn.start(self.argv(), self.stdio, self.tty, self.err, self.environ)
+        return self.process
+
+
+class ChildStream(core.Stream):
+    """A stream to a child; until the child is ready, what comes is Connecting's."""
+
+    connecting = None
+    process = None
+    #: Scripts read stream.protocol.remote_id.
+    protocol = property(lambda self: self)
+
+    def __init__(self, router, remote_id, fd):
+        core.Stream.__init__(self, router, remote_id, fd, fd)
+        #: Ids given out on this stream: (first, end) pairs. Routes are believed for these only.
+        self.blocks = []
+        #: Full names of the modules that were sent on it.
+        self.sent_modules = set()
+        #: Functions to call once the process is reaped.
+        self.when_gone = []
+        self.gone = False
+
+    def receive(self, data):
+        if self.connecting:
+            self.received += len(data)
+            self.connecting.on_data("pipe", data)
+        else:
+            core.Stream.receive(self, data)
+
+    def allows(self, context_id):
+        """Whether that id was given out on this stream."""
+        return any(first <= context_id < end for first, end in self.blocks)
+
+
+class Connecting:
+    """
+    One connection under way.
+
+    :param Router router: of this context
+    :param Connection conn: how
+    :param int context_id: id that the child is given
+    """
+
+    def __init__(self, router, conn, context_id):
+        self.router = router
+        self.broker = router.broker
+        self.conn = conn
+        self.context_id = context_id
+        self.latch = Latch()
+        self.stream = None
+        self.deadline = None
+        self.error = None
+
+    # -- on the caller's thread
+
+    def start(self):
+        """Start the process; the broker does the rest."""
+        self._spawn(self.conn.eager)
+        self.broker.defer(self._begin)
+
+    def wait(self):
+        """Return the Context, or raise what went wrong."""
+        self.broker.exit_actions.append(self._cancel)
+        try:
+            if not self.broker.alive:
+                self._cancel()
+            error = self.latch.get()
+        finally:
+            self.broker.exit_actions.remove(self._cancel)
+        if error:
+            raise error
+        return self.context
+
+    def _cancel(self):
+        self.latch.put(CancelledError("the broker has ended"))
+
+    def _spawn(self, eager):
+        self.eager = eager
+        conn = self.conn
+        process = conn.start()
+        self.shake = handshake.Handshake(conn.rules(), conn.answers(), conn.lookup())
+        self.stream = stream = ChildStream(self.router, self.context_id, process.pipe)
+        stream.process = process
+        stream.conn = conn
+        stream.connecting = self
+        stream.name = conn.options.name or conn.default_name()
+        self.side_fds = {fd: n for fd, n in ((process.tty, "tty"), (process.err, "err")) if fd}
+
+    # -- on the broker
+
+    def _begin(self):
+        stream = self.stream
+        for fd, channel in self.side_fds.items():
+            core.set_blocking(fd, False)
+            self.broker.poller.watch(fd, lambda fd=fd, c=channel: self._on_side(fd, c))
+        listen(stream, "disconnect", self._on_disconnect)
+        stream.start()
+        if self.eager:
+            stream.send(self.router.preamble_for(self))
+        if stream.process.slave and self.conn.stdio == "tty":
+            self._hold_slave(stream)
+        if self.deadline is None:
+            timeout = self.conn.options.connect_timeout
+            self.deadline = self.broker.after(timeout, self._on_deadline)
+
+    def _hold_slave(self, stream):
+        """Keep the terminal from hanging up until the program has opened it, or has ended."""
+        if stream.received or stream.closed or stream.process.proc.poll() is not None:
+            stream.process.close_slave()
+        else:
+            self.broker.after(0.01, lambda: self._hold_slave(stream))
+
+    def _on_side(self, fd, channel):
+        data = core.read_fd(fd)
+        if data:
+            self.on_data(channel, data)
+        elif data is not None:
+            self._close_side(fd)
+
+    def _close_side(self, fd):
+        if self.side_fds.pop(fd, None):
+            self.broker.poller.watch(fd)
+            os.close(fd)
+
+    def on_data(self, channel, data):
+        """Take in what came before the child was ready; or later, beside the stream."""
+        if self.shake.state == "ready":
+            text = data.decode("utf-8", "replace").strip()
+            return self.router.log(DEBUG, "%s: %s", self.stream.name, text)
+        for event in self.shake.receive(channel, data):
+            self._EVENTS[event[0]](self, *event[1:])
+
+    def _on_send(self, channel, data):
+        if channel == "pipe":
+            self.stream.send(data)
+        else:
+            os.write(self.stream.process.tty, data)
+
+    def _on_hello(self):
+        if not self.eager:
+            self.stream.send(self.router.preamble_for(self))
+
+    def _on_eaten(self):
+        if not self.eager:
+            return self._on_failed(
+                StreamError(
+                    "%s: something on the target reads what is meant for Python (a login script "
+                    "that reads standard input?); last 100 lines received:\n%s",
+                    self.stream.name,
+                    self.shake.output(),
+                )
+            )
+        self.router.log(DEBUG, "%s: standard input was read by another program", self.stream.name)
+        self._abandon(self._again)
+
+    def _again(self, _status):
+        try:
+            self._spawn(False)
+        except StreamError as e:
+            return self._report(e)
+        self._begin()
+
+    def _on_ready(self, rest):
+        stream = self.stream
+        stream.connecting = None
+        self.deadline.clear()
+        router = self.router
+        self.context = router.context_by_id(self.context_id, name=stream.name)
+        self.context.via = None
+        router.branch.add_stream(stream)
+        self.latch.put(None)
+        if rest:
+            stream.receive(rest)
+
+    def _on_failed(self, error):
+        self._abandon(lambda status: self._report(error))
+
+    _EVENTS = {
+        "send": _on_send,
+        "hello": _on_hello,
+        "eaten": _on_eaten,
+        "ready": _on_ready,
+        "failed": _on_failed,
+    }
+
+    def _on_deadline(self):
+        self._on_failed(self.shake.timeout(self.conn.options.connect_timeout))
+
+    def _abandon(self, then):
+        """End the attempt: close everything, kill, reap, then call `then(status)`."""
+        stream = self.stream
+        self.error = then
+        stream.disconnect("given up")
+        stream.process.signal(spawn._signal.SIGKILL)
+
+    def _on_disconnect(self):
+        """The stream has ended: before the child was ready, or at its end."""
+        stream = self.stream
+        for fd in list(self.side_fds):
+            self._drain_side(fd)
+            self._close_side(fd)
+        stream.process.close_slave()
+        then = self.error or (self._on_eof if stream.connecting else lambda status: None)
+        self.error = None
+
+        def gone(status):
+            stream.gone = True
+            for func in stream.when_gone:
+                func()
+            then(status)
+
+        stream.process.reap(self.broker, gone)
+
+    def _drain_side(self, fd):
+        while 1:
+            data = core.read_fd(fd)
+            if not data:
+                break
+            for event in self.shake.receive(self.side_fds[fd], data):
+                if event[0] == "failed" and self.error is None:
+                    error = event[1]
+                    self.error = lambda status: self._report(error)
+
+    def _on_eof(self, status):
+        if status == 127 and self.shake.state == "login":
+            error = self.shake._unsupported("found none\n%s" % self.shake.output())
+        else:
+            error = self.shake.eof(spawn.status_text(status))
+        self._report(error)
+
+    def _report(self, error):
+        self.stream.connecting = None
+        self.deadline and self.deadline.clear()
+        self.latch.put(error)
+
+
+class ChildIds:
+    """Hands out context ids in a context that has a parent, who is asked for a block at a time."""
+
+    def __init__(self, router):
+        self.router = router
+        self.free = iter(())
+        self.lock = core._thread.allocate_lock()
+
+    def allocate(self):
+        """Return a new context id; asks the parent where this context has none left."""
+        with self.lock:
+            for context_id in self.free:
+                return context_id
+            latch = Latch()
+            self.request(latch.put)
+            block = latch.get(core.IMPORT_TIMEOUT)
+            if block is None:
+                raise core.ChannelError(core.ChannelError.remote_msg)
+            self.free = iter(range(*block))
+            return next(self.free)
+
+    def request(self, done):
+        """Any thread: call `done((first, end))` on the broker once the parent has answered."""
+
+        def on_answer(msg):
+            done(None if msg.is_dead else core._HEADER_BLOCK.unpack(msg.data))
+
+        router = self.router
+        parent = router.context_by_id(router.node.parent_ids[0])
+        handle = router.add_handler(
+            on_answer, router.new_handle(False), persist=False, respondent=parent
+        )
+        msg = Message(dst_id=parent.context_id, handle=ALLOCATE_ID, reply_to=handle, flags=RAW)
+        router.route(msg, False)
+
+
+class RelayedModules:
+    """Where a context that has a parent gets modules for its children: its own importer."""
+
+    def __init__(self, router):
+        self.router = router
+        self.importer = router.importer
+
+    def fetch(self, fullname, done, sent=()):
+        """Broker thread: call `done(segment)` once the module's segment is here."""
+        entry = self.importer.modules.get(fullname)
+        if entry:
+            return done(entry[2])
+        self.importer.request(fullname, lambda: done(self.importer.modules[fullname][2]))
+
+    def segments(self, fullnames):
+        """Return the segments that hold those modules, as far as they are here; each once."""
+        found = {}
+        for fullname in fullnames:
+            entry = self.importer.modules.get(fullname)
+            if entry:
+                found[id(entry[2])] = entry[2]
+        return list(found.values())
+
+    def push(self, context, module_names):
+        """Any thread: send on what is here of those modules, ahead of a call."""
+        target = context.context_id
+        stream = self.router._stream_by_id.get(target)
+        if (
+            stream is None
+            or target == stream.remote_id
+            and stream.sent_modules.issuperset(module_names)
+        ):
+            return
+        names = [n for n in module_names + ["mitogen.child"] if n in self.importer.modules]
+        branch = self.router.branch
+        segments = self.segments([n for n in names if n not in stream.sent_modules])
+        branch.send_now(stream, target, segments, names)
+
+    def own_names(self):
+        return sorted(self.importer.own - {"mitogen"})
+
+
+class Branch:
+    """
+    What a router has once it has children. All on the broker thread.
+
+    :param ids: ChildIds, or the master's allocator
+    :param modules: RelayedModules, or the master's responder
+    """
+
+    unidirectional_msg = (
+        "routing mode prevents forward of unidirectional message from context %d to context %d"
+    )
+
+    def __init__(self, router, ids, modules, core_source):
+        self.router = router
+        router.forward = self.forward
+        self.ids = ids
+        self.modules = modules
+        self.preamble = handshake.preamble(core_source)
+        self.streams = set()
+        add = router.add_handler
+        add(self._on_add_route, ADD_ROUTE, policy=is_neighbour)
+        add(self._on_allocate_id, ALLOCATE_ID, policy=is_neighbour)
+        add(self._on_get_module, GET_MODULE, policy=is_neighbour)
+        add(self._on_forward_module, FORWARD_MODULE, policy=self._from_parent)
+        listen(router, "routes_lost", self._on_routes_lost)
+        listen(router.broker, "shutdown", self._on_shutdown)
+
+    def _from_parent(self, msg, stream):
+        return stream is not None and stream is self.router.routes.parent
+
+    # -- streams and routes
+
+    def forward(self, msg, stream):
+        """Pass a frame on: its payload is not looked at."""
+        router = self.router
+        dst = msg.dst_id
+        parent = router.routes.parent
+        out = router.routes.get(dst)
+        if out is None or out is stream:
+            why = router.no_route_msg % (dst, router.node.context_id)
+        elif router.unidirectional and parent is not stream and parent is not out:
+            why = self.unidirectional_msg % (msg.src_id, dst)
+        else:
+            stream.egress_ids.add(dst)
+            return out.send(msg._header(len(msg.data), msg.flags), msg.data)
+        if not msg.flags & core.CONT:
+            router._bounce(msg, why)
+
+    def add_stream(self, stream):
+        """A child is ready."""
+        router = self.router
+        self.streams.add(stream)
+        router.broker.holds.add(stream)
+        stream.when_gone.append(lambda: self._on_gone(stream))
+        router._stream_by_id[stream.remote_id] = stream
+        self._tell_parent(ADD_ROUTE, stream.remote_id, stream.name)
+        if stream.conn.keepalive_interval:
+            self._keep_alive(stream, stream.received, 0)
+
+    def _on_gone(self, stream):
+        """A child's process is reaped."""
+        self.streams.discard(stream)
+        self.router.broker.holds.discard(stream)
+        self.router.broker.stop()
+
+    def _keep_alive(self, stream, received, unanswered):
+        if stream.closed:
+            return
+        unanswered = unanswered + 1 if received == stream.received else 0
+        if unanswered > stream.conn.keepalive_count:
+            return stream.disconnect("no answer to %d keepalives" % (unanswered - 1))
+        received = stream.received
+        router = self.router
+        handle = router.add_handler(lambda msg: None, router.new_handle(False), persist=False)
+        router.route(
+            Message(dst_id=stream.remote_id, handle=PING, reply_to=handle, flags=RAW), False
+        )
+        router.broker.after(
+            stream.conn.keepalive_interval,
+            lambda: self._keep_alive(stream, received, unanswered),
+        )
+
+    def _tell_parent(self, handle, context_id, name=""):
+        router = self.router
+        if router.node.parent_ids and router.routes.parent:
+            self._tell(router.node.parent_ids[0], handle, context_id, name)
+
+    def _tell(self, dst_id, handle, context_id, name=""):
+        data = core._NUMBER.pack(context_id) + (name or "").encode()
+        self.router.route(Message(dst_id=dst_id, handle=handle, data=data, flags=RAW), False)
+
+    def _on_add_route(self, msg):
+        (context_id,) = core._NUMBER.unpack_from(msg.data)
+        name = msg.data[4:].decode("utf-8", "replace")
+        router = self.router
+        stream = router._stream_by_id.get(msg.src_id)
+        if stream is None or not stream.allows(context_id) or context_id in router._stream_by_id:
+            return router._drop(msg, stream, "context %d is not its to announce" % context_id)
+        router._stream_by_id[context_id] = stream
+        router.context_by_id(context_id, msg.src_id, name=name)
+        self._tell_parent(ADD_ROUTE, context_id, name)
+
+    def _on_routes_lost(self, ids, stream):
+        """Tell the parent, and every neighbour that ever sent to one of those contexts."""
+        forget = self.modules.__dict__.get("forget")
+        for context_id in ids:
+            if forget:
+                forget(context_id)
+            if stream is not self.router.routes.parent:
+                self._tell_parent(DEL_ROUTE, context_id)
+            for other in list(self.streams):
+                if context_id in other.egress_ids:
+                    other.egress_ids.discard(context_id)
+                    self._tell(other.remote_id, DEL_ROUTE, context_id)
+
+    def _on_shutdown(self):
+        """Have the children end by themselves; what does not is cut off (spawn.Process.reap)."""
+        for stream in list(self.streams):
+            if not stream.closed:
+                self.router.route(Message(dst_id=stream.remote_id, handle=SHUTDOWN), False)
+        self.router.broker.after(self.router.broker.shutdown_timeout, self.cut_off)
+
+    def cut_off(self):
+        """End every stream."""
+        for stream in list(self.streams):
+            stream.disconnect("shutdown")
+
+    # -- ids
+
+    def _on_allocate_id(self, msg):
+        """A neighbour wants a block of ids; or the parent says who has got one further down."""
+        router = self.router
+        if msg.data:
+            target, first, end = core._CREDIT.unpack(msg.data)
+            if router.routes.parent and msg.src_id == router.node.parent_ids[0]:
+                self.grant(target, first, end)
+            return
+        stream = router._stream_by_id.get(msg.src_id)
+
+        def on_block(block):
+            if block is None or stream is None or stream.closed:
+                return
+            stream.blocks.append(block)
+            msg.reply(Message(data=core._HEADER_BLOCK.pack(*block), flags=RAW))
+
+        self.ids.request(on_block)
+
+    def grant(self, target, first, end):
+        """Record, on every hop towards `target`, that it may announce these ids."""
+        router = self.router
+        stream = router._stream_by_id.get(target)
+        if stream is None:
+            return
+        stream.blocks.append((first, end))
+        if stream.remote_id != target:
+            data = core._CREDIT.pack(target, first, end)
+            router.route(
+                Message(dst_id=stream.remote_id, handle=ALLOCATE_ID, data=data, flags=RAW), False
+            )
+
+    # -- modules
+
+    def _on_get_module(self, msg):
+        fullname = msg.data.decode("utf-8", "replace")
+        stream = self.router._stream_by_id.get(msg.src_id)
+        if stream:
+            sent = stream.sent_modules
+            self.modules.fetch(fullname, lambda segment: self._send_segment(stream, segment), sent)
+
+    def _send_segment(self, stream, segment):
+        if stream.closed:
+            return
+        stream.sent_modules.update(entry[0] for entry in segment[0])
+        self.router.route(
+            Message(dst_id=stream.remote_id, handle=LOAD_MODULE, data=core.encode(segment)), False
+        )
+
+    def send_now(self, stream, target, segments, fullnames):
+        """Any thread: send_segments(), done when this returns."""
+        defer_sync(
+            self.router.broker, lambda: self.send_segments(stream, target, segments, fullnames)
+        )
+
+    def send_segments(self, stream, target, segments, fullnames):
+        """Queue modules for a context: to the next hop what it has not got, then the order to
+        pass them on."""
+        for segment in segments:
+            self._send_segment(stream, segment)
+        if stream.remote_id != target and fullnames:
+            data = core.encode([target, fullnames])
+            msg = Message(dst_id=stream.remote_id, handle=FORWARD_MODULE, data=data)
+            self.router.route(msg, False)
+
+    def _on_forward_module(self, msg):
+        target, fullnames = core.decode(msg.data)
+        stream = self.router._stream_by_id.get(target)
+        if stream:
+            missing = [n for n in fullnames if n not in stream.sent_modules]
+            segments = self.modules.segments(missing)
+            self.send_segments(stream, target, segments, fullnames)
+
+
+class Context(core.Context):
+    """A context as one that calls functions in it sees it."""
+
+    call_chain_class = CallChain
+
+    @property
+    def default_call_chain(self):
+        """The CallChain that call() and its like use."""
+        chain = self.__dict__.get("_chain")
+        if chain is None:
+            chain = self.__dict__["_chain"] = Context.call_chain_class(self)
+        return chain
+
+    def call(self, fn, *args, **kwargs):
+        """Call a function there and return its result: see CallChain.call()."""
+        return Context.default_call_chain.fget(self).call(fn, *args, **kwargs)
+
+    def call_async(self, fn, *args, **kwargs):
+        """Call a function there; return a Receiver for its result."""
+        return Context.default_call_chain.fget(self).call_async(fn, *args, **kwargs)
+
+    def call_no_reply(self, fn, *args, **kwargs):
+        """Call a function there and go on; an error is logged."""
+        Context.default_call_chain.fget(self).call_no_reply(fn, *args, **kwargs)
+
+    def send_async(self, msg, persist=False):
+        """Send `msg` there; return a Receiver for the answer."""
+        receiver = Receiver(self.router, persist=persist, respondent=self)
+        msg.reply_to = receiver.handle
+        msg.receiver = receiver
+        self.send(msg)
+        return receiver
+
+    def send_await(self, msg, deadline=None):
+        """Send `msg` there; return the answer's value, waiting `deadline` seconds at most."""
+        receiver = self.send_async(msg)
+        try:
+            return receiver.get(deadline).unpickle()
+        finally:
+            receiver.close()
+
+    def call_service_async(self, service_name, method_name, **kwargs):
+        """Call a method of a service there; return a Receiver for its result."""
+        if not isinstance(service_name, str):
+            service_name = service_name.name()
+        msg = Message.pickled((service_name, method_name, Kwargs(kwargs)), handle=CALL_SERVICE)
+        return self.send_async(msg)
+
+    def call_service(self, service_name, method_name, **kwargs):
+        """Call a method of a service there; return its result."""
+        return self.call_service_async(service_name, method_name, **kwargs).get().unpickle()
+
+    def shutdown(self, wait=False):
+        """
+        End the context.
+
+        :param bool wait: return only when it is gone, and reaped if it is a child of this one
+        :returns: where `wait` is False, a Latch that gets an item then
+        """
+        latch = Latch()
+        router = self.router
+        router.broker.defer(_when_gone, router, self, latch)
+        self.send(Message(handle=SHUTDOWN))
+        if not wait:
+            return latch
+        latch.get()
+
+
+core.ENCODERS[Context] = core.ENCODERS[core.Context]
+
+
+def _when_gone(router, context, latch):
+    def put():
+        if not latch.size():
+            latch.put(None)
+
+    stream = router._stream_by_id.get(context.context_id)
+    if stream is None:
+        put()
+    elif stream.remote_id == context.context_id:
+        stream.when_gone.append(put)
+    else:
+        listen(context, "disconnect", put)
+
+
+class Router(core.Router):
+    """The facade over a router that has a Branch; its functions serve a child's router too."""
+
+    context_class = Context
+    debug = False
+    profiling = False
+    unidirectional = False
+
+    def push_modules(self, context, fn):
+        """Any thread: send `fn`'s module and what that imports, as far as it has not gone there."""
+        self.branch.modules.push(context, [fn.__module__])
+
+    def preamble_for(self, connecting):
+        """Return all that a child is sent before frames: bytes."""
+        conn = connecting.conn
+        options = conn.options
+        log_level, log_levels = self.log_config()
+        config = {
+            "context_id": connecting.context_id,
+            "parent_ids": [self.node.context_id] + self.node.parent_ids,
+            "name": connecting.stream.name,
+            "remote_name": options.remote_name,
+            "own": self.branch.modules.own_names(),
+            "version": list(mitogen.__version__),
+            "log_level": DEBUG if options.debug else log_level,
+            "log_levels": log_levels,
+            "unidirectional": bool(options.unidirectional or self.unidirectional),
+            "max_message_size": self.max_message_size,
+            "merged": not conn.err,
+            "environ": {name: os.environ.get(name) for name in conn.environ},
+            "keepalive": conn.keepalive_interval * (conn.keepalive_count + 1),
+        }
+        return self.branch.preamble(core.encode(config))
+
+    def log_config(self):
+        """Return (level of mitogen's own records, [[logger, level]]) for a child's configuration."""
+        return self.log_level, self.econtext.config["log_levels"]
+
+    def allocate_id(self):
+        """Return a new context id."""
+        return self.branch.ids.allocate()
+
+    def connect(self, method_name, name=None, via=None, **kwargs):
+        """
+        Start a child and return its Context.
+
+        :param str method_name: "local", "ssh", "sudo", ...
+        :param str name: name for people
+        :param Context via: start it from there
+        :raises StreamError: it could not be started; the text says why, with its last output
+        :raises TimeoutError: it was not there within `connect_timeout` seconds
+        """
+        klass = get_connection_class(method_name)
+        if via is not None:
+            return self.proxy_connect(via, method_name, name, **kwargs)
+        return self._connect(klass, self.allocate_id(), name=name, **kwargs)
+
+    def _connect(self, klass, context_id, **kwargs):
+        kwargs.setdefault("debug", getattr(self, "debug", False))
+        conn = klass(klass.options_class(**kwargs), self)
+        connecting = Connecting(self, conn, context_id)
+        connecting.start()
+        return connecting.wait()
+
+    def proxy_connect(self, via_context, method_name, name=None, **kwargs):
+        """Have `via_context` start a child of its own; return its Context."""
+        klass = get_connection_class(method_name)
+        kwargs = {k: os.fspath(v) if hasattr(v, "__fspath__") else v for k, v in kwargs.items()}
+        klass.options_class(**kwargs)
+        context_id = self.allocate_id()
+        chain = CallChain(via_context)
+        self.broker.defer(self.branch.grant, via_context.context_id, context_id, context_id + 1)
+        self.branch.modules.push(via_context, ["mitogen.parent", METHODS[method_name]])
+        try:
+            name = chain.call(_proxy_connect, context_id, method_name, name, Kwargs(kwargs))
+        except CallError as e:
+            raise _local_error(e)
+        context = self.context_by_id(context_id, name="%s.%s" % (via_context.name, name))
+        context.via = via_context
+        return context
+
+    def disconnect(self, context):
+        """Close the stream to a child of this context; it ends."""
+        stream = self._stream_by_id.get(context.context_id)
+        if stream:
+            self.broker.defer(stream.disconnect, "Router.disconnect()")
+
+    def kill(self, context):
+        """Kill a child of this context; elsewhere in the tree, have it end."""
+        stream = self._stream_by_id.get(context.context_id)
+        if stream and stream.remote_id == context.context_id:
+            stream.process.signal(spawn._signal.SIGKILL)
+        self.disconnect(context)
+
+    def get_streams(self):
+        """Return the streams to the children."""
+        return set(self.branch.streams)
+
+    def stream_by_id(self, dst_id):
+        """Return the stream that leads to a context, or None."""
+        return self.routes.get(dst_id)
+
+    def add_route(self, target_id, stream):
+        """Broker thread: record that `stream` leads to a context."""
+        self._stream_by_id[target_id] = stream
+
+    def del_route(self, target_id):
+        """Broker thread: forget a context."""
+        stream = self._stream_by_id.pop(target_id, None)
+        if stream:
+            self.context_lost(target_id)
+            core.fire(self, "routes_lost", [target_id], stream)
+
+
+def _connection_method(name):
+    def method(self, **kwargs):
+        return self.connect(name, **kwargs)
+
+    method.__name__ = name
+    method.__qualname__ = "Router.%s" % name
+    method.__doc__ = "Start a child by the connection method `%s`: see its Options." % name
+    return method
+
+
+for _name in METHODS:
+    setattr(Router, _name, _connection_method(_name))
+
+
+def _local_error(error):
+    """Return the exception that `error` was where it was raised, if it was one of ours."""
+    module, _, name = (error.type_name or "").rpartition(".")
+    if module.startswith("mitogen"):
+        cls = getattr(core.import_module(module), name, None)
+        if isinstance(cls, type) and issubclass(cls, core.Error):
+            local = cls("%s", error.message)
+            local.__cause__ = error
+            return local
+    return error
+
+
+@takes_router
+def _proxy_connect(context_id, method_name, name, kwargs, router=None):
+    upgrade(router)
+    klass = get_connection_class(method_name)
+    return Router._connect(router, klass, context_id, name=name, **kwargs).name
+
+
+def upgrade(router):
+    """Give a child's router what it needs to have children of its own; once."""
+    if "branch" not in router.__dict__:
+        router.context_class = Context
+        router.broker.poller_upgrade = True
+        router.branch = Branch(
+            router, ChildIds(router), RelayedModules(router), router.econtext.core_source
+        )
+
+
+@core.takes_econtext
+def upgrade_router(econtext):
+    """Have `econtext.router` able to connect to others (it is, at first use, anyway)."""
+    upgrade(econtext.router)

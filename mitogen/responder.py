@@ -1,0 +1,292 @@
+"""
+Serves the program's modules to its contexts: pushed ahead of a call, or asked for.
+
+Rules
+    1. Finding, minifying and compressing never happen on the broker thread: a push does it on the
+       caller's thread, a request on the worker's.
+    2. A segment, [[[fullname, path, submodules, size], ...], zlib stream, own names], is never
+       changed once it is made: it is cached, and relays pass it on unopened.
+    3. A call can't overtake its modules: they are queued on the stream before it.
+
+Threads: push() on any; fetch() and forget() on the broker's.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Optional
+
+from mitogen import finder, imports, minify
+from mitogen.core import Blob
+
+__all__ = ["ImportPolicy", "ModuleDenied", "ModuleResponder", "Worker"]
+
+#: Bytes of compressed modules that are pushed with one call at most; the rest on demand.
+PUSH_LIMIT = 262144
+#: What a child has from the start.
+ALWAYS_THERE = frozenset(["mitogen", "mitogen.core"])
+#: Needed by a child for its first call, whatever that is.
+FIRST_CALL = "mitogen.child"
+
+Segment = list[Any]
+
+
+class ModuleDenied(ImportError):
+    """The whitelist or blacklist keeps a module from being served."""
+
+
+class Worker:
+    """One thread, started when first needed, that does what must not hold up the broker."""
+
+    def __init__(self, name: str = "mitogen-worker") -> None:
+        self.name = name
+        self._jobs: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
+        self._ready = threading.Semaphore(0)
+        self._thread: Optional[threading.Thread] = None
+        self._stopped = False
+
+    def put(self, func: Callable[..., Any], *args: Any) -> None:
+        """Broker thread: have `func(*args)` run, after what was put before."""
+        if self._stopped:
+            return
+        self._jobs.append((func, args))
+        self._ready.release()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            self._ready.acquire()
+            if not self._jobs:
+                return
+            func, args = self._jobs.popleft()
+            func(*args)
+
+    def stop(self) -> None:
+        """Broker thread: end the thread once it has done what was put."""
+        self._stopped = True
+        self._ready.release()
+
+    def join(self) -> None:
+        """Wait for the thread's end."""
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(5)
+
+
+class ImportPolicy:
+    """
+    What a child may ask for, by prefixes of full names.
+
+    :param overrides: if there are any, only these are served
+    :param blocks: never served
+    """
+
+    def __init__(self, overrides: Iterable[str] = (), blocks: Iterable[str] = ()) -> None:
+        self.overrides = set(overrides)
+        self.blocks = set(blocks)
+
+    @staticmethod
+    def _covers(prefixes: set[str], fullname: str) -> bool:
+        while fullname:
+            if fullname in prefixes:
+                return True
+            fullname = fullname.rpartition(".")[0]
+        return False
+
+    def denied(self, fullname: str) -> Optional[str]:
+        """Return why `fullname` is not served, or None."""
+        if fullname.partition(".")[0] == "mitogen":
+            return None
+        if self.overrides and not self._covers(self.overrides, fullname):
+            return f"{fullname}: not in the whitelist of the controlling program's router"
+        if self._covers(self.blocks, fullname):
+            return f"{fullname}: in the blacklist of the controlling program's router"
+        return None
+
+
+class ModuleResponder:
+    """
+    The master's source of modules.
+
+    :param router: the master's router
+    """
+
+    def __init__(self, router: Any, worker: Worker, policy: Optional[ImportPolicy] = None) -> None:
+        self.router = router
+        self.policy = policy or ImportPolicy()
+        self.finder = finder.ModuleFinder(imports.all_imports)
+        self._worker = worker
+        self._lock = threading.Lock()
+        self._known: dict[int, set[str]] = {}
+        self._segments: dict[tuple[str, ...], Segment] = {}
+        self.get_module_count = 0
+        self.get_module_secs = 0.0
+        self.minify_secs = 0.0
+        self.good_load_module_count = 0
+        self.good_load_module_size = 0
+        self.bad_load_module_count = 0
+
+    # -- settings
+
+    def add_source_override(self, fullname: str, path: str, source: bytes, is_pkg: bool) -> None:
+        """Serve `source` as the module `fullname`, whatever is here under that name."""
+        self.finder.add_source_override(fullname, path, source, is_pkg)
+
+    def add_source_modifier(self, fullname: str, modifier: Callable[[bytes], bytes]) -> None:
+        """Serve what `modifier(source)` returns as the module `fullname`."""
+        self.finder.add_source_modifier(fullname, modifier)
+
+    def whitelist_prefix(self, fullname: str) -> None:
+        """Serve `fullname` and what is below it; once called, nothing that is not named so."""
+        self.policy.overrides.add(fullname)
+
+    def blacklist_prefix(self, fullname: str) -> None:
+        """Never serve `fullname` or what is below it."""
+        self.policy.blocks.add(fullname)
+
+    def neutralize_main(self, path: str, src: Any) -> Any:
+        """Return the source of a `__main__` up to its guard: see finder.neutralize_main()."""
+        return finder.neutralize_main(path, src)
+
+    def own_names(self) -> list[str]:
+        """Return the program's own top-level names."""
+        return self.finder.own_names()
+
+    # -- pushing
+
+    def push(self, context: Any, module_names: Iterable[str]) -> None:
+        """
+        Any thread: send modules and what they import ahead of a call.
+
+        :raises ModuleUnservable: one of them is the program's own and can't be sent
+        """
+        target = context.context_id
+        known = self._known.get(target)
+        if known is not None and known.issuperset(module_names):
+            return
+        branch = self.router.branch
+        with self._lock:
+            known = self._known.setdefault(target, set(ALWAYS_THERE))
+            names = [n for n in module_names if n not in known] + [FIRST_CALL]
+            stream = self.router._stream_by_id.get(target)
+            if stream is None:
+                del self._known[target]
+                return
+            closure = self._closure(names, known)
+            segments = self._pushed([n for n in closure if n not in stream.sent_modules])
+            branch.send_now(stream, target, segments, closure)
+            known.update(names, closure)
+
+    def _closure(self, names: list[str], known: set[str]) -> list[str]:
+        def want(name: str) -> bool:
+            return name not in known and self._is_pushed(name)
+
+        return self.finder.closure([n for n in names if want(n)], want)
+
+    def _is_pushed(self, name: str) -> bool:
+        return self.finder.kind(name) in ("own", "mitogen") and not self.policy.denied(name)
+
+    def _pushed(self, names: list[str]) -> list[Segment]:
+        segment = self.segment(names) if names else None
+        while segment and len(segment[1]) > PUSH_LIMIT and len(names) > 1:
+            names = names[: len(names) // 2]
+            segment = self.segment(names)
+        return [segment] if segment else []
+
+    def forget(self, context_id: int) -> None:
+        """Broker thread: a context is gone."""
+        self._known.pop(context_id, None)
+
+    # -- segments
+
+    def segment(self, names: Iterable[str]) -> Segment:
+        """Return a segment of modules, in that order; what can't be served is left out."""
+        key = tuple(names)
+        found = self._segments.get(key)
+        if found is None:
+            found = self._segments[key] = self._make_segment(key)
+        return found
+
+    def _make_segment(self, names: tuple[str, ...]) -> Segment:
+        entries = []
+        own = set()
+        compressor = zlib.compressobj(9)
+        chunks = []
+        for name in names:
+            module = self.finder.find(name)
+            source = self._source(module)
+            size = None if module.source is None else len(source)
+            submodules = [n.rpartition(".")[2] for n in module.submodules]
+            entries.append([name, module.path, submodules if module.is_pkg else None, size])
+            chunks.append(compressor.compress(source))
+            if module.kind == "own":
+                top = name.partition(".")[0]
+                own.add(top if self.finder.kind(top) == "own" else name)
+        chunks.append(compressor.flush())
+        data = b"".join(chunks)
+        self.good_load_module_count += len(entries)
+        self.good_load_module_size += len(data)
+        return [entries, Blob(data), sorted(own)]
+
+    def _source(self, module: finder.Module) -> bytes:
+        if module.source is None:
+            return b""
+        if module.kind == "mitogen":
+            return minify.minimize_source(module.source.decode()).encode()
+        return module.source
+
+    # -- answering
+
+    def fetch(
+        self, fullname: str, done: Callable[[Segment], None], sent: Iterable[str] = ()
+    ) -> None:
+        """
+        Broker thread: have `done(segment)` called there with the module, or with why there is none.
+
+        :param sent: what the asking child has been sent already
+        """
+        self.get_module_count += 1
+        self._worker.put(self._fetch, fullname, done, frozenset(sent))
+
+    def _fetch(self, fullname: str, done: Callable[[Segment], None], sent: frozenset[str]) -> None:
+        try:
+            segment = self._answer(fullname, sent)
+        except Exception as e:
+            self.bad_load_module_count += 1
+            reason = "" if isinstance(e, _NotHere) else str(e)
+            segment = [[[fullname, None, None, reason]], b"", []]
+        self.router.broker.defer(done, segment)
+
+    def _answer(self, fullname: str, sent: frozenset[str]) -> Segment:
+        denied = self.policy.denied(fullname)
+        if denied:
+            raise ModuleDenied(denied)
+        kind = self.finder.kind(fullname)
+        if kind is None or kind == "stdlib":
+            raise _NotHere(fullname)
+        top = fullname.partition(".")[0]
+
+        def want(name: str) -> bool:
+            if name == fullname:
+                return True
+            return (
+                name not in sent
+                and name not in ALWAYS_THERE
+                and (self._is_pushed(name) or name.partition(".")[0] == top)
+                and not self.policy.denied(name)
+            )
+
+        self.finder.find(fullname)
+        names = self.finder.closure([fullname], want)
+        segments = self._pushed(names)
+        if segments and any(entry[0] == fullname for entry in segments[0][0]):
+            return segments[0]
+        return self.segment([fullname])
+
+
+class _NotHere(Exception):
+    """No such module here either, so that the child's own error says it best."""

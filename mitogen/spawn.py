@@ -1,0 +1,166 @@
+"""
+Start a program that is to become a context, with a pipe to it; end it and reap it.
+
+Rules
+    1. No code of ours runs between fork and exec: subprocess does that, and a small `sh` script
+       where a controlling terminal has to be taken.
+    2. Every descriptor made here is closed in a child (PEP 446) and belongs to the Process until
+       it is taken over.
+    3. A process is ended by its own pid, and reaped.
+
+Threads: start() on any; reaping by the broker's timers.
+"""
+
+import _signal
+import _socket
+import os
+import subprocess
+
+from mitogen.core import StreamError
+
+__all__ = ["Process", "create_socketpair", "start", "status_text"]
+
+#: Bytes of socket buffer asked for; the system may give less.
+BUFFER_SIZE = 425984
+#: Seconds between looks at a process that should end: first and longest.
+FIRST_LOOK, LONGEST_LOOK = 0.002, 0.1
+#: Seconds after which a process that should end gets SIGTERM, and SIGKILL.
+TERM_AFTER, KILL_AFTER = 3.0, 5.0
+
+#: Takes the terminal named by $0 as controlling terminal (it must lead its session), then runs.
+_TAKE_TTY = ': <>"$0";exec "$@"'
+#: The same, with the terminal as its standard input, output and error.
+_ON_TTY = 'exec 0<>"$0" 1>&0 2>&0;exec "$@"'
+
+
+def create_socketpair(size=BUFFER_SIZE):
+    """Return two descriptors of a connected AF_UNIX stream, with `size` bytes of buffer asked."""
+    pair = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    for sock in pair:
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, size)
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, size)
+    return pair[0].detach(), pair[1].detach()
+
+
+def open_pty():
+    """Return (master, path of the slave, slave): a terminal that passes bytes unchanged."""
+    import tty
+
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    return master, os.ttyname(slave), slave
+
+
+class Process:
+    """
+    A started program.
+
+    :param proc: a subprocess.Popen, or what has its `pid`, `poll()` and `kill()`
+    :param int pipe: our end of its standard input and output
+    :param int tty: master of its terminal, or None
+    :param int err: read end of its standard error, or None where that is in `pipe`
+    """
+
+    #: The terminal's other end. Held open, so that the master does not hang up while no program
+    #: has it open.
+    slave = None
+
+    def __init__(self, proc, pipe, tty=None, err=None):
+        self.proc = proc
+        self.pid = proc.pid
+        self.pipe = pipe
+        self.tty = tty
+        self.err = err
+
+    def close_slave(self):
+        """Let the terminal hang up once no program has it open."""
+        slave, self.slave = self.slave, None
+        if slave is not None:
+            os.close(slave)
+
+    def signal(self, number):
+        """Send a signal, unless the process was reaped."""
+        if self.proc.poll() is None:
+            try:
+                os.kill(self.pid, number)
+            except ProcessLookupError:
+                pass
+
+    def reap(self, broker, done, waited=0.0):
+        """
+        Broker thread: call `done(status)` once the process is gone: soon by itself, else by a
+        signal.
+        """
+        status = self.proc.poll()
+        if status is not None:
+            return done(status)
+        wait = min(max(FIRST_LOOK, waited), LONGEST_LOOK)
+        for after, number in _SIGNALS.items():
+            if waited <= after < waited + wait:
+                self.signal(number)
+        broker.after(wait, lambda: self.reap(broker, done, waited + wait))
+
+
+_SIGNALS = {TERM_AFTER: _signal.SIGTERM, KILL_AFTER: _signal.SIGKILL}
+
+
+def status_text(status):
+    """Return what an exit status of subprocess says, for an error."""
+    if status is None:
+        return "process still running"
+    if status < 0:
+        return "process was ended by signal %d" % -status
+    return "process exited with status %d" % status
+
+
+def start(argv, stdio="pipe", tty=False, err=False, environ=None):
+    """
+    Start a program in a session of its own.
+
+    :param list argv: program and arguments
+    :param str stdio: "pipe": a socketpair is its standard input and output; "tty": a terminal is
+    :param bool tty: with "pipe", give it a controlling terminal as well, for its prompts
+    :param bool err: give its standard error a pipe of its own; else that goes where stdout goes
+    :param dict environ: changes to its environment
+    :returns: Process
+    :raises StreamError: it could not be started
+    """
+    ours = []
+    theirs = []
+    try:
+        master = slave = err_r = err_w = None
+        if stdio == "tty" or tty:
+            master, path, slave = open_pty()
+            ours.append(master)
+            ours.append(slave)
+            argv = ["/bin/sh", "-c", _ON_TTY if stdio == "tty" else _TAKE_TTY, path] + list(argv)
+        if err:
+            err_r, err_w = os.pipe()
+            ours.append(err_r)
+            theirs.append(err_w)
+        if stdio == "tty":
+            pipe, master = master, None
+            stdin = stdout = subprocess.DEVNULL
+        else:
+            pipe, stdin = create_socketpair()
+            theirs.append(stdin)
+            stdout = stdin
+            ours.append(pipe)
+        proc = subprocess.Popen(
+            [os.fspath(arg) for arg in argv],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=err_w if err else subprocess.STDOUT,
+            start_new_session=True,
+            env=dict(os.environ, **environ) if environ else None,
+        )
+    except OSError as e:
+        for fd in ours:
+            os.close(fd)
+        raise StreamError("cannot start %s: %s; is it installed, and the path right?", argv[0], e)
+    finally:
+        for fd in theirs:
+            os.close(fd)
+    process = Process(proc, pipe, master, err_r)
+    process.slave = slave
+    return process

@@ -1,0 +1,190 @@
+"""
+Connection method `ssh`: OpenSSH's client, ssh(1), as it is configured.
+
+The remote interpreter is looked for, unless one is named, in the same round trip.
+"""
+
+import os
+
+from mitogen import handshake, parent
+from mitogen.core import StreamError
+from mitogen.handshake import Rule
+
+__all__ = ["Connection", "HostKeyError", "Options", "PasswordError"]
+
+auth_incorrect_msg = "SSH authentication is incorrect"
+password_incorrect_msg = "SSH password is incorrect"
+password_required_msg = "SSH password was requested, but none specified"
+hostkey_config_msg = (
+    "SSH requested permission to accept unknown host key, but check_host_keys=ignore. "
+    "This is likely due to ssh_args= conflicting with check_host_keys=. Please correct your "
+    "configuration."
+)
+hostkey_failed_msg = (
+    "Host key checking is enabled, and SSH reported an unrecognized or mismatching host key. "
+    "Verify the key and add it to known_hosts, or see check_host_keys="
+)
+
+
+class PasswordError(StreamError):
+    """A password was asked for and there was none, or it was wrong; or no key was accepted."""
+
+
+class HostKeyError(StreamError):
+    """The server's host key is unknown, or not the known one."""
+
+
+class Options(parent.Options):
+    """
+    Besides parent.Options:
+
+    :param str hostname: host name, address, or alias in ssh's configuration
+    :param str username: None for what ssh's configuration says
+    :param ssh_path: str, path or list: the client
+    :param int port: None for what ssh's configuration says
+    :param str check_host_keys: "enforce" (only known ones), "accept" (unknown ones are added to
+        known_hosts), "ignore" (no check at all); True and False of old programs: enforce, ignore
+    :param str password: for password and keyboard-interactive logins
+    :param identity_file: str or path: a private key
+    :param bool identities_only: with a password or identity_file, offer no other keys
+    :param bool compression: have ssh compress
+    :param list ssh_args: more arguments for the client, str
+    :param bool keepalive_enabled: end a link that does not answer
+    :param int keepalive_interval: seconds
+    :param int keepalive_count: how many may go unanswered
+    :param int ssh_debug_level: 0 to 3: as many `-v`
+    """
+
+    def __init__(
+        self,
+        hostname,
+        username=None,
+        ssh_path="ssh",
+        port=None,
+        check_host_keys="enforce",
+        password=None,
+        identity_file=None,
+        compression=True,
+        ssh_args=None,
+        keepalive_enabled=True,
+        keepalive_count=3,
+        keepalive_interval=15,
+        identities_only=True,
+        ssh_debug_level=None,
+        **kwargs,
+    ):
+        parent.Options.__init__(self, **kwargs)
+        check_host_keys = {True: "enforce", False: "ignore"}.get(check_host_keys, check_host_keys)
+        if check_host_keys not in ("enforce", "accept", "ignore"):
+            raise ValueError(
+                "check_host_keys=%r must be 'enforce', 'accept' or 'ignore'" % (check_host_keys,)
+            )
+        if str(hostname).startswith("-") or not hostname:
+            raise ValueError("hostname=%r is no host name" % (hostname,))
+        self.hostname = hostname
+        self.username = username
+        self.ssh_path = ssh_path
+        self.port = port
+        self.check_host_keys = check_host_keys
+        self.password = password
+        self.identity_file = identity_file
+        self.identities_only = identities_only
+        self.compression = compression
+        self.ssh_args = list(ssh_args or ())
+        self.keepalive_enabled = keepalive_enabled
+        self.keepalive_count = keepalive_count
+        self.keepalive_interval = keepalive_interval
+        self.ssh_debug_level = ssh_debug_level or 0
+
+
+class Connection(parent.Connection):
+    """An ssh client. Passwords go over a terminal of its own, so standard input stays free."""
+
+    options_class = Options
+    err = True
+
+    def __init__(self, options, router):
+        parent.Connection.__init__(self, options, router)
+        self.tty = options.password is not None or options.check_host_keys == "accept"
+        if options.keepalive_enabled:
+            self.keepalive_interval = options.keepalive_interval
+            self.keepalive_count = options.keepalive_count
+
+    def argv(self):
+        options = self.options
+        path = options.ssh_path
+        argv = [str(path)] if isinstance(path, (str, bytes, os.PathLike)) else list(path)
+        if options.ssh_debug_level:
+            argv.append("-" + "v" * min(3, options.ssh_debug_level))
+        if options.username:
+            argv += ["-l", options.username]
+        if options.port is not None:
+            argv += ["-p", str(options.port)]
+        if options.identity_file:
+            argv += ["-i", os.path.expanduser(os.fspath(options.identity_file))]
+        argv.append("-T")
+        for setting in self._settings():
+            argv += ["-o", setting]
+        argv += [str(arg) for arg in options.ssh_args]
+        return argv + ["--", str(options.hostname)] + self.get_boot_command()
+
+    def _settings(self):
+        """Yield what goes behind `-o`: see ssh_config(5)."""
+        options = self.options
+        if options.identities_only and (options.identity_file or options.password):
+            yield "IdentitiesOnly yes"
+        yield "Compression %s" % ("yes" if options.compression else "no")
+        if options.keepalive_enabled:
+            yield "ServerAliveInterval %d" % options.keepalive_interval
+            yield "ServerAliveCountMax %d" % options.keepalive_count
+        if options.password is None:
+            if options.check_host_keys != "accept":
+                yield "BatchMode yes"
+        else:
+            yield "NumberOfPasswordPrompts 1"
+        if options.check_host_keys == "enforce":
+            yield "StrictHostKeyChecking yes"
+        elif options.check_host_keys == "accept":
+            yield "StrictHostKeyChecking ask"
+        else:
+            yield "StrictHostKeyChecking no"
+            yield "UserKnownHostsFile /dev/null"
+            yield "GlobalKnownHostsFile /dev/null"
+
+    def get_boot_command(self):
+        return handshake.remote_command(self.options.python_path, self.options.remote_name)
+
+    def rules(self):
+        given = self.options.password is not None
+        denied = password_incorrect_msg if given else auth_incorrect_msg
+        prompts = [
+            Rule(
+                rb"are you sure you want to continue connecting[^\n]*\? ?",
+                answer="hostkey",
+                missing=(HostKeyError, hostkey_config_msg),
+            ),
+            Rule(
+                rb"(password|passphrase[^\n]*|verification code): *$",
+                answer="password",
+                missing=(PasswordError, password_required_msg),
+                again=(PasswordError, password_incorrect_msg),
+            ),
+        ]
+        errors = [
+            Rule(rb"host key verification failed", error=(HostKeyError, hostkey_failed_msg)),
+            Rule(
+                rb"permission denied \([^\n)]*(password|keyboard-interactive)[^\n)]*\)",
+                error=(PasswordError, denied if given else password_required_msg),
+            ),
+            Rule(rb"permission denied \([^\n)]*\)", error=(PasswordError, denied)),
+            Rule(rb"too many authentication failures", error=(PasswordError, auth_incorrect_msg)),
+        ]
+        return {"tty": prompts + errors, "err": errors}
+
+    def answers(self):
+        accept = self.options.check_host_keys == "accept"
+        return {"password": self.options.password, "hostkey": "yes" if accept else None}
+
+    def default_name(self):
+        port = ":%s" % self.options.port if self.options.port else ""
+        return "ssh.%s%s" % (self.options.hostname, port)

@@ -1,0 +1,89 @@
+"""
+Connection method `su`: another account of this machine by su(1).
+
+su reads the password from its standard input's terminal, so that is the pipe to the child, too:
+nothing is sent before the first stage has said that it is there.
+"""
+
+import re
+from shlex import quote
+
+from mitogen import parent
+from mitogen.core import StreamError
+from mitogen.handshake import Rule
+
+__all__ = ["Connection", "Options", "PasswordError"]
+
+password_incorrect_msg = "su password is incorrect"
+password_required_msg = "su password is required"
+
+
+class PasswordError(StreamError):
+    """su asked for a password and there was none, or it was wrong."""
+
+
+class Options(parent.LocalOptions):
+    """
+    Besides parent.Options:
+
+    :param str username: whose account; default root
+    :param str password: that account's password
+    :param str su_path: the program
+    :param str password_prompt: what it asks with; compared without regard to case
+    :param incorrect_prompts: what it may say to a wrong password
+    """
+
+    def __init__(
+        self,
+        username="root",
+        password=None,
+        su_path="su",
+        password_prompt="password:",
+        incorrect_prompts=(
+            "su: sorry",
+            "su: authentication failure",
+            "su: incorrect password",
+            "su: permission denied",
+        ),
+        **kwargs,
+    ):
+        parent.Options.__init__(self, **kwargs)
+        self.username = username or "root"
+        self.password = password
+        self.su_path = su_path
+        self.password_prompt = password_prompt
+        self.incorrect_prompts = tuple(incorrect_prompts)
+
+
+class Connection(parent.Connection):
+    """A su."""
+
+    options_class = Options
+    stdio = "tty"
+    eager = False
+    environ = {"LC_ALL": "C"}
+
+    def argv(self):
+        options = self.options
+        command = "exec " + " ".join(quote(arg) for arg in self.get_boot_command())
+        return [str(options.su_path), options.username, "-c", command]
+
+    def rules(self):
+        options = self.options
+        prompt = Rule(
+            re.escape(options.password_prompt.encode()) + rb" *",
+            answer="password",
+            missing=(PasswordError, password_required_msg),
+            again=(PasswordError, password_incorrect_msg),
+        )
+        wrong = [
+            Rule(re.escape(text.encode()), error=(PasswordError, password_incorrect_msg))
+            for text in options.incorrect_prompts
+        ]
+        return {"pipe": [prompt] + wrong}
+
+    def answers(self):
+        return {"password": self.options.password}
+
+    def default_name(self):
+        return "su.%s" % self.options.username

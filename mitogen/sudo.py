@@ -1,0 +1,157 @@
+"""
+Connection method `sudo`: another account of this machine by sudo(8).
+
+sudo gets a pipe as standard input and output, so everything can be sent at once, and a terminal of
+its own to ask for a password on, with a prompt that nothing else prints.
+"""
+
+import os
+import re
+
+from mitogen import parent
+from mitogen.core import StreamError
+from mitogen.handshake import Rule
+
+__all__ = ["Connection", "Options", "PasswordError"]
+
+password_incorrect_msg = "sudo password is incorrect"
+password_required_msg = "sudo password is required"
+
+#: sudo's options that sudo_args may hold: (short, long, dest, takes a value). Those without a dest
+#: are accepted and left out: they decide about the prompt, which is ours.
+SUDO_OPTIONS = (
+    ("-C", "--close-from", "close_from", True),
+    ("-E", "--preserve-env", "preserve_env", False),
+    ("-H", "--set-home", "set_home", False),
+    ("-i", "--login", "login", False),
+    ("-g", "--group", "group", True),
+    ("-h", "--host", "host", True),
+    ("-k", "--reset-timestamp", "reset_timestamp", False),
+    ("-n", "--non-interactive", None, False),
+    ("-P", "--preserve-groups", "preserve_groups", False),
+    ("-p", "--prompt", None, True),
+    ("-R", "--chroot", "chroot", True),
+    ("-D", "--chdir", "chdir", True),
+    ("-r", "--role", "selinux_role", True),
+    ("-S", "--stdin", None, False),
+    ("-t", "--type", "selinux_type", True),
+    ("-u", "--user", "username", True),
+)
+
+
+class PasswordError(StreamError):
+    """sudo asked for a password and there was none, or it was wrong."""
+
+
+def parse_sudo_args(args):
+    """
+    Return a dict of what sudo_args set, by the names in SUDO_OPTIONS.
+
+    :param list args: str, as on sudo's command line
+    :raises StreamError: there is an option that sudo does not have, or something beside options
+    """
+    import optparse
+
+    class Parser(optparse.OptionParser):
+        def error(self, text):
+            raise StreamError("invalid sudo_args=%r: %s", args, text)
+
+    parser = Parser(add_help_option=False)
+    for short, long, dest, has_value in SUDO_OPTIONS:
+        parser.add_option(
+            short, long, dest=dest or "ignored", action="store" if has_value else "store_true"
+        )
+    values, rest = parser.parse_args([str(arg) for arg in args])
+    if rest:
+        raise StreamError("invalid sudo_args=%r: %r is no option", args, rest[0])
+    found = dict(vars(values))
+    found.pop("ignored", None)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+class Options(parent.LocalOptions):
+    """
+    Besides parent.Options:
+
+    :param str username: whose account; default root
+    :param str sudo_path: the program
+    :param str password: the calling account's password, or what sudoers wants
+    :param bool preserve_env: -E
+    :param bool set_home: -H
+    :param bool login: -i
+    :param str selinux_role: -r
+    :param str selinux_type: -t
+    :param list sudo_args: arguments as on sudo's command line; what they set counts more
+    """
+
+    def __init__(
+        self,
+        username=None,
+        sudo_path="sudo",
+        password=None,
+        preserve_env=None,
+        set_home=None,
+        sudo_args=None,
+        login=None,
+        selinux_role=None,
+        selinux_type=None,
+        **kwargs,
+    ):
+        parent.Options.__init__(self, **kwargs)
+        given = parse_sudo_args(sudo_args or ())
+        self.sudo_path = sudo_path
+        self.password = password
+        self.username = given.pop("username", None) or username or "root"
+        self.preserve_env = given.pop("preserve_env", None) or preserve_env
+        self.set_home = given.pop("set_home", None) or set_home
+        self.login = given.pop("login", None) or login
+        self.selinux_role = given.pop("selinux_role", None) or selinux_role
+        self.selinux_type = given.pop("selinux_type", None) or selinux_type
+        #: What else sudo_args set.
+        self.other = given
+
+
+class Connection(parent.Connection):
+    """A sudo."""
+
+    options_class = Options
+    tty = True
+    #: For messages that can be read.
+    environ = {"LC_ALL": "C"}
+
+    def __init__(self, options, router):
+        parent.Connection.__init__(self, options, router)
+        self.prompt = "[mitogen %s] password: " % os.urandom(8).hex()
+
+    def argv(self):
+        options = self.options
+        argv = [str(options.sudo_path), "-p", self.prompt, "-u", options.username]
+        for flag, on in (
+            ("-E", options.preserve_env),
+            ("-H", options.set_home),
+            ("-i", options.login),
+        ):
+            if on:
+                argv.append(flag)
+        for flag, value in (("-r", options.selinux_role), ("-t", options.selinux_type)):
+            if value:
+                argv += [flag, value]
+        for short, _, dest, has_value in SUDO_OPTIONS:
+            if dest in options.other:
+                argv += [short, options.other[dest]] if has_value else [short]
+        return argv + ["--"] + self.get_boot_command()
+
+    def rules(self):
+        prompt = Rule(
+            re.escape(self.prompt.encode()),
+            answer="password",
+            missing=(PasswordError, password_required_msg),
+            again=(PasswordError, password_incorrect_msg),
+        )
+        return {"tty": [prompt], "pipe": [prompt]}
+
+    def answers(self):
+        return {"password": self.options.password}
+
+    def default_name(self):
+        return "sudo.%s" % self.options.username

@@ -1,0 +1,126 @@
+"""
+Small conveniences for programs: a router around a function, logging, plain values.
+"""
+
+import logging
+import os
+import sys
+
+__all__ = [
+    "cast",
+    "disable_site_packages",
+    "log_get_formatter",
+    "log_levels_configure",
+    "log_to_file",
+    "run_with_router",
+    "setup_gil",
+    "with_router",
+]
+
+#: Level of what is logged of each read and write.
+IO = 5
+
+
+def setup_gil():
+    """Do nothing: no longer needed (kept for old programs)."""
+
+
+def disable_site_packages():
+    """Take site-packages and dist-packages off `sys.path`."""
+    for path in sys.path[:]:
+        if "site-packages" in path or "dist-packages" in path:
+            sys.path.remove(path)
+
+
+def log_get_formatter():
+    """Return the formatter that log_to_file() uses."""
+    return logging.Formatter(
+        "%(asctime)s.%(msecs)03d %(process)d %(levelname).1s %(name)s: %(message)s", "%H:%M:%S"
+    )
+
+
+def _level(name):
+    name = os.environ.get("MITOGEN_LOG_LEVEL", name).upper()
+    level = IO if name == "IO" else getattr(logging, name, None)
+    if not isinstance(level, int):
+        raise ValueError("%r is no log level; there are: IO, DEBUG, INFO, WARNING, ERROR" % name)
+    return level
+
+
+def log_levels_configure(default="INFO"):
+    """Set the root logger's level: to `default`, or what MITOGEN_LOG_LEVEL in the environment says."""
+    logging.getLogger().setLevel(_level(default))
+
+
+def log_to_file(path=None, level="INFO", io=None):
+    """
+    Write log records to a file.
+
+    :param str path: None for standard error
+    :param str level: level by name; MITOGEN_LOG_LEVEL in the environment overrides it
+    :param io: accepted for old programs
+    """
+    if path:
+        handler = logging.FileHandler(path, encoding="utf-8")
+    else:
+        handler = logging.StreamHandler()
+    level = _level(level)
+    handler.setFormatter(log_get_formatter())
+    handler.setLevel(level)
+    root = logging.getLogger()
+    root.setLevel(min(level, root.level or level))
+    root.addHandler(handler)
+
+
+def run_with_router(func, *args, **kwargs):
+    """
+    Call `func(router, *args, **kwargs)` with a new master's Router and return what it returns; end
+    the router and all of its contexts after that, whatever happens.
+    """
+    import mitogen.master
+
+    with mitogen.master.Router() as router:
+        return func(router, *args, **kwargs)
+
+
+def with_router(func):
+    """Decorate a function so that it is called as run_with_router() does."""
+
+    def wrapper(*args, **kwargs):
+        return run_with_router(func, *args, **kwargs)
+
+    wrapper.__name__ = func.__name__
+    wrapper.__doc__ = func.__doc__
+    wrapper.__module__ = func.__module__
+    wrapper.__qualname__ = func.__qualname__
+    return wrapper
+
+
+def cast(obj):
+    """
+    Return `obj` with subclasses of dict, list, tuple, str, bytes, int and float replaced by those.
+
+    :raises TypeError: there is something else in it
+    """
+    kind = type(obj)
+    if isinstance(obj, PASSTHROUGH):
+        return obj
+    if isinstance(obj, dict):
+        return {cast(key): cast(value) for key, value in obj.items()}
+    if isinstance(obj, (list, tuple)):
+        return (tuple if isinstance(obj, tuple) else list)(cast(item) for item in obj)
+    for base in (bool, int, float, str, bytes):
+        if isinstance(obj, base):
+            return obj if kind is base else base(obj)
+    if obj is None:
+        return obj
+    raise TypeError("cannot cast %r: %r" % (kind, obj))
+
+
+def _passthrough():
+    from mitogen import core
+
+    return (core.Blob, core.Kwargs, core.Secret, core.Context, core.Sender, core.CallError)
+
+
+PASSTHROUGH = _passthrough()

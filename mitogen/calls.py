@@ -5,6 +5,7 @@ Threads: a CallChain is for one thread at a time; its answers come from the brok
 """
 
 import builtins
+import sys
 
 from mitogen import core
 from mitogen.core import CallError
@@ -12,6 +13,8 @@ from mitogen.mailbox import Receiver
 
 __all__ = ["CallChain"]
 
+#: Handle: interrupt a call.
+CANCEL = 116
 #: Seconds that a child has to end a call that was cancelled, before kill=True ends the child.
 CANCEL_GRACE = 5.0
 
@@ -152,7 +155,7 @@ class CallChain:
         Ignored if it is over.
         """
         router = self.context.router
-        msg = core.Message(handle=core.CANCEL, data=core._NUMBER.pack(handle), flags=core.RAW)
+        msg = core.Message(handle=CANCEL, data=core._NUMBER.pack(handle), flags=core.RAW)
         self.context.send(msg)
         if self.kill:
             probe = core.Message(handle=core.CALL_FUNCTION)
@@ -189,7 +192,7 @@ def name_function(fn):
         raise TypeError("%r is no function" % (fn,))
     if isinstance(owner, type):
         return owner.__module__, owner.__qualname__, name
-    if owner is not None and not isinstance(owner, type(core)):
+    if owner is not None and not isinstance(owner, type(sys)):
         raise TypeError(CallChain.method_msg % (fn,))
     if name == "<lambda>":
         raise TypeError(CallChain.lambda_msg)

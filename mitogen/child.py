@@ -14,7 +14,11 @@ import os
 import sys
 
 from mitogen import core
-from mitogen.core import INFO, read_fd, set_blocking
+from mitogen.core import read_fd
+
+#: Handle: interrupt a call. (116: see calls.py)
+CANCEL = 116
+INFO = 20
 
 __all__ = ["ModuleText", "StdioLogger", "install", "set_process_name"]
 
@@ -68,6 +72,18 @@ def set_process_name(name):
         pass
 
 
+def describe(error, cause):
+    """Fill a CallError from the exception that it stands for; return its text."""
+    kind = type(cause)
+    error.type_name = "%s.%s" % (kind.__module__, kind.__qualname__)
+    error.message = str(cause)
+    if cause.__traceback__:
+        import traceback
+
+        error.traceback = "".join(traceback.format_tb(cause.__traceback__))
+    return "%s: %s\n%s" % (error.type_name, error.message, error.traceback or "")
+
+
 class Canceller:
     """
     Interrupts the current call with SIGINT: a KeyboardInterrupt, which also ends a system call that
@@ -80,7 +96,7 @@ class Canceller:
         dispatcher.interrupt = self.interrupt
         _signal.signal(_signal.SIGINT, self._on_sigint)
         dispatcher.router.add_handler(
-            self._on_cancel, core.CANCEL, policy=core.has_parent_authority
+            self._on_cancel, CANCEL, policy=core.has_parent_authority
         )
 
     def interrupt(self):
@@ -225,7 +241,7 @@ class StdioLogger:
         self.rfd, wfd = os.pipe()
         os.dup2(wfd, fd)
         os.close(wfd)
-        set_blocking(self.rfd, False)
+        os.set_blocking(self.rfd, False)
         self.broker.defer(self.watch)
 
     def watch(self):

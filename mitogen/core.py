@@ -35,23 +35,16 @@ from time import monotonic as now
 
 # ---- section: constants and errors ----
 
+# Handles of the protocol. Those that a context without children has no use for are in parent.py.
 GET_MODULE = 100
 CALL_FUNCTION = 101
 FORWARD_LOG = 102
-ADD_ROUTE = 103
 DEL_ROUTE = 104
-ALLOCATE_ID = 105
 SHUTDOWN = 106
 LOAD_MODULE = 107
-FORWARD_MODULE = 108
-DETACHING = 109
 CALL_SERVICE = 110
-STUB_CALL_SERVICE = 111
-GET_RESOURCE = 112
-LOAD_RESOURCE = 113
 CREDIT = 114
 PING = 115
-CANCEL = 116
 #: Value of `reply_to` that marks a dead message; its data is the reason, UTF-8.
 IS_DEAD = 999
 #: First handle given out for a windowed mailbox.
@@ -84,7 +77,7 @@ IMPORT_TIMEOUT = 120.0
 #: Bytes of a message at most, unless the master says otherwise.
 MAX_MESSAGE_SIZE = 134217728
 
-DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
+ERROR = 40
 
 
 class Error(Exception):
@@ -462,10 +455,8 @@ class Message:
     data = b""
     router = receiver = None
 
-    ENC_MGC = ENC_PKL = 0
+    ENC_PKL = 0
     ENC_BIN = RAW
-    ENCS = (ENC_PKL, ENC_BIN)
-    HEADER_LEN = _HEADER.size
 
     def __init__(self, **kwargs):
         self.__dict__.update(kwargs)
@@ -492,10 +483,6 @@ class Message:
     def encoded(cls, obj, enc=0, **kwargs):
         """Return a message that carries `obj`: as a value, or with ENC_BIN the bytes themselves."""
         return cls(data=obj if enc else encode(obj), flags=enc, **kwargs)
-
-    def pack(self):
-        """Return the message as one frame."""
-        return self._header(len(self.data), self.flags) + self.data
 
     def _header(self, size, flags):
         head = _HEADER.pack(
@@ -539,15 +526,8 @@ class Message:
     decode = unpickle
 
     def __repr__(self):
-        return "Message(%r, %r, %r, %r, %r, %r..%d)" % (
-            self.dst_id,
-            self.src_id,
-            self.auth_id,
-            self.handle,
-            self.reply_to,
-            bytes(self.data[:32]),
-            len(self.data),
-        )
+        to = (self.dst_id, self.handle, self.src_id, self.auth_id, self.reply_to, self.data[:32])
+        return "Message(to %r:%r from %r by %r, reply to %r: %r)" % to
 
 
 class Framer:
@@ -688,11 +668,6 @@ def listen(obj, name, func):
     obj.__dict__.setdefault("_signals", {}).setdefault(name, []).append(func)
 
 
-def unlisten(obj, name, func):
-    """Undo `listen()`; ValueError if there was none."""
-    obj.__dict__.get("_signals", {}).get(name, []).remove(func)
-
-
 def fire(obj, name, *args, **kwargs):
     """Call what listens for `name` on `obj`, in the order of listening."""
     for func in list(obj.__dict__.get("_signals", {}).get(name, ())):
@@ -751,15 +726,8 @@ class Poller:
             elif write and mask & ~1:
                 write()
 
-    def close(self):
-        pass
-
 
 # ---- section: Stream ----
-
-
-def set_blocking(fd, blocking):
-    os.set_blocking(fd, blocking)
 
 
 def read_fd(fd, size=CHUNK_SIZE):
@@ -806,8 +774,8 @@ class Stream:
         #: Contexts to which this neighbour sent something: they learn of the end of those.
         self.egress_ids = set()
         self.received = 0
-        set_blocking(rfd, False)
-        set_blocking(wfd, False)
+        os.set_blocking(rfd, False)
+        os.set_blocking(wfd, False)
 
     def start(self, data=b""):
         """Broker thread: begin to receive; `data` was read already."""
@@ -849,25 +817,22 @@ class Stream:
 
         :param bool cork: more will follow soon: write it together with that
         """
-        data = head + body if len(body) < 16384 else None
         with self.lock:
             if self.closed:
                 return
-            if self.backlog or cork:
-                return self._queue(data if data else head + body)
-            try:
-                sent = os.write(self.wfd, data) if data else os.writev(self.wfd, (head, body))
-            except (BlockingIOError, InterruptedError):
-                sent = 0
-            except OSError as e:
-                return self.broker.defer(self.disconnect, str(e))
-            if data:
-                if sent < len(data):
-                    self._queue(memoryview(data)[sent:])
-            elif sent < len(head):
+            sent = 0
+            if not self.backlog and not cork:
+                try:
+                    sent = os.writev(self.wfd, (head, body))
+                except (BlockingIOError, InterruptedError):
+                    pass
+                except OSError as e:
+                    return self.broker.defer(self.disconnect, str(e))
+            rest = sent - len(head)
+            if rest < 0:
                 self._queue(head[sent:] + body)
-            elif sent < len(head) + len(body):
-                self._queue(memoryview(body)[sent - len(head) :])
+            elif rest < len(body):
+                self._queue(memoryview(body)[rest:])
 
     def _queue(self, data):
         if not self.backlog:
@@ -1048,7 +1013,6 @@ class Broker:
         for func in list(self.exit_actions):
             self._guard(func)
         fire(self, "exit")
-        self.poller.close()
         os.close(self._wake_r)
         self._ended.release()
 
@@ -1314,7 +1278,7 @@ class Router:
                 long_send = self._emit(msg, stream, cork, ticket, flow)
             else:
                 if flow.queued > self.max_message_size:
-                    raise Error("%d bytes of calls wait for context %d", flow.queued, msg.dst_id)
+                    raise Error("context %d: too many calls wait", msg.dst_id)
                 if not ticket:
                     wait = wait and msg.handle >= FIRST_HANDLE
                     ticket = Ticket(msg, new_lock() if wait else None)
@@ -1413,7 +1377,7 @@ class Router:
         if stream.auth_id is not None:
             msg.auth_id = stream.auth_id
         if not self.routes.admits(msg, stream):
-            self._drop(msg, stream, "its source is not there")
+            self._drop(msg, stream, "forged source")
         elif msg.dst_id != self.node.context_id:
             self.forward(msg, stream)
         elif msg.flags & 3:
@@ -1430,7 +1394,7 @@ class Router:
         self.dropped += 1
         if now() > self._drop_logged + 1:
             self._drop_logged = now()
-            self.log(ERROR, "%r: dropped %r: %s (%d so far)", stream, msg, why, self.dropped)
+            self.log(ERROR, "dropped %r: %s (%d so far)", msg, why, self.dropped)
 
     def _assemble(self, msg, stream):
         src = msg.src_id
@@ -1486,7 +1450,7 @@ class Router:
         elif handler is None:
             why = self.invalid_handle_msg
         elif handler[3] is not None and handler[3] != msg.src_id:
-            return self._drop(msg, stream, "not from the expected respondent")
+            return self._drop(msg, stream, "wrong respondent")
         elif handler[2] and not handler[2](msg, stream):
             why = self.refused_msg
         else:
@@ -1620,9 +1584,6 @@ class Context:
         msg.dst_id = self.context_id
         self.router.route(msg)
 
-    def on_disconnect(self):
-        fire(self, "disconnect")
-
 
 Router.context_class = Context
 
@@ -1653,8 +1614,6 @@ class Sender:
         """
         self.context.send(Message.encoded(data, enc, handle=self.dst_handle))
 
-    put = send
-
     def close(self):
         """End the receiver's iteration once it has read what was sent."""
         self.context.send(Message.dead(self.explicit_close_msg, handle=self.dst_handle))
@@ -1677,15 +1636,9 @@ class CallError(Error):
 
     def __init__(self, fmt=None, *args):
         if isinstance(fmt, BaseException):
-            kind = type(fmt)
-            self.type_name = "%s.%s" % (kind.__module__, kind.__qualname__)
-            self.message = str(fmt)
-            if fmt.__traceback__:
-                import traceback
+            from mitogen import child
 
-                self.traceback = "".join(traceback.format_tb(fmt.__traceback__))
-            fmt = "%s: %s\n%s" % (self.type_name, self.message, self.traceback or "")
-            args = ()
+            fmt = child.describe(self, fmt).replace("%", "%%")
         Error.__init__(self, fmt, *args)
 
     def __str__(self):
@@ -1768,11 +1721,11 @@ class Importer:
         if entry:
             return entry
         if self.router.broker.on_thread():
-            raise ImportError("%s: the broker thread must not import" % fullname)
+            raise ImportError("%s: not on the broker thread" % fullname)
         lock = new_lock()
         self.request(fullname, lock.release)
         if not lock.acquire(True, IMPORT_TIMEOUT):
-            raise ImportError("%s: no answer from the parent for %d s" % (fullname, IMPORT_TIMEOUT))
+            raise ImportError("%s: no answer from the parent" % fullname)
         return self.modules[fullname]
 
     def request(self, fullname, done):
@@ -1967,7 +1920,7 @@ class Dispatcher:
             if chain_id:
                 self.errors[chain_id] = reply
             if not msg.reply_to:
-                self.router.log(ERROR, "a call that wants no answer failed: %s", reply)
+                self.router.log(ERROR, "call without answer: %s", reply)
         if msg.reply_to:
             if not isinstance(reply, Message):
                 reply = Message(data=encode(reply))
@@ -2003,29 +1956,26 @@ class ExternalContext:
     stdout_log = stderr_log = None
     _main = None
 
-    def __init__(self, config, core_source=b"", rest=b"", fds=None):
+    def __init__(self, config, core_source=b"", rest=b""):
         self.config = config
         self.core_source = core_source
         self.rest = rest
-        self.fds = fds
 
     def main(self):
         """Become the context; return when it is to end."""
         config = self.config
-        rfd, wfd = self.fds or self._take_stdio()
+        rfd, wfd = self._take_stdio()
         os.write(wfd, b"MITO:READY\n")
         self.broker = Broker()
-        ids = config["parent_ids"]
-        self.router = router = ChildRouter(self.broker, Node(config["context_id"], ids))
+        node = Node(config["module"]["context_id"], config["module"]["parent_ids"])
+        ids = node.parent_ids
+        self.router = router = ChildRouter(self.broker, node)
         router.econtext = self
-        router.max_message_size = config["max_message_size"]
-        router.unidirectional = config["unidirectional"]
-        router.log_levels = config["log_levels"]
-        router.log_level = config["log_level"]
+        router.__dict__.update(config["router"])
         self.master = router.context_by_id(ids[-1], name="master")
         self.parent = router.context_by_id(ids[0], name="parent")
         self.stream = router.routes.parent = Stream(router, ids[0], rfd, wfd, "parent")
-        self.context = router.context_by_id(config["context_id"], name=config["name"])
+        self.context = router.context_by_id(node.context_id, name=config["name"])
         listen(router, "parent_lost", self._on_parent_lost)
         router.add_handler(self._on_shutdown, SHUTDOWN, policy=has_parent_authority)
         self.dispatcher = Dispatcher(self)
@@ -2063,18 +2013,13 @@ class ExternalContext:
         return rfd, wfd
 
     def _set_up_modules(self):
-        config = self.config
         module = sys.modules.get("mitogen")
         if not module:
             module = sys.modules["mitogen"] = type(sys)("mitogen")
             module.__path__ = []
             module.__loader__ = self.importer
             module.__spec__ = ModuleSpec("mitogen", self.importer, is_package=True)
-        module.__version__ = tuple(config["version"])
-        module.is_master = False
-        module.context_id = config["context_id"]
-        module.parent_ids = config["parent_ids"]
-        module.parent_id = module.parent_ids[0]
+        module.__dict__.update(self.config["module"])
         # `@mitogen.main()` does nothing in a child.
         module.main = lambda *a, **k: lambda func: None
         core = sys.modules[__name__]
@@ -2093,12 +2038,6 @@ class ExternalContext:
                 sys.modules["__main__"] = self._main
                 self._main = None
                 raise
-
-    def detach(self):
-        """Go on without a parent: see parent.detach()."""
-        from mitogen import parent
-
-        parent.detach(self)
 
     def _check_parent(self):
         """A parent that has sent nothing for so long is gone, whatever the link says."""
@@ -2148,6 +2087,21 @@ def end_process(status):
         _signal.signal(_signal.SIGTERM, _signal.SIG_IGN)
         os.kill(0, _signal.SIGTERM)
     os._exit(status)
+
+
+class _Module(type(sys)):
+    """Finds what only some programs need, and old names, in mailbox.py and aliases.py."""
+
+    def __getattr__(self, name):
+        if name[0] == "_":
+            raise AttributeError(name)
+        from mitogen import aliases
+
+        return getattr(aliases, name)
+
+
+# As a module's own __getattr__ (PEP 562), which Python 3.6 does not have.
+sys.modules[__name__].__class__ = _Module
 
 
 def child_main(config, core_source, rest):

@@ -6,7 +6,9 @@ Threads: wait() on a program's; LongSend is pumped by whoever has something for 
 """
 
 from mitogen import core
-from mitogen.core import CONT, FRAME_SIZE, HIGH_WATER, LONG_WINDOW, MORE, WARNING
+from mitogen.core import CONT, FRAME_SIZE, HIGH_WATER, LONG_WINDOW, MORE
+
+WARNING = 30
 
 __all__ = ["LongSend", "wait"]
 

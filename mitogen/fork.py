@@ -144,7 +144,7 @@ def _leave_tree(router):
         except OSError:
             pass
     os.close(broker._wake_w)
-    broker.poller.close()
+    getattr(broker.poller, "close", int)()
     import atexit
 
     atexit._clear()

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Optional
 
 import mitogen
-from mitogen import core, parent, pollers, responder
+from mitogen import aliases, core, parent, pollers, responder, shrink  # noqa: F401
 from mitogen.finder import (
     FinderMethod,
     ModuleFinder,
@@ -165,6 +164,7 @@ class Broker(core.Broker):
 
     def __init__(self, install_watcher: bool = True, **kwargs: Any) -> None:
         core.Broker.__init__(self, **kwargs)
+        core.listen(self, "exit", getattr(self.poller, "close", int))
         if install_watcher:
             _end_at_exit(self)
 
@@ -202,7 +202,7 @@ class Router(parent.Router):
         self.id_allocator = IdAllocator(self)
         self.responder = ModuleResponder(self, self.worker)
         self.log_forwarder = LogForwarder(self, self.worker)
-        self.branch = parent.Branch(self, self.id_allocator, self.responder, _core_source())
+        self.branch = parent.Branch(self, self.id_allocator, self.responder, shrink.core_source())
         self.route_monitor = self.branch
         core.listen(self.broker, "exit", self.worker.stop)
 
@@ -253,17 +253,3 @@ class Router(parent.Router):
             "minify_secs",
         )
         return {name: getattr(self.responder, name) for name in names}
-
-
-_source: list[bytes] = []
-
-
-def _core_source() -> bytes:
-    """Return core.py as children get it; made once."""
-    if not _source:
-        from mitogen import minify
-
-        path = os.path.join(os.path.dirname(__file__), "core.py")
-        with open(path, encoding="utf-8") as fp:
-            _source.append(minify.minimize_source(fp.read()).encode())
-    return _source[0]

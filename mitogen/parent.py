@@ -19,12 +19,8 @@ import mitogen.flow
 from mitogen import core, handshake, spawn
 from mitogen.calls import CallChain
 from mitogen.core import (
-    ADD_ROUTE,
-    ALLOCATE_ID,
     CALL_SERVICE,
-    DEBUG,
     DEL_ROUTE,
-    FORWARD_MODULE,
     GET_MODULE,
     LOAD_MODULE,
     PING,
@@ -64,6 +60,15 @@ METHODS = {
     "doas": "mitogen.doas",
     "fork": "mitogen.fork",
 }
+# Handles of the protocol that only a context with children, or a master, has.
+ADD_ROUTE = 103
+ALLOCATE_ID = 105
+FORWARD_MODULE = 108
+DETACHING = 109
+GET_RESOURCE = 112
+LOAD_RESOURCE = 113
+
+DEBUG = 10
 #: Ids in one block.
 BLOCK_SIZE = 1000
 #: Seconds between keepalives on a remote stream, and how many may go unanswered.
@@ -329,7 +334,7 @@ class Connecting:
     def _begin(self):
         stream = self.stream
         for fd, channel in self.side_fds.items():
-            core.set_blocking(fd, False)
+            os.set_blocking(fd, False)
             self.broker.poller.watch(fd, lambda fd=fd, c=channel: self._on_side(fd, c))
         listen(stream, "disconnect", self._on_disconnect)
         stream.start()
@@ -804,6 +809,10 @@ class Context(core.Context):
         """Call a method of a service there; return its result."""
         return self.call_service_async(service_name, method_name, **kwargs).get().unpickle()
 
+    def on_disconnect(self):
+        """Tell those that listen for `disconnect`."""
+        core.fire(self, "disconnect")
+
     def shutdown(self, wait=False):
         """
         End the context.
@@ -854,17 +863,26 @@ class Router(core.Router):
         conn = connecting.conn
         options = conn.options
         log_level, log_levels = self.log_config()
+        ids = [self.node.context_id] + self.node.parent_ids
         config = {
-            "context_id": connecting.context_id,
-            "parent_ids": [self.node.context_id] + self.node.parent_ids,
+            # What the package `mitogen` has there.
+            "module": {
+                "__version__": mitogen.__version__,
+                "is_master": False,
+                "context_id": connecting.context_id,
+                "parent_id": ids[0],
+                "parent_ids": ids,
+            },
+            # What the router has there.
+            "router": {
+                "log_level": DEBUG if options.debug else log_level,
+                "unidirectional": bool(options.unidirectional or self.unidirectional),
+                "max_message_size": self.max_message_size,
+            },
             "name": connecting.stream.name,
             "remote_name": options.remote_name,
             "own": self.branch.modules.own_names(),
-            "version": list(mitogen.__version__),
-            "log_level": DEBUG if options.debug else log_level,
             "log_levels": log_levels,
-            "unidirectional": bool(options.unidirectional or self.unidirectional),
-            "max_message_size": self.max_message_size,
             "merged": not conn.err,
             "environ": {name: os.environ.get(name) for name in conn.environ},
             "keepalive": conn.keepalive_interval * (conn.keepalive_count + 1),

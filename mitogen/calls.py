@@ -19,6 +19,12 @@ CANCEL = 116
 CANCEL_GRACE = 5.0
 
 
+#: Functions whose names a CallChain keeps encoded.
+KEPT_HEADS = 1000
+#: An empty list and an empty map.
+_NO_ARGUMENTS = b"\x80\xa0"
+
+
 class _Answer:
     """A one-shot reply slot: a lock and a value."""
 
@@ -59,6 +65,8 @@ class CallChain:
         self.timeout = timeout
         self.kill = kill
         self.chain_id = self.make_chain_id() if pipelined else None
+        #: Function to the beginning of a call's payload.
+        self._heads = {}
 
     def __repr__(self):
         return "CallChain(%r)" % (self.context,)
@@ -80,9 +88,7 @@ class CallChain:
     def reset(self):
         """Have the far context forget an error of this chain."""
         if self.chain_id:
-            saved, self.chain_id = self.chain_id, None
-            self.call_no_reply(core.Dispatcher.forget_chain, saved)
-            self.chain_id = saved
+            CallChain(self.context).call_no_reply(core.Dispatcher.forget_chain, self.chain_id)
 
     def make_msg(self, fn, *args, **kwargs):
         """
@@ -91,13 +97,24 @@ class CallChain:
         :raises TypeError: `fn` has no name that another context could find it by
         :raises EncodeError: an argument cannot be sent
         """
-        router = self.context.router
-        data = core.encode(
-            (self.chain_id,) + name_function(fn) + (args, core.Kwargs(kwargs)),
-            router.max_message_size,
-            "call",
-        )
+        try:
+            data = self._heads[fn]
+        except KeyError:
+            data = self._head(fn)
+        if args or kwargs:
+            limit = self.context.router.max_message_size
+            data += core.encode(list(args), limit, "args") + core.encode(kwargs, limit, "kwargs")
+        else:
+            data += _NO_ARGUMENTS
         return core.Message(data=data, handle=core.CALL_FUNCTION, dst_id=self.context.context_id)
+
+    def _head(self, fn):
+        """Return the payload of a call of `fn`, up to its arguments; kept for the next call."""
+        name = "\0".join(name_function(fn) + (self.chain_id or "",))
+        if len(self._heads) > KEPT_HEADS:
+            self._heads.clear()
+        head = self._heads[fn] = b"\x83" + core.encode(name)
+        return head
 
     def _send(self, fn, msg):
         router = self.context.router
@@ -127,12 +144,13 @@ class CallChain:
         msg = self.make_msg(fn, *args, **kwargs)
         router = self.context.router
         answer = _Answer()
-        handle = msg.reply_to = router.add_handler(
-            answer, router.new_handle(False), False, None, self.context
-        )
+        handle = msg.reply_to = router.expect(answer, self.context.context_id)
         try:
-            self._send(fn, msg)
-            if not answer.lock.acquire(True, -1 if self.timeout is None else self.timeout):
+            router.push_modules(self.context, fn)
+            router.route(msg)
+            if self.timeout is None:
+                answer.lock.acquire()
+            elif not answer.lock.acquire(True, self.timeout):
                 self._time_out(fn, handle)
         except BaseException:
             # Interrupted (or too late): nobody will look at an answer.
@@ -165,7 +183,7 @@ class CallChain:
         """Broker thread: a context that runs nothing soon is taken to be stuck."""
         router = self.context.router
         idle = []
-        probe.data = core.encode((None, "mitogen.core", None, "now", (), core.Kwargs({})))
+        probe.data = b"\x83" + core.encode("mitogen.core\0\0now\0") + _NO_ARGUMENTS
         probe.dst_id = self.context.context_id
         probe.reply_to = router.add_handler(
             idle.append, router.new_handle(False), False, None, self.context
@@ -181,7 +199,7 @@ class CallChain:
 
 def name_function(fn):
     """
-    Return (module, class or None, name) by which another context finds `fn`.
+    Return (module, class or "", name) by which another context finds `fn`.
 
     :raises TypeError: there is no such name; the text says why
     """
@@ -198,7 +216,7 @@ def name_function(fn):
         raise TypeError(CallChain.lambda_msg)
     if "<locals>" in qualname:
         raise TypeError(CallChain.closures_msg % (qualname,))
-    return module, qualname.rpartition(".")[0] or None, name
+    return module, qualname.rpartition(".")[0], name
 
 
 _error_types = {}

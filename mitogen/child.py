@@ -29,7 +29,6 @@ def install(econtext):
 
     :param ExternalContext econtext: the context's state; gets `stdout_log` and `stderr_log`
     """
-    econtext.prepare = _nothing
     config = econtext.config
     for name, value in config["environ"].items():
         # What the program that started this one needed.
@@ -50,10 +49,6 @@ def install(econtext):
         install_log_handler(logs, config["log_levels"])
     else:
         sys.meta_path.insert(0, _LoggingFinder(logs, config["log_levels"]))
-
-
-def _nothing():
-    pass
 
 
 def set_process_name(name):
@@ -95,9 +90,7 @@ class Canceller:
         self.thread = _thread.get_ident()
         dispatcher.interrupt = self.interrupt
         _signal.signal(_signal.SIGINT, self._on_sigint)
-        dispatcher.router.add_handler(
-            self._on_cancel, CANCEL, policy=core.has_parent_authority
-        )
+        dispatcher.router.add_handler(self._on_cancel, CANCEL, policy=core.has_parent_authority)
 
     def interrupt(self):
         """Any thread: interrupt the current call, if there is one."""

@@ -380,7 +380,7 @@ def decode_next(data, position=0, router=None):
             if major == 6:
                 value = take(1, depth - 1)[0]
             elif major == 5:
-                value = take(2 * number, depth - 1)
+                value = take(2 * number, depth - 1) if number else []
                 if number > MAX_COLLISIONS:
                     check_hashes(value[::2])
                 pairs = iter(value)
@@ -388,7 +388,7 @@ def decode_next(data, position=0, router=None):
                 if len(value) < number:
                     raise ValueError("duplicate key")
             elif major == 4:
-                value = take(number, depth - 1)
+                value = take(number, depth - 1) if number else []
             elif major > 1:
                 if number > size - position:
                     raise IndexError
@@ -518,6 +518,8 @@ class Message:
             return None
         if self.flags & RAW:
             return self.data
+        if self.data == b"\xf6":
+            return None
         value = decode(self.data, self.router)
         if throw and isinstance(value, CallError):
             raise value
@@ -637,18 +639,23 @@ class Window:
 
 
 class Meter:
-    """Pure: the receiver's side of a flow. Credit goes back in halves of the window."""
+    """
+    Pure: the receiver's side of a flow. Credit goes back in halves of the window.
+
+    The broker alone counts in; who counts out holds the router's lock.
+    """
 
     def __init__(self, size):
         self.size = size
-        self.held = 0
+        self.received = 0
+        self.credited = 0
         self.owed = 0
 
     def receive(self, cost):
         """Count a message in; return False if its sender had no credit left to send it."""
-        ok = self.held < self.size
-        self.held += cost
-        return ok
+        held = self.received - self.credited
+        self.received += cost
+        return held < self.size
 
     def consume(self, cost):
         """Count a message out; return the credit to give now, or 0."""
@@ -656,7 +663,7 @@ class Meter:
         if self.owed * 2 < self.size:
             return 0
         owed, self.owed = self.owed, 0
-        self.held -= owed
+        self.credited += owed
         return owed
 
 
@@ -987,7 +994,10 @@ class Broker:
             wait = 0
         elif timers:
             wait = max(0, timers[0][0] - now())
-        self._guard(self.poller.poll, wait)
+        try:
+            self.poller.poll(wait)
+        except Exception:
+            sys.excepthook(*sys.exc_info())
         # As many as there are: those that they defer wait for the next turn.
         for _ in range(len(self._deferred)):
             func, args, kwargs = self._deferred.popleft()
@@ -1131,6 +1141,7 @@ class Router:
     def __init__(self, broker, node=None):
         self.broker = broker
         self.node = node or Node()
+        self.context_id = self.node.context_id
         self.routes = RouteTable()
         self._stream_by_id = self.routes.streams
         self._contexts = {}
@@ -1158,7 +1169,7 @@ class Router:
 
     def myself(self):
         """Return the Context that stands for this process."""
-        return self.context_by_id(self.node.context_id, name="self")
+        return self.context_by_id(self.context_id, name="self")
 
     def context_by_id(self, context_id, via_id=None, create=True, name=None):
         """Return the Context with that id: always the same object, made if `create`."""
@@ -1203,6 +1214,14 @@ class Router:
             self._on_broker_exit()
         return handle
 
+    def expect(self, fn, context_id):
+        """Have `fn(msg)` called with one answer, from that context; return its handle."""
+        handle = next(self._reply_numbers)
+        self._handlers[handle] = (fn, False, None, context_id, True)
+        if not self.broker.alive:
+            self._on_broker_exit()
+        return handle
+
     def new_handle(self, windowed=True):
         """Return an unused handle; its number tells both ends whether it is a windowed flow."""
         return next(self._handle_numbers if windowed else self._reply_numbers)
@@ -1223,7 +1242,7 @@ class Router:
                 handler[0](self._dead(handle, handler[3], why))
 
     def _dead(self, handle, src_id, reason):
-        me = self.node.context_id
+        me = self.context_id
         msg = Message.dead(reason, dst_id=me, src_id=src_id, auth_id=me, handle=handle)
         msg.router = self
         return msg
@@ -1241,38 +1260,44 @@ class Router:
         :param bool cork: more will follow at once
         :raises TimeoutError: no credit came within CREDIT_TIMEOUT
         """
-        me = msg.src_id = msg.auth_id = self.node.context_id
+        me = msg.src_id = msg.auth_id = self.context_id
         dst = msg.dst_id
         size = len(msg.data)
-        stream = self.routes.get(dst)
-        if size > self.max_message_size:
-            why = self.too_large_msg % self.max_message_size
-            return self.broker.defer(self._bounce, msg, why)
-        if dst == me:
-            return self.broker.defer(self._local, msg)
-        if stream is None:
-            return self.broker.defer(self._bounce, msg, self.no_route_msg % (dst, me))
+        stream = self._stream_by_id.get(dst) or self.routes.parent
+        if size > self.max_message_size or stream is None or dst == me:
+            return self.broker.defer(self._route_home, msg)
         if self.trace:
             self.trace("send", msg)
-        wait = wait and not self.broker.on_thread()
         ticket = None
         if size > LONG_SIZE:
+            wait = wait and not self.broker.on_thread()
             if wait and not self.pacer:
                 import_module("mitogen.flow")
             ticket = Ticket(msg, new_lock() if wait else None)
         if is_windowed(msg.handle):
             ticket = self._send_in_flow(msg, stream, wait, cork, ticket)
-        else:
+        elif size > FRAME_SIZE:
             self._emit(msg, stream, cork, ticket)
-        if wait and (ticket or stream.queued > HIGH_WATER):
+        else:
+            stream.send(msg._header(size, msg.flags), msg.data, cork)
+        if wait and (ticket or stream.queued > HIGH_WATER) and not self.broker.on_thread():
             import_module("mitogen.flow").wait(self, ticket, stream)
+
+    def _route_home(self, msg):
+        """Broker thread: what does not leave this context: its own, too large, or lost."""
+        if len(msg.data) > self.max_message_size:
+            self._bounce(msg, self.too_large_msg % self.max_message_size)
+        elif msg.dst_id == self.context_id:
+            self._local(msg)
+        else:
+            self._bounce(msg, self.no_route_msg % (msg.dst_id, self.context_id))
 
     def _send_in_flow(self, msg, stream, wait, cork, ticket):
         key = (msg.dst_id, msg.handle)
         flow = self._flows.get(key)
         if flow is None:
             flow = self._flows.setdefault(key, Window(window_size(msg.handle)))
-        cost = 0 if msg.is_dead else len(msg.data) + MESSAGE_COST
+        cost = 0 if msg.reply_to == IS_DEAD else len(msg.data) + MESSAGE_COST
         with flow.lock:
             if flow.take(cost):
                 long_send = self._emit(msg, stream, cork, ticket, flow)
@@ -1280,7 +1305,7 @@ class Router:
                 if flow.queued > self.max_message_size:
                     raise Error("context %d: too many calls wait", msg.dst_id)
                 if not ticket:
-                    wait = wait and msg.handle >= FIRST_HANDLE
+                    wait = wait and msg.handle >= FIRST_HANDLE and not self.broker.on_thread()
                     ticket = Ticket(msg, new_lock() if wait else None)
                 flow.push(ticket, cost)
                 return ticket
@@ -1337,7 +1362,7 @@ class Router:
     def _bounce(self, msg, reason):
         """Broker thread: end the wait for an answer to `msg`, in the name of its destination."""
         src = msg.src_id
-        me = self.node.context_id
+        me = self.context_id
         if msg.is_dead:
             return
         if is_windowed(msg.handle) and src != me:
@@ -1352,7 +1377,7 @@ class Router:
                 self._emit(dead, stream)
 
     def _send_credit(self, dst_id, handle, number, amount, src_id=None):
-        me = self.node.context_id
+        me = self.context_id
         stream = self.routes.get(dst_id)
         if stream:
             msg = Message(dst_id=dst_id, auth_id=me, handle=CREDIT, flags=RAW)
@@ -1378,7 +1403,7 @@ class Router:
             msg.auth_id = stream.auth_id
         if not self.routes.admits(msg, stream):
             self._drop(msg, stream, "forged source")
-        elif msg.dst_id != self.node.context_id:
+        elif msg.dst_id != self.context_id:
             self.forward(msg, stream)
         elif msg.flags & 3:
             self._assemble(msg, stream)
@@ -1388,7 +1413,7 @@ class Router:
     def forward(self, msg, stream):
         """Broker thread: pass a frame on. Here, in a context without children, nothing is."""
         if not msg.flags & CONT:
-            self._bounce(msg, self.no_route_msg % (msg.dst_id, self.node.context_id))
+            self._bounce(msg, self.no_route_msg % (msg.dst_id, self.context_id))
 
     def _drop(self, msg, stream, why):
         self.dropped += 1
@@ -1864,15 +1889,19 @@ class Dispatcher:
         econtext.dispatcher.errors.pop(chain_id, None)
 
     def _on_call(self, msg):
-        if msg.reply_to == IS_DEAD:
-            return
-        self.queue.append(msg)
-        self.wake()
+        if msg.reply_to != IS_DEAD:
+            self.queue.append(msg)
+            self.wake()
 
     def wake(self):
+        """Any thread: have run() look at its queue."""
         if self.asleep:
             self.asleep = False
-            self.lock.release()
+            try:
+                self.lock.release()
+            except RuntimeError:
+                # It was about to, anyway.
+                pass
 
     def end(self):
         """Any thread: have run() return after the current call."""
@@ -1902,18 +1931,17 @@ class Dispatcher:
             self.lock.acquire()
 
     def _run_one(self, msg):
-        chain_id = None
+        chain_id = reply = None
         try:
-            chain_id, module_name, class_name, name, args, kwargs = msg.unpickle()
-            if chain_id in self.errors:
-                reply = self.errors[chain_id]
-            else:
-                func, kwargs = self._find(module_name, class_name, name, dict(kwargs))
-                self.econtext.prepare()
+            name, args, kwargs = decode(msg.data, self.router)
+            module_name, class_name, name, chain_id = name.split("\0")
+            reply = self.errors.get(chain_id)
+            if not reply:
+                func = self._find(module_name, class_name, name, kwargs)
                 self.interruptible = True
                 result = func(*args, **kwargs)
                 self.interruptible = False
-                reply = Message(data=encode(result, None, "result"))
+                data = b"\xf6" if result is None else encode(result, None, "result")
         except BaseException as e:
             self.interruptible = False
             reply = CallError(e)
@@ -1922,24 +1950,26 @@ class Dispatcher:
             if not msg.reply_to:
                 self.router.log(ERROR, "call without answer: %s", reply)
         if msg.reply_to:
-            if not isinstance(reply, Message):
-                reply = Message(data=encode(reply))
-            reply.dst_id = msg.src_id
-            reply.handle = msg.reply_to
-            self.router.route(reply, True, bool(self.queue))
+            if reply:
+                data = encode(reply)
+            answer = Message(data=data, dst_id=msg.src_id, handle=msg.reply_to)
+            self.router.route(answer, True, bool(self.queue))
 
     def _find(self, module_name, class_name, name, kwargs):
+        econtext = self.econtext
+        if not econtext.stdout_log:
+            econtext.prepare()
         if module_name == "__main__":
-            self.econtext.import_main()
+            econtext.import_main()
         owner = sys.modules.get(module_name) or import_module(module_name)
         for part in class_name.split(".") if class_name else ():
             owner = getattr(owner, part)
         func = getattr(owner, name)
-        if getattr(func, "mitogen_takes_econtext", None):
-            kwargs["econtext"] = self.econtext
-        if getattr(func, "mitogen_takes_router", None):
+        if hasattr(func, "mitogen_takes_econtext"):
+            kwargs["econtext"] = econtext
+        if hasattr(func, "mitogen_takes_router"):
             kwargs["router"] = self.router
-        return func, kwargs
+        return func
 
 
 # ---- section: child main ----

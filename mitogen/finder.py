@@ -1,6 +1,7 @@
 """Find the source of modules on the controlling machine, and what belongs to the program.
 
-One job: from a module's name to a :class:`Module`, and from a module to those it imports.
+One job: from a module's name to a :class:`Module`, and from a module to those it imports. Where a
+module is and whose says :mod:`mitogen.modpaths`; how modules hang together :mod:`mitogen.modgraph`.
 
 Rules:
 
@@ -22,20 +23,35 @@ import importlib.machinery
 import os
 import re
 import sys
-import threading
-from types import ModuleType
+
+from mitogen.modgraph import Closure, OwnNames, imported_names, imports_in, parsed, relative
+from mitogen.modpaths import (
+    EXTENSIONS,
+    INSTALLED,
+    MITOGEN,
+    OWN,
+    STDLIB,
+    Found,
+    ModuleUnservable,
+    attribute,
+    children,
+    is_stdlib_name,
+    is_stdlib_path,
+    loaded,
+    path_kind,
+    searched,
+)
 
 MYPY = False
 if MYPY:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import CodeType
     from typing import Any, NoReturn, Optional
 
+    from mitogen.modgraph import Import
+
     # The answer of the older interface: path, source and whether it is a package.
     Source = tuple[Optional[str], Optional[bytes], Optional[bool]]
-    # One import: number of leading dots, module's name, names after "import", whether in a
-    # function.
-    Import = tuple[int, str, tuple[str, ...], bool]
     ListImports = Callable[[CodeType], Iterable[Import]]
 
 __all__ = [
@@ -54,20 +70,8 @@ __all__ = [
     "neutralize_main",
 ]
 
-OWN = "own"
-INSTALLED = "installed"
-STDLIB = "stdlib"
-MITOGEN = "mitogen"
-
-_SITE_DIRECTORIES = frozenset(["site-packages", "dist-packages"])
-_EXTENSIONS = tuple(importlib.machinery.EXTENSION_SUFFIXES)
-_SUFFIXES = tuple(importlib.machinery.all_suffixes())
 _CODING = re.compile(r"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
 _LINE_END = re.compile(rb"(?<=\n)|(?<=\r)(?!\n)")
-
-
-class ModuleUnservable(ImportError):
-    """A module can't be sent to a child. The text says which, where it is and what to do."""
 
 
 class Module:
@@ -120,128 +124,6 @@ class Module:
         return f"Module({self.fullname!r}, {self.path!r}, kind={self.kind!r})"
 
 
-# --- what belongs to the standard library ---
-
-
-def _stdlib_directories() -> tuple[str, ...]:
-    version = "%d.%d" % sys.version_info[:2]
-    library = os.path.dirname(os.__file__)
-    platform_library = os.path.join(
-        sys.base_exec_prefix, getattr(sys, "platlibdir", "lib"), "python" + version
-    )
-    archive = os.path.join(sys.base_prefix, "lib", "python%s.zip" % version.replace(".", ""))
-    found = {library, os.path.realpath(library), platform_library, archive}
-    return tuple(sorted(path + os.sep for path in found))
-
-
-_STDLIB_DIRECTORIES = _stdlib_directories()
-
-
-def is_stdlib_path(path: str) -> bool:
-    """Tell whether *path*, a file or directory, belongs to the standard library.
-
-    :param path: Path on this machine.
-    :returns: False for site-packages and dist-packages, which lie below the library's directory.
-    """
-    return _path_kind(path) == STDLIB
-
-
-def _path_kind(path: str) -> str:
-    absolute = os.path.abspath(path)
-    if not _SITE_DIRECTORIES.isdisjoint(absolute.split(os.sep)):
-        return INSTALLED
-    return STDLIB if (absolute + os.sep).startswith(_STDLIB_DIRECTORIES) else OWN
-
-
-def is_stdlib_name(modname: str) -> bool:
-    """Tell whether *modname*, or the package it is in, belongs to the standard library.
-
-    :param modname: Full name of a module.
-    :returns: True also for modules that only exist on other platforms, where Python (3.10) knows
-        them.
-    """
-    top = modname.partition(".")[0]
-    if top in sys.builtin_module_names:
-        return True
-    names: frozenset[str] | None = getattr(sys, "stdlib_module_names", None)
-    return top in (_listed_stdlib_names() if names is None else names)
-
-
-_stdlib_names_by_path: set[str] = set()  # Filled once: a listing of the library, for Python 3.9.
-
-
-def _listed_stdlib_names() -> Collection[str]:
-    if not _stdlib_names_by_path:
-        for directory in _STDLIB_DIRECTORIES:
-            for path in (directory, os.path.join(directory, "lib-dynload")):
-                _stdlib_names_by_path.update(_listed(path).names)
-        _stdlib_names_by_path.difference_update(["test", *_SITE_DIRECTORIES])
-    return _stdlib_names_by_path
-
-
-# --- directories ---
-
-
-class _Listing:
-    """The modules in one entry of a search path."""
-
-    __slots__ = ("names", "namespaces", "sources")
-
-    def __init__(self) -> None:
-        self.names: set[str] = set()  # Everything that can be imported, but no namespace packages.
-        self.sources: set[str] = set()  # Those of it that have source: not extension modules.
-        self.namespaces: set[str] = set()  # Directories that would do as a portion of one.
-
-
-def _listed(directory: str) -> _Listing:
-    """List a directory, or what a loader calls one; empty if that can't be done."""
-    listing = _Listing()
-    try:
-        entries = list(os.scandir(directory or "."))
-    except OSError:
-        _list_by_importer(directory, listing)
-        return listing
-    for entry in entries:
-        _add_entry(listing, entry)
-    return listing
-
-
-def _add_entry(listing: _Listing, entry: os.DirEntry[str]) -> None:
-    name = entry.name
-    stem, dot, _ = name.partition(".")
-    if not stem.isidentifier() or stem == "__pycache__":
-        return
-    if dot:
-        if name.endswith(_SUFFIXES) and stem != "__init__":
-            listing.names.add(stem)
-            if name == stem + ".py":
-                listing.sources.add(stem)
-    elif entry.is_dir():
-        if os.path.exists(os.path.join(entry.path, "__init__.py")):
-            listing.names.add(stem)
-            listing.sources.add(stem)
-        else:
-            listing.namespaces.add(stem)
-
-
-def _list_by_importer(directory: str, listing: _Listing) -> None:
-    """List what isn't a directory: a zip file, or a path inside one."""
-    if not os.path.isabs(directory) or not _in_file(directory):
-        return
-    import pkgutil
-
-    for info in pkgutil.iter_modules([directory]):
-        listing.names.add(info.name)
-        listing.sources.add(info.name)
-
-
-def _in_file(path: str) -> bool:
-    """Tell whether *path* is a file, or would be inside one."""
-    while not os.path.exists(path):
-        path = os.path.dirname(path)
-    return os.path.isfile(path)
-
-
 def get_child_modules(path: str, fullname: str = "") -> list[str]:
     """List the modules directly below a package, without their package's name.
 
@@ -249,145 +131,7 @@ def get_child_modules(path: str, fullname: str = "") -> list[str]:
     :param fullname: The package's name; loaded submodules of that name are listed too.
     :returns: Sorted names, those of namespace packages and extension modules too.
     """
-    return _children([os.path.dirname(path)], fullname)
-
-
-def _children(directories: Iterable[str], fullname: str) -> list[str]:
-    found: set[str] = set()
-    for directory in directories:
-        listing = _listed(directory)
-        found |= listing.names | listing.namespaces
-    if fullname:
-        prefix = fullname + "."
-        rest = (name[len(prefix) :] for name in list(sys.modules) if name.startswith(prefix))
-        found.update(name for name in rest if "." not in name)
-    return sorted(found)
-
-
-# --- where a module is ---
-
-
-class _Found:
-    """Where a module is, before its source is read."""
-
-    __slots__ = ("fullname", "loader", "locations", "package", "path", "real_name")
-
-    def __init__(
-        self,
-        fullname: str,
-        real_name: str,
-        loader: Any,
-        path: str | None,
-        locations: list[str] | None,
-    ) -> None:
-        self.fullname = fullname
-        self.real_name = real_name  # The name its loader knows it by.
-        self.loader = loader
-        self.path = path
-        self.locations = locations  # None for a module that is no package.
-        self.package: str | None = None  # Set where it doesn't follow from the name.
-
-    @property
-    def is_namespace(self) -> bool:
-        return (
-            self.path is None and bool(self.locations) and not hasattr(self.loader, "get_filename")
-        )
-
-
-def _attribute(module: object, name: str) -> Any:
-    """Read an attribute without running code of *module*, None if it has no such.
-
-    Modules that load themselves when touched do it in ``__getattr__`` or ``__getattribute__``.
-    """
-    try:
-        return object.__getattribute__(module, "__dict__")[name]
-    except (AttributeError, KeyError):
-        pass
-    if isinstance(module, ModuleType):
-        return None
-    for cls in type(module).__mro__:
-        if name in vars(cls):
-            value = vars(cls)[name]
-            return None if hasattr(type(value), "__get__") else value
-    return None
-
-
-def _as_list(locations: Any) -> list[str] | None:
-    """Copy a ``__path__``, which may be computed and depend on packages that aren't loaded."""
-    if locations is None:
-        return None
-    try:
-        return [str(location) for location in locations]
-    except Exception:
-        return [str(location) for location in getattr(locations, "_path", ())]
-
-
-def _loaded(fullname: str) -> _Found | None:
-    """Say where a loaded module came from; None if it isn't loaded or doesn't say."""
-    module = sys.modules.get(fullname)
-    if module is None:
-        return None
-    spec = _attribute(module, "__spec__")
-    loader = getattr(spec, "loader", None) or _attribute(module, "__loader__")
-    path = _attribute(module, "__file__")
-    if not isinstance(path, str):
-        path = spec.origin if getattr(spec, "has_location", False) else None
-    locations = _as_list(_attribute(module, "__path__"))
-    name = getattr(spec, "name", None) or _attribute(module, "__name__")
-    if path is None and loader is None and not locations:
-        return None
-    return _Found(fullname, name if isinstance(name, str) else fullname, loader, path, locations)
-
-
-def _searched(fullname: str) -> _Found | None:
-    """Search for a module as an import would, but without importing its packages."""
-    path: list[str] | None = None
-    name = ""
-    spec = None
-    for part in fullname.split("."):
-        parent_path, name = path, (name + "." + part if name else part)
-        package = _loaded(name) if name != fullname else None
-        if package is not None:
-            path = package.locations
-        else:
-            spec = _find_spec(name, parent_path)
-            path = None if spec is None else _as_list(spec.submodule_search_locations)
-        if path is None and name != fullname:
-            return None
-    if spec is None:
-        return None
-    origin = spec.origin if spec.has_location else None
-    return _Found(fullname, spec.name, spec.loader, origin, path)
-
-
-def _find_spec(name: str, path: list[str] | None) -> importlib.machinery.ModuleSpec | None:
-    try:
-        spec = importlib.machinery.PathFinder.find_spec(name, path)
-    except KeyError:  # A namespace package asks its package for __path__, which isn't loaded.
-        spec = importlib.machinery.ModuleSpec(name, None, is_package=True)
-        below = [os.path.join(each, name.rpartition(".")[2]) for each in path or ()]
-        spec.submodule_search_locations = [each for each in below if os.path.isdir(each)]
-    if spec is not None:
-        return spec
-    for finder in filter(_is_tame, list(sys.meta_path)):
-        try:
-            spec = finder.find_spec(name, path, None)
-        except Exception:  # Others' code: whatever it raises, it hasn't found the module.
-            continue
-        if spec is not None:
-            return spec
-    return None
-
-
-def _is_tame(finder: Any) -> bool:
-    """Tell whether it's of use to ask this finder; setuptools' one for distutils imports things."""
-    if finder in (
-        importlib.machinery.PathFinder,
-        importlib.machinery.BuiltinImporter,
-        importlib.machinery.FrozenImporter,
-    ):
-        return False
-    return hasattr(finder, "find_spec") and type(finder).__module__ != "_distutils_hack"
+    return children([os.path.dirname(path)], fullname)
 
 
 # --- reading source ---
@@ -427,12 +171,12 @@ def _refuse(fullname: str, path: str | None, reason: str) -> NoReturn:
     )
 
 
-def _read(found: _Found) -> tuple[str, bytes]:
+def _read(found: Found) -> tuple[str, bytes]:
     """Return path and source of a module; raise :class:`ModuleUnservable` where there's none."""
     path, loader = found.path, found.loader
     if loader in (importlib.machinery.BuiltinImporter, importlib.machinery.FrozenImporter):
         _refuse(found.fullname, path, "it is built into Python, so each target has its own.")
-    if path is not None and path.endswith(_EXTENSIONS):
+    if path is not None and path.endswith(EXTENSIONS):
         _refuse(found.fullname, path, _EXTENSION_MODULE % path)
     source_path = path[:-1] if path is not None and path.endswith(".pyc") else path
     source = None if source_path is None else _read_file(loader, source_path)
@@ -492,34 +236,6 @@ def _code(loader: Any, path: str, source: bytes) -> CodeType | None:
         return compile(source, path, "exec", dont_inherit=True)
     except (ImportError, OSError, SyntaxError, ValueError):
         return None
-
-
-def _parsed(source: bytes) -> list[Any]:
-    """Return the statements of *source*, none if there's an error in it."""
-    import ast
-
-    try:
-        return list(ast.parse(source).body)
-    except (SyntaxError, ValueError):
-        return []
-
-
-def _imports_in(statements: list[Any]) -> Iterator[Import]:
-    """Yield the imports among *statements* and those inside them; like imports.all_imports()."""
-    pending = [(statement, False) for statement in reversed(statements)]
-    while pending:
-        node, in_function = pending.pop()
-        kind = type(node).__name__
-        if kind == "Import":
-            yield from ((0, alias.name, (), in_function) for alias in node.names)
-        elif kind == "ImportFrom":
-            names = tuple(alias.name for alias in node.names)
-            yield node.level, node.module or "", names, in_function
-        in_function = in_function or kind in ("FunctionDef", "AsyncFunctionDef")
-        for field in ("finalbody", "orelse", "handlers", "cases", "body"):
-            inner = getattr(node, field, ())
-            if isinstance(inner, list):
-                pending.extend((each, in_function) for each in reversed(inner))
 
 
 # --- the main program ---
@@ -591,16 +307,16 @@ def _uses_mitogen_main(body: list[Any]) -> Callable[[Any], bool]:
 
 def _main_spec_name() -> str | None:
     """Return the real name of a main program started with ``python -m``."""
-    spec = _attribute(sys.modules.get("__main__"), "__spec__")
+    spec = attribute(sys.modules.get("__main__"), "__spec__")
     return getattr(spec, "name", None)
 
 
-def _found_main() -> _Found:
-    found = _loaded("__main__")
+def _found_main() -> Found:
+    found = loaded("__main__")
     builtin = importlib.machinery.BuiltinImporter  # Its __file__ is "<stdin>".
     if not found or not found.path or found.loader is builtin or is_stdlib_path(found.path):
         _refuse("__main__", None, _MAIN_WITHOUT_FILE)
-    package = _attribute(sys.modules["__main__"], "__package__")
+    package = attribute(sys.modules["__main__"], "__package__")
     found.package = package if isinstance(package, str) else ""
     found.locations = None  # "python -m pkg" sets none, but be sure: __main__ is no package.
     return found
@@ -628,10 +344,10 @@ class FinderMethod:
             return None
         return path, source, found.locations is not None
 
-    def _locate(self, fullname: str) -> _Found | None:
+    def _locate(self, fullname: str) -> Found | None:
         raise NotImplementedError
 
-    def _read(self, found: _Found) -> tuple[str, bytes]:
+    def _read(self, found: Found) -> tuple[str, bytes]:
         return _read(found)
 
     def __repr__(self) -> str:
@@ -641,7 +357,7 @@ class FinderMethod:
 class DefectivePython3xMainMethod(FinderMethod):
     """Find ``__main__``, which has no spec when a file is run. (The name is an old one.)"""
 
-    def _locate(self, fullname: str) -> _Found | None:
+    def _locate(self, fullname: str) -> Found | None:
         try:
             return _found_main() if fullname == "__main__" else None
         except ModuleUnservable:
@@ -651,8 +367,8 @@ class DefectivePython3xMainMethod(FinderMethod):
 class PkgutilMethod(FinderMethod):
     """Find a loaded module by its loader. (The name is an old one.)"""
 
-    def _locate(self, fullname: str) -> _Found | None:
-        found = _loaded(fullname)
+    def _locate(self, fullname: str) -> Found | None:
+        found = loaded(fullname)
         if found is None or found.loader is None or found.real_name != fullname:
             return None
         return found
@@ -661,16 +377,16 @@ class PkgutilMethod(FinderMethod):
 class SysModulesMethod(FinderMethod):
     """Find a loaded module by its ``__file__`` or ``__path__``."""
 
-    def _locate(self, fullname: str) -> _Found | None:
-        found = _loaded(fullname)
+    def _locate(self, fullname: str) -> Found | None:
+        found = loaded(fullname)
         return found if found is not None and found.real_name == fullname else None
 
 
 class ParentSpecEnumerationMethod(FinderMethod):
     """Find a module that isn't loaded, beginning at the nearest package that is."""
 
-    def _locate(self, fullname: str) -> _Found | None:
-        return _searched(fullname)
+    def _locate(self, fullname: str) -> Found | None:
+        return searched(fullname)
 
 
 class ParentImpEnumerationMethod(ParentSpecEnumerationMethod):
@@ -701,7 +417,7 @@ class ModuleFinder:
         self._modules: dict[str, Module] = {}
         self._imports: dict[str, list[tuple[str, bool]]] = {}
         self._kinds: dict[str, str] = {}
-        self._own = _OwnNames(self)
+        self._own = OwnNames(self)
 
     def add_source_override(
         self, fullname: str, path: str, source: bytes | str, is_pkg: bool
@@ -774,7 +490,7 @@ class ModuleFinder:
         missing = sys.modules.get(fullname) is None
         _refuse(fullname, None, _NOT_FOUND if missing else _MADE_AT_RUN_TIME)
 
-    def _locate(self, fullname: str) -> _Found | None:
+    def _locate(self, fullname: str) -> Found | None:
         """Say where a module is. A mere second name for a loaded module is looked at last."""
         if fullname == "__main__":
             return _found_main()
@@ -784,9 +500,9 @@ class ModuleFinder:
             found = method._locate(fullname)
             if found is not None:
                 return found
-        return _loaded(fullname)
+        return loaded(fullname)
 
-    def _source(self, found: _Found) -> tuple[str, bytes]:
+    def _source(self, found: Found) -> tuple[str, bytes]:
         path, source = _read(found)
         if self._is_main(found.fullname):
             cut = neutralize_main(path, source)
@@ -806,7 +522,7 @@ class ModuleFinder:
         return fullname == _main_spec_name() and fullname not in sys.modules
 
     def _submodules(self, fullname: str, locations: list[str]) -> tuple[str, ...]:
-        names = {"%s.%s" % (fullname, name) for name in _children(locations, fullname)}
+        names = {"%s.%s" % (fullname, name) for name in children(locations, fullname)}
         names.update(n for n in self._overrides if n.rpartition(".")[0] == fullname)
         return tuple(sorted(names))
 
@@ -851,9 +567,9 @@ class ModuleFinder:
         if found is None:
             return None
         if found.is_namespace:
-            kinds = set(map(_path_kind, found.locations or ()))
+            kinds = set(map(path_kind, found.locations or ()))
             return kinds.pop() if len(kinds) == 1 else INSTALLED
-        kind = OWN if found.path is None else _path_kind(found.path)
+        kind = OWN if found.path is None else path_kind(found.path)
         if name in sys.modules and "." not in name:
             self._kinds[name] = kind
         return kind
@@ -901,7 +617,7 @@ class ModuleFinder:
         if imported is None:
             found: dict[str, bool] = {}
             module = self.find(fullname)
-            for name, in_function in _imported_names(module.package, self._listed(module)):
+            for name, in_function in imported_names(module.package, self._listed(module)):
                 if name != fullname and not is_stdlib_name(name):
                     found[name] = found.get(name, True) and in_function
             imported = self._imports[fullname] = list(found.items())
@@ -913,7 +629,7 @@ class ModuleFinder:
         if not source:
             return ()
         if self._all_imports is None:
-            return _imports_in(_parsed(source))
+            return imports_in(parsed(source))
         loader = None
         if name not in self._overrides and name not in self._modifiers and not self._is_main(name):
             found = self._locate(name)
@@ -934,7 +650,7 @@ class ModuleFinder:
         :returns: Full names, each once: those that :meth:`find` returns, a package before what is
             in it, a module after what it imports at import time where that is possible.
         """
-        walk = _Closure(self, want)
+        walk = Closure(self, want)
         walk.add(fullnames)
         return walk.order
 
@@ -968,7 +684,7 @@ class ModuleFinder:
             package = self.find(fullname).package
         except ModuleUnservable:
             package = fullname.rpartition(".")[0]
-        base = _relative(package, level)
+        base = relative(package, level)
         return base + "." if base else ""
 
     def generate_parent_names(self, fullname: str) -> Iterator[str]:
@@ -976,196 +692,3 @@ class ModuleFinder:
         while "." in fullname:
             fullname = fullname.rpartition(".")[0]
             yield fullname
-
-
-def _relative(package: str, level: int) -> str:
-    """Return the package that *level* dots name in a module of *package*, or an empty string."""
-    parts = package.split(".")
-    return ".".join(parts[: len(parts) - level + 1]) if level <= len(parts) else ""
-
-
-def _imported_names(package: str, listed: Iterable[Import]) -> Iterator[tuple[str, bool]]:
-    """Yield the full names that may be modules among those imported in a module of *package*."""
-    for level, modname, names, in_function in listed:
-        base = modname
-        if level:
-            above = _relative(package, level)
-            if not above:
-                continue
-            base = above + "." + modname if modname else above
-        dot = base.find(".")
-        while dot > 0:
-            yield base[:dot], in_function
-            dot = base.find(".", dot + 1)
-        yield base, in_function
-        for name in names:
-            yield base + "." + name, in_function
-
-
-class _Closure:
-    """One walk through the graph of imports. No recursion: chains of imports can be long."""
-
-    def __init__(self, finder: ModuleFinder, want: Callable[[str], bool] | None) -> None:
-        self.order: list[str] = []
-        self._finder = finder
-        self._want = want
-        self._entered: set[str] = set()
-        self._accepted: set[str] = set()  # Entered, wanted and found.
-        self._emitted: set[str] = set()
-        self._later: list[str] = []  # Imported inside functions.
-
-    def add(self, fullnames: Iterable[str]) -> None:
-        self._walk(list(fullnames))
-        while self._later:
-            later, self._later = self._later, []
-            self._walk(later)
-
-    def _walk(self, fullnames: list[str]) -> None:
-        tasks = [(self._enter, name) for name in reversed(fullnames)]
-        while tasks:
-            task, name = tasks.pop()
-            tasks.extend(reversed(task(name)))
-
-    def _enter(self, name: str) -> list[tuple[Callable[[str], Any], str]]:
-        if name in self._entered:
-            return []
-        self._entered.add(name)
-        if self._want is not None and not self._want(name):
-            return []
-        try:
-            dependencies = self._finder._dependencies(name)
-        except ModuleUnservable:
-            return []
-        self._accepted.add(name)
-        before = list(self._finder.generate_parent_names(name))[::-1]
-        after = []
-        for dependency, in_function in dependencies:
-            if in_function:
-                self._later.append(dependency)
-            elif dependency.startswith(name + "."):
-                after.append(dependency)
-            else:
-                before.append(dependency)
-        return [
-            *((self._enter, dependency) for dependency in before),
-            (self._emit, name),
-            *((self._enter, dependency) for dependency in after),
-        ]
-
-    def _emit(self, name: str) -> tuple[()]:
-        for each in [*list(self._finder.generate_parent_names(name))[::-1], name]:
-            if each in self._accepted and each not in self._emitted:
-                self._emitted.add(each)
-                self.order.append(each)
-        return ()
-
-
-class _OwnNames:
-    """The growing list of the program's own names."""
-
-    def __init__(self, finder: ModuleFinder) -> None:
-        self._finder = finder
-        self._lock = threading.Lock()
-        self._names: dict[str, None] = {}  # In the order in which they were found; never shrinks.
-        self._seen: set[str] = set()  # Those of sys.modules that were looked at.
-        self._mixed: set[str] = set()  # Namespace packages with portions that aren't own.
-        self._entry_kinds: dict[str, str] = {}
-        self._state: list[tuple[str, int]] = []  # Own entries of sys.path and when they changed.
-        self._listings: dict[tuple[str, int], _Listing] = {}
-
-    def since(self, mark: int) -> tuple[list[str], int]:
-        with self._lock:
-            self._look_at_modules()
-            self._look_at_path()
-            names = list(self._names)
-        return names[mark:], len(names)
-
-    def note(self, name: str) -> None:
-        """Add a name, unless all that is below its top-level name is on the list."""
-        top = name.partition(".")[0]
-        if top != MITOGEN and top not in self._names:
-            self._names[name] = None
-
-    def _look_at_modules(self) -> None:
-        new = set(sys.modules) - self._seen
-        self._seen |= new
-        for name in sorted(new):  # Sorted: a package comes before what is in it.
-            top = name.partition(".")[0]
-            if top != name:
-                if top in self._mixed:
-                    self._look_at_portion(name)
-            elif name == "__main__":
-                self.note(name)
-            elif name.startswith("__editable__"):
-                self._look_at_mapping(sys.modules.get(name))
-            elif not name.startswith("__") and not is_stdlib_name(name):
-                self._look_at(name)
-
-    def _look_at(self, name: str) -> None:
-        """Note a top-level name if it's own and can be served."""
-        found = self._finder._locate(name)
-        if found is None or (found.path or "").endswith(_EXTENSIONS):
-            return
-        kind = self._finder.kind(name)
-        if kind == OWN:
-            self.note(name)
-        elif found.is_namespace:
-            self._mixed.add(name)
-            for location in found.locations or ():
-                if _path_kind(location) == OWN:
-                    listing = _listed(location)
-                    for child in sorted(listing.sources | listing.namespaces):
-                        self._look_at_portion("%s.%s" % (name, child))
-
-    def _look_at_portion(self, fullname: str) -> None:
-        """Note a module below a namespace package, or the package it is in, if it's own."""
-        for name in [*list(self._finder.generate_parent_names(fullname))[::-1], fullname][1:]:
-            if name in self._names:
-                return
-            if self._finder.kind(name) == OWN:
-                self.note(name)
-                return
-
-    def _look_at_mapping(self, module: ModuleType | None) -> None:
-        """Note what setuptools' finder for an editable install knows, even if it isn't loaded."""
-        mapping = _attribute(module, "MAPPING")
-        for name in mapping if isinstance(mapping, dict) else ():
-            if not is_stdlib_name(name) and self._finder.kind(name) == OWN:
-                self.note(name)
-
-    def _look_at_path(self) -> None:
-        """Note what is in the entries of ``sys.path`` that are the program's own."""
-        state = self._path_state()
-        if state == self._state:
-            return
-        self._state = state
-        taken: set[str] = set()  # An earlier entry wins, also one of site-packages.
-        for entry, changed in state:
-            listing = self._listings.get((entry, changed))
-            if listing is None:
-                listing = self._listings[entry, changed] = _listed(entry)
-            if self._entry_kinds[entry] == OWN:
-                for name in sorted(listing.sources - taken - self._seen):
-                    if not name.startswith("__") and not is_stdlib_name(name):
-                        self.note(name)
-            taken |= listing.names
-
-    def _path_state(self) -> list[tuple[str, int]]:
-        """Return the entries that matter, up to the last own one, each with when it changed."""
-        state, length = [], 0
-        entries: list[object] = list(sys.path)
-        for entry in entries:
-            if not isinstance(entry, str):
-                continue
-            entry = os.path.abspath(entry)
-            kind = self._entry_kinds.get(entry)
-            if kind is None:
-                kind = self._entry_kinds[entry] = _path_kind(entry)
-            if kind != STDLIB:
-                try:
-                    state.append((entry, os.stat(entry).st_mtime_ns))
-                except OSError:
-                    continue
-                if kind == OWN:
-                    length = len(state)
-        return state[:length]

@@ -16,6 +16,7 @@ class EpollPoller(Poller):
 
     def __init__(self):
         self._epoll = select.epoll()
+        self._wait = self._epoll.poll
         self.table = {}
 
     def _set(self, fd, mask, old):
@@ -26,9 +27,6 @@ class EpollPoller(Poller):
 
     def _unset(self, fd):
         self._epoll.unregister(fd)
-
-    def _wait(self, seconds):
-        return self._epoll.poll(seconds)
 
     def close(self):
         self._epoll.close()

@@ -17,6 +17,7 @@ import threading
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable
+from importlib.util import decode_source
 from typing import Any, Optional
 
 from mitogen import finder, imports, minify
@@ -236,7 +237,7 @@ class ModuleResponder:
         if module.source is None:
             return b""
         if module.kind == "mitogen":
-            return minify.minimize_source(module.source.decode()).encode()
+            return minify.minimize_source(decode_source(module.source)).encode()
         return module.source
 
     # -- answering

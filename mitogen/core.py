@@ -94,9 +94,6 @@ class StreamError(Error):
 class ChannelError(Error):
     """The far end of a mailbox has gone, or ended the flow."""
 
-    remote_msg = "Channel closed by remote end."
-    local_msg = "Channel closed by local end."
-
 
 class TimeoutError(Error):
     """A deadline passed."""
@@ -514,7 +511,7 @@ class Message:
         """
         if self.reply_to == IS_DEAD:
             if throw_dead:
-                raise ChannelError(str(self.data, "utf-8", "replace") or ChannelError.remote_msg)
+                raise ChannelError("%s", str(self.data, "utf-8", "replace") or "closed")
             return None
         if self.flags & RAW:
             return self.data
@@ -528,8 +525,8 @@ class Message:
     decode = unpickle
 
     def __repr__(self):
-        to = (self.dst_id, self.handle, self.src_id, self.auth_id, self.reply_to, self.data[:32])
-        return "Message(to %r:%r from %r by %r, reply to %r: %r)" % to
+        fields = (self.dst_id, self.handle, self.src_id, self.auth_id, bytes(self.data[:32]))
+        return "Message(to %r:%r from %r by %r: %r)" % fields
 
 
 class Framer:
@@ -815,7 +812,7 @@ class Stream:
                 if self.closed:
                     break
         except StreamError as e:
-            self.router.log(ERROR, "%s: %s; the stream is dropped", self.name, e)
+            self.router.log(ERROR, "%s: %s", self.name, e)
             self.disconnect(str(e))
 
     def send(self, head, body=b"", cork=False):
@@ -842,10 +839,11 @@ class Stream:
                 self._queue(memoryview(body)[rest:])
 
     def _queue(self, data):
-        if not self.backlog:
-            self.broker.defer(self._watch_if_open)
         self.backlog.append(data)
         self.queued += len(data)
+        # After the append: the broker may be quicker than this thread.
+        if len(self.backlog) == 1:
+            self.broker.defer(self._watch_if_open)
 
     def _watch_if_open(self):
         if self.backlog and not self.closed:
@@ -1163,7 +1161,6 @@ class Router:
 
     def log(self, level, fmt, *args):
         """Any thread: record something; a child sends it up, a master hands it to logging."""
-        sys.stderr.write("mitogen: %s\n" % (fmt % args if args else fmt,))
 
     # -- contexts and handlers
 
@@ -1510,8 +1507,7 @@ class Router:
         if number:
             long_send = self._longs.get(key)
             if long_send:
-                long_send.credit += amount
-                long_send.pump()
+                long_send.give(amount)
         elif not amount:
             self._end_flow(key, self.invalid_handle_msg)
         elif key in self._flows:
@@ -1621,8 +1617,6 @@ class Sender:
     :param int dst_handle: which one
     """
 
-    explicit_close_msg = "Sender.close() called"
-
     def __init__(self, context, dst_handle):
         self.context = context
         self.dst_handle = dst_handle
@@ -1641,7 +1635,7 @@ class Sender:
 
     def close(self):
         """End the receiver's iteration once it has read what was sent."""
-        self.context.send(Message.dead(self.explicit_close_msg, handle=self.dst_handle))
+        self.context.send(Message.dead(handle=self.dst_handle))
 
 
 ENCODERS[Context] = (TAG_CONTEXT, lambda c: [c.context_id, c.name])

@@ -48,10 +48,17 @@ class LongSend:
                 self.started = True
                 self.credit -= len(chunk)
             if self.view and not stream.closed:
-                if stream.queued >= HIGH_WATER:
+                # What ended the loop decides; the stream may have drained since.
+                if self.credit > 0:
                     stream.when_drained(self.pump)
                 return
         self.end()
+
+    def give(self, amount):
+        """Broker thread: the far end has taken in `amount` bytes."""
+        with self.lock:
+            self.credit += amount
+        self.pump()
 
     def end(self, error=None):
         """Any thread: it is out, or will never be; once."""

@@ -494,7 +494,7 @@ class ChildIds:
             self.request(latch.put)
             block = latch.get(core.IMPORT_TIMEOUT)
             if block is None:
-                raise core.ChannelError(core.ChannelError.remote_msg)
+                raise core.ChannelError("the parent gave no ids")
             self.free = iter(range(*block))
             return next(self.free)
 
@@ -956,6 +956,13 @@ class Router(core.Router):
     def stream_by_id(self, dst_id):
         """Return the stream that leads to a context, or None."""
         return self.routes.get(dst_id)
+
+    def _async_route(self, msg, in_stream=None):
+        # Old programs call this on the broker thread.
+        if in_stream:
+            self.on_frame(msg, in_stream)
+        else:
+            self.route(msg, False)
 
     def add_route(self, target_id, stream):
         """Broker thread: record that `stream` leads to a context."""

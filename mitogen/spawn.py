@@ -86,11 +86,21 @@ class Process:
             except ProcessLookupError:
                 pass
 
+    def _end_group(self):
+        """If the process has died, end what it started: while it is not reaped its number is
+        nobody else's."""
+        try:
+            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                os.killpg(self.pid, _signal.SIGTERM)
+        except (OSError, AttributeError):
+            pass
+
     def reap(self, broker, done, waited=0.0):
         """
         Broker thread: call `done(status)` once the process is gone: soon by itself, else by a
         signal.
         """
+        self._end_group()
         status = self.proc.poll()
         if status is not None:
             return done(status)

@@ -207,7 +207,7 @@ def name_function(fn):
     try:
         module, name, qualname = fn.__module__, fn.__name__, fn.__qualname__
     except AttributeError:
-        raise TypeError("%r is no function" % (fn,))
+        raise TypeError("%r is no function" % (fn,)) from None
     if isinstance(owner, type):
         return owner.__module__, owner.__qualname__, name
     if owner is not None and not isinstance(owner, type(sys)):

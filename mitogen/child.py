@@ -143,7 +143,7 @@ class ModuleText:
 
 
 class LogSender:
-    """Sends log records to the master; while their flow has no credit they are lost, and counted."""
+    """Sends log records to the master; those that their flow has no credit for are counted."""
 
     def __init__(self, router):
         self.router = router

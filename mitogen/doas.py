@@ -6,7 +6,7 @@ As with sudo, standard input is a pipe and the password is asked for on a termin
 
 import re
 
-from mitogen import parent
+from mitogen import connect
 from mitogen.core import StreamError
 from mitogen.handshake import Rule
 
@@ -20,9 +20,9 @@ class PasswordError(StreamError):
     """doas asked for a password and there was none, or it was wrong."""
 
 
-class Options(parent.LocalOptions):
+class Options(connect.LocalOptions):
     """
-    Besides parent.Options:
+    Besides connect.Options:
 
     :param str username: whose account; default root
     :param str password: the calling account's password
@@ -40,7 +40,7 @@ class Options(parent.LocalOptions):
         incorrect_prompts=("doas: authentication failed", "doas: authorization failed"),
         **kwargs,
     ):
-        parent.Options.__init__(self, **kwargs)
+        connect.Options.__init__(self, **kwargs)
         self.username = username or "root"
         self.password = password
         self.doas_path = doas_path
@@ -48,7 +48,7 @@ class Options(parent.LocalOptions):
         self.incorrect_prompts = tuple(incorrect_prompts)
 
 
-class Connection(parent.Connection):
+class Connection(connect.Connection):
     """A doas."""
 
     options_class = Options

@@ -14,7 +14,7 @@ import os
 import sys
 import warnings
 
-from mitogen import core, parent, spawn
+from mitogen import connect, core, spawn
 
 __all__ = ["FORK_SUPPORTED", "Connection", "Error", "Options", "Process"]
 
@@ -25,7 +25,7 @@ class Error(core.StreamError):
     """fork is not to be had here."""
 
 
-class Options(parent.Options):
+class Options(connect.Options):
     """
     :param str name: name of the context
     :param on_fork: called in the copy once the tree's descriptors are closed
@@ -44,7 +44,7 @@ class Options(parent.Options):
     ):
         if not FORK_SUPPORTED:
             raise Error("fork: this system has no fork(); use Router.local()")
-        parent.Options.__init__(
+        connect.Options.__init__(
             self, name=name, debug=debug, profiling=profiling, unidirectional=unidirectional
         )
         self.on_fork = on_fork
@@ -72,7 +72,7 @@ class Process:
         return self.status
 
 
-class Connection(parent.Connection):
+class Connection(connect.Connection):
     """A fork."""
 
     options_class = Options

@@ -7,6 +7,8 @@ there all the same (`mitogen.core.Receiver`), imported at first use.
 Threads: a Latch may be put to and waited on by any; Receivers are filled by the broker.
 """
 
+from collections import deque
+
 from mitogen.core import (
     IS_DEAD,
     WINDOW,
@@ -17,7 +19,6 @@ from mitogen.core import (
     new_lock,
     now,
 )
-from collections import deque
 
 __all__ = ["Channel", "Latch", "LatchError", "Receiver"]
 
@@ -192,7 +193,7 @@ class Receiver:
         try:
             msg = self._latch.get(timeout, block)
         except LatchError:
-            raise ChannelError(self.closed_msg)
+            raise ChannelError(self.closed_msg) from None
         self.router.consumed(msg)
         if throw_dead and msg.reply_to == IS_DEAD:
             msg.unpickle()

@@ -10,11 +10,17 @@ import atexit
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterable
-from typing import Any, Optional
+from collections.abc import Callable
+from typing import Any
 
-import mitogen
-from mitogen import aliases, core, parent, pollers, responder, shrink  # noqa: F401
+from mitogen import (
+    aliases,  # noqa: F401 (has the names that core does not)
+    core,
+    parent,
+    pollers,
+    responder,
+    shrink,
+)
 from mitogen.finder import (
     FinderMethod,
     ModuleFinder,
@@ -193,7 +199,7 @@ class Router(parent.Router):
     broker_class = Broker
 
     def __init__(
-        self, broker: Optional[core.Broker] = None, max_message_size: Optional[int] = None
+        self, broker: core.Broker | None = None, max_message_size: int | None = None
     ) -> None:
         parent.Router.__init__(self, broker or self.broker_class(), core.Node())
         if max_message_size:
@@ -211,7 +217,7 @@ class Router(parent.Router):
         LOG.log(level, fmt, *args)
 
     def log_config(self) -> tuple[int, list[list[Any]]]:
-        """Return (level of mitogen's own records, [[logger, level]]) for a child's configuration."""
+        """Return (level of mitogen's own records, [[logger, level]]) for a child."""
         levels: list[list[Any]] = [["", logging.getLogger().getEffectiveLevel()]]
         for name, logger in sorted(logging.Logger.manager.loggerDict.items()):
             level = getattr(logger, "level", 0)

@@ -18,7 +18,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable
 from importlib.util import decode_source
-from typing import Any, Optional
+from typing import Any
 
 from mitogen import finder, imports, minify
 from mitogen.core import Blob
@@ -46,7 +46,7 @@ class Worker:
         self.name = name
         self._jobs: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._ready = threading.Semaphore(0)
-        self._thread: Optional[threading.Thread] = None
+        self._thread: threading.Thread | None = None
         self._stopped = False
 
     def put(self, func: Callable[..., Any], *args: Any) -> None:
@@ -98,7 +98,7 @@ class ImportPolicy:
             fullname = fullname.rpartition(".")[0]
         return False
 
-    def denied(self, fullname: str) -> Optional[str]:
+    def denied(self, fullname: str) -> str | None:
         """Return why `fullname` is not served, or None."""
         if fullname.partition(".")[0] == "mitogen":
             return None
@@ -116,7 +116,7 @@ class ModuleResponder:
     :param router: the master's router
     """
 
-    def __init__(self, router: Any, worker: Worker, policy: Optional[ImportPolicy] = None) -> None:
+    def __init__(self, router: Any, worker: Worker, policy: ImportPolicy | None = None) -> None:
         self.router = router
         self.policy = policy or ImportPolicy()
         self.finder = finder.ModuleFinder(imports.all_imports)

@@ -167,7 +167,9 @@ def start(argv, stdio="pipe", tty=False, err=False, environ=None):
     except OSError as e:
         for fd in ours:
             os.close(fd)
-        raise StreamError("cannot start %s: %s; is it installed, and the path right?", argv[0], e)
+        raise StreamError(
+            "cannot start %s: %s; is it installed, and the path right?", argv[0], e
+        ) from e
     finally:
         for fd in theirs:
             os.close(fd)

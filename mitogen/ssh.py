@@ -6,7 +6,7 @@ The remote interpreter is looked for, unless one is named, in the same round tri
 
 import os
 
-from mitogen import handshake, parent
+from mitogen import connect, handshake
 from mitogen.core import StreamError
 from mitogen.handshake import Rule
 
@@ -34,9 +34,9 @@ class HostKeyError(StreamError):
     """The server's host key is unknown, or not the known one."""
 
 
-class Options(parent.Options):
+class Options(connect.Options):
     """
-    Besides parent.Options:
+    Besides connect.Options:
 
     :param str hostname: host name, address, or alias in ssh's configuration
     :param str username: None for what ssh's configuration says
@@ -73,7 +73,7 @@ class Options(parent.Options):
         ssh_debug_level=None,
         **kwargs,
     ):
-        parent.Options.__init__(self, **kwargs)
+        connect.Options.__init__(self, **kwargs)
         check_host_keys = {True: "enforce", False: "ignore"}.get(check_host_keys, check_host_keys)
         if check_host_keys not in ("enforce", "accept", "ignore"):
             raise ValueError(
@@ -97,14 +97,14 @@ class Options(parent.Options):
         self.ssh_debug_level = ssh_debug_level or 0
 
 
-class Connection(parent.Connection):
+class Connection(connect.Connection):
     """An ssh client. Passwords go over a terminal of its own, so standard input stays free."""
 
     options_class = Options
     err = True
 
     def __init__(self, options, router):
-        parent.Connection.__init__(self, options, router)
+        connect.Connection.__init__(self, options, router)
         self.tty = options.password is not None or options.check_host_keys == "accept"
         if options.keepalive_enabled:
             self.keepalive_interval = options.keepalive_interval

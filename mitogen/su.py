@@ -8,7 +8,7 @@ nothing is sent before the first stage has said that it is there.
 import re
 from shlex import quote
 
-from mitogen import parent
+from mitogen import connect
 from mitogen.core import StreamError
 from mitogen.handshake import Rule
 
@@ -22,9 +22,9 @@ class PasswordError(StreamError):
     """su asked for a password and there was none, or it was wrong."""
 
 
-class Options(parent.LocalOptions):
+class Options(connect.LocalOptions):
     """
-    Besides parent.Options:
+    Besides connect.Options:
 
     :param str username: whose account; default root
     :param str password: that account's password
@@ -47,7 +47,7 @@ class Options(parent.LocalOptions):
         ),
         **kwargs,
     ):
-        parent.Options.__init__(self, **kwargs)
+        connect.Options.__init__(self, **kwargs)
         self.username = username or "root"
         self.password = password
         self.su_path = su_path
@@ -55,7 +55,7 @@ class Options(parent.LocalOptions):
         self.incorrect_prompts = tuple(incorrect_prompts)
 
 
-class Connection(parent.Connection):
+class Connection(connect.Connection):
     """A su."""
 
     options_class = Options

@@ -8,7 +8,7 @@ its own to ask for a password on, with a prompt that nothing else prints.
 import os
 import re
 
-from mitogen import parent
+from mitogen import connect
 from mitogen.core import StreamError
 from mitogen.handshake import Rule
 
@@ -69,9 +69,9 @@ def parse_sudo_args(args):
     return {name: value for name, value in found.items() if value is not None}
 
 
-class Options(parent.LocalOptions):
+class Options(connect.LocalOptions):
     """
-    Besides parent.Options:
+    Besides connect.Options:
 
     :param str username: whose account; default root
     :param str sudo_path: the program
@@ -97,7 +97,7 @@ class Options(parent.LocalOptions):
         selinux_type=None,
         **kwargs,
     ):
-        parent.Options.__init__(self, **kwargs)
+        connect.Options.__init__(self, **kwargs)
         given = parse_sudo_args(sudo_args or ())
         self.sudo_path = sudo_path
         self.password = password
@@ -111,7 +111,7 @@ class Options(parent.LocalOptions):
         self.other = given
 
 
-class Connection(parent.Connection):
+class Connection(connect.Connection):
     """A sudo."""
 
     options_class = Options
@@ -120,7 +120,7 @@ class Connection(parent.Connection):
     environ = {"LC_ALL": "C"}
 
     def __init__(self, options, router):
-        parent.Connection.__init__(self, options, router)
+        connect.Connection.__init__(self, options, router)
         self.prompt = "[mitogen %s] password: " % os.urandom(8).hex()
 
     def argv(self):

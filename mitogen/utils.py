@@ -48,7 +48,7 @@ def _level(name):
 
 
 def log_levels_configure(default="INFO"):
-    """Set the root logger's level: to `default`, or what MITOGEN_LOG_LEVEL in the environment says."""
+    """Set the root logger's level: to `default`, unless MITOGEN_LOG_LEVEL is in the environment."""
     logging.getLogger().setLevel(_level(default))
 
 

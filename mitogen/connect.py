@@ -1,0 +1,382 @@
+"""
+A connection under way: a method's options, the process it starts, the conversation until that is a
+context. The method `local` is here too.
+
+Rules
+    1. Connecting is a state machine on the broker; who asked for the connection only waits.
+    2. Whatever way it ends, the process is reaped and every descriptor is closed.
+
+Threads: Connecting.start() and wait() on the caller's; all else, and ChildStream, on the broker's.
+"""
+
+import os
+import sys
+
+from mitogen import core, handshake, spawn
+from mitogen.core import StreamError, listen
+from mitogen.mailbox import Latch
+
+__all__ = ["CancelledError", "ChildStream", "Connecting", "Connection", "LocalOptions", "Options"]
+
+DEBUG = 10
+#: How many keepalives may go unanswered.
+KEEPALIVE_COUNT = 3
+
+
+class CancelledError(StreamError):
+    """The broker ended before the connection was made."""
+
+
+def get_default_remote_name():
+    """Return `user@host:pid` of this process, without slashes."""
+    try:
+        import pwd
+
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except (ImportError, KeyError):
+        user = str(os.getuid())
+    return ("%s@%s:%d" % (user, os.uname().nodename, os.getpid())).replace("/", "_")
+
+
+def get_sys_executable():
+    """Return the path of this interpreter."""
+    return sys.executable or "python3"
+
+
+class Options:
+    """
+    What every connection method takes.
+
+    :param str name: name of the context, for people
+    :param str remote_name: shown by ps behind `mitogen:`; no slashes
+    :param python_path: str, path or list: the interpreter; None: see `default_python_path`
+    :param float connect_timeout: seconds until the connection must be made
+    :param bool debug: log more in the child
+    :param bool unidirectional: forbid traffic between siblings there
+    """
+
+    #: What to run where none is named: None to look for one.
+    default_python_path = None
+
+    def __init__(
+        self,
+        name=None,
+        remote_name=None,
+        python_path=None,
+        debug=False,
+        connect_timeout=30.0,
+        profiling=False,
+        unidirectional=False,
+        max_message_size=None,
+    ):
+        self.name = name
+        self.remote_name = remote_name or get_default_remote_name()
+        if "/" in self.remote_name or "\\" in self.remote_name:
+            raise ValueError("remote_name=%r must not contain a slash" % (remote_name,))
+        if isinstance(python_path, os.PathLike):
+            python_path = os.fspath(python_path)
+        self.python_path = python_path or self.default_python_path
+        self.debug = debug
+        self.connect_timeout = float(connect_timeout)
+        self.profiling = profiling
+        self.unidirectional = unidirectional
+        self.max_message_size = max_message_size
+
+
+class LocalOptions(Options):
+    """Options of a method whose child runs on this machine: this interpreter, if none is named."""
+
+    default_python_path = property(lambda self: get_sys_executable())
+
+
+class Connection:
+    """
+    A connection method: how to start a child, and what may be asked on the way. This one is
+    `local`: a subprocess of this one.
+    """
+
+    options_class = LocalOptions
+    #: How the child's standard input and output are made: see spawn.start().
+    stdio = "pipe"
+    tty = False
+    err = False
+    #: Send all at once, before the child has said a word: not where the prompts are on the pipe.
+    eager = True
+    #: The link can go silent: send keepalives.
+    keepalive_interval = 0
+    keepalive_count = KEEPALIVE_COUNT
+    #: Changes to the environment of the program that is started; the child undoes them.
+    environ = {}
+
+    def __init__(self, options, router):
+        self.options = options
+        self.router = router
+        self.process = None
+
+    def python_argv(self):
+        """Return the interpreter's argument list."""
+        path = self.options.python_path
+        return [str(arg) for arg in ([path] if isinstance(path, (str, bytes)) else path)]
+
+    def get_boot_command(self):
+        """Return the argument list that starts the first stage, with no shell between."""
+        return self.python_argv() + ["-c", handshake.first_stage(), self.options.remote_name]
+
+    def argv(self):
+        """Return the argument list to run here. Pure."""
+        return self.get_boot_command()
+
+    def rules(self):
+        """Return what may be asked or said before the child is there: channel to list of Rule."""
+        return {}
+
+    def answers(self):
+        """Return what to answer, by the names that rules() uses."""
+        return {}
+
+    def default_name(self):
+        """Return the context's name where none was given."""
+        return "local.%d" % self.process.pid
+
+    def lookup(self):
+        """Return what interpreter is looked for, for an error."""
+        if self.options.python_path is None:
+            names = ["python" + s.strip('"') for s in handshake.SUFFIXES]
+            return ", ".join(names)
+        return " ".join(self.python_argv())
+
+    def start(self):
+        """Start the child's process."""
+        self.process = spawn.start(self.argv(), self.stdio, self.tty, self.err, self.environ)
+        return self.process
+
+
+class ChildStream(core.Stream):
+    """A stream to a child; until the child is ready, what comes is Connecting's."""
+
+    connecting = None
+    process = None
+    #: Scripts read stream.protocol.remote_id.
+    protocol = property(lambda self: self)
+
+    def __init__(self, router, remote_id, fd):
+        core.Stream.__init__(self, router, remote_id, fd, fd)
+        #: Ids given out on this stream: (first, end) pairs. Routes are believed for these only.
+        self.blocks = []
+        #: Full names of the modules that were sent on it.
+        self.sent_modules = set()
+        #: Functions to call once the process is reaped.
+        self.when_gone = []
+        self.gone = False
+
+    def receive(self, data):
+        if self.connecting:
+            self.received += len(data)
+            self.connecting.on_data("pipe", data)
+        else:
+            core.Stream.receive(self, data)
+
+    def allows(self, context_id):
+        """Whether that id was given out on this stream."""
+        return any(first <= context_id < end for first, end in self.blocks)
+
+
+class Connecting:
+    """
+    One connection under way.
+
+    :param Router router: of this context
+    :param Connection conn: how
+    :param int context_id: id that the child is given
+    """
+
+    def __init__(self, router, conn, context_id):
+        self.router = router
+        self.broker = router.broker
+        self.conn = conn
+        self.context_id = context_id
+        self.latch = Latch()
+        self.stream = None
+        self.deadline = None
+        self.error = None
+
+    # -- on the caller's thread
+
+    def start(self):
+        """Start the process; the broker does the rest."""
+        self._spawn(self.conn.eager)
+        self.broker.defer(self._begin)
+
+    def wait(self):
+        """Return the Context, or raise what went wrong."""
+        self.broker.exit_actions.append(self._cancel)
+        try:
+            if not self.broker.alive:
+                self._cancel()
+            error = self.latch.get()
+        finally:
+            self.broker.exit_actions.remove(self._cancel)
+        if error:
+            raise error
+        return self.context
+
+    def _cancel(self):
+        self.latch.put(CancelledError("the broker has ended"))
+
+    def _spawn(self, eager):
+        self.eager = eager
+        conn = self.conn
+        process = conn.start()
+        self.shake = handshake.Handshake(conn.rules(), conn.answers(), conn.lookup())
+        self.stream = stream = ChildStream(self.router, self.context_id, process.pipe)
+        stream.process = process
+        stream.conn = conn
+        stream.connecting = self
+        stream.name = conn.options.name or conn.default_name()
+        self.side_fds = {fd: n for fd, n in ((process.tty, "tty"), (process.err, "err")) if fd}
+
+    # -- on the broker
+
+    def _begin(self):
+        stream = self.stream
+        for fd, channel in self.side_fds.items():
+            os.set_blocking(fd, False)
+            self.broker.poller.watch(fd, lambda fd=fd, c=channel: self._on_side(fd, c))
+        listen(stream, "disconnect", self._on_disconnect)
+        stream.start()
+        if self.eager:
+            stream.send(self.router.preamble_for(self))
+        if stream.process.slave and self.conn.stdio == "tty":
+            self._hold_slave(stream)
+        if self.deadline is None:
+            timeout = self.conn.options.connect_timeout
+            self.deadline = self.broker.after(timeout, self._on_deadline)
+
+    def _hold_slave(self, stream):
+        """Keep the terminal from hanging up until the program has opened it, or has ended."""
+        if stream.received or stream.closed or stream.process.proc.poll() is not None:
+            stream.process.close_slave()
+        else:
+            self.broker.after(0.01, lambda: self._hold_slave(stream))
+
+    def _on_side(self, fd, channel):
+        data = core.read_fd(fd)
+        if data:
+            self.on_data(channel, data)
+        elif data is not None:
+            self._close_side(fd)
+
+    def _close_side(self, fd):
+        if self.side_fds.pop(fd, None):
+            self.broker.poller.watch(fd)
+            os.close(fd)
+
+    def on_data(self, channel, data):
+        """Take in what came before the child was ready; or later, beside the stream."""
+        if self.shake.state == "ready":
+            text = data.decode("utf-8", "replace").strip()
+            return self.router.log(DEBUG, "%s: %s", self.stream.name, text)
+        for event in self.shake.receive(channel, data):
+            self._EVENTS[event[0]](self, *event[1:])
+
+    def _on_send(self, channel, data):
+        if channel == "pipe":
+            self.stream.send(data)
+        else:
+            os.write(self.stream.process.tty, data)
+
+    def _on_hello(self):
+        if not self.eager:
+            self.stream.send(self.router.preamble_for(self))
+
+    def _on_eaten(self):
+        if not self.eager:
+            return self._on_failed(
+                StreamError(
+                    "%s: something on the target reads what is meant for Python (a login script "
+                    "that reads standard input?); last 100 lines received:\n%s",
+                    self.stream.name,
+                    self.shake.output(),
+                )
+            )
+        self.router.log(DEBUG, "%s: standard input was read by another program", self.stream.name)
+        self._abandon(self._again)
+
+    def _again(self, _status):
+        try:
+            self._spawn(False)
+        except StreamError as e:
+            return self._report(e)
+        self._begin()
+
+    def _on_ready(self, rest):
+        stream = self.stream
+        stream.connecting = None
+        self.deadline.clear()
+        router = self.router
+        self.context = router.context_by_id(self.context_id, name=stream.name)
+        self.context.via = None
+        router.branch.add_stream(stream)
+        self.latch.put(None)
+        if rest:
+            stream.receive(rest)
+
+    def _on_failed(self, error):
+        self._abandon(lambda status: self._report(error))
+
+    _EVENTS = {
+        "send": _on_send,
+        "hello": _on_hello,
+        "eaten": _on_eaten,
+        "ready": _on_ready,
+        "failed": _on_failed,
+    }
+
+    def _on_deadline(self):
+        self._on_failed(self.shake.timeout(self.conn.options.connect_timeout))
+
+    def _abandon(self, then):
+        """End the attempt: close everything, kill, reap, then call `then(status)`."""
+        stream = self.stream
+        self.error = then
+        stream.disconnect("given up")
+        stream.process.signal(spawn._signal.SIGKILL)
+
+    def _on_disconnect(self):
+        """The stream has ended: before the child was ready, or at its end."""
+        stream = self.stream
+        for fd in list(self.side_fds):
+            self._drain_side(fd)
+            self._close_side(fd)
+        stream.process.close_slave()
+        then = self.error or (self._on_eof if stream.connecting else lambda status: None)
+        self.error = None
+
+        def gone(status):
+            stream.gone = True
+            for func in stream.when_gone:
+                func()
+            then(status)
+
+        stream.process.reap(self.broker, gone)
+
+    def _drain_side(self, fd):
+        while 1:
+            data = core.read_fd(fd)
+            if not data:
+                break
+            for event in self.shake.receive(self.side_fds[fd], data):
+                if event[0] == "failed" and self.error is None:
+                    self.error = lambda status, error=event[1]: self._report(error)
+
+    def _on_eof(self, status):
+        if status == 127 and self.shake.state == "login":
+            error = self.shake._unsupported("found none\n%s" % self.shake.output())
+        else:
+            error = self.shake.eof(spawn.status_text(status))
+        self._report(error)
+
+    def _report(self, error):
+        self.stream.connecting = None
+        self.deadline and self.deadline.clear()
+        self.latch.put(error)

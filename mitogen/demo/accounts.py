@@ -1,0 +1,14 @@
+"""
+Whose process this is.
+"""
+
+import os
+import pwd
+
+
+def user_name():
+    """Return the account's name, or its number where it has none."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())

@@ -1,0 +1,19 @@
+"""
+Facts about the process that this runs in. Sent to each context, with what it imports.
+"""
+
+import os
+import platform
+
+from mitogen.demo import accounts, clocks
+
+
+def collect():
+    """Return a dict: pid, parent, user, Python version, seconds of CPU time used so far."""
+    return {
+        "pid": os.getpid(),
+        "parent": os.getppid(),
+        "user": accounts.user_name(),
+        "python": platform.python_version(),
+        "cpu": clocks.cpu_seconds(),
+    }

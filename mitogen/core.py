@@ -684,6 +684,12 @@ def import_module(name):
     return sys.modules[name]
 
 
+def borrow(cls, name, obj):
+    """Return the attribute of `cls` as if `obj` were one of its instances."""
+    found = getattr(cls, name)
+    return found.__get__(obj) if hasattr(found, "__get__") else found
+
+
 def new_lock():
     """Return a lock that is held: the cheapest thing that one thread can wait for another with."""
     lock = _thread.allocate_lock()
@@ -1598,7 +1604,7 @@ class Context:
             raise AttributeError(name)
         from mitogen import parent
 
-        return getattr(parent.Context, name).__get__(self)
+        return borrow(parent.Context, name, self)
 
     def send(self, msg):
         """Send `msg` there; its `handle` says which mailbox."""
@@ -1808,7 +1814,7 @@ class Importer:
             raise AttributeError(name)
         from mitogen import child
 
-        return getattr(child.ModuleText, name).__get__(self)
+        return borrow(child.ModuleText, name, self)
 
 
 class _LastFinder:
@@ -1843,7 +1849,7 @@ class ChildRouter(Router):
         from mitogen import parent
 
         parent.upgrade(self)
-        return getattr(parent.Router, name).__get__(self)
+        return borrow(parent.Router, name, self)
 
 
 # ---- section: Dispatcher ----

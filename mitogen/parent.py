@@ -553,14 +553,7 @@ class Router(core.Router):
         klass = get_connection_class(method_name)
         if via is not None:
             return self.proxy_connect(via, method_name, name, **kwargs)
-        return self._connect(klass, self.allocate_id(), name=name, **kwargs)
-
-    def _connect(self, klass, context_id, **kwargs):
-        kwargs.setdefault("debug", getattr(self, "debug", False))
-        conn = klass(klass.options_class(**kwargs), self)
-        connecting = Connecting(self, conn, context_id)
-        connecting.start()
-        return connecting.wait()
+        return _connect(self, klass, self.allocate_id(), name=name, **kwargs)
 
     def proxy_connect(self, via_context, method_name, name=None, **kwargs):
         """Have `via_context` start a child of its own; return its Context."""
@@ -619,6 +612,14 @@ class Router(core.Router):
             core.fire(self, "routes_lost", [target_id], stream)
 
 
+def _connect(router, klass, context_id, **kwargs):
+    if "debug" not in kwargs and getattr(router, "debug", False):
+        kwargs["debug"] = True
+    connecting = Connecting(router, klass(klass.options_class(**kwargs), router), context_id)
+    connecting.start()
+    return connecting.wait()
+
+
 def _connection_method(name):
     def method(self, **kwargs):
         return self.connect(name, **kwargs)
@@ -649,7 +650,7 @@ def _local_error(error):
 def _proxy_connect(context_id, method_name, name, kwargs, router=None):
     upgrade(router)
     klass = get_connection_class(method_name)
-    return Router._connect(router, klass, context_id, name=name, **kwargs).name
+    return _connect(router, klass, context_id, name=name, **kwargs).name
 
 
 def upgrade(router):

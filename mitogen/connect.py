@@ -214,6 +214,10 @@ class Connecting:
             if not self.broker.alive:
                 self._cancel()
             error = self.latch.get()
+        except BaseException:
+            # Interrupted: nobody will have the context.
+            self.broker.defer(self.cancel, "interrupted")
+            raise
         finally:
             self.broker.exit_actions.remove(self._cancel)
         if error:
@@ -237,6 +241,13 @@ class Connecting:
 
     # -- on the broker
 
+    def cancel(self, reason):
+        """Give up, whatever has been reached."""
+        if self.stream.connecting:
+            self._on_failed(CancelledError("%s: %s", self.stream.name, reason))
+        else:
+            self.stream.disconnect(reason)
+
     def _begin(self):
         stream = self.stream
         for fd, channel in self.side_fds.items():
@@ -244,6 +255,7 @@ class Connecting:
             self.broker.poller.watch(fd, lambda fd=fd, c=channel: self._on_side(fd, c))
         listen(stream, "disconnect", self._on_disconnect)
         stream.start()
+        self.router.branch.add_connecting(self)
         if self.eager:
             stream.send(self.router.preamble_for(self))
         if stream.process.slave and self.conn.stdio == "tty":

@@ -92,6 +92,8 @@ class Connection(connect.Connection):
                 warnings.simplefilter("ignore", DeprecationWarning)
                 pid = os.fork()
             if not pid:
+                # Or the copy would hold its own pipe open when this process ends.
+                os.close(ours)
                 _become_child(self, theirs)
         finally:
             resume.release()

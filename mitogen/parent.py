@@ -250,12 +250,18 @@ class Branch:
         """A child is ready."""
         router = self.router
         self.streams.add(stream)
-        router.broker.holds.add(stream)
-        stream.when_gone.append(lambda: self._on_gone(stream))
         router._stream_by_id[stream.remote_id] = stream
         self._tell_parent(ADD_ROUTE, stream.remote_id, stream.name)
         if stream.conn.keepalive_interval:
             self._keep_alive(stream, stream.received, 0)
+
+    def add_connecting(self, connecting):
+        """A child's process was started; the broker does not end before it is reaped."""
+        stream = connecting.stream
+        self.router.broker.holds.add(stream)
+        stream.when_gone.append(lambda: self._on_gone(stream))
+        if self.router.broker.closing:
+            connecting.cancel("the broker ends")
 
     def _on_gone(self, stream):
         """A child's process is reaped."""
@@ -315,8 +321,10 @@ class Branch:
 
     def _on_shutdown(self):
         """Have the children end by themselves; what does not is cut off (spawn.Process.reap)."""
-        for stream in list(self.streams):
-            if not stream.closed:
+        for stream in list(self.router.broker.holds):
+            if stream.connecting:
+                stream.connecting.cancel("the broker ends")
+            elif not stream.closed:
                 self.router.route(Message(dst_id=stream.remote_id, handle=SHUTDOWN), False)
         self.router.broker.after(self.router.broker.shutdown_timeout, self.cut_off)
 

@@ -123,6 +123,13 @@ def status_text(status):
     return "process exited with status %d" % status
 
 
+def check_program(name):
+    """Raise FileNotFoundError if there is no program of that name or path."""
+    paths = [name] if "/" in name else [os.path.join(p, name) for p in os.get_exec_path()]
+    if not any(os.access(path, os.X_OK) for path in paths):
+        raise FileNotFoundError(2, "No such file or directory", name)
+
+
 def start(argv, stdio="pipe", tty=False, err=False, environ=None):
     """
     Start a program in a session of its own.
@@ -137,13 +144,17 @@ def start(argv, stdio="pipe", tty=False, err=False, environ=None):
     """
     ours = []
     theirs = []
+    argv = [os.fspath(arg) for arg in argv]
     try:
+        if tty or stdio == "tty":
+            # A shell starts it then, whose error would be the child's.
+            check_program(argv[0])
         master = slave = err_r = err_w = None
         if stdio == "tty" or tty:
             master, path, slave = open_pty()
             ours.append(master)
             ours.append(slave)
-            argv = ["/bin/sh", "-c", _ON_TTY if stdio == "tty" else _TAKE_TTY, path] + list(argv)
+            argv = ["/bin/sh", "-c", _ON_TTY if stdio == "tty" else _TAKE_TTY, path] + argv
         if err:
             err_r, err_w = os.pipe()
             ours.append(err_r)
@@ -157,7 +168,7 @@ def start(argv, stdio="pipe", tty=False, err=False, environ=None):
             stdout = stdin
             ours.append(pipe)
         proc = subprocess.Popen(
-            [os.fspath(arg) for arg in argv],
+            argv,
             stdin=stdin,
             stdout=stdout,
             stderr=err_w if err else subprocess.STDOUT,

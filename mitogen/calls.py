@@ -240,7 +240,7 @@ def _error_type(type_name):
     return _error_types[name]
 
 
-def _restore_call_error(fields, router=None):
+def restore_call_error(fields, router=None):
     """Return the CallError that was sent."""
     type_name, message, traceback, text = fields
     cls = _error_type(type_name)
@@ -252,4 +252,4 @@ def _restore_call_error(fields, router=None):
     return error
 
 
-core.TAG_DECODERS[core.TAG_CALL_ERROR] = _restore_call_error
+core.TAG_DECODERS[core.TAG_CALL_ERROR] = restore_call_error

@@ -578,6 +578,11 @@ def find_decoder(tag):
     :param int tag: a number that has no entry.
     :raises ValueError: this tag is not known.
     """
+    if tag == core.TAG_CALL_ERROR:
+        # Only where errors are received: calls.py puts its own entry there.
+        from mitogen import calls
+
+        return calls.restore_call_error
     entry = _DECODERS.get(tag)
     if entry is None:
         raise ValueError("unknown tag %d" % tag)

@@ -1,0 +1,130 @@
+"""
+Writes the tables of docs/design/wire.rst from the code: `python3 docs/generate.py`.
+
+tests/unit/test_docs.py fails while the page is not what this makes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.dirname(HERE))
+
+from mitogen import aliases, core, values  # noqa: E402 (the checkout's)
+
+PAGE = os.path.join(HERE, "design", "wire.rst")
+
+#: Handle, direction, data, answer. A raw payload is written as struct writes it.
+HANDLES = (
+    ("GET_MODULE", "child to parent", "raw: full name, UTF-8", "LOAD_MODULE"),
+    ("CALL_FUNCTION", "ancestor to descendant", "[name, arguments, keyword arguments]", "result"),
+    ("FORWARD_LOG", "any to master", "[logger, level, text, file, line, function]", ""),
+    ("ADD_ROUTE", "child to parent", "raw: >L context id, name in UTF-8", ""),
+    ("DEL_ROUTE", "neighbour to neighbour", "raw: >L context id", ""),
+    ("ALLOCATE_ID", "child to parent", "empty", "raw: >LL first id, end"),
+    ("ALLOCATE_ID", "parent to child", "raw: >LLL target, first id, end", ""),
+    ("SHUTDOWN", "ancestor to descendant", "empty", ""),
+    ("LOAD_MODULE", "parent to child", "[entries, zlib stream, own names]", ""),
+    ("FORWARD_MODULE", "parent to child", "[target, full names]", ""),
+    ("DETACHING", "", "not used yet", ""),
+    ("CALL_SERVICE", "any to any", "[service, method, keyword arguments]", "result"),
+    ("STUB_CALL_SERVICE", "", "not used yet", ""),
+    ("GET_RESOURCE", "", "not used yet", ""),
+    ("LOAD_RESOURCE", "", "not used yet", ""),
+    ("CREDIT", "receiver to sender", "raw: >LLL handle, message number, bytes", ""),
+    ("PING", "parent to child", "empty", "empty"),
+    ("CANCEL", "ancestor to descendant", "raw: >L handle of the answer", ""),
+)
+
+TEXT = """\
+The wire
+========
+
+.. This page is written by docs/generate.py.
+
+Frames
+------
+
+Big-endian, {header} bytes, ``{fmt}``: magic ({magic:#06x}), flags, dst_id, src_id, auth_id, handle,
+reply_to, length of the data. Flags: MORE ({more}), CONT ({cont}), RAW ({raw}: the data is bytes as they
+are, not a value). With MORE or CONT a message number, ``>L``, follows; (src_id, number) is the key to put
+a message together by, at its destination only. A frame has at most {frame:,} bytes of data.
+
+``reply_to`` is {dead} in a dead message, whose data is the reason in UTF-8.
+
+Handles
+-------
+
+{handles}
+
+Handles from {first:,} up are mailboxes that a context makes. Those below {unwindowed:#x} are flows with a
+window, those from there on (answers, and ``Receiver(window=None)``) are not: the number alone tells both
+ends.
+
+Flow control
+------------
+
+A flow is one sender to one persistent mailbox. Its window is {window:,} bytes, {log:,} for log records; a
+message costs its data and {cost} bytes. Who consumes or drops a message gives its credit back, in halves
+of the window, by CREDIT with message number 0; with 0 bytes it ends the flow. A message of more than
+{long:,} bytes has a window of {long_window:,} bytes of its own, given back by the far end's broker as
+frames are put together, with its message number. A stream on which {high:,} bytes are queued holds up the
+program's thread that sends.
+
+Values
+------
+
+Values are CBOR (RFC 8949), definite lengths only, nested at most {depth} deep. Simple value 23,
+"undefined", is ``Ellipsis``. These tags are sent, or understood:
+
+{tags}
+"""
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Return a reST table."""
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    for row in [head, *rows]:
+        for position, cell in enumerate(row):
+            lines.append(f"   {'* -' if position == 0 else '  -'} {cell}".rstrip())
+    return "\n".join(lines)
+
+
+def number(name: str) -> int:
+    """Return the number of a handle."""
+    return int(getattr(core, name, None) or getattr(aliases, name))
+
+
+def page() -> str:
+    """Return the page's text."""
+    handles = [(f"{number(name)}", name, *rest) for name, *rest in HANDLES]
+    return TEXT.format(
+        header=core._HEADER.size,
+        fmt=">HBLLLLLL",
+        magic=core.MAGIC,
+        more=core.MORE,
+        cont=core.CONT,
+        raw=core.RAW,
+        frame=core.FRAME_SIZE,
+        dead=core.IS_DEAD,
+        first=core.FIRST_HANDLE,
+        unwindowed=core.FIRST_UNWINDOWED,
+        window=core.WINDOW,
+        log=core.LOG_WINDOW,
+        cost=core.MESSAGE_COST,
+        long=core.LONG_SIZE,
+        long_window=core.LONG_WINDOW,
+        high=core.HIGH_WATER,
+        depth=core.MAX_DEPTH,
+        handles=table(("no.", "handle", "direction", "data", "answer"), handles),
+        tags=table(
+            ("tag", "name", "content", "Python type"), [tuple(map(str, t)) for t in values.TAGS]
+        ),
+    )
+
+
+if __name__ == "__main__":
+    with open(PAGE, "w", encoding="utf-8") as fp:
+        fp.write(page())

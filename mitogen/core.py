@@ -175,9 +175,6 @@ class Secret(str):
 class Kwargs(dict):
     """The keyword arguments of a call: a dict whose keys are :class:`str`."""
 
-    def __repr__(self):
-        return "Kwargs(%s)" % dict.__repr__(self)
-
 
 #: `{type: (tag, convert)}`: an instance goes as `tag` over `convert(instance)`, which may be
 #: anything sendable. What is always at hand (int, dict, Kwargs ...) is not here but written out in
@@ -650,9 +647,9 @@ class Meter:
 
     def receive(self, cost):
         """Count a message in; return False if its sender had no credit left to send it."""
-        held = self.received - self.credited
-        self.received += cost
-        return held < self.size
+        if self.received - self.credited < self.size:
+            self.received += cost
+            return True
 
     def consume(self, cost):
         """Count a message out; return the credit to give now, or 0."""
@@ -919,9 +916,6 @@ class Stream:
         self.router.on_stream_lost(self)
         fire(self, "disconnect")
 
-    def __repr__(self):
-        return "Stream(%r)" % (self.name,)
-
 
 # ---- section: Broker ----
 
@@ -998,10 +992,7 @@ class Broker:
             wait = 0
         elif timers:
             wait = max(0, timers[0][0] - now())
-        try:
-            self.poller.poll(wait)
-        except Exception:
-            sys.excepthook(*sys.exc_info())
+        self._guard(self.poller.poll, wait)
         # As many as there are: those that they defer wait for the next turn.
         for _ in range(len(self._deferred)):
             func, args, kwargs = self._deferred.popleft()
@@ -1071,7 +1062,7 @@ class RouteTable:
         get = self.streams.get
         parent = self.parent
         return (stream.auth_id is not None or get(auth, parent) is stream) and (
-            src == auth or get(src, parent) is stream
+            src == auth and stream.auth_id is None or get(src, parent) is stream
         )
 
     def remove(self, stream):
@@ -1170,10 +1161,6 @@ class Router:
 
     # -- contexts and handlers
 
-    def myself(self):
-        """Return the Context that stands for this process."""
-        return self.context_by_id(self.context_id, name="self")
-
     def context_by_id(self, context_id, via_id=None, create=True, name=None):
         """Return the Context with that id: always the same object, made if `create`."""
         context = self._contexts.get(context_id)
@@ -1227,7 +1214,9 @@ class Router:
 
     def new_handle(self, windowed=True):
         """Return an unused handle; its number tells both ends whether it is a windowed flow."""
-        return next(self._handle_numbers if windowed else self._reply_numbers)
+        for handle in self._handle_numbers if windowed else self._reply_numbers:
+            if handle not in self._handlers:
+                return handle
 
     def del_handler(self, handle):
         """Forget the handler of `handle`; KeyError if there is none."""
@@ -1307,9 +1296,9 @@ class Router:
             else:
                 if flow.queued > self.max_message_size:
                     raise Error("context %d: too many calls wait", msg.dst_id)
-                if not ticket:
-                    wait = wait and msg.handle >= FIRST_HANDLE and not self.broker.on_thread()
-                    ticket = Ticket(msg, new_lock() if wait else None)
+                # A call waits here, its caller does not.
+                wait = wait and msg.handle >= FIRST_HANDLE and not self.broker.on_thread()
+                ticket = Ticket(msg, new_lock() if wait else None)
                 flow.push(ticket, cost)
                 return ticket
         if long_send:
@@ -1405,7 +1394,7 @@ class Router:
         if stream.auth_id is not None:
             msg.auth_id = stream.auth_id
         if not self.routes.admits(msg, stream):
-            self._drop(msg, stream, "forged source")
+            self._drop(msg, "forged source")
         elif msg.dst_id != self.context_id:
             self.forward(msg, stream)
         elif msg.flags & 3:
@@ -1418,7 +1407,7 @@ class Router:
         if not msg.flags & CONT:
             self._bounce(msg, self.no_route_msg % (msg.dst_id, self.context_id))
 
-    def _drop(self, msg, stream, why):
+    def _drop(self, msg, why):
         self.dropped += 1
         if now() > self._drop_logged + 1:
             self._drop_logged = now()
@@ -1433,7 +1422,8 @@ class Router:
                 return
             self._partials[key] = [handler, msg, [], MESSAGE_COST, 0]
         part = self._partials.get(key)
-        if not part:
+        # Senders fill all pieces but the last: otherwise there could be any number of them.
+        if not part or msg.flags & MORE and len(msg.data) != FRAME_SIZE:
             return
         handler, first, chunks = part[:3]
         size = len(msg.data)
@@ -1449,8 +1439,10 @@ class Router:
         if not msg.flags & MORE:
             del self._partials[key]
             first.data = b"".join(chunks)
-            self._charge(first)
-            self._hand_over(handler, first)
+            if self._charge(first):
+                self._hand_over(handler, first)
+            else:
+                self._refuse(first, "window overrun")
         elif part[4] * 2 >= LONG_WINDOW:
             self._send_credit(src, 0, msg.number, part[4])
             part[4] = 0
@@ -1476,17 +1468,19 @@ class Router:
         if stream and not msg.flags & MORE and not self._charge(msg):
             why = "window overrun"
         elif handler is None:
-            why = self.invalid_handle_msg
+            # The flow begins anew, should the handle be used again.
+            self._meters.pop((msg.src_id, handle), None)
+            return self._bounce(msg, self.invalid_handle_msg)
         elif handler[3] is not None and handler[3] != msg.src_id:
-            return self._drop(msg, stream, "wrong respondent")
+            return self._drop(msg, "wrong respondent")
         elif handler[2] and not handler[2](msg, stream):
             why = self.refused_msg
         else:
             return handler
-        if handler:
-            self._drop(msg, stream, why)
-        with self._lock:
-            self._meters.pop((msg.src_id, handle), None)
+        self._refuse(msg, why)
+
+    def _refuse(self, msg, why):
+        self._drop(msg, why)
         self._bounce(msg, why)
 
     def _hand_over(self, handler, msg):
@@ -1626,9 +1620,6 @@ class Sender:
     def __init__(self, context, dst_handle):
         self.context = context
         self.dst_handle = dst_handle
-
-    def __repr__(self):
-        return "Sender(%r, %r)" % (self.context, self.dst_handle)
 
     def send(self, data, enc=0):
         """

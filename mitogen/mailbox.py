@@ -149,7 +149,7 @@ class Receiver:
 
     def to_sender(self):
         """Return a Sender for this mailbox, to pass to another context."""
-        return Sender(self.router.myself(), self.handle)
+        return Sender(self.router.context_by_id(self.router.context_id), self.handle)
 
     def _on_receive(self, msg):
         msg.receiver = self

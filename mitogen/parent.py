@@ -223,6 +223,7 @@ class Branch:
         add(self._on_get_module, GET_MODULE, policy=is_neighbour)
         add(self._on_forward_module, FORWARD_MODULE, policy=self._from_parent)
         listen(router, "routes_lost", self._on_routes_lost)
+        listen(router, "parent_lost", self._on_parent_lost)
         listen(router.broker, "shutdown", self._on_shutdown)
 
     def _from_parent(self, msg, stream):
@@ -301,14 +302,14 @@ class Branch:
         router = self.router
         stream = router._stream_by_id.get(msg.src_id)
         if stream is None or not stream.allows(context_id) or context_id in router._stream_by_id:
-            return router._drop(msg, stream, "context %d is not its to announce" % context_id)
+            return router._drop(msg, "context %d is not its to announce" % context_id)
         router._stream_by_id[context_id] = stream
         router.context_by_id(context_id, msg.src_id, name=name)
         self._tell_parent(ADD_ROUTE, context_id, name)
 
     def _on_routes_lost(self, ids, stream):
         """Tell the parent, and every neighbour that ever sent to one of those contexts."""
-        forget = self.modules.__dict__.get("forget")
+        forget = getattr(self.modules, "forget", None)
         for context_id in ids:
             if forget:
                 forget(context_id)
@@ -318,6 +319,15 @@ class Branch:
                 if context_id in other.egress_ids:
                     other.egress_ids.discard(context_id)
                     self._tell(other.remote_id, DEL_ROUTE, context_id)
+
+    def _on_parent_lost(self):
+        """What the parent led to is in no table: end every wait for what is not below."""
+        router = self.router
+        lost = {handler[3] for handler in list(router._handlers.values())}
+        for table in router._flows, router._longs, router._partials, router._meters:
+            lost.update(key[0] for key in list(table))
+        for context_id in lost - set(router._stream_by_id) - {None}:
+            router.context_lost(context_id)
 
     def _on_shutdown(self):
         """Have the children end by themselves; what does not is cut off (spawn.Process.reap)."""

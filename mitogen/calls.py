@@ -9,7 +9,7 @@ import sys
 
 from mitogen import core
 from mitogen.core import CallError
-from mitogen.mailbox import Receiver
+from mitogen.mailbox import Latch, Receiver
 
 __all__ = ["CallChain"]
 
@@ -37,6 +37,25 @@ class _Answer:
     def __call__(self, msg):
         self.msg = msg
         self.lock.release()
+
+
+class _AnswerReceiver(Receiver):
+    """A Receiver for the one answer of a call."""
+
+    answered = False
+
+    def __init__(self, router, context):
+        self.router = router
+        self.context = context
+        self._latch = Latch()
+        self.handle = router.expect(self._on_receive, context.context_id)
+
+    def _on_receive(self, msg):
+        self.answered = True
+        outstanding = self.context.__dict__.get("_outstanding")
+        if outstanding:
+            outstanding.discard(self.handle)
+        Receiver._on_receive(self, msg)
 
 
 class CallChain:
@@ -128,9 +147,18 @@ class CallChain:
     def call_async(self, fn, *args, **kwargs):
         """Call `fn`; return a Receiver for its result."""
         msg = self.make_msg(fn, *args, **kwargs)
-        receiver = Receiver(self.context.router, persist=False, respondent=self.context)
+        context = self.context
+        router = context.router
+        receiver = _AnswerReceiver(router, context)
         msg.reply_to = receiver.handle
-        self._send(fn, msg)
+        # The context runs one call after the other: while it has one, the next need not be written
+        # at once, but with those that follow.
+        outstanding = context.__dict__.setdefault("_outstanding", set())
+        router.push_modules(context, fn)
+        router.route(msg, True, bool(outstanding))
+        outstanding.add(receiver.handle)
+        if receiver.answered:
+            outstanding.discard(receiver.handle)
         return receiver
 
     def call(self, fn, *args, **kwargs):

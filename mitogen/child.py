@@ -45,6 +45,7 @@ def install(econtext):
     # Line by line, so that a record appears when its line is printed.
     sys.stdout = open(1, "w", 1, "utf-8", "backslashreplace", closefd=False)
     sys.stderr = open(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
+    econtext.flush = lambda: flush(econtext)
     if "logging" in sys.modules:
         install_log_handler(logs, config["log_levels"])
     else:
@@ -65,6 +66,18 @@ def set_process_name(name):
             fp.write(data[:15])
     except (OSError, IndexError, ValueError):
         pass
+
+
+def flush(econtext):
+    """Main thread: send what was printed, before the context ends."""
+    for fp in (sys.stdout, sys.stderr):
+        try:
+            fp.flush()
+        except Exception:
+            # The program may have closed it, or put anything in its place.
+            pass
+    econtext.broker.defer(econtext.stdout_log.finish)
+    econtext.broker.defer(econtext.stderr_log.finish)
 
 
 def describe(error, cause):

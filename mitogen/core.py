@@ -103,6 +103,28 @@ class EncodeError(Error, TypeError):
     """The sender's fault: a value cannot be sent; the text has the path to it."""
 
 
+class CallError(Error):
+    """
+    A call failed in the far context. Where the remote error is a built-in Exception, this is one
+    of that type too.
+
+    :param fmt: text, or the exception
+    """
+
+    #: Remote type `module.Name`, its text, and the remote traceback.
+    type_name = message = traceback = None
+
+    def __init__(self, fmt=None, *args):
+        if isinstance(fmt, BaseException):
+            from mitogen import child
+
+            fmt = child.describe(self, fmt).replace("%", "%%")
+        Error.__init__(self, fmt, *args)
+
+    def __str__(self):
+        return self.args[0]
+
+
 # ---- section: codec ----
 
 # ---------------------------------------------------------------------------------------------
@@ -1639,28 +1661,6 @@ ENCODERS[Context] = (TAG_CONTEXT, lambda c: [c.context_id, c.name])
 ENCODERS[Sender] = (TAG_SENDER, lambda s: [s.context.context_id, s.dst_handle])
 
 
-class CallError(Error):
-    """
-    A call failed in the far context. Where the remote error is a built-in Exception, this is one
-    of that type too.
-
-    :param fmt: text, or the exception
-    """
-
-    #: Remote type `module.Name`, its text, and the remote traceback.
-    type_name = message = traceback = None
-
-    def __init__(self, fmt=None, *args):
-        if isinstance(fmt, BaseException):
-            from mitogen import child
-
-            fmt = child.describe(self, fmt).replace("%", "%%")
-        Error.__init__(self, fmt, *args)
-
-    def __str__(self):
-        return self.args[0]
-
-
 def _encode_call_error(error):
     return [error.type_name, error.message, error.traceback, str(error)]
 
@@ -2071,8 +2071,9 @@ class ExternalContext:
     _checked = False
 
     def _on_shutdown(self, msg):
+        """The current call may come to its end, unless nobody is there for its result."""
         self.dispatcher.end()
-        self.broker.after(self.broker.shutdown_timeout, self._hurry)
+        self.broker.after(0 if msg.data else self.broker.shutdown_timeout, self._hurry)
 
     def _on_parent_lost(self):
         if not self.detached:
@@ -2083,23 +2084,17 @@ class ExternalContext:
         self.dispatcher.interrupt()
         self.broker.after(1, lambda: end_process(1))
 
+    def flush(self):
+        """Main thread: send what was printed (child.py does it)."""
+
     def _end(self):
         # Whatever hangs from here on, the process ends.
+        _signal.signal(_signal.SIGALRM, lambda *_: end_process(1))
         _signal.alarm(5)
-        for fp in (sys.stdout, sys.stderr):
-            try:
-                fp.flush()
-            except Exception:
-                pass
-        self.broker.defer(self._finish)
-        self.broker.join()
-
-    def _finish(self):
-        for log in self.stdout_log, self.stderr_log:
-            if log:
-                log.finish()
-        self.stream.flush()
+        self.flush()
+        self.broker.defer(self.stream.flush)
         self.broker.shutdown()
+        self.broker.join()
 
 
 def end_process(status):

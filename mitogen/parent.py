@@ -323,6 +323,10 @@ class Branch:
     def _on_parent_lost(self):
         """What the parent led to is in no table: end every wait for what is not below."""
         router = self.router
+        econtext = getattr(router, "econtext", None)
+        if not (econtext and econtext.detached):
+            # Nobody is left to be polite to: the end runs down the tree at once.
+            self.cut_off()
         lost = {handler[3] for handler in list(router._handlers.values())}
         for table in router._flows, router._longs, router._partials, router._meters:
             lost.update(key[0] for key in list(table))
@@ -335,7 +339,9 @@ class Branch:
             if stream.connecting:
                 stream.connecting.cancel("the broker ends")
             elif not stream.closed:
-                self.router.route(Message(dst_id=stream.remote_id, handle=SHUTDOWN), False)
+                # With data: at once, since nobody is there for the results of calls.
+                msg = Message(dst_id=stream.remote_id, handle=SHUTDOWN, data=b"!", flags=RAW)
+                self.router.route(msg, False)
         self.router.broker.after(self.router.broker.shutdown_timeout, self.cut_off)
 
     def cut_off(self):

@@ -137,6 +137,8 @@ class Connection(connect.Connection):
         if options.keepalive_enabled:
             yield "ServerAliveInterval %d" % options.keepalive_interval
             yield "ServerAliveCountMax %d" % options.keepalive_count
+        # Where this context dies meanwhile, ssh must not wait for ever.
+        yield "ConnectTimeout %d" % max(1, options.connect_timeout)
         if options.password is None:
             if options.check_host_keys != "accept":
                 yield "BatchMode yes"

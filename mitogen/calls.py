@@ -270,10 +270,14 @@ def _error_type(type_name):
 
 def restore_call_error(fields, router=None):
     """Return the CallError that was sent."""
-    type_name, message, traceback, text = fields
+    type_name, message, traceback, text = (None if f is None else "%s" % (f,) for f in fields)
     cls = _error_type(type_name)
-    error = cls.__new__(cls, text)
-    error.args = (text,)
+    try:
+        error = cls.__new__(cls, text)
+    except TypeError:
+        # A type that wants more than a text: MemoryError, ExceptionGroup.
+        error = CallError.__new__(CallError, text)
+    error.args = (text or "",)
     error.type_name = type_name
     error.message = message
     error.traceback = traceback

@@ -84,7 +84,11 @@ def describe(error, cause):
     """Fill a CallError from the exception that it stands for; return its text."""
     kind = type(cause)
     error.type_name = "%s.%s" % (kind.__module__, kind.__qualname__)
-    error.message = str(cause)
+    try:
+        # Exactly str, whatever it returns.
+        error.message = "%s" % (cause,)
+    except Exception as e:
+        error.message = "<its text cannot be had: %s>" % type(e).__name__
     if cause.__traceback__:
         import traceback
 

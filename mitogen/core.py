@@ -118,7 +118,7 @@ class CallError(Error):
         if isinstance(fmt, BaseException):
             from mitogen import child
 
-            fmt = child.describe(self, fmt).replace("%", "%%")
+            fmt = child.describe(self, fmt)
         Error.__init__(self, fmt, *args)
 
     def __str__(self):
@@ -1153,7 +1153,7 @@ class Router:
     respondent_disconnect_msg = "respondent Context has disconnected"
     broker_exit_msg = "Broker has exitted"
     no_route_msg = "no route to %r, my ID is %r"
-    duplicate_handle_msg = "cannot register a handle that already exists"
+    duplicate_handle_msg = "the handle is taken"
 
     def __init__(self, broker, node=None):
         self.broker = broker
@@ -1300,7 +1300,12 @@ class Router:
     def _route_home(self, msg):
         """Broker thread: what does not leave this context: its own, too large, or lost."""
         if len(msg.data) > self.max_message_size:
-            self._bounce(msg, self.too_large_msg % self.max_message_size)
+            why = self.too_large_msg % self.max_message_size
+            self._bounce(msg, why)
+            if msg.handle >= FIRST_UNWINDOWED:
+                # An answer: who waits for it gets the reason.
+                msg.__dict__.update(data=why.encode(), reply_to=IS_DEAD)
+                self.route(msg, False)
         elif msg.dst_id == self.context_id:
             self._local(msg)
         else:
@@ -1438,14 +1443,16 @@ class Router:
     def _assemble(self, msg, stream):
         src = msg.src_id
         key = (src, msg.number)
+        # Senders fill all pieces but the last: otherwise there could be any number of them.
+        if msg.flags & MORE and len(msg.data) != FRAME_SIZE:
+            return
         if not msg.flags & CONT:
             handler = self._admit(msg, stream)
             if not handler:
                 return
             self._partials[key] = [handler, msg, [], MESSAGE_COST, 0]
         part = self._partials.get(key)
-        # Senders fill all pieces but the last: otherwise there could be any number of them.
-        if not part or msg.flags & MORE and len(msg.data) != FRAME_SIZE:
+        if not part:
             return
         handler, first, chunks = part[:3]
         size = len(msg.data)
@@ -1876,6 +1883,7 @@ class Dispatcher:
         )
 
     @staticmethod
+    @takes_econtext
     def forget_chain(chain_id, econtext):
         econtext.dispatcher.errors.pop(chain_id, None)
 
@@ -1932,7 +1940,8 @@ class Dispatcher:
                 self.interruptible = True
                 result = func(*args, **kwargs)
                 self.interruptible = False
-                data = b"\xf6" if result is None else encode(result, None, "result")
+                limit = self.router.max_message_size
+                data = b"\xf6" if result is None else encode(result, limit, "result")
         except BaseException as e:
             self.interruptible = False
             reply = CallError(e)

@@ -188,7 +188,7 @@ class Handshake:
             return self._on_output("pipe", data) if data else []
         events = self._on_output("pipe", data[:at]) if at else []
         line, end, rest = data[at:].partition(b"\n")
-        if not end:
+        if not end and len(data) - at < KEPT_BYTES:
             self._seen = data[at:]
             return events
         self._seen = b""

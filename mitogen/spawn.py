@@ -175,7 +175,7 @@ def start(argv, stdio="pipe", tty=False, err=False, environ=None):
             start_new_session=True,
             env=dict(os.environ, **environ) if environ else None,
         )
-    except OSError as e:
+    except (OSError, ValueError) as e:
         for fd in ours:
             os.close(fd)
         raise StreamError(

@@ -10,8 +10,6 @@ import atexit
 import logging
 import threading
 import weakref
-from collections.abc import Callable
-from typing import Any
 
 from mitogen import (
     aliases,  # noqa: F401 (has the names that core does not)
@@ -34,6 +32,11 @@ from mitogen.finder import (
 )
 from mitogen.parent import Context
 from mitogen.responder import ModuleResponder
+
+MYPY = False
+if MYPY:
+    from collections.abc import Callable
+    from typing import Any
 
 __all__ = [
     "Broker",

@@ -14,7 +14,6 @@ Threads: start() on any; reaping by the broker's timers.
 import _signal
 import _socket
 import os
-import subprocess
 
 from mitogen.core import StreamError
 
@@ -142,6 +141,9 @@ def start(argv, stdio="pipe", tty=False, err=False, environ=None):
     :returns: Process
     :raises StreamError: it could not be started
     """
+    # Half of what this module costs to import, and a context without children needs none of it.
+    import subprocess
+
     ours = []
     theirs = []
     argv = [os.fspath(arg) for arg in argv]

@@ -431,6 +431,9 @@ def decode_next(data, position=0, router=None):
         raise StreamError(
             "cannot unpickle message: %s at byte %d" % (reason, position)
         ) from failure
+    finally:
+        # It refers to itself; the data must not wait for the garbage collector.
+        take = None
 
 
 def decode(data, router=None):
@@ -1687,14 +1690,15 @@ class Importer:
     The program's own top-level names are the master's whatever the target has; everything else is
     looked for on the target first. `segments` are kept as they came, for children of this context.
 
+    `own` has the program's own top-level names, or portions of a namespace package; they come with
+    the modules.
+
     :param Router router: asks the parent through it
-    :param own: the program's own top-level names, or portions of a namespace package
     """
 
-    def __init__(self, router, own=()):
+    def __init__(self, router):
         self.router = router
-        self.own = set(own)
-        self.own.add("mitogen")
+        self.own = {"mitogen"}
         #: fullname -> [path, submodules or None, segment, offset, size]; path None: size is why.
         self.modules = {}
         self._waiting = {}
@@ -2009,7 +2013,7 @@ class ExternalContext:
         listen(router, "parent_lost", self._on_parent_lost)
         router.add_handler(self._on_shutdown, SHUTDOWN, policy=has_parent_authority)
         self.dispatcher = Dispatcher(self)
-        self.importer = router.importer = Importer(router, config["own"])
+        self.importer = router.importer = Importer(router)
         self.importer.core_source = self.core_source
         self._set_up_modules()
         self.broker.defer(self.stream.start, self.rest)

@@ -594,6 +594,16 @@ class ModuleFinder:
 
     # --- what it imports ---
 
+    def possible_imports(self, fullname: str) -> list[str]:
+        """List all that a module's import statements name, also what is not loaded here.
+
+        :param fullname: Full name of a module.
+        :returns: Full names in order; some may be no modules but attributes. Nothing of the
+            standard library.
+        :raises ModuleUnservable: See :meth:`find`.
+        """
+        return [name for name, _ in self._imported(fullname)]
+
     def dependencies(self, fullname: str) -> list[str]:
         """List the modules that a module imports directly, also inside functions.
 

@@ -171,6 +171,11 @@ class Receiver:
         self._latch.close()
         while not self._latch.empty():
             self.router.consumed(self._latch.get())
+        for src_id, handle in list(self.router._meters):
+            if handle == self.handle:
+                # With no bytes: the flow is at its end.
+                self.router._meters.pop((src_id, handle), None)
+                self.router._send_credit(src_id, handle, 0, 0)
         self.handle = None
 
     def size(self):

@@ -194,9 +194,6 @@ class RelayedModules:
         segments = self.segments([n for n in names if n not in stream.sent_modules])
         branch.send_now(stream, target, segments, names)
 
-    def own_names(self):
-        return sorted(self.importer.own - {"mitogen"})
-
 
 class Branch:
     """
@@ -548,7 +545,6 @@ class Router(core.Router):
             },
             "name": connecting.stream.name,
             "remote_name": options.remote_name,
-            "own": self.branch.modules.own_names(),
             "log_levels": log_levels,
             "merged": not conn.err,
             "environ": {name: os.environ.get(name) for name in conn.environ},

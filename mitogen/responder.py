@@ -36,6 +36,8 @@ PUSH_LIMIT = 262144
 ALWAYS_THERE = frozenset(["mitogen", "mitogen.core"])
 #: Needed by a child for its first call, whatever that is.
 FIRST_CALL = "mitogen.child"
+#: What the standard library tries to import and no target has: not worth a round trip each.
+NOWHERE = ("_winapi", "msvcrt", "nt", "winreg", "_winreg")
 
 if MYPY:
     Segment = list[Any]
@@ -159,10 +161,6 @@ class ModuleResponder:
         """Return the source of a `__main__` up to its guard: see finder.neutralize_main()."""
         return finder.neutralize_main(path, src)
 
-    def own_names(self) -> list[str]:
-        """Return the program's own top-level names."""
-        return self.finder.own_names()
-
     # -- pushing
 
     def push(self, context: Any, module_names: Iterable[str]) -> None:
@@ -233,9 +231,12 @@ class ModuleResponder:
             if module.kind == "own":
                 top = name.partition(".")[0]
                 own.add(top if self.finder.kind(top) == "own" else name)
+        if FIRST_CALL in names:
+            own.update(self.finder.own_names())
+            entries += [[name, None, None, ""] for name in NOWHERE]
         chunks.append(compressor.flush())
         data = b"".join(chunks)
-        self.good_load_module_count += len(entries)
+        self.good_load_module_count += len(names)
         self.good_load_module_size += len(data)
         return [entries, Blob(data), sorted(own)]
 
@@ -292,10 +293,36 @@ class ModuleResponder:
 
         self.finder.find(fullname)
         names = self.finder.closure([fullname], want)
+        if kind == "own":
+            names += self._late(sent.union(names))
         segments = self._pushed(names)
         if segments and any(entry[0] == fullname for entry in segments[0][0]):
             return segments[0]
         return self.segment([fullname])
+
+    def _late(self, sent: frozenset[str]) -> list[str]:
+        """
+        Return the program's own modules that those `sent` name in import statements, though they
+        are not loaded here: a child that wants one of them will want the others soon.
+        """
+        seen = set(sent)
+        queue = deque(sorted(name for name in sent if self.finder.kind(name) == "own"))
+        found = []
+        while queue:
+            for name in self._importable(queue.popleft()):
+                if name not in seen and self._is_pushed(name):
+                    seen.add(name)
+                    if self._importable(name, name):
+                        found.append(name)
+                        queue.append(name)
+        return found
+
+    def _importable(self, fullname: str, *self_too: str) -> list[str]:
+        """Return what a module may import, and nothing if it can't be served."""
+        try:
+            return [*self_too, *self.finder.possible_imports(fullname)]
+        except finder.ModuleUnservable:
+            return []
 
 
 class _NotHere(Exception):

@@ -1,0 +1,20 @@
+"""What the children are asked to run. No imports at the top: they would be part of the cost."""
+
+
+def noop():
+    """Do nothing."""
+
+
+def pid():
+    """Return this process' pid, and import nothing that is not loaded."""
+    import os
+
+    return os.getpid()
+
+
+def import_logging():
+    """Import logging and threading."""
+    import logging
+    import threading
+
+    return len(logging.__name__) + len(threading.__name__)

@@ -1,0 +1,625 @@
+"""Measure a mitogen, ours or PyPI's: whichever the task puts first on sys.path.
+
+Rules: only what both have (API.md) is used; a difference is one small function, and there is none
+but `encode` and `decode` of the codec, which only ours is asked for. Each function takes
+(setting, **params), returns {key: number} in the units of bench/table.py, and ends what it started.
+"""
+
+import contextlib
+import mmap
+import os
+import pathlib
+import signal
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import probe
+import remote
+
+MB = 1000 * 1000
+SETTLE = 0.2  # seconds in which what follows a connect has surely passed, on a pipe
+
+
+def prepare(task):
+    """Put the library to be measured first."""
+    sys.path.insert(0, task.library)
+    sys.path.insert(1, task.setting.tree)
+    import mitogen
+
+    assert mitogen.__file__.startswith(task.library), mitogen.__file__
+
+
+@contextlib.contextmanager
+def new_router():
+    """Yield a router; at the end shut its broker down."""
+    import mitogen.master
+
+    broker = mitogen.master.Broker()
+    try:
+        yield mitogen.master.Router(broker)
+    finally:
+        broker.shutdown()
+        broker.join()
+
+
+# ---- ways to a context
+
+
+def connect_local(router, setting, **kwargs):
+    return router.local(python_path=setting.python, **kwargs)
+
+
+def connect_ssh(router, setting, config=None, **kwargs):
+    return router.ssh(
+        hostname=setting.host,
+        ssh_args=["-F", config or setting.ssh_config],
+        python_path=setting.python,
+        **kwargs,
+    )
+
+
+def connect_sudo(router, setting, via):
+    return router.sudo(via=via, username=setting.sudo_user, python_path=setting.python)
+
+
+def connect_hops(router, setting):
+    context = None
+    for _ in range(3):
+        context = connect_local(router, setting, via=context)
+    return context
+
+
+WAYS = {"local": connect_local, "ssh": connect_ssh, "hops": connect_hops}
+
+
+def warm_up(context, count=200):
+    """Have everything imported and allocated that calls need."""
+    for _ in range(count):
+        context.call(remote.noop)
+
+
+# ---- calls
+
+
+def call(setting, where, count):
+    """Microseconds per call: the median of ten batches."""
+    with new_router() as router:
+        context = WAYS[where](router, setting)
+        warm_up(context)
+        batches = []
+        for _ in range(10):
+            start = time.perf_counter()
+            for _ in range(count // 10):
+                context.call(remote.noop)
+            batches.append((time.perf_counter() - start) / (count // 10))
+        return {"us": statistics.median(batches) * 1e6}
+
+
+def pipeline(contexts, count):
+    """Make *count* calls in turn on all contexts, then collect all answers."""
+    receivers = [contexts[i % len(contexts)].call_async(remote.noop) for i in range(count)]
+    for receiver in receivers:
+        receiver.get().unpickle()
+
+
+def outstanding(setting, children, count, times):
+    """Calls per second with *count* under way."""
+    with new_router() as router:
+        contexts = [connect_local(router, setting) for _ in range(children)]
+        for context in contexts:
+            warm_up(context, 20)
+        pipeline(contexts, count)
+        seconds = [probe.timed(pipeline, contexts, count)[0] for _ in range(times)]
+        return {"rate": count / statistics.median(seconds)}
+
+
+def cpu(setting, count):
+    """CPU seconds of all processes per 10,000 calls."""
+    with new_router() as router:
+        context = connect_local(router, setting)
+        warm_up(context)
+        pipeline([context], 1000)
+        before = probe.cpu_seconds()
+        for _ in range(count):
+            context.call(remote.noop)
+        between = probe.cpu_seconds()
+        for _ in range(count // 1000):
+            pipeline([context], 1000)
+        after = probe.cpu_seconds()
+    share = 10000.0 / count
+    return {"single": (between - before) * share, "pipelined": (after - between) * share}
+
+
+# ---- connecting
+
+
+def connect(setting, where, count):
+    """Milliseconds per connect; `over`: less a plain ssh that starts Python."""
+    with new_router() as router:
+        way = WAYS.get(where)
+        via = connect_ssh(router, setting) if where == "sudo" else None
+        seconds, plain = [], []
+        for _ in range(count + 1):
+            took, context = (
+                probe.timed(connect_sudo, router, setting, via)
+                if via
+                else probe.timed(way, router, setting)
+            )
+            seconds.append(took * 1e3)
+            context.shutdown(wait=True)
+            if where == "ssh":
+                argv = setting.ssh_command(setting.python + " -c pass")
+                took, _ = probe.timed(subprocess.run, argv, check=True, stdin=subprocess.DEVNULL)
+                plain.append(took * 1e3)
+    # The first connect of a process also imports and compresses; it is told apart.
+    numbers = {"first": seconds[0], "ms": statistics.median(seconds[1:])}
+    if plain:
+        numbers["plain"] = statistics.median(plain)
+        numbers["over"] = numbers["ms"] - numbers["plain"]
+    return numbers
+
+
+def connect_many(setting, count, threads):
+    """Seconds until all of them are there."""
+    with new_router() as router:
+        took, contexts = probe.timed(
+            probe.run_threads, lambda _: connect_local(router, setting), count, threads
+        )
+        assert len({context.context_id for context in contexts}) == count
+        return {"s": took}
+
+
+def script(setting, count):
+    """Milliseconds of a whole program."""
+    argv = [setting.python, setting.script("mitogen"), sys.path[0]]
+    return {"ms": probe.script_times(argv, count) * 1e3}
+
+
+def import_time(setting, count):
+    """Milliseconds that `import mitogen.master` adds to an empty program, in turn."""
+    code = "import sys; sys.path.insert(0, sys.argv[1])"
+    empty, full = [], []
+    for _ in range(count):
+        empty.append(probe.script_times([setting.python, "-c", code, sys.path[0]], 1))
+        with_import = [setting.python, "-c", code + "; import mitogen.master", sys.path[0]]
+        full.append(probe.script_times(with_import, 1))
+    return {"ms": (statistics.median(full) - statistics.median(empty)) * 1e3}
+
+
+# ---- a slow link
+
+
+def step(counts, function, *args):
+    """Run one step; return (seconds, flights up, result)."""
+    before = probe.read_counts(counts)["up_flights"]
+    seconds, result = probe.timed(function, *args)
+    return seconds, probe.read_counts(counts)["up_flights"] - before, result
+
+
+def connect_and_call(router, setting, config):
+    context = connect_ssh(router, setting, config)
+    context.call(os.getpid)
+    return context
+
+
+def sudo_and_call(router, setting, via):
+    connect_sudo(router, setting, via).call(os.getpid)
+
+
+def run_true(setting, config):
+    argv = setting.ssh_command("true", config=config)
+    subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, timeout=30)
+
+
+def link_steps(setting, delay, short=False):
+    """Yield (step, seconds, flights) over a link of *delay* ms, each once.
+
+    :param short: only those that start an ssh.
+    """
+    import tree_inside.job
+    import tree_top.job
+
+    # A file per connection: a proxy counts from nothing.
+    with tempfile.TemporaryDirectory(dir=setting.scratch) as directory:
+        counts = [os.path.join(directory, name) for name in ("true", "connect")]
+        config = setting.config_for_link(delay, counts[0])
+        yield ("true", *step(counts[0], run_true, setting, config)[:2])
+        config = setting.config_for_link(delay, counts[1])
+        with new_router() as router:
+            seconds, flights, context = step(counts[1], connect_and_call, router, setting, config)
+            yield "connect", seconds, flights
+            if short:
+                return
+            context.call(remote.noop)
+            yield ("warm", *step(counts[1], context.call, remote.noop)[:2])
+            yield ("tree", *step(counts[1], context.call, tree_top.job.run)[:2])
+            yield ("tree_inside", *step(counts[1], context.call, tree_inside.job.run)[:2])
+            yield ("sudo", *step(counts[1], sudo_and_call, router, setting, context)[:2])
+
+
+def link(setting, delays, repeat):
+    """Round trips per step: how much longer it takes over a longer link; flights; elapsed."""
+    times, flights = {}, {}
+
+    def note(steps, delay):
+        for name, seconds, count in steps:
+            times.setdefault(name, {}).setdefault(delay / 1e3, []).append(seconds)
+            flights.setdefault(name, []).append(count)
+
+    for _ in link_steps(setting, 0):  # what only the first of a process costs
+        pass
+    for delay in delays:
+        for _ in range(repeat):
+            note(link_steps(setting, delay), delay)
+    for _ in range(2 * repeat - 2):  # logins vary most
+        note(link_steps(setting, delays[0], short=True), delays[0])
+    return link_numbers(times, flights, delays[0] / 1e3)
+
+
+def link_numbers(times, flights, delay):
+    """Return trips, flights and elapsed (over *delay*, in round trips) per step."""
+    numbers = {name: probe.slope(each) for name, each in times.items()}
+    numbers["connect_slope"] = numbers["connect"] - numbers["true"]
+    # Not by the slope: over a long link OpenSSH's client holds stdin back for a round trip that a
+    # short one hides behind the login.
+    numbers["connect"] = (min(times["connect"][delay]) - min(times["true"][delay])) / delay
+    for name, each in flights.items():
+        numbers[name + "_flights"] = statistics.median(each)
+    for name, each in times.items():
+        numbers[name + "_elapsed"] = min(each[delay]) / delay
+    return numbers
+
+
+# ---- bytes
+
+
+@contextlib.contextmanager
+def counted_ssh(setting):
+    """Yield (path of an ssh that runs its command here, function that returns the counts)."""
+    with tempfile.TemporaryDirectory(dir=setting.scratch) as directory:
+        counts = pathlib.Path(directory, "counts")
+        counts.write_bytes(bytes(24))
+        ssh = pathlib.Path(directory, "ssh")
+        line = '#!/bin/sh\nexec {} -S -E {} {} "$@"\n'
+        ssh.write_text(line.format(setting.python, setting.script("tee"), counts))
+        ssh.chmod(0o755)
+        with counts.open("r+b") as fp, mmap.mmap(fp.fileno(), 24) as view:
+            yield str(ssh), lambda: struct.unpack("3Q", view[:])
+
+
+def connect_counted(router, ssh, python):
+    """Connect through it; `python` None: whatever the library does unasked."""
+    kwargs = {"python_path": python} if python else {}
+    context = router.ssh(hostname="bench-host", ssh_path=ssh, **kwargs)
+    time.sleep(SETTLE)
+    return context
+
+
+def count_bytes(setting):
+    """Bytes of the start, of a no-op call and of a tree of modules."""
+    import tree_top.job
+
+    numbers = {"source": setting.tree_size}
+    with counted_ssh(setting) as (ssh, counts), new_router() as router:
+        context = connect_counted(router, ssh, "python3")
+        numbers["command"], numbers["preamble"], numbers["hello"] = counts()
+        warm_up(context, 20)
+        before = counts()
+        for _ in range(100):
+            context.call(remote.noop)
+        after = counts()
+        numbers["call_down"] = (after[1] - before[1]) / 100
+        numbers["call_up"] = (after[2] - before[2]) / 100
+        numbers["call"] = numbers["call_down"] + numbers["call_up"]
+        context.call(tree_top.job.run)
+        numbers["tree"] = counts()[1] - after[1]
+    with counted_ssh(setting) as (ssh, counts), new_router() as router:
+        try:
+            connect_counted(router, ssh, None)
+            numbers["command_search"] = counts()[0]
+        except Exception as error:  # the peer takes `python`, which a machine may not have
+            numbers["notes"] = ["no python_path: {}".format(str(error).splitlines()[0])]
+    return numbers
+
+
+# ---- bulk, memory, latency
+
+
+def send_down(context, count, raw):
+    """Return MB/s of 1 MB messages into a mailbox of the child."""
+    import remote_flow
+
+    import mitogen.core
+
+    sender = context.call(remote_flow.open_mailbox)
+    data = b"x" * MB
+    start = time.perf_counter()
+    done = context.call_async(remote_flow.drain, count, raw)
+    for _ in range(count):
+        if raw:
+            sender.send(data, mitogen.core.Message.ENC_BIN)
+        else:
+            sender.send(data)
+    assert done.get().unpickle() == count * MB
+    return count / (time.perf_counter() - start)
+
+
+def send_up(router, context, count, raw):
+    """Return MB/s of 1 MB messages into a mailbox of ours."""
+    import remote_flow
+
+    import mitogen.core
+
+    receiver = mitogen.core.Receiver(router)
+    start = time.perf_counter()
+    done = context.call_async(remote_flow.pump, receiver.to_sender(), count, MB, raw)
+    for _ in range(count):
+        msg = receiver.get()
+        assert len(msg.data if raw else msg.unpickle()) == MB
+    took = time.perf_counter() - start
+    done.get().unpickle()
+    receiver.close()
+    return count / took
+
+
+def bulk(setting, count):
+    """MB/s both ways, as values and raw."""
+    numbers = {}
+    with new_router() as router:
+        context = connect_local(router, setting)
+        for raw in (False, True):
+            send_down(context, 5, raw)
+            send_up(router, context, 5, raw)
+            prefix = "raw_" if raw else ""
+            numbers[prefix + "down"] = send_down(context, count, raw)
+            numbers[prefix + "up"] = send_up(router, context, count, raw)
+    return numbers
+
+
+def files(setting, megabytes):
+    """MB/s of a file fetched from the master's FileService."""
+    import mitogen.service
+    import remote_flow
+
+    with tempfile.NamedTemporaryFile(dir=setting.scratch) as fp, new_router() as router:
+        fp.truncate(megabytes * MB)
+        service = mitogen.service.FileService(router)
+        service.register(fp.name)
+        pool = mitogen.service.Pool(router=router, services=[service])
+        try:
+            context = connect_local(router, setting)
+            context.call(remote_flow.fetch_file, fp.name)
+            took, ok = probe.timed(context.call, remote_flow.fetch_file, fp.name)
+            assert ok
+        finally:
+            pool.stop()
+        return {"rate": megabytes / took}
+
+
+class Growth:
+    """The most that any of some processes grows, in MiB, from here to `most()`."""
+
+    def __init__(self, *pids):
+        self.before = {pid: probe.memory(pid) for pid in pids}
+        for pid in pids:
+            probe.reset_peak(pid)
+
+    def most(self):
+        return max(probe.memory(pid, "VmHWM") - was for pid, was in self.before.items())
+
+    def settled(self, quiet, limit=20.0):
+        """Wait until nothing has grown for *quiet* seconds, *limit* at most; return `most()`."""
+        deadline, since, last = time.monotonic() + limit, time.monotonic(), self.most()
+        while time.monotonic() < min(deadline, since + quiet):
+            time.sleep(0.05)
+            now = self.most()
+            if now > last + 0.1:
+                last, since = now, time.monotonic()
+        return last
+
+
+def push(sender, megabytes):
+    """Send 1 MiB messages, until told that nobody wants more."""
+    data = b"x" * (1 << 20)
+    with contextlib.suppress(Exception):
+        for _ in range(megabytes):
+            sender.send(data)
+
+
+def push_at(context, megabytes, quiet, stop):
+    """Push at a mailbox that nobody reads, whose process is stopped if *stop*; return growth."""
+    import remote_flow
+
+    sender = context.call(remote_flow.open_mailbox)
+    pid = context.call(remote.pid)
+    growth = Growth(os.getpid(), pid)
+    if stop:
+        os.kill(pid, signal.SIGSTOP)
+    thread = threading.Thread(target=push, args=(sender, megabytes), daemon=True)
+    thread.start()
+    most = growth.settled(quiet)
+    os.kill(pid, signal.SIGKILL)  # what is queued is not wanted; it also ends a push that waits
+    thread.join(10)
+    return most
+
+
+def pushed_by(router, context, megabytes, quiet):
+    """Have the child push at a mailbox of ours that nobody reads; return growth."""
+    import remote_flow
+
+    import mitogen.core
+
+    receiver = mitogen.core.Receiver(router)
+    pid = context.call(remote.pid)
+    context.call(remote_flow.drain, 0, False)
+    growth = Growth(os.getpid(), pid)
+    context.call_no_reply(remote_flow.pump, receiver.to_sender(), megabytes, 1 << 20, False)
+    most = growth.settled(quiet)
+    os.kill(pid, signal.SIGKILL)
+    return most
+
+
+def slow_reader(setting, megabytes, quiet):
+    """MiB by which either side grows while it is pushed at a reader that reads nothing."""
+    numbers = {}
+    # A router each: what the one has kept would hide how much the next takes.
+    for name, measure in {
+        "down": lambda router, context: push_at(context, megabytes, quiet, False),
+        "stopped": lambda router, context: push_at(context, megabytes, quiet, True),
+        "up": lambda router, context: pushed_by(router, context, megabytes, quiet),
+    }.items():
+        numbers[name] = in_fork(setting, measure)
+    return numbers
+
+
+def in_fork(setting, measure):
+    """Run it with a context in a process of its own (no thread runs yet); return its number."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        text = "nan"
+        try:
+            with new_router() as router:
+                text = repr(measure(router, connect_local(router, setting)))
+                os.write(writer, text.encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader) as fp:
+        text = fp.read()
+    os.waitpid(pid, 0)
+    if not text:
+        raise RuntimeError("the process that measures ended without a number")
+    return float(text)
+
+
+def busy(setting, megabytes):
+    """Milliseconds of a call while another context sends us 1 MB messages: median, worst."""
+    import remote_flow
+
+    import mitogen.core
+
+    with new_router() as router:
+        loud, quiet = (connect_local(router, setting) for _ in range(2))
+        warm_up(quiet)
+        send_up(router, loud, 5, False)
+        receiver = mitogen.core.Receiver(router)
+        over = threading.Event()
+
+        def consume():
+            for _ in range(megabytes):
+                receiver.get()
+            over.set()
+
+        thread = threading.Thread(target=consume, daemon=True)
+        thread.start()
+        args = (receiver.to_sender(), megabytes, MB, False)
+        done = loud.call_async(remote_flow.pump, *args)
+        took = []
+        while not over.is_set():
+            took.append(probe.timed(quiet.call, remote.noop)[0] * 1e3)
+        thread.join(10)
+        done.get().unpickle()
+    return {"ms": statistics.median(took), "worst": max(took), "calls": len(took)}
+
+
+def child_memory(setting):
+    """MiB of a child over a bare Python: when it is ready, and with logging imported."""
+    bare = probe.bare_memory(setting.python)
+    with new_router() as router:
+        context = connect_local(router, setting)
+        time.sleep(SETTLE)
+        (pid,) = probe.descendants()
+        ready = probe.memory(pid)
+        context.call(remote.import_logging)
+        return {"bare": bare, "ready": ready - bare, "logging": probe.memory(pid) - bare}
+
+
+def master_memory(setting, count):
+    """MiB, descriptors per child and threads of a master with many children."""
+    with new_router() as router:
+        before = probe.descriptor_count()
+        contexts = probe.run_threads(lambda _: connect_local(router, setting), count, 1)
+        for context in contexts:
+            context.call(remote.noop)
+        return {
+            "memory": probe.memory(),
+            "descriptors": (probe.descriptor_count() - before) / count,
+            "threads": probe.thread_count(),
+        }
+
+
+# ---- the codec, ours only
+
+
+def facts():
+    """Return about 100 KB of what a machine may tell of itself: nested, mostly short text."""
+    devices = {
+        "eth%d" % i: {
+            "mtu": 1500,
+            "active": i % 2 == 0,
+            "addresses": [{"address": "10.0.%d.%d" % (i, j), "prefix": 24} for j in range(8)],
+            "macaddress": "52:54:00:12:%02x:%02x" % (i // 256, i % 256),
+            "features": {"tx_checksum_%d" % j: "on [fixed]" for j in range(10)},
+            "speed": i * 0.5,
+        }
+        for i in range(120)
+    }
+    return {"interfaces": devices, "env": {"NAME_%d" % i: "value " * 5 for i in range(100)}}
+
+
+def per_run(function, seconds):
+    """Return the least seconds one run took, of as many as fit; 3 at least."""
+    took, end = [], time.perf_counter() + seconds
+    while len(took) < 3 or time.perf_counter() < end:
+        took.append(probe.timed(function)[0])
+    return min(took)
+
+
+def codec(setting, seconds):
+    """Encoding and decoding, in multiples of what C pickle takes for the same value."""
+    import pickle
+    import random
+
+    from mitogen.core import Kwargs, decode, encode
+
+    generator = random.Random(1)
+    args = ("mitogen.bench", None, "function", (1, "text", None), {"key": [1, 2, 3]})
+    numbers = {}
+    for name, value, repeat in (
+        ("call", args, 100),
+        ("facts", facts(), 1),
+        ("floats", [generator.random() for _ in range(1000 * 1000)], 1),
+        ("bytes", b"x" * MB, 10),
+    ):
+        sent = args[:4] + (Kwargs(args[4]),) if name == "call" else value
+
+        def run_ours(sent=sent, repeat=repeat):
+            for _ in range(repeat):
+                decode(encode(sent))
+
+        def run_pickle(value=value, repeat=repeat):
+            for _ in range(repeat):
+                pickle.loads(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
+
+        assert decode(encode(value)) == value
+        numbers[name] = per_run(run_ours, seconds) / per_run(run_pickle, seconds)
+    return numbers
+
+
+FUNCTIONS = {
+    function.__name__: function
+    for function in [
+        call, outstanding, cpu, connect, connect_many, script, import_time, link, count_bytes,
+        bulk, files, slow_reader, busy, codec, child_memory, master_memory,
+    ]
+}  # fmt: skip
+
+if __name__ == "__main__":
+    probe.main(FUNCTIONS, prepare)

@@ -4,11 +4,10 @@ Naming a function for another context, and waiting for what it returns.
 Threads: a CallChain is for one thread at a time; its answers come from the broker.
 """
 
-import builtins
 import sys
 
 from mitogen import core
-from mitogen.core import CallError
+from mitogen.errors import restore_call_error  # noqa: F401 (registers itself)
 from mitogen.mailbox import Latch, Receiver
 
 __all__ = ["CallChain"]
@@ -245,43 +244,3 @@ def name_function(fn):
     if "<locals>" in qualname:
         raise TypeError(CallChain.closures_msg % (qualname,))
     return module, qualname.rpartition(".")[0], name
-
-
-_error_types = {}
-
-
-def _error_type(type_name):
-    """Return the class for a CallError: of the remote built-in type too, where there is one."""
-    module, _, name = (type_name or "").rpartition(".")
-    base = getattr(builtins, name, None) if module == "builtins" else None
-    if not isinstance(base, type) or not issubclass(base, Exception):
-        return CallError
-    if base in (Exception, StopIteration, StopAsyncIteration):
-        return CallError
-    if name not in _error_types:
-        try:
-            cls = type("CallError", (CallError, base), {"__module__": "mitogen.core"})
-        except TypeError:
-            cls = CallError
-        _error_types[name] = cls
-        core.ENCODERS[cls] = core.ENCODERS[CallError]
-    return _error_types[name]
-
-
-def restore_call_error(fields, router=None):
-    """Return the CallError that was sent."""
-    type_name, message, traceback, text = (None if f is None else "%s" % (f,) for f in fields)
-    cls = _error_type(type_name)
-    try:
-        error = cls.__new__(cls, text)
-    except TypeError:
-        # A type that wants more than a text: MemoryError, ExceptionGroup.
-        error = CallError.__new__(CallError, text)
-    error.args = (text or "",)
-    error.type_name = type_name
-    error.message = message
-    error.traceback = traceback
-    return error
-
-
-core.TAG_DECODERS[core.TAG_CALL_ERROR] = restore_call_error

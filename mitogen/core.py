@@ -1696,9 +1696,9 @@ class Importer:
     :param Router router: asks the parent through it
     """
 
-    def __init__(self, router):
+    def __init__(self, router, own=()):
         self.router = router
-        self.own = {"mitogen"}
+        self.own = {"mitogen", *own}
         #: fullname -> [path, submodules or None, segment, offset, size]; path None: size is why.
         self.modules = {}
         self._waiting = {}

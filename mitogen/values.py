@@ -579,10 +579,9 @@ def find_decoder(tag):
     :raises ValueError: this tag is not known.
     """
     if tag == core.TAG_CALL_ERROR:
-        # Only where errors are received: calls.py puts its own entry there.
-        from mitogen import calls
+        from mitogen import errors
 
-        return calls.restore_call_error
+        return errors.restore_call_error
     entry = _DECODERS.get(tag)
     if entry is None:
         raise ValueError("unknown tag %d" % tag)

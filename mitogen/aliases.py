@@ -62,7 +62,6 @@ Message.HEADER_MAGIC = core.MAGIC
 Message.pack = lambda self: self._header(len(self.data), self.flags) + self.data
 Sender.put = Sender.send
 Sender.__repr__ = lambda self: "Sender(%r, %r)" % (self.context, self.dst_handle)
-core.Router.myself = lambda self: self.context_by_id(self.context_id, name="self")
 Sender.explicit_close_msg = ""
 core.ChannelError.remote_msg = "Channel closed by remote end."
 core.ChannelError.local_msg = "Channel closed by local end."

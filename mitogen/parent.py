@@ -556,6 +556,10 @@ class Router(core.Router):
         """Return (level of mitogen's own records, [[logger, level]]) for a child."""
         return self.log_level, self.econtext.config["log_levels"]
 
+    def myself(self):
+        """Return the Context that stands for this process."""
+        return self.context_by_id(self.context_id, name="self")
+
     def allocate_id(self):
         """Return a new context id."""
         return self.branch.ids.allocate()

@@ -49,6 +49,8 @@ class Options(connect.LocalOptions):
     ):
         connect.Options.__init__(self, **kwargs)
         self.username = username or "root"
+        if self.username.startswith("-"):
+            raise ValueError("username=%r is no account name" % (username,))
         self.password = password
         self.su_path = su_path
         self.password_prompt = password_prompt

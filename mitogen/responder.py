@@ -32,6 +32,8 @@ __all__ = ["ImportPolicy", "ModuleDenied", "ModuleResponder", "Worker"]
 
 #: Bytes of compressed modules that are pushed with one call at most; the rest on demand.
 PUSH_LIMIT = 262144
+#: Segments that are kept to be sent to other children too.
+KEPT_SEGMENTS = 256
 #: What a child has from the start.
 ALWAYS_THERE = frozenset(["mitogen", "mitogen.core"])
 #: Needed by a child for its first call, whatever that is.
@@ -175,6 +177,10 @@ class ModuleResponder:
             return
         branch = self.router.branch
         with self._lock:
+            for name in module_names:
+                if self.finder.kind(name) == "own":
+                    # Or the reason would be found out over there, as a missing module.
+                    self.finder.find(name)
             known = self._known.setdefault(target, set(ALWAYS_THERE))
             names = [n for n in module_names if n not in known] + [FIRST_CALL]
             stream = self.router._stream_by_id.get(target)
@@ -213,6 +219,8 @@ class ModuleResponder:
         key = tuple(names)
         found = self._segments.get(key)
         if found is None:
+            if len(self._segments) >= KEPT_SEGMENTS:
+                self._segments.clear()
             found = self._segments[key] = self._make_segment(key)
         return found
 

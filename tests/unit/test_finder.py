@@ -16,7 +16,7 @@ import zipfile
 
 import pytest
 
-from mitogen import finder, imports
+from mitogen import finder, imports, modpaths
 from mitogen.finder import ModuleFinder, ModuleUnservable
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -586,7 +586,7 @@ def test_stdlib_names_and_paths(tmp_path):
 
 def test_stdlib_names_before_python_3_10(monkeypatch):
     monkeypatch.delattr(sys, "stdlib_module_names", raising=False)
-    monkeypatch.setattr(finder, "_stdlib_names_by_path", set())
+    monkeypatch.setattr(modpaths, "_stdlib_names_by_path", set())
     for name in ("os", "json.decoder", "asyncio", "sys", "_socket"):
         assert finder.is_stdlib_name(name), name
     for name in ("pytest", "mitogen", "site-packages", "test", "nowhere"):

@@ -382,7 +382,7 @@ class Connecting:
                     self.error = lambda status, error=event[1]: self._report(error)
 
     def _on_eof(self, status):
-        if status == 127 and self.shake.state == "login":
+        if status in (126, 127) and self.shake.state == "login":
             error = self.shake._unsupported("found none\n%s" % self.shake.output())
         else:
             error = self.shake.eof(spawn.status_text(status))

@@ -1451,12 +1451,12 @@ class Router:
             return
         if not msg.flags & CONT:
             handler = self._admit(msg, stream)
-            if not handler:
-                return
-            self._partials[key] = [handler, msg, [], MESSAGE_COST, 0]
+            if handler:
+                self._partials[key] = [handler, msg, [], MESSAGE_COST, 0]
         part = self._partials.get(key)
         if not part:
-            return
+            # Dropped: whoever sends it must not wait for the credit.
+            return self._send_credit(src, 0, msg.number, len(msg.data))
         handler, first, chunks = part[:3]
         size = len(msg.data)
         chunks.append(msg.data)

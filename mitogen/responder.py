@@ -13,6 +13,7 @@ Threads: push() on any; fetch() and forget() on the broker's.
 
 from __future__ import annotations
 
+import sys
 import threading
 import zlib
 from collections import deque
@@ -43,6 +44,36 @@ NOWHERE = ("_winapi", "msvcrt", "nt", "winreg", "_winreg")
 
 if MYPY:
     Segment = list[Any]
+
+
+#: Modules of ours that no child runs, though many a program imports them beside the functions that
+#: it calls. A child gets a stand-in with the same names: a target may be too old for the real one.
+CONTROLLER_ONLY = (
+    "mitogen.cli",
+    "mitogen.finder",
+    "mitogen.imports",
+    "mitogen.master",
+    "mitogen.minify",
+    "mitogen.modgraph",
+    "mitogen.modpaths",
+    "mitogen.renames",
+    "mitogen.responder",
+    "mitogen.shrink",
+)
+
+_STAND_IN = """\
+class _Absent:
+    def __init__(self, *args, **kwargs):
+        raise RuntimeError("%s is for the controlling program only, and this is a child of it")
+for _name in %r:
+    globals()[_name] = _Absent
+"""
+
+
+def _stand_in(fullname: str) -> bytes:
+    """Return the source of what a child gets for a module of CONTROLLER_ONLY."""
+    names = getattr(sys.modules.get(fullname), "__all__", ())
+    return (_STAND_IN % (fullname, tuple(names))).encode()
 
 
 class ModuleDenied(ImportError):
@@ -130,6 +161,8 @@ class ModuleResponder:
         self.router = router
         self.policy = policy or ImportPolicy()
         self.finder = finder.ModuleFinder(imports.all_imports)
+        for name in CONTROLLER_ONLY:
+            self.finder.add_source_override(name, name + " (stand-in)", _stand_in(name), False)
         self._worker = worker
         self._lock = threading.Lock()
         self._known: dict[int, set[str]] = {}

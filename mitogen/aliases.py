@@ -66,6 +66,28 @@ Sender.explicit_close_msg = ""
 core.ChannelError.remote_msg = "Channel closed by remote end."
 core.ChannelError.local_msg = "Channel closed by local end."
 
+
+def _unpickle_iter(self, throw=True, throw_dead=True, find_class=None):
+    """Yield the values of a message that was made with several."""
+    if self.is_dead:
+        self.unpickle(throw, throw_dead)
+        return
+    pos = 0
+    while pos < len(self.data):
+        value, pos = core.decode_next(self.data, pos, self.router)
+        if throw and isinstance(value, core.CallError):
+            raise value
+        yield value
+
+
+def _pickled(cls, *objs, **kwargs):
+    """Return a message that carries `objs` as values, one after the other."""
+    return cls(data=b"".join(core.encode(obj) for obj in objs), **kwargs)
+
+
+Message.unpickle_iter = _unpickle_iter
+Message.pickled = classmethod(_pickled)
+
 BytesType = bytes
 UnicodeType = str
 AnyTextType = (bytes, str)

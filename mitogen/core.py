@@ -1441,7 +1441,7 @@ class Router:
         self.dropped += 1
         if now() > self._drop_logged + 1:
             self._drop_logged = now()
-            self.log(ERROR, "dropped %r: %s (%d so far)", msg, why, self.dropped)
+            self.log(ERROR, "dropped %r: %s (no. %d)", msg, why, self.dropped)
 
     def _assemble(self, msg, stream):
         src = msg.src_id
@@ -1504,7 +1504,7 @@ class Router:
             self._meters.pop((msg.src_id, handle), None)
             return self._bounce(msg, self.invalid_handle_msg)
         elif handler[3] is not None and handler[3] != msg.src_id:
-            return self._drop(msg, "wrong respondent")
+            return self._drop(msg, self.refused_msg)
         elif handler[2] and not handler[2](msg, stream):
             why = self.refused_msg
         else:
@@ -1523,7 +1523,7 @@ class Router:
             try:
                 handler[0](msg)
             except Exception as e:
-                self.log(ERROR, "handler of %r: %r", msg, e)
+                self._drop(msg, repr(e))
             if not handler[4]:
                 self.consumed(msg)
 
@@ -1676,8 +1676,11 @@ def _encode_call_error(error):
 
 
 ENCODERS[CallError] = (TAG_CALL_ERROR, _encode_call_error)
-TAG_DECODERS[TAG_CONTEXT] = lambda v, router: router.context_by_id(v[0], name=v[1])
-TAG_DECODERS[TAG_SENDER] = lambda v, router: Sender(router.context_by_id(v[0]), v[1])
+# Whatever a peer names is no reason to keep it.
+TAG_DECODERS[TAG_CONTEXT] = lambda v, router: (
+    router.context_by_id(v[0], None, False) or router.context_class(router, *v)
+)
+TAG_DECODERS[TAG_SENDER] = lambda v, router: Sender(TAG_DECODERS[TAG_CONTEXT](v[:1], router), v[1])
 
 
 # ---- section: Importer ----

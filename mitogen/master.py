@@ -7,6 +7,7 @@ Threads: the broker's and a worker's, beside the program's own.
 from __future__ import annotations
 
 import atexit
+import functools
 import logging
 import threading
 import weakref
@@ -166,6 +167,12 @@ class ThreadWatcher:
             self.on_join()
 
 
+@functools.lru_cache(None)
+def _core_source() -> bytes:
+    # Once in a process, also where the copy beside core.py cannot be written.
+    return shrink.core_source()
+
+
 class Broker(core.Broker):
     """The broker of a master. It ends with the program, at the latest."""
 
@@ -176,6 +183,10 @@ class Broker(core.Broker):
         core.listen(self, "exit", getattr(self.poller, "close", int))
         if install_watcher:
             _end_at_exit(self)
+
+    def defer_sync(self, func: Callable[[], Any]) -> Any:
+        """Any thread: return what `func()` returns, or raise what it raises, on the broker's."""
+        return parent.defer_sync(self, func)
 
 
 def _end_at_exit(broker: Broker) -> None:
@@ -211,7 +222,7 @@ class Router(parent.Router):
         self.id_allocator = IdAllocator(self)
         self.responder = ModuleResponder(self, self.worker)
         self.log_forwarder = LogForwarder(self, self.worker)
-        self.branch = parent.Branch(self, self.id_allocator, self.responder, shrink.core_source())
+        self.branch = parent.Branch(self, self.id_allocator, self.responder, _core_source())
         self.route_monitor = self.branch
         core.listen(self.broker, "exit", self.worker.stop)
 

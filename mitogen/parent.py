@@ -75,6 +75,10 @@ GET_RESOURCE = 112
 LOAD_RESOURCE = 113
 
 DEBUG = 10
+#: Blocks of ids that one child may ask for: what is below it, all in all.
+MAX_BLOCKS = 1000
+#: Contexts that a stream is known to have sent to; beyond, it is told of every context's end.
+MAX_EGRESS = 65536
 #: Ids in one block.
 BLOCK_SIZE = 1000
 
@@ -214,6 +218,8 @@ class Branch:
         self.modules = modules
         self.preamble = handshake.preamble(core_source)
         self.streams = set()
+        #: How many blocks of ids each child has asked for.
+        self.requests = {}
         add = router.add_handler
         add(self._on_add_route, ADD_ROUTE, policy=is_neighbour)
         add(self._on_allocate_id, ALLOCATE_ID, policy=is_neighbour)
@@ -239,7 +245,8 @@ class Branch:
         elif router.unidirectional and parent is not stream and parent is not out:
             why = self.unidirectional_msg % (msg.src_id, dst)
         else:
-            stream.egress_ids.add(dst)
+            if len(stream.egress_ids) < MAX_EGRESS:
+                stream.egress_ids.add(dst)
             return out.send(msg._header(len(msg.data), msg.flags), msg.data)
         if not msg.flags & core.CONT:
             router._bounce(msg, why)
@@ -313,7 +320,7 @@ class Branch:
             if stream is not self.router.routes.parent:
                 self._tell_parent(DEL_ROUTE, context_id)
             for other in list(self.streams):
-                if context_id in other.egress_ids:
+                if context_id in other.egress_ids or len(other.egress_ids) >= MAX_EGRESS:
                     other.egress_ids.discard(context_id)
                     self._tell(other.remote_id, DEL_ROUTE, context_id)
 
@@ -357,6 +364,9 @@ class Branch:
                 self.grant(target, first, end)
             return
         stream = router._stream_by_id.get(msg.src_id)
+        asked = self.requests[msg.src_id] = self.requests.get(msg.src_id, 0) + 1
+        if asked > MAX_BLOCKS:
+            return router._drop(msg, "it has had %d blocks of ids" % MAX_BLOCKS)
 
         def on_block(block):
             if block is None or stream is None or stream.closed:
@@ -391,7 +401,7 @@ class Branch:
     def _send_segment(self, stream, segment):
         if stream.closed:
             return
-        stream.sent_modules.update(entry[0] for entry in segment[0])
+        stream.sent_modules.update(entry[0] for entry in segment[0] if entry[1] is not None)
         self.router.route(
             Message(dst_id=stream.remote_id, handle=LOAD_MODULE, data=core.encode(segment)), False
         )

@@ -24,23 +24,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-# ---- shim: delete from here to "end of shim", and say `from mitogen import core, values` ----
-try:
-    from mitogen import core
-
-    core.encode  # noqa: B018
-except (ImportError, AttributeError, NameError, SyntaxError):
-    import importlib.util
-
-    import mitogen
-
-    _spec = importlib.util.spec_from_file_location("mitogen.core", "/tmp/w/codec/core_codec.py")
-    core = importlib.util.module_from_spec(_spec)
-    sys.modules["mitogen.core"] = mitogen.core = core
-    _spec.loader.exec_module(core)
-from mitogen import values  # noqa: E402
-
-# ---- end of shim ----
+from mitogen import core, values
 
 MIB = 1 << 20
 
@@ -411,7 +395,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(VALUES)
 @example({math.nan: [math.nan], (1, "\udc80"): {b"": -0.0}})
 @example([0.5] * 5000)
@@ -548,7 +532,7 @@ COMMON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(COMMON)
 def test_cbor2_agrees(value):
     assert cbor2.loads(core.encode(value)) == value
@@ -756,7 +740,7 @@ def test_limit_is_exact(value):
 
 
 @given(VALUES)
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 def test_limit_is_exact_for_all(value):
     size = len(core.encode(value))
     assert len(core.encode(value, size)) == size
@@ -848,7 +832,7 @@ def test_claims_cost_nothing(encoded):
 )
 def test_memory_is_proportional(head):
     part = unhex(head)
-    count = 20000
+    count = 4000
     data = b"\x9a" + struct.pack(">L", count) + part * count
     core.decode(data)
     used, result = peak(core.decode, data)
@@ -898,74 +882,6 @@ def test_one_copy_of_long_bytes():
     for value in (bytes(8 * MIB), core.Blob(8 * MIB)):
         used, _ = peak(core.encode, value)
         assert used < (9 if type(value) is bytes else 17) * MIB  # CPython copies for a subclass
-
-
-def decodes_or_raises(data):
-    try:
-        value = core.decode(data)
-    except core.StreamError as error:
-        assert str(error).startswith("cannot unpickle message: ")
-        assert error.__context__ is not None or "more than one" in str(error)
-        return
-    try:
-        again = core.decode(core.encode(value))
-    except core.EncodeError as error:
-        # As what is decoded may be one level deeper, or use what only a subclass could.
-        assert "nested" in str(error) or "cannot be sent" in str(error)
-        return
-    assert type(again) is type(value)
-
-
-@settings(max_examples=1500, deadline=None)
-@given(st.binary(max_size=200))
-def test_any_bytes_decode_or_raise(data):
-    decodes_or_raises(data)
-
-
-TAGGED = st.recursive(
-    st.one_of(COMMON_KEYS, st.floats()),
-    lambda part: st.one_of(
-        st.lists(part, max_size=4),
-        st.builds(cbor2.CBORTag, st.sampled_from([row[0] for row in values.TAGS]), part),
-    ),
-    max_leaves=8,
-)
-
-
-@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
-@given(TAGGED)
-def test_any_content_of_any_tag_decodes_or_raises(value):
-    if core.TAG_CONTEXT in core.TAG_DECODERS:
-        pass  # they get router=None, and so raise
-    decodes_or_raises(cbor2.dumps(value))
-
-
-@settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.data())
-def test_mutations_decode_or_raise(data):
-    encoded = bytearray(core.encode(data.draw(VALUES)))
-    for _ in range(data.draw(st.integers(1, 3))):
-        position = data.draw(st.integers(0, len(encoded)))
-        how = data.draw(st.sampled_from("set insert delete cut".split()))
-        if how == "insert" or not encoded[position:]:
-            encoded[position:position] = data.draw(st.binary(min_size=1, max_size=4))
-        elif how == "set":
-            encoded[position] = data.draw(st.integers(0, 255))
-        elif how == "delete":
-            del encoded[position]
-        else:
-            del encoded[position:]
-    decodes_or_raises(bytes(encoded))
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(VALUES)
-def test_every_truncation_is_refused(value):
-    encoded = core.encode(value)
-    for length in {0, 1, len(encoded) // 2, len(encoded) - 2, len(encoded) - 1}:
-        if 0 <= length < len(encoded):
-            spoilt(encoded[:length])
-    assert "more than one item at byte %d" % len(encoded) in spoilt(encoded + b"\x00")
 
 
 def test_errors_say_where():

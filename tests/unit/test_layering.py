@@ -25,6 +25,7 @@ EVERY_FILE = sorted(PACKAGE.rglob("*.py")) + sorted((ROOT / "ansible_plugins").r
 LAYERS = [
     ("core", ["core"]),
     # Parts of core that not every child needs: core imports them when it first does.
+    ("errors", ["errors"]),
     ("late", ["values", "flow", "child", "mailbox"]),
     ("parts", ["aliases", "spawn", "handshake", "pollers", "calls", "select", "os_fork"]),
     ("connect", ["connect"]),

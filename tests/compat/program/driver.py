@@ -1,0 +1,104 @@
+"""One master: runs under the Python to test, connects, prints what it saw as one line of JSON.
+
+argv: JSON of {"ssh": keyword arguments of ssh() or null, "child": path of the child's Python,
+"last": path of the third context's, "size": bytes of the large values}.
+"""
+
+import json
+import os
+import select
+import sys
+import time
+
+import luggage
+from luggage import weight
+
+import mitogen.core
+import mitogen.master
+
+
+def who():
+    return [list(sys.version_info[:2]), os.getpid()]
+
+
+def check(data, size):
+    """Return what arrived, and *size* bytes."""
+    return luggage.total(data), data[:1] * size
+
+
+def fail(text):
+    weight.explode(text)
+
+
+@mitogen.core.takes_router
+def grandchild(path, router):
+    """Connect from within a context; return what its child says."""
+    context = router.local(python_path=path)
+    try:
+        return context.call(who)
+    finally:
+        context.shutdown(wait=True)
+
+
+def large(context, size):
+    """Return whether *size* bytes arrive there and back as they were."""
+    data = b"\xa5" * size
+    (count, crc), back = context.call(check, data, size)
+    return (count, crc) == tuple(luggage.total(data)) and back == data
+
+
+def error(context):
+    """Return what is known of an error in *context*."""
+    try:
+        context.call(fail, "the remote text")
+    except KeyError as caught:
+        text = str(caught)
+        parts = ("the remote text", "in explode", "luggage/weight.py", "in fail", "driver.py")
+        return [isinstance(caught, mitogen.core.CallError)] + [part in text for part in parts]
+
+
+def gone(pids):
+    """Return the processes that are still there after 5 s."""
+    deadline = time.monotonic() + 5
+    while True:
+        left = []
+        for pid in pids:
+            try:
+                with open("/proc/%d/stat" % pid) as fp:
+                    if fp.read().rpartition(")")[2].split()[0] not in "ZX":
+                        left.append(pid)
+            except FileNotFoundError:
+                pass
+        if not left or time.monotonic() > deadline:
+            return left
+        select.select([], [], [], 0.01)
+
+
+def run(router, job):
+    child = (
+        router.ssh(python_path=job["child"], **job["ssh"])
+        if job["ssh"]
+        else router.local(python_path=job["child"])
+    )
+    second = router.local(via=child)
+    third = router.local(via=second, python_path=job["last"])
+    chain = [child, second, third]
+    seen = [context.call(who) for context in chain]
+    versions = [version for version, _ in seen]
+    result = {
+        "versions": versions + [child.call(grandchild, job["last"])[0]],
+        "errors": [error(context) for context in chain],
+        "large": large(child, job["size"]),
+        "through": large(third, job["size"] // 10),
+    }
+    third.shutdown(wait=True)
+    result["after shutdown"] = gone([seen[2][1]]), second.call(who)[0]
+    return result, [pid for _, pid in seen]
+
+
+if __name__ == "__main__":
+    with mitogen.master.Router() as router:
+        result, pids = run(router, json.loads(sys.argv[1]))
+    result["left"] = gone(pids)
+    result["master"] = sys.version_info[:2]
+    print(json.dumps(result))

@@ -1,0 +1,1 @@
+"""The main job's own small package."""

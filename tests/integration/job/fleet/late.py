@@ -1,0 +1,3 @@
+"""Imported by facts.py inside a function."""
+
+ANSWER = 42

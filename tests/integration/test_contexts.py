@@ -1,0 +1,109 @@
+"""A context behaves the same however it was reached."""
+
+import logging
+import os
+import pwd
+
+import pytest
+
+import mitogen.core
+from tests import processes
+from tests.integration.conftest import SOON
+from tests.integration.far import work
+
+MEGABYTE = bytes(range(256)) * 4096
+
+
+def test_runs_as_the_account_it_was_asked_for(reached):
+    pid, user, _ = reached.context.call(work.identity)
+    assert pid != os.getpid()
+    assert user == (reached.user or pwd.getpwuid(os.geteuid()).pw_name)
+
+
+def test_positional_and_keyword_arguments(context):
+    assert context.call(work.add, 1) == (3, (), {})
+    assert context.call(work.add, 1, 4, 5, 6, c=[7]) == (5, (5, 6), {"c": [7]})
+    assert context.call(work.add, b=1, a=0) == (1, (), {})
+
+
+def test_a_module_comes_with_what_it_imports(context):
+    module, imported, text = context.call(work.origin)
+    assert module.endswith("tests/integration/far/work.py")
+    assert imported.endswith("tests/integration/far/parts.py")
+    assert text == "far awayfar away"
+
+
+def test_an_error_has_its_type_its_text_and_the_remote_traceback(context):
+    with pytest.raises(ValueError, match="told you") as caught:
+        context.call(work.fail, "told you")
+    error = caught.value
+    assert isinstance(error, mitogen.core.CallError)
+    assert error.type_name == "builtins.ValueError"
+    assert "in fail_inside" in str(error) and "in fail\n" in str(error)
+    assert "far/work.py" in str(error)
+
+
+def test_an_error_of_an_own_type_is_a_call_error_that_names_it(context):
+    with pytest.raises(mitogen.core.CallError, match="told you") as caught:
+        context.call(work.fail_own, "told you")
+    assert caught.value.type_name == "tests.integration.far.work.OwnError"
+
+
+def test_what_is_printed_and_logged_arrives_as_records(context, records):
+    text = "by context {}".format(context.context_id)
+    context.call(work.chatter, text)
+    # One by one: the three go separate ways, so their order is nobody's promise.
+    found = {}
+    while len(found) < 3:
+        record = records.wait_for(text)
+        found[record.getMessage().partition(": ")[2] or record.getMessage()] = record
+    printed = next(r for t, r in found.items() if t.startswith("printed"))
+    logged = next(r for t, r in found.items() if t.startswith("logged"))
+    complained = next(r for t, r in found.items() if t.startswith("complained"))
+    assert printed.levelno == complained.levelno == logging.INFO
+    assert printed.name.startswith("stdout.[") and complained.name.startswith("stderr.[")
+    assert logged.levelno == logging.WARNING
+    assert logged.name.startswith("far.work.[")
+    assert logged.funcName == "chatter" and logged.pathname.endswith("far/work.py")
+    assert printed.mitogen_context == context
+
+
+def test_calls_under_way_together(context):
+    receivers = [context.call_async(work.add, number) for number in range(50)]
+    answers = [receiver.get(timeout=SOON).unpickle()[0] for receiver in receivers]
+    assert answers == list(range(2, 52))
+
+
+def test_a_sender_streams_back(reached):
+    receiver = mitogen.core.Receiver(reached.router)
+    done = reached.context.call_async(work.count_to, receiver.to_sender(), 300)
+    assert [msg.unpickle() for msg in receiver] == list(range(300))
+    assert done.get(timeout=SOON).unpickle() is None
+
+
+def test_a_sender_streams_there(reached):
+    receiver = mitogen.core.Receiver(reached.router)
+    total = reached.context.call_async(work.sum_of_mailbox, receiver.to_sender())
+    sender = receiver.get(timeout=SOON).unpickle()
+    work.count_to(sender, 300)
+    assert total.get(timeout=SOON).unpickle() == sum(range(300))
+
+
+def test_a_megabyte_there_and_back(context):
+    assert context.call(work.checksum, MEGABYTE) == work.checksum(MEGABYTE)
+    assert context.call(work.echo, MEGABYTE) == MEGABYTE
+
+
+def test_shutdown_leaves_no_process(connect, own_router):
+    before = {each.pid for each in processes.children()}
+    context = connect(own_router).context
+    far_pid = context.call(work.identity)[0]
+    assert processes.alive(far_pid)
+    context.shutdown(wait=True)
+    if context.via is None:
+        # Reaped, not merely told.
+        assert processes.process(far_pid) is None
+        assert {each.pid for each in processes.children()} <= before
+    processes.wait_until(lambda: not processes.alive(far_pid), what="end of the context")
+    with pytest.raises(mitogen.core.ChannelError):
+        context.call(work.identity)

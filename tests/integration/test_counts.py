@@ -1,0 +1,154 @@
+"""What is counted can't be noisy: writes and thread switches of a call, round trips of a start."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+from typing import NamedTuple
+
+import pytest
+
+from tests import hosts
+from tests.integration.far import work
+from tests.integration.test_imports import files, program, tree_of  # noqa: F401
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+CALLS = 100
+WRITES = "write,writev,pwrite64,sendto,sendmsg"
+DELAY = 80.0  # milliseconds; a flight is told from the next by a pause of that length
+
+
+class Driver:
+    """The master of drivers/calls.py."""
+
+    def __init__(self, master):
+        self.master = master
+        self.pids = json.loads(master.stdout.readline())
+
+    def calls(self, count):
+        """Have it make *count* calls; return its thread switches."""
+        self.master.stdin.write("{}\n".format(count))
+        self.master.stdin.flush()
+        return json.loads(self.master.stdout.readline())
+
+
+@pytest.fixture
+def driver():
+    with subprocess.Popen(
+        [sys.executable, str(HERE / "drivers" / "calls.py")],
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as master:
+        yield Driver(master)
+        master.stdin.close()
+        assert master.wait(20) == 0
+
+
+def trace(pids, path):
+    """Start strace on *pids*; return it once it is attached, or skip."""
+    if not hosts.program("strace"):
+        pytest.skip("needs strace")
+    command = ["strace", "-f", "-e", "trace=" + WRITES, "-o", str(path)]
+    for pid in pids:
+        command += ["-p", str(pid)]
+    strace = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    said = ""
+    for line in strace.stderr:
+        said += line
+        if said.count(" attached") == len(pids):
+            return strace
+    strace.wait()
+    strace.stderr.close()
+    pytest.skip("strace can't attach here: " + said.strip())
+
+
+def test_a_call_is_two_writes(driver, tmp_path):
+    path = tmp_path / "strace"
+    strace = trace(driver.pids, path)
+    driver.calls(CALLS)
+    strace.terminate()
+    strace.stderr.read()
+    strace.wait()
+    strace.stderr.close()
+    lines = path.read_text().splitlines()
+    # A call that another thread's output interrupts has two lines; the first has the descriptor.
+    writes = [line for line in lines if re.search(r" (writev?|send\w+|pwrite64)\((\d+),", line)]
+    ours = [line for line in writes if not re.search(r"\((1|2),", line)]
+    assert len(ours) == 2 * CALLS, "\n".join(ours[:12])
+
+
+def test_a_call_is_two_thread_switches(driver):
+    """Broker to waiter, in parent and child; each of the four threads sleeps once per call.
+
+    Pinned to one CPU, where one thread running means that the other sleeps.
+    """
+    driver.calls(CALLS)
+    assert driver.calls(CALLS) <= 4 * CALLS + CALLS // 2
+
+
+class Line(NamedTuple):
+    """A connection through the delaying proxy, and its file of counts."""
+
+    path: pathlib.Path
+
+    def options(self):
+        return hosts.delay_proxy_args(DELAY, str(self.path))
+
+    def flights(self):
+        """Return the round trips until now."""
+        return json.loads(self.path.read_text())["up_flights"]
+
+
+@pytest.fixture(scope="module")
+def bare(sshd, tmp_path_factory):
+    """Round trips of `ssh host true`."""
+    line = Line(tmp_path_factory.mktemp("bare") / "count")
+    command = sshd.command(sshd.kwargs()["username"], "true", options=line.options())
+    subprocess.run(command, check=True, timeout=30)
+    return line.flights()
+
+
+@pytest.fixture
+def slow(sshd, own_router, tmp_path):
+    """A context behind a slow line, and the line."""
+    line = Line(tmp_path / "count")
+    return own_router.ssh(**sshd.kwargs(ssh_args=sshd.ssh_args + line.options())), line
+
+
+@pytest.fixture
+def top(program):  # noqa: F811
+    """The top of a tree of thirty modules, all loaded here."""
+    files(program.directory, tree_of(30))
+    program.load("tree.late")
+    return program.load("tree.top")
+
+
+@pytest.mark.ssh
+@pytest.mark.slow
+class TestRoundTrips:
+    """Over a slow line. A flight is what goes up without waiting for what comes down."""
+
+    def test_connect_and_first_call(self, bare, slow):
+        context, line = slow
+        context.call(work.noop)
+        assert line.flights() <= bare + 1
+
+    def test_connect_and_first_call_into_a_tree_of_thirty(self, bare, slow, top):
+        context, line = slow
+        assert context.call(top.total) == 1000 + sum(range(26))
+        assert line.flights() <= bare + 1
+
+    def test_a_call_into_a_new_tree_costs_what_a_warm_one_does(self, slow, top):
+        context, line = slow
+        context.call(work.noop)
+        counts = []
+        for function in (work.noop, top.total):
+            before = line.flights()
+            context.call(function)
+            counts.append(line.flights() - before)
+        assert counts == [1, 1]

@@ -1,0 +1,323 @@
+"""Whatever is killed, every wait ends within a second and no process is left five seconds later."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import mitogen.core
+import mitogen.master
+import mitogen.parent
+from tests import processes
+from tests.integration.conftest import SOON
+from tests.integration.far import work
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+#: Seconds for each waiter to learn of an end, and for the processes to be gone.
+WAITERS, PROCESSES = 1.0, 5.0
+LOST = (mitogen.core.ChannelError, mitogen.core.CallError)
+LOCAL = [("local", {})] * 4
+
+
+def steps_of(kind, request):
+    """Return the connections of a tree four deep: all local, or with ssh and sudo in it."""
+    if kind == "local":
+        return LOCAL
+    if os.geteuid() != 0:
+        pytest.skip("needs root: makes accounts")
+    sshd, users = request.getfixturevalue("sshd"), request.getfixturevalue("users")
+    return [("ssh", sshd.kwargs(username=users.plain.name)), ("sudo", {}), *LOCAL[:2]]
+
+
+def marked():
+    """Return {pid: Process} of this run, without what was there before any test (the sshd)."""
+    return {each.pid: each for each in processes.marked_processes(str(os.getpid()))}
+
+
+def ended(pids, what):
+    """Assert that processes are gone in time."""
+    try:
+        processes.wait_until(lambda: not any(map(processes.alive, pids)), PROCESSES)
+    except AssertionError:
+        left = [str(processes.process(pid)) for pid in pids if processes.alive(pid)]
+        raise AssertionError("left of {}: {} of {}".format(what, left, pids)) from None
+
+
+class Tree:
+    """Contexts, each below the one before, with a call pending in each, and from each to the next.
+
+    `calls[i]` is the master's call in context i, which waits for one in context i+1.
+    """
+
+    def __init__(self, router, steps):
+        self.before = marked()
+        self.router = router
+        self.contexts = []
+        for method, kwargs in steps:
+            via = self.contexts[-1] if self.contexts else None
+            self.contexts.append(router.connect(method, via=via, **kwargs))
+        self.pids = [context.call(work.identity)[0] for context in self.contexts]
+        self.programs = [context.call(work.sleeper) for context in self.contexts]
+        self.started = mitogen.core.Receiver(router)
+        # From below: a context runs one call at a time, and each is to run the master's.
+        levels = reversed(range(len(self.contexts)))
+        self.calls = [self.start_call(level) for level in levels][::-1]
+
+    def start_call(self, level):
+        sender = self.started.to_sender()
+        if level == len(self.contexts) - 1:
+            call = self.contexts[level].call_async(work.hang, sender)
+        else:
+            below = self.contexts[level + 1]
+            call = self.contexts[level].call_async(work.hang_below, below, sender)
+        self.started.get(timeout=SOON)
+        return call
+
+    def all_pids(self):
+        """Return every process that came with the tree: ssh, sudo and programs too."""
+        return [pid for pid in marked() if pid not in self.before]
+
+    def find(self, role):
+        """Return (pid, the level whose loss its end means) of a process by its role."""
+        if isinstance(role, int):
+            return self.pids[role], role
+        name, level = role
+        table = processes.processes()
+        above, path = self.pids[level], []
+        while above in table and above > 1:
+            above = table[above].ppid
+            path.append(above)
+        found = [pid for pid in path if pid in table and table[pid].comm.startswith(name)]
+        if name == "ssh":
+            found = [each.pid for each in processes.children() if each.comm == "ssh"]
+        assert found, (role, [str(table[pid]) for pid in path if pid in table])
+        return found[0], level
+
+
+ROLES = {
+    "local": [0, 1, 2, 3],
+    "ssh": [0, 1, 2, 3, ("ssh", 0), ("sshd", 0), ("sudo", 1)],
+}
+CASES = [(kind, role) for kind, roles in ROLES.items() for role in roles]
+
+
+@pytest.mark.parametrize(
+    ("kind", "role"), CASES, ids=lambda v: str(v) if not isinstance(v, tuple) else v[0]
+)
+def test_kill_one_process_of_a_tree(kind, role, own_router, request):
+    tree = Tree(own_router, steps_of(kind, request))
+    pid, level = tree.find(role)
+    below = tree.pids[level:] + tree.programs[level:]
+    if pid in tree.pids and (kind, role) in (("ssh", 0), ("ssh", 1)):
+        # What a context that is killed itself had started: its parent ends that where it may,
+        # which it may not as another user or on another host.
+        below.remove(tree.programs[level])
+    begin = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    for call in tree.calls[max(0, level - 1) :]:
+        with pytest.raises(LOST):
+            call.get(timeout=max(0, begin + WAITERS - time.monotonic())).unpickle()
+    ended(below, "what was below")
+    # What was above goes on.
+    assert all(call.empty() for call in tree.calls[: max(0, level - 1)])
+    assert all(processes.alive(pid) for pid in tree.pids[:level])
+    assert own_router.local().call(work.add, 1) == (3, (), {})
+    everything = tree.all_pids()
+    if tree.programs[level] not in below:
+        os.kill(tree.programs[level], signal.SIGKILL)
+    own_router.broker.shutdown()
+    own_router.broker.join()
+    ended(everything, "the tree")
+
+
+@pytest.mark.parametrize("kind", ROLES)
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_master(kind, signum, request):
+    """It takes the whole tree with it, and the programs that calls have started."""
+    before = marked()
+    command = [sys.executable, str(HERE / "drivers" / "tree.py")]
+    command.append(json.dumps(steps_of(kind, request)))
+    environ = dict(os.environ, PYTHONPATH=str(ROOT))
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ, text=True
+    ) as master:
+        line = master.stdout.readline()
+        assert line, master.stderr.read()
+        pids = json.loads(line)
+        assert len(pids) == 8
+        everything = [pid for pid in marked() if pid not in before]
+        assert set(pids) <= set(everything)
+        master.send_signal(signum)
+        assert master.wait(SOON) == -signum
+        ended(everything, "the tree")
+        errors = master.stderr.read()
+        assert errors == "" or "KeyboardInterrupt" in errors, errors
+
+
+def connecting(router, errors, **kwargs):
+    """Begin to connect on a thread; return the thread."""
+
+    def run():
+        try:
+            router.local(**kwargs)
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+#: In the place of a Python: takes in what it is sent, says nothing, ends with its standard input.
+MUTE = ["sh", "-c", "exec cat >/dev/null"]
+
+
+def mute_child(before):
+    """Wait for the MUTE program to run; return its pid."""
+
+    def look():
+        return [pid for pid, each in marked().items() if pid not in before and each.comm == "cat"]
+
+    return processes.wait_until(look)[0]
+
+
+@pytest.mark.parametrize("victim", ["child", "via"])
+def test_kill_during_connect(victim, own_router):
+    via = own_router.local() if victim == "via" else None
+    via_pid = via and via.call(work.identity)[0]
+    before, errors = marked(), []
+    thread = connecting(own_router, errors, python_path=MUTE, via=via)
+    pid = mute_child(before)
+    os.kill(via_pid or pid, signal.SIGKILL)
+    thread.join(WAITERS)
+    assert not thread.is_alive()
+    assert isinstance(errors[0], (mitogen.core.StreamError, mitogen.core.ChannelError)), errors
+    ended([pid], "the program that was started")
+
+
+def test_the_routers_end_during_connect(own_router):
+    before, errors = marked(), []
+    thread = connecting(own_router, errors, python_path=MUTE)
+    pid = mute_child(before)
+    own_router.broker.shutdown()
+    thread.join(PROCESSES)
+    assert not thread.is_alive()
+    assert isinstance(errors[0], mitogen.core.StreamError), errors
+    ended([pid], "the program that was started")
+
+
+def test_the_brokers_end_ends_every_wait(own_router):
+    context = own_router.local()
+    mailbox = mitogen.core.Receiver(own_router)
+    call = context.call_async(work.hang, mailbox.to_sender())
+    mailbox.get(timeout=SOON)
+    own_router.broker.shutdown()
+    for receiver in (call, mailbox):
+        with pytest.raises(LOST):
+            receiver.get(timeout=SOON).unpickle()
+    own_router.broker.join()
+    with pytest.raises(mitogen.core.Error):
+        context.call(work.identity)
+
+
+def test_shutdown_ends_calls_under_way(own_router):
+    context = own_router.local()
+    mailbox = mitogen.core.Receiver(own_router)
+    call = context.call_async(work.hang, mailbox.to_sender())
+    pid = mailbox.get(timeout=SOON).unpickle()
+    context.shutdown(wait=True)
+    assert processes.process(pid) is None
+    with pytest.raises(LOST):
+        call.get(timeout=SOON).unpickle()
+
+
+@pytest.fixture(scope="module")
+def chain(router):
+    context = router.local()
+    yield context.default_call_chain
+    context.shutdown(wait=True)
+
+
+class TestCalls:
+    """Timeout, cancel, exit: errors of one call, after which the context is as good as before."""
+
+    @pytest.fixture(autouse=True)
+    def usable_afterwards(self, chain):
+        before = chain.call(work.identity)
+        yield
+        assert chain.call(work.identity) == before
+
+    def start(self, chain, function):
+        """Begin a call that does not end; return (its Receiver, what it sent when it began)."""
+        started = mitogen.core.Receiver(chain.context.router)
+        call = chain.call_async(function, started.to_sender())
+        return call, started.get(timeout=SOON).unpickle()
+
+    @pytest.mark.parametrize("function", [work.hang, work.spin, work.wait_for_program])
+    def test_timeout(self, chain, function, router):
+        started = mitogen.core.Receiver(router)
+        limited = mitogen.parent.CallChain(chain.context, timeout=0.2)
+        with pytest.raises(mitogen.core.TimeoutError, match=function.__name__):
+            limited.call(function, started.to_sender())
+        assert chain.call(work.add, 1)[0] == 3
+        if function is work.wait_for_program:
+            assert not processes.alive(started.get(timeout=SOON).unpickle())
+
+    @pytest.mark.parametrize("function", [work.hang, work.spin, work.wait_for_program])
+    def test_cancel(self, chain, function):
+        call, _ = self.start(chain, function)
+        chain.cancel(call.handle)
+        with pytest.raises(mitogen.core.CallError, match="cancelled"):
+            call.get(timeout=SOON).unpickle()
+
+    def test_cancel_of_a_queued_call_leaves_the_running_one(self, chain):
+        running, _ = self.start(chain, work.hang)
+        queued = chain.call_async(work.echo, 1)
+        after = chain.call_async(work.echo, 2)
+        chain.cancel(queued.handle)
+        with pytest.raises(mitogen.core.CallError, match="cancelled before it began"):
+            queued.get(timeout=SOON).unpickle()
+        assert running.empty()
+        chain.cancel(running.handle)
+        with pytest.raises(mitogen.core.CallError):
+            running.get(timeout=SOON).unpickle()
+        assert after.get(timeout=SOON).unpickle() == 2
+
+    def test_cancel_of_a_call_that_is_over_is_ignored(self, chain):
+        call = chain.call_async(work.echo, 1)
+        assert call.get(timeout=SOON).unpickle() == 1
+        other, _ = self.start(chain, work.hang)
+        chain.cancel(call.handle)
+        # Behind the cancel on the same stream, so what it does would be seen by now.
+        chain.cancel(chain.call_async(work.echo, 2).handle)
+        assert other.empty()
+        chain.cancel(other.handle)
+        with pytest.raises(mitogen.core.CallError):
+            other.get(timeout=SOON).unpickle()
+
+    @pytest.mark.parametrize(
+        ("function", "args", "type_name"),
+        [(work.leave, [3], "SystemExit"), (work.interrupt, [], "KeyboardInterrupt")],
+    )
+    def test_an_end_of_the_program_is_an_error_of_the_call(self, chain, function, args, type_name):
+        with pytest.raises(mitogen.core.CallError) as caught:
+            chain.call(function, *args)
+        assert caught.value.type_name == "builtins." + type_name
+
+    def test_kill_ends_a_context_that_ignores_a_cancel(self, own_router, monkeypatch):
+        monkeypatch.setattr("mitogen.calls.CANCEL_GRACE", 0.2)
+        context = own_router.local()
+        pid = context.call(work.identity)[0]
+        chain = mitogen.parent.CallChain(context, timeout=0.1, kill=True)
+        with pytest.raises(mitogen.core.TimeoutError):
+            chain.call(work.ignore_interrupts)
+        ended([pid], "the context that does not listen")
+        with pytest.raises(mitogen.core.ChannelError):
+            context.call(work.identity)

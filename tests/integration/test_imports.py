@@ -1,0 +1,359 @@
+"""Whose module a context gets, and how many questions that costs.
+
+Each test writes the program's own modules to a directory on sys.path, as a script's would be.
+"""
+
+import importlib
+import inspect
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from tests.integration.far import work
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+LOAD = "get_module_count"
+
+
+class Program:
+    """The directory of a program; `load()` a module that is in it to have its functions."""
+
+    def __init__(self, directory):
+        self.directory = directory
+
+    def load(self, name):
+        importlib.invalidate_caches()
+        return importlib.import_module(name)
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    directory = tmp_path / "program"
+    directory.mkdir()
+    monkeypatch.syspath_prepend(str(directory))
+    before = set(sys.modules)
+    yield Program(directory)
+    for name in set(sys.modules) - before:
+        if str(directory) in str(getattr(sys.modules[name], "__spec__", "")):
+            del sys.modules[name]
+
+
+def files(directory, table):
+    """Write {relative path: text} below *directory*."""
+    for name, text in table.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+
+
+def questions(router):
+    """Return how many modules the contexts have asked for."""
+    return router.get_stats()[LOAD]
+
+
+def tree_of(count):
+    """A package whose top module imports, one through the other, *count* modules."""
+    table = {"tree/__init__.py": "", "tree/deep/__init__.py": ""}
+    for number in range(count - 4):
+        below = "from tree.deep import m{}".format(number + 1) if number < count - 5 else ""
+        text = "{}\nNAME = __name__\ndef answer():\n    return {}\n".format(below, number)
+        table["tree/deep/m{}.py".format(number)] = text
+    numbers = ", ".join("m{}".format(number) for number in range(count - 4))
+    table["tree/top.py"] = """
+        import sys
+        from tree.deep import {}
+
+        def total():
+            from tree import late
+            return late.START + sum(module.answer() for module in [{}])
+
+        def loaded():
+            return sorted(name for name in sys.modules if name.startswith("tree"))
+        """.format(numbers, numbers)
+    table["tree/late.py"] = "START = 1000"
+    return table
+
+
+class TestPush:
+    def test_a_tree_of_thirty_takes_no_question(self, program, own_router):
+        files(program.directory, tree_of(30))
+        top = program.load("tree.top")
+        program.load("tree.late")
+        context = own_router.local()
+        below = own_router.local(via=context)
+        for each in (context, below):
+            each.call(work.add, 1)
+        before = questions(own_router)
+        for each in (context, below):
+            assert each.call(top.total) == 1000 + sum(range(26))
+            assert len(each.call(top.loaded)) == 30
+        assert questions(own_router) == before
+
+    def test_what_the_master_has_not_loaded_is_asked_for(self, program, own_router):
+        files(program.directory, tree_of(10))
+        top = program.load("tree.top")
+        context = own_router.local()
+        assert context.call(top.total) == 1000 + sum(range(6))
+        assert "tree.late" not in sys.modules
+
+    def test_each_module_is_sent_once(self, program, own_router):
+        files(program.directory, tree_of(10))
+        top = program.load("tree.top")
+        context = own_router.local()
+        context.call(top.total)
+        before = own_router.get_stats()
+        context.call(top.total)
+        own_router.local(via=context).call(work.add, 1)
+        assert own_router.get_stats()[LOAD] == before[LOAD]
+
+    def test_missing_optional_submodules_cost_nothing(self, program, own_router):
+        table = {
+            "opt/__init__.py": """
+                try:
+                    from opt import _speedups
+                except ImportError:
+                    _speedups = None
+                try:
+                    import opt.other.thing
+                except ImportError:
+                    pass
+                from opt import plain
+                """,
+            "opt/plain.py": """
+                from opt import _speedups
+                def answer():
+                    try:
+                        from opt import neither
+                    except ImportError as error:
+                        return str(_speedups), type(error).__name__
+                """,
+        }
+        files(program.directory, table)
+        plain = program.load("opt.plain")
+        context = own_router.local()
+        context.call(work.add, 1)
+        before = questions(own_router)
+        assert context.call(plain.answer) == ("None", "ImportError")
+        assert questions(own_router) == before
+
+
+class TestWhose:
+    def test_namespace_package(self, program, own_router, tmp_path, monkeypatch):
+        monkeypatch.syspath_prepend(str(tmp_path / "second"))
+        files(
+            program.directory, {"space/one.py": "def f():\n    import space.two as t; return t.X"}
+        )
+        files(tmp_path / "second", {"space/two.py": "X = 'two'"})
+        one = program.load("space.one")
+        assert own_router.local().call(one.f) == "two"
+
+    def test_the_standard_library_is_the_childs_own(self, program, own_router):
+        table = {
+            "colorsys.py": "HOSTILE = True",
+            "user.py": """
+                import sys
+                def where():
+                    import colorsys, json
+                    return colorsys.__file__, json.__file__, hasattr(colorsys, "HOSTILE")
+                """,
+        }
+        files(program.directory, table)
+        user = program.load("user")
+        before = own_router.get_stats()
+        colorsys, json_file, hostile = own_router.local().call(user.where)
+        assert not hostile
+        assert os.path.isfile(colorsys) and os.path.isfile(json_file)
+        assert "program" not in colorsys
+        assert own_router.get_stats()["bad_load_module_count"] == before["bad_load_module_count"]
+
+    def test_a_missing_stdlib_name_is_not_served(self, program, own_router):
+        """A module that this Python has and the target has not would be half a module there."""
+        files(program.directory, {"asks.py": "def f(name):\n    return __import__(name).__file__"})
+        asks = program.load("asks")
+        with pytest.raises(ImportError, match="winreg"):
+            own_router.local().call(asks.f, "winreg")
+
+    @pytest.fixture
+    def installed(self, tmp_path, monkeypatch):
+        """A directory that children have in their PYTHONPATH, as installed packages are."""
+        directory = tmp_path / "lib" / "site-packages"
+        monkeypatch.setenv("PYTHONPATH", str(directory))
+        return directory
+
+    def test_own_shadows_what_the_target_has(self, program, own_router, installed):
+        files(installed, {"six.py": "MINE = False", "yaml/__init__.py": "MINE = False"})
+        table = {
+            "six.py": "MINE = True",
+            "yaml/__init__.py": "from yaml.part import MINE",
+            "yaml/part.py": "MINE = True",
+            "uses.py": "def f():\n    import six, yaml; return six.MINE, yaml.MINE",
+        }
+        files(program.directory, table)
+        uses = program.load("uses")
+        assert own_router.local().call(uses.f) == (True, True)
+
+    def test_the_target_keeps_what_is_installed_on_both(
+        self, program, own_router, installed, tmp_path, monkeypatch
+    ):
+        files(installed, {"thing.py": "WHOSE = 'target'"})
+        here = tmp_path / "venv" / "site-packages"
+        files(here, {"thing.py": "WHOSE = 'master'", "only.py": "WHOSE = 'master'"})
+        monkeypatch.syspath_prepend(str(here))
+        files(
+            program.directory,
+            {"uses.py": "def f():\n    import thing, only\n    return thing.WHOSE, only.WHOSE"},
+        )
+        uses = program.load("uses")
+        program.load("thing")
+        program.load("only")
+        try:
+            assert own_router.local().call(uses.f) == ("target", "master")
+        finally:
+            del sys.modules["thing"], sys.modules["only"]
+
+    def test_a_c_extension_is_refused_with_the_reason(self, program, own_router):
+        files(
+            program.directory, {"ext/__init__.py": "", "ext/uses.py": "def f():\n    import ext._c"}
+        )
+        (program.directory / "ext" / "_c.abi3.so").write_bytes(b"\x7fELF")
+        uses = program.load("ext.uses")
+        with pytest.raises(ImportError, match="(?i)extension"):
+            own_router.local().call(uses.f)
+
+
+class TestPolicy:
+    @pytest.fixture
+    def uses(self, program):
+        table = {
+            "good.py": "X = 1",
+            "secret/__init__.py": "",
+            "secret/key.py": "X = 2",
+            "uses.py": "def f(name):\n    return __import__(name, fromlist=['X']).X",
+        }
+        files(program.directory, table)
+        return program.load("uses")
+
+    def test_blacklist(self, uses, own_router):
+        own_router.responder.blacklist_prefix("secret")
+        context = own_router.local()
+        assert context.call(uses.f, "good") == 1
+        with pytest.raises(ImportError, match="blacklist"):
+            context.call(uses.f, "secret.key")
+
+    def test_whitelist(self, uses, own_router):
+        own_router.responder.whitelist_prefix("uses")
+        own_router.responder.whitelist_prefix("good")
+        context = own_router.local()
+        assert context.call(uses.f, "good") == 1
+        with pytest.raises(ImportError, match="whitelist"):
+            context.call(uses.f, "secret.key")
+
+    def test_source_override(self, uses, own_router):
+        own_router.responder.add_source_override("good", "/x/good.py", b"X = 77", False)
+        assert own_router.local().call(uses.f, "good") == 77
+
+
+class TestSource:
+    TEXT = """
+        import inspect
+
+        def source():
+            # a comment that is not code
+            return inspect.getsource(source)
+
+        def fail():
+            raise KeyError("here")  # the line that fails
+        """
+
+    def test_getsource_and_lines_of_tracebacks(self, program, own_router):
+        files(program.directory, {"looks.py": self.TEXT})
+        looks = program.load("looks")
+        context = own_router.local()
+        assert context.call(looks.source) == inspect.getsource(looks.source)
+        with pytest.raises(KeyError) as caught:
+            context.call(looks.fail)
+        assert 'raise KeyError("here")  # the line that fails' in str(caught.value)
+        assert "looks.py" in str(caught.value)
+
+    def test_resources_of_a_package(self, program, own_router):
+        text = """
+            def read():
+                try:
+                    from importlib.resources import files
+                except ImportError:
+                    from importlib.resources import read_text
+                    return read_text(__package__, "data.txt")
+                return files(__package__).joinpath("data.txt").read_text()
+            """
+        files(program.directory, {"res/__init__.py": "", "res/code.py": text, "res/data.txt": "hi"})
+        code = program.load("res.code")
+        assert own_router.local().call(code.read) == "hi"
+
+
+GUARDED = """
+    import mitogen.utils
+
+    def where():
+        return __name__, __file__
+
+    def main(router):
+        print(*router.local().call(where))
+
+    if __name__ == "__main__":
+        mitogen.utils.run_with_router(main)
+    """
+
+DECORATED = """
+    import mitogen
+
+    def where():
+        return __name__, __file__
+
+    @mitogen.main()
+    def main(router):
+        print(*router.local().call(where))
+    """
+
+UNGUARDED = """
+    import mitogen.utils
+
+    def where():
+        return __name__, __file__
+
+    def main(router):
+        print(*router.local().call(where))
+
+    mitogen.utils.run_with_router(main)
+    """
+
+
+class TestMain:
+    def run(self, tmp_path, text):
+        script = tmp_path / "script.py"
+        script.write_text(textwrap.dedent(text))
+        return subprocess.run(
+            [sys.executable, str(script)],
+            env=dict(os.environ, PYTHONPATH=str(ROOT)),
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+
+    @pytest.mark.parametrize("text", [GUARDED, DECORATED], ids=["guard", "mitogen.main()"])
+    def test_functions_of_main_can_be_called(self, tmp_path, text):
+        done = self.run(tmp_path, text)
+        assert done.returncode == 0, done.stderr
+        name, path = done.stdout.split()
+        assert name == "__main__"
+        assert path.endswith("script.py")
+
+    def test_without_a_guard_it_is_refused_and_explained(self, tmp_path):
+        done = self.run(tmp_path, UNGUARDED)
+        assert done.returncode == 1
+        assert "__main__" in done.stderr
+        assert 'if __name__ == "__main__"' in done.stderr.replace("'", '"')

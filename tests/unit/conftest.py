@@ -1,0 +1,12 @@
+"""Fixtures of the unit tests."""
+
+import pytest
+
+from tests.unit import nodes
+
+
+@pytest.fixture
+def net():
+    """A network of nodes in memory; see nodes.py."""
+    with nodes.network() as found:
+        yield found

@@ -1,0 +1,149 @@
+"""What a context costs, counted and not timed: bytes sent, modules imported, bytes of a call.
+
+The limits are those of DESIGN.md section 11. The sizes are printed, so `pytest -s` shows where
+they go.
+"""
+
+import re
+import subprocess
+import sys
+import zlib
+from types import SimpleNamespace
+
+import pytest
+
+from mitogen import core, handshake, master, minify, shrink, ssh
+from mitogen.connect import LocalOptions
+from tests.unit import nodes
+
+PREAMBLE_LIMIT = 12288
+COMMAND_LIMIT = 700
+CALL_LIMIT = 100
+#: Each costs a child milliseconds, and none is needed before its first call.
+HEAVY = {"socket", "logging", "threading", "pickle", "subprocess", "re", "struct", "_pickle"}
+#: What the first call may import besides, wherever it goes.
+FIRST_CALL = {"mitogen.child"}
+
+
+@pytest.fixture(scope="module")
+def router():
+    with nodes.network() as net:
+        found = master.Router(nodes.Broker(net))
+    yield found
+    found.broker.end()
+
+
+def typical(router):
+    """Return the preamble for a child over ssh, of a program with usual names and levels."""
+    options = ssh.Options(hostname="host.example.com", remote_name="user@controller:12345")
+    conn = ssh.Connection(options, router)
+    stream = SimpleNamespace(name="ssh.host.example.com")
+    return router.preamble_for(SimpleNamespace(conn=conn, context_id=1, stream=stream))
+
+
+def sizes_by_section():
+    """Yield (bytes that a section of core.py adds to the compressed source, its name)."""
+    with open(core.__file__, encoding="utf-8") as fp:
+        parts = re.split(r"(?m)^# ---- section: (.*?) -*$", fp.read())
+    names, bodies = ["(imports)", *parts[1::2]], [parts[0], *parts[2::2]]
+    text, before = "", 0
+    for name, body in zip(names, bodies):
+        text += body
+        size = len(zlib.compress(minify.minimize_source(text).encode(), 9))
+        yield size - before, name
+        before = size
+
+
+def test_preamble(router):
+    data = typical(router)
+    shrunk = len(zlib.compress(shrink.core_source(), 9))
+    rows = list(sizes_by_section())
+    for size, name in [
+        *rows,
+        (sum(size for size, _ in rows), "core.py, minified"),
+        (shrunk, "core.py, shrunk as well"),
+        (len(data) - shrunk, "second stage and configuration"),
+        (len(data), "preamble, at most %d" % PREAMBLE_LIMIT),
+    ]:
+        print("%6d %s" % (size, name))
+    assert len(data) <= PREAMBLE_LIMIT
+
+
+def test_command_line():
+    command = " ".join(handshake.remote_command(None, "user@host:12345"))
+    print("%6d bytes of remote command line, at most %d" % (len(command), COMMAND_LIMIT))
+    assert len(command) <= COMMAND_LIMIT
+
+
+def noop():
+    """What a call costs at least."""
+
+
+def test_bytes_of_a_call(net):
+    root, one = net.line(2)
+    one.dispatcher(serve=True)
+    there = root.context(one)
+    ends = root.down[1], one.up
+    for _ in range(2):
+        before = [sum(len(data) for data, _ in end.sent) for end in ends]
+        assert there.call(noop) is None
+        after = [sum(len(data) for data, _ in end.sent) for end in ends]
+    down, up = (now - then for now, then in zip(after, before))
+    print("%6d + %d bytes of a call, at most %d" % (down, up, CALL_LIMIT))
+    assert down + up <= CALL_LIMIT
+
+
+# ---- modules that a child imports
+
+SPY = b"""
+def spy(fd, data, write=os.write):
+    if data[:5] == b"MITO:":
+        write(2, " ".join(sys.modules).encode())
+        os.write = write
+    return write(fd, data)
+os.write = spy
+"""
+PYTHON = sys._base_executable
+ALL_MODULES = "__import__('sys').modules"
+
+
+@pytest.fixture(scope="module")
+def bare():
+    """What an interpreter has imported by itself."""
+    program = "print(*{})".format(ALL_MODULES)
+    done = subprocess.run([PYTHON, "-c", program], capture_output=True, text=True, timeout=30)
+    return set(done.stdout.split())
+
+
+def test_modules_at_ready(router, bare):
+    """A child is fed its preamble and says what it has imported when it is ready."""
+    conn = SimpleNamespace(
+        options=LocalOptions(), err=True, environ={}, keepalive_interval=0, keepalive_count=0
+    )
+    stream = SimpleNamespace(name="local")
+    preamble = router.branch.preamble
+    try:
+        router.branch.preamble = handshake.preamble(shrink.core_source() + SPY)
+        data = router.preamble_for(SimpleNamespace(conn=conn, context_id=1, stream=stream))
+    finally:
+        router.branch.preamble = preamble
+    # Its input ends behind the preamble: the parent is lost as soon as it is ready.
+    argv = [PYTHON, "-c", handshake.first_stage(), "x"]
+    done = subprocess.run(argv, input=data, capture_output=True, timeout=30)
+    assert done.stdout.split(b"\n")[1] == b"MITO:READY", done.stderr
+    more = set(done.stderr.decode().split()) - bare
+    print("at READY beside a bare interpreter's:", *sorted(more))
+    assert {name for name in more if name.startswith("mitogen")} <= {"mitogen", "mitogen.core"}
+    assert "mitogen.core" in more and not HEAVY & more and len(more) <= 12
+
+
+def test_modules_after_the_first_call(bare):
+    """A local child, called with what it has itself: built-in functions."""
+    with master.Router() as router:
+        child = router.local(python_path=PYTHON)
+        first, second = (set(child.call(eval, "sorted(%s)" % ALL_MODULES)) for _ in range(2))
+    more = first - bare
+    print("after the first call:", *sorted(more))
+    assert first == second
+    assert {name for name in more if name.startswith("mitogen.")} == {"mitogen.core", *FIRST_CALL}
+    assert not HEAVY & more

@@ -1,0 +1,383 @@
+"""mitogen.connect: a connection under way, step by step; however it ends, nothing is left.
+
+The process is not one: it is the other ends of the descriptors that spawn.start() would give.
+"""
+
+import os
+import signal
+from types import SimpleNamespace
+
+import pytest
+
+from mitogen import connect, core, spawn
+from mitogen.connect import CancelledError, Connecting
+from mitogen.core import StreamError
+from mitogen.handshake import EofError, Rule, UnsupportedPythonError
+from tests import conftest
+from tests.unit import nodes
+from tests.unit.nodes import frame
+
+HELLO = b"MITO:HELLO 3.9.2 /usr/bin/python3\n"
+READY = b"MITO:READY\n"
+
+
+class PasswordError(StreamError):
+    pass
+
+
+class Poller(core.Poller):
+    found = 0
+
+    def _wait(self, seconds):
+        ready = core.Poller._wait(self, seconds)
+        self.found += len(ready)
+        return ready
+
+
+class Broker(nodes.Broker):
+    """One that looks at real descriptors as well."""
+
+    def __init__(self, net):
+        nodes.Broker.__init__(self, net)
+        self.poller = Poller()
+
+    def run_deferred(self):
+        moved = nodes.Broker.run_deferred(self)
+        before = self.poller.found
+        with self.thread():
+            self.poller.poll(0)
+        return moved or self.poller.found > before
+
+
+class Far:
+    """What is at the other end: of the pipe, of the terminal, of standard error."""
+
+    pid = 0x7FFFFFF1
+
+    def __init__(self, tty, err):
+        pipe, self.pipe = spawn.create_socketpair()
+        self.fds = [self.pipe]
+        self.status = None
+        self.signals = []
+        self.slave = None
+        ours = []
+        for wanted in (tty, err):
+            one, two = spawn.create_socketpair() if wanted else (None, None)
+            ours.append(one)
+            self.fds.append(two)
+        self.tty, self.err = self.fds[1:]
+        self.fds = [fd for fd in self.fds if fd is not None]
+        self.process = spawn.Process(self, pipe, *ours)
+        for fd in self.fds:
+            os.set_blocking(fd, False)
+
+    def poll(self):
+        return self.status
+
+    def say(self, data, fd=None):
+        os.write(self.pipe if fd is None else fd, data)
+
+    def heard(self, fd=None):
+        try:
+            return os.read(self.pipe if fd is None else fd, 1 << 20)
+        except BlockingIOError:
+            return b""
+
+    def end(self, status=0):
+        self.status = status
+        while self.fds:
+            os.close(self.fds.pop())
+
+
+class Method(connect.Connection):
+    options_class = connect.Options
+    tty = err = True
+    failure = None
+
+    def __init__(self, options, router):
+        connect.Connection.__init__(self, options, router)
+        self.started = []
+
+    def argv(self):
+        return ["program"]
+
+    def rules(self):
+        missing = (PasswordError, "password is required")
+        again = (PasswordError, "password is incorrect")
+        return {
+            "tty": [Rule(b"password: ", "password", missing, again)],
+            "err": [Rule(b"denied", error=again)],
+            "pipe": [Rule(b"on the pipe: ", "password", missing, again)],
+        }
+
+    def answers(self):
+        return {"password": self.secret}
+
+    secret = "secret"
+
+    def default_name(self):
+        return "method"
+
+    def start(self):
+        if self.failure and self.started:
+            raise self.failure
+        self.started.append(Far(self.tty, self.err))
+        return self.started[-1].process
+
+
+@pytest.fixture
+def begin(net, monkeypatch):
+    """A function that starts a connection; returns it and its far end."""
+    before = conftest.open_descriptors()
+    broker = Broker(net)
+    root = nodes.Node(net, 0, broker=broker)
+    root.router.__dict__["log_config"] = lambda: (20, [])
+    net.nodes.append(root)
+    conns = []
+
+    def kill(pid, number):
+        far = conns[-1].started[-1]
+        far.signals.append(number)
+        far.end(-number)
+
+    monkeypatch.setattr(os, "kill", kill)
+
+    def run(**attributes):
+        timeout = attributes.pop("timeout", 30)
+        conn = Method(
+            connect.Options(name=attributes.pop("name", None), connect_timeout=timeout), None
+        )
+        conn.__dict__.update(attributes)
+        conns.append(conn)
+        connecting = Connecting(root.router, conn, 7)
+        connecting.root = root
+        connecting.start()
+        net.pump()
+        return connecting, conn.started[0]
+
+    yield run
+    monkeypatch.undo()
+    for conn in conns:
+        for far in conn.started:
+            far.end()
+    net.advance(10)
+    assert not broker.holds and not broker.poller.table
+    assert not conftest.open_descriptors() - before, "a descriptor is left open"
+
+
+def test_eager(net, begin):
+    connecting, far = begin()
+    assert far.heard().startswith(b"exit 78 #MITO\n")  # before it has said a word
+    far.say(b"motd\n" + HELLO + READY + frame(0, 1000, b"first", 7))
+    got = connecting.root.inbox(1000)
+    context = connecting.wait()
+    assert (context.context_id, context.name, context.via) == (7, "method", None)
+    assert context is connecting.root.context(7)
+    assert connecting.root.router._stream_by_id[7] is connecting.stream
+    assert connecting.root.router.get_streams() == {connecting.stream}
+    assert [msg.data for msg in got] == [b"first"]
+    connecting.root.send(7, 1000, b"there")
+    assert far.heard() == frame(7, 1000, b"there", flags=core.RAW)
+    stream = connecting.stream
+    assert stream.protocol.remote_id == 7 and stream.conn is connecting.conn
+
+
+def test_not_eager(net, begin):
+    connecting, far = begin(eager=False, name="given")
+    assert far.heard() == b""
+    far.say(HELLO)
+    net.pump()
+    assert far.heard().startswith(b"exit 78 #MITO\n")
+    far.say(READY)
+    assert connecting.wait().name == "given"
+    net.advance(60)
+    assert not far.signals  # no deadline any more
+
+
+def test_what_it_says_later_is_logged(net, begin):
+    connecting, far = begin()
+    far.say(HELLO + READY)
+    connecting.wait()
+    far.say(b"a warning\n", far.err)
+    net.pump()
+    assert connecting.root.logs == ["method: a warning"]
+
+
+def test_a_password(net, begin):
+    connecting, far = begin()
+    far.heard()
+    far.say(b"password: ", far.tty)
+    net.pump()
+    assert far.heard(far.tty) == b"secret\n" and far.heard() == b""
+    far.say(b"on the pipe: ")
+    net.pump()
+    with pytest.raises(PasswordError, match="incorrect"):
+        connecting.wait()
+
+
+def test_a_password_on_the_pipe(net, begin):
+    connecting, far = begin(eager=False)
+    far.say(b"on the pipe: ")
+    net.pump()
+    assert far.heard() == b"secret\n"
+    far.say(HELLO + READY)
+    connecting.wait()
+
+
+@pytest.mark.parametrize(
+    "channel, text, attributes, why",
+    [
+        ("tty", b"password: ", {"secret": None}, "password is required"),
+        ("err", b"permission denied\n", {}, "password is incorrect"),
+        ("pipe", b"on the pipe: ", {"secret": None}, "password is required"),
+    ],
+)
+def test_a_refusal_ends_it(net, begin, channel, text, attributes, why):
+    connecting, far = begin(**attributes)
+    far.say(text, getattr(far, channel))
+    with pytest.raises(PasswordError, match=why):
+        connecting.wait()
+    assert far.signals == [signal.SIGKILL] and connecting.stream.gone
+    assert 7 not in connecting.root.router._stream_by_id
+
+
+def test_an_end_says_what_came_last_and_the_status(net, begin):
+    connecting, far = begin()
+    far.say(b"Connection refused\r\n", far.err)
+    far.end(255)
+    with pytest.raises(EofError) as info:
+        connecting.wait()
+    assert str(info.value).split("\n") == [
+        "EOF on stream; last 100 lines received:",
+        "Connection refused",
+        "process exited with status 255",
+    ]
+    assert far.signals == []
+
+
+def test_an_error_that_is_read_only_after_the_end(net, begin):
+    connecting, far = begin()
+    far.say(b"denied", far.err)
+    far.end(255)
+    with pytest.raises(PasswordError):
+        connecting.wait()
+
+
+@pytest.mark.parametrize("status", [127])
+def test_no_interpreter(net, begin, status):
+    connecting, far = begin()
+    far.say(b"sh: python3: not found\n")
+    far.end(status)
+    with pytest.raises(UnsupportedPythonError, match="found none\nsh: python3: not found"):
+        connecting.wait()
+
+
+def test_too_old(net, begin):
+    connecting, far = begin()
+    far.say(b"MITO:HELLO 2.7.18 /usr/bin/python\n")
+    with pytest.raises(UnsupportedPythonError, match="which is 2.7.18"):
+        connecting.wait()
+
+
+def test_a_deadline(net, begin):
+    connecting, far = begin(timeout=12)
+    far.say(b"waiting for entropy\n")
+    with pytest.raises(core.TimeoutError, match="after 12.00 seconds.*\nwaiting for entropy"):
+        connecting.wait()
+    assert 1012 <= net.time < 1013 and far.signals == [signal.SIGKILL]
+
+
+def test_eaten_is_tried_once_more(net, begin):
+    connecting, far = begin()
+    far.say(HELLO + b"MITO:EATEN\n")
+    net.advance(1)
+    assert len(connecting.conn.started) == 2 and far.signals == [signal.SIGKILL]
+    second = connecting.conn.started[1]
+    assert second.heard() == b""
+    second.say(HELLO)
+    net.pump()
+    assert second.heard().startswith(b"exit 78")
+    second.say(READY)
+    assert connecting.wait().context_id == 7
+
+
+def test_eaten_twice(net, begin):
+    connecting, far = begin()
+    far.say(HELLO + b"MITO:EATEN\n")
+    net.advance(1)
+    connecting.conn.started[1].say(HELLO + b"MITO:EATEN\n")
+    with pytest.raises(StreamError, match="something on the target reads what is meant for Python"):
+        connecting.wait()
+
+
+def test_eaten_and_then_it_cannot_be_started(net, begin):
+    connecting, far = begin(failure=StreamError("cannot start"))
+    far.say(HELLO + b"MITO:EATEN\n")
+    with pytest.raises(StreamError, match="cannot start"):
+        connecting.wait()
+
+
+def test_the_end_of_the_broker_gives_it_up(net, begin):
+    connecting, far = begin()
+    broker = connecting.broker
+    broker.shutdown()
+    net.pump()
+    assert far.signals == [signal.SIGKILL]
+    with pytest.raises(CancelledError, match="method: the broker ends"):
+        connecting.wait()
+    net.advance(5)
+    assert broker.stopping
+
+
+def test_the_broker_has_ended(net, begin):
+    connecting, far = begin()
+    connecting.broker.alive = False
+    with pytest.raises(CancelledError, match="the broker has ended"):
+        connecting.wait()
+    far.end()
+
+
+def test_an_interrupt_gives_it_up(net, begin, monkeypatch):
+    connecting, far = begin()
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(connecting.latch, "get", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            connecting.wait()
+    net.advance(1)
+    assert far.signals == [signal.SIGKILL] and not connecting.root.router._stream_by_id
+
+
+def test_a_child_that_ends_later(net, begin):
+    connecting, far = begin()
+    far.say(HELLO + READY)
+    context = connecting.wait()
+    gone = []
+    core.listen(context, "disconnect", lambda: gone.append(True))
+    far.end()
+    net.advance(1)
+    assert gone == [True] and connecting.stream.gone
+    assert connecting.root.router.get_streams() == set()
+
+
+def test_a_terminal_is_held_until_the_program_has_it(net, begin):
+    connecting, far = begin(stdio="tty")
+    reader, writer = os.pipe()
+    connecting.stream.process.slave = writer
+    os.close(reader)
+    with connecting.broker.thread():
+        connecting._hold_slave(connecting.stream)
+    net.advance(0.1)
+    assert connecting.stream.process.slave == writer
+    far.say(b"x")
+    net.advance(0.1)
+    assert connecting.stream.process.slave is None
+
+
+def test_ids_that_were_given_out():
+    stream = SimpleNamespace(blocks=[(5, 6), (100, 200)])
+    allowed = [i for i in (4, 5, 6, 99, 100, 199, 200) if connect.ChildStream.allows(stream, i)]
+    assert allowed == [5, 100, 199]

@@ -1,0 +1,204 @@
+"""mitogen.utils: routers around functions, logging, plain values; mitogen.main()."""
+
+import collections
+import logging
+import os
+import sys
+
+import pytest
+
+import mitogen
+from mitogen import core, utils
+
+
+@pytest.fixture
+def root():
+    """The root logger, put back afterwards."""
+    logger = logging.getLogger()
+    level, handlers = logger.level, list(logger.handlers)
+    yield logger
+    for handler in set(logger.handlers) - set(handlers):
+        handler.close()
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+
+
+# ---- cast()
+
+
+class Text(str):
+    pass
+
+
+class Number(int):
+    pass
+
+
+class Real(float):
+    pass
+
+
+class Data(bytes):
+    pass
+
+
+class Pair(list):
+    pass
+
+
+Point = collections.namedtuple("Point", "x y")
+
+
+@pytest.mark.parametrize(
+    "value, plain",
+    [
+        (None, None),
+        (True, True),
+        (Text("x"), "x"),
+        (Number(3), 3),
+        (Real(1.5), 1.5),
+        (Data(b"x"), b"x"),
+        (Pair([Text("x")]), ["x"]),
+        (Point(1, Text("y")), (1, "y")),
+        (collections.OrderedDict([(Text("a"), Number(1))]), {"a": 1}),
+        (collections.defaultdict(list, {"a": Pair([1])}), {"a": [1]}),
+        ({"a": [{"b": (Text("c"),)}]}, {"a": [{"b": ("c",)}]}),
+    ],
+)
+def test_cast(value, plain):
+    found = utils.cast(value)
+    assert found == plain and repr(found) == repr(plain)
+    assert core.decode(core.encode(found)) == plain
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        core.Blob(b"x"),
+        core.Secret("x"),
+        core.Kwargs({"a": 1}),
+        core.Context(None, 1),
+        core.CallError("x"),
+        core.Sender(None, 1),
+    ],
+)
+def test_what_can_be_sent_as_it_is_stays(value):
+    assert utils.cast(value) is value and utils.cast([value])[0] is value
+    assert isinstance(value, utils.PASSTHROUGH)
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, [1j], {"a": object()}, print])
+def test_the_rest_is_refused(value):
+    with pytest.raises(TypeError, match="cannot cast"):
+        utils.cast(value)
+
+
+# ---- routers
+
+
+@pytest.fixture(autouse=True)
+def small_core(monkeypatch):
+    """Not the 100 ms that it takes where its result can't be kept."""
+    monkeypatch.setattr("mitogen.shrink.core_source", lambda: b"")
+
+
+def used(router, *args, **kwargs):
+    return router, router.broker.alive, args, kwargs
+
+
+def test_run_with_router_and_with_router():
+    router, alive, args, kwargs = utils.run_with_router(used, 1, a=2)
+    assert alive and args == (1,) and kwargs == {"a": 2}
+    assert not router.broker.alive
+    wrapped = utils.with_router(used)
+    assert (wrapped.__name__, wrapped.__module__, wrapped.__doc__) == (
+        "used",
+        __name__,
+        used.__doc__,
+    )
+    assert wrapped.__qualname__ == "used" and not wrapped(1)[0].broker.alive
+
+
+def test_an_error_ends_the_router_too():
+    seen = []
+
+    def fail(router):
+        seen.append(router)
+        raise ValueError("x")
+
+    with pytest.raises(ValueError):
+        utils.run_with_router(fail)
+    assert not seen[0].broker.alive
+
+
+def test_main(monkeypatch, root):
+    ran = []
+    monkeypatch.setattr(utils, "run_with_router", ran.append)
+
+    def program(router):
+        pass
+
+    assert mitogen.main()(program) is program and ran == []
+    program.__module__ = "__main__"
+    mitogen.main(log_level="ERROR", profiling=True)(program)
+    assert ran == [program] and root.level <= logging.ERROR
+
+
+# ---- logging
+
+
+def test_to_a_file(tmp_path, root, monkeypatch):
+    monkeypatch.delenv("MITOGEN_LOG_LEVEL", raising=False)
+    root.setLevel(logging.WARNING)
+    path = tmp_path / "log"
+    utils.log_to_file(str(path), level="INFO", io=False)
+    logging.getLogger("some.name").info("text é")
+    logging.getLogger("some.name").debug("not this")
+    (line,) = path.read_text(encoding="utf-8").splitlines()
+    assert line.endswith(" %d I some.name: text é" % os.getpid())
+
+
+def test_to_standard_error(root, capsys, monkeypatch):
+    monkeypatch.delenv("MITOGEN_LOG_LEVEL", raising=False)
+    utils.log_to_file(level="DEBUG")
+    logging.getLogger("x").debug("there")
+    assert "D x: there" in capsys.readouterr().err
+
+
+def test_levels(root, monkeypatch):
+    monkeypatch.delenv("MITOGEN_LOG_LEVEL", raising=False)
+    utils.log_levels_configure("WARNING")
+    assert root.level == logging.WARNING
+    utils.log_levels_configure()
+    assert root.level == logging.INFO
+    monkeypatch.setenv("MITOGEN_LOG_LEVEL", "io")
+    utils.log_levels_configure()
+    assert root.level == utils.IO == 5
+    for wrong in ("loud", "getLogger"):
+        monkeypatch.setenv("MITOGEN_LOG_LEVEL", wrong)
+        with pytest.raises(ValueError, match="is no log level; there are: IO, DEBUG"):
+            utils.log_levels_configure()
+
+
+def test_a_formatter():
+    record = logging.LogRecord("n", logging.ERROR, "p", 1, "m", (), None)
+    assert utils.log_get_formatter().format(record).endswith(" E n: m")
+
+
+# ---- the rest
+
+
+def test_disable_site_packages(monkeypatch):
+    monkeypatch.setattr(sys, "path", ["/a", "/x/site-packages", "/x/dist-packages/y", "/b"])
+    utils.disable_site_packages()
+    assert sys.path == ["/a", "/b"]
+
+
+def test_setup_gil_does_nothing():
+    assert utils.setup_gil() is None
+
+
+def test_the_package_itself():
+    assert (mitogen.is_master, mitogen.context_id, mitogen.parent_id) == (True, 0, None)
+    assert mitogen.parent_ids == [] and isinstance(mitogen.__version__, tuple)
+    assert all(hasattr(mitogen, name) for name in mitogen.__all__)

@@ -740,7 +740,7 @@ def test_limit_is_exact(value):
 
 
 @given(VALUES)
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 def test_limit_is_exact_for_all(value):
     size = len(core.encode(value))
     assert len(core.encode(value, size)) == size

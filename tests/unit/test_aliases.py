@@ -208,6 +208,22 @@ def test_message_as_it_was():
     assert msg.enc in core.Message.ENCS
 
 
+def test_several_values_in_a_message():
+    msg = core.Message.pickled(1, ["a"], None, handle=5)
+    assert list(msg.unpickle_iter()) == [1, ["a"], None] and msg.handle == 5
+    assert list(core.Message().unpickle_iter()) == []
+    failed = core.Message.pickled("first", core.CallError("no"))
+    values = failed.unpickle_iter()
+    assert next(values) == "first"
+    with pytest.raises(core.CallError, match="no"):
+        next(values)
+    assert len(list(failed.unpickle_iter(throw=False))) == 2
+    dead = core.Message.dead("gone")
+    with pytest.raises(core.ChannelError, match="gone"):
+        list(dead.unpickle_iter())
+    assert list(dead.unpickle_iter(throw_dead=False)) == []
+
+
 def test_myself_and_repr(net):
     master, one = net.line(2)
     assert one.router.myself().context_id == 1

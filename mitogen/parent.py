@@ -10,6 +10,7 @@ Threads: Branch runs on the broker; the Router's methods on any.
 """
 
 import os
+import sys
 
 import mitogen
 import mitogen.flow
@@ -122,6 +123,11 @@ def defer_sync(broker, func):
     if box[1]:
         raise box[1]
     return box[0]
+
+
+def _shutdown_now(context_id):
+    """Return the message that ends a context at once: nobody wants the results of its calls."""
+    return Message(dst_id=context_id, handle=SHUTDOWN, data=b"!", flags=RAW)
 
 
 class ChildIds:
@@ -343,9 +349,7 @@ class Branch:
             if stream.connecting:
                 stream.connecting.cancel("the broker ends")
             elif not stream.closed:
-                # With data: at once, since nobody is there for the results of calls.
-                msg = Message(dst_id=stream.remote_id, handle=SHUTDOWN, data=b"!", flags=RAW)
-                self.router.route(msg, False)
+                self.router.route(_shutdown_now(stream.remote_id), False)
         self.router.broker.after(self.router.broker.shutdown_timeout, self.cut_off)
 
     def cut_off(self):
@@ -496,8 +500,11 @@ class Context(core.Context):
         """
         latch = Latch()
         router = self.router
-        router.broker.defer(_when_gone, router, self, latch)
-        self.send(Message(handle=SHUTDOWN))
+        if router.broker.alive:
+            router.broker.defer(_when_gone, router, self, latch)
+            self.send(Message(handle=SHUTDOWN))
+        if not router.broker.alive and not latch.size():
+            latch.put(None)
         if not wait:
             return latch
         latch.get()
@@ -511,6 +518,7 @@ def _when_gone(router, context, latch):
         if not latch.size():
             latch.put(None)
 
+    listen(router.broker, "exit", put)
     stream = router._stream_by_id.get(context.context_id)
     if stream is None:
         put()
@@ -607,13 +615,15 @@ class Router(core.Router):
         return context
 
     def disconnect(self, context):
-        """Close the stream to a child of this context; it ends."""
+        """Close the stream to a child of this context; a context further down is told to end."""
         stream = self._stream_by_id.get(context.context_id)
-        if stream:
+        if stream and stream.remote_id == context.context_id:
             self.broker.defer(stream.disconnect, "Router.disconnect()")
+        elif stream:
+            self.route(_shutdown_now(context.context_id), False)
 
     def kill(self, context):
-        """Kill a child of this context; elsewhere in the tree, have it end."""
+        """Kill a child of this context; a context further down ends itself, whatever runs there."""
         stream = self._stream_by_id.get(context.context_id)
         if stream and stream.remote_id == context.context_id:
             stream.process.signal(spawn._signal.SIGKILL)
@@ -671,8 +681,9 @@ for _name in METHODS:
 def _local_error(error):
     """Return the exception that `error` was where it was raised, if it was one of ours."""
     module, _, name = (error.type_name or "").rpartition(".")
-    if module.startswith("mitogen"):
-        cls = getattr(core.import_module(module), name, None)
+    if module.partition(".")[0] == "mitogen":
+        # Only what is loaded: the far side does not decide what is imported here.
+        cls = getattr(sys.modules.get(module), name, None)
         if isinstance(cls, type) and issubclass(cls, core.Error):
             local = cls("%s", error.message)
             local.__cause__ = error

@@ -14,7 +14,7 @@ import pytest
 
 import mitogen.core
 import mitogen.master
-from tests import hosts
+from tests import hosts, processes
 
 #: Seconds that a test waits for what should come at once; only a failure takes so long.
 SOON = 20.0
@@ -76,6 +76,14 @@ WAYS = {
     "doas": Way(lambda r, s, u: r.doas(via=plain(r, s, u)), "root"),
     "doas-password": Way(ask_doas, "root"),
 }
+
+
+def own_children() -> set[int]:
+    """Return the pids of this process' own children: what it must have reaped.
+
+    Not of theirs: an sshd's session ends when it has noticed that its client did.
+    """
+    return {each.pid for each in processes.children() if each.ppid == os.getpid()}
 
 
 class Reached(NamedTuple):

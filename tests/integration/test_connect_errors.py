@@ -19,6 +19,7 @@ import mitogen.ssh
 import mitogen.su
 import mitogen.sudo
 from tests import hosts, processes
+from tests.integration.conftest import own_children
 from tests.integration.far import work
 
 pytestmark = [pytest.mark.ssh, pytest.mark.root]
@@ -299,7 +300,7 @@ def vias(router, sshd, users):
 
 def state(via):
     """Return what must be the same afterwards: children and descriptors, here and there."""
-    here = {each.pid for each in processes.children()}, len(os.listdir("/proc/self/fd"))
+    here = own_children(), len(os.listdir("/proc/self/fd"))
     return here + (tuple(via.call(work.belongings)) if via else ())
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import mitogen.core
 from tests import processes
-from tests.integration.conftest import SOON
+from tests.integration.conftest import SOON, own_children
 from tests.integration.far import work
 
 MEGABYTE = bytes(range(256)) * 4096
@@ -95,7 +95,7 @@ def test_a_megabyte_there_and_back(context):
 
 
 def test_shutdown_leaves_no_process(connect, own_router):
-    before = {each.pid for each in processes.children()}
+    before = own_children()
     context = connect(own_router).context
     far_pid = context.call(work.identity)[0]
     assert processes.alive(far_pid)
@@ -103,7 +103,7 @@ def test_shutdown_leaves_no_process(connect, own_router):
     if context.via is None:
         # Reaped, not merely told.
         assert processes.process(far_pid) is None
-        assert {each.pid for each in processes.children()} <= before
+        assert own_children() <= before
     processes.wait_until(lambda: not processes.alive(far_pid), what="end of the context")
     with pytest.raises(mitogen.core.ChannelError):
         context.call(work.identity)

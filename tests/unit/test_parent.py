@@ -94,9 +94,6 @@ def test_shutdown_of_one_further_down(net):
     assert net.time == 1002
 
 
-@pytest.mark.xfail(
-    strict=True, reason="U30: shutdown(wait=True) waits for ever where the broker has ended"
-)
 def test_shutdown_after_the_end_of_the_broker(pair):
     master, one, there = pair
     master.broker.end()
@@ -134,9 +131,6 @@ def test_kill(pair):
     assert master.down[1].process.signals == [signal.SIGKILL] and master.down[1].closed
 
 
-@pytest.mark.xfail(
-    strict=True, reason="U31: the intermediate is cut off, with all that is below it"
-)
 @pytest.mark.parametrize("method", ["kill", "disconnect"])
 def test_kill_of_one_further_down(net, method):
     master, one, two = net.line(3)
@@ -215,7 +209,6 @@ def test_an_error_keeps_its_type_through_via(pair, connected):
         master.router.sudo(via=there, name="odd")
 
 
-@pytest.mark.xfail(strict=True, reason="U32: a far context has modules imported by their names")
 @pytest.mark.parametrize("module", ["mitogen.demo.clocks", "mitogenx"])
 def test_an_error_from_afar_imports_nothing(monkeypatch, module):
     imported = []

@@ -1,8 +1,8 @@
 """mitogen.handshake: transcripts of logins, whole and byte by byte; the first stage, run for real.
 
 A transcript is a list of steps: what comes on which channel, and the events that must follow. Those
-here are written from the texts that OpenSSH 9.2, sudo 1.9.13, su of util-linux 2.38 and opendoas 6.8.2
-are known to print; the programs themselves are met in tests/integration.
+here are written from the texts that OpenSSH 9.2, sudo 1.9.13, su of util-linux 2.38 and opendoas
+6.8.2 are known to print; the programs themselves are met in tests/integration.
 """
 
 import os

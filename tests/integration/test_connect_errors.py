@@ -293,6 +293,7 @@ def vias(router, sshd, users):
             made[kind].call(work.identity)
             # Modules that connecting needs are there, so that the next look at /proc is the last.
             made[kind].call(work.open_local)[0].shutdown(wait=True)
+            processes.wait_until(lambda: not made[kind].call(work.belongings)[1])
         return made[kind]
 
     return via

@@ -17,9 +17,7 @@ import sys
 import threading
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable
 from importlib.util import decode_source
-from typing import Any
 
 from mitogen import finder, imports
 from mitogen.core import Blob

@@ -17,7 +17,6 @@ import sys
 import threading
 import zlib
 from collections import deque
-from importlib.util import decode_source
 
 from mitogen import finder, imports
 from mitogen.core import Blob
@@ -284,6 +283,8 @@ class ModuleResponder:
             return b""
         if module.kind == "mitogen":
             # Costs 4 ms to import, and whoever only calls local functions needs none of it.
+            from importlib.util import decode_source
+
             from mitogen import minify
 
             return minify.minimize_source(decode_source(module.source)).encode()

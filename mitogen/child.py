@@ -38,6 +38,7 @@ def install(econtext):
             os.environ[name] = value
     if config["remote_name"]:
         set_process_name("mitogen:" + config["remote_name"])
+    econtext.broker.defer(let_writers_finish)
     Canceller(econtext.dispatcher)
     logs = LogSender(econtext.router)
     econtext.stdout_log = StdioLogger(logs, "stdout", 1)
@@ -94,6 +95,22 @@ def describe(error, cause):
 
         error.traceback = "".join(traceback.format_tb(cause.__traceback__))
     return "%s: %s\n%s" % (error.type_name, error.message, error.traceback or "")
+
+
+def let_writers_finish():
+    """
+    Broker thread: be woken without interrupting whoever wakes it (sched(7), SCHED_BATCH).
+
+    A thread that writes a message, or wakes another, is about to sleep. Where the broker is put in
+    its place at once, both are switched to and fro for nothing: eight switches a call instead of
+    four. What the thread starts is not affected.
+    """
+    try:
+        policy = os.SCHED_BATCH | os.SCHED_RESET_ON_FORK
+        os.sched_setscheduler(0, policy, os.sched_param(0))
+    except (AttributeError, OSError):
+        # Not Linux, or not allowed here.
+        pass
 
 
 class Canceller:

@@ -14,6 +14,7 @@ import weakref
 
 from mitogen import (
     aliases,  # noqa: F401 (has the names that core does not)
+    child,
     core,
     parent,
     pollers,
@@ -181,6 +182,7 @@ class Broker(core.Broker):
     def __init__(self, install_watcher: bool = True, **kwargs: Any) -> None:
         core.Broker.__init__(self, **kwargs)
         core.listen(self, "exit", getattr(self.poller, "close", int))
+        self.defer(child.let_writers_finish)
         if install_watcher:
             _end_at_exit(self)
 

@@ -450,7 +450,9 @@ class Context(core.Context):
 
     def call(self, fn, *args, **kwargs):
         """Call a function there and return its result: see CallChain.call()."""
-        return Context.default_call_chain.fget(self).call(fn, *args, **kwargs)
+        # From here on found on the instance: two calls less on the way of each.
+        self.__dict__["call"] = call = Context.default_call_chain.fget(self).call
+        return call(fn, *args, **kwargs)
 
     def call_async(self, fn, *args, **kwargs):
         """Call a function there; return a Receiver for its result."""

@@ -10,6 +10,7 @@ Threads: Connecting.start() and wait() on the caller's; all else, and ChildStrea
 """
 
 import os
+import re
 import sys
 
 from mitogen import core, handshake, spawn
@@ -87,6 +88,38 @@ class LocalOptions(Options):
     """Options of a method whose child runs on this machine: this interpreter, if none is named."""
 
     default_python_path = property(lambda self: get_sys_executable())
+
+
+class AccountOptions(LocalOptions):
+    """
+    Options of a program that asks for a password with a prompt of its own:
+
+    :param str username: whose account
+    :param str password: what it asks for
+    :param str password_prompt: what it asks with; compared without regard to case
+    :param incorrect_prompts: what it may say to a wrong password
+    """
+
+    def __init__(self, username, password, password_prompt, incorrect_prompts, **kwargs):
+        Options.__init__(self, **kwargs)
+        self.username = username or "root"
+        self.password = password
+        self.password_prompt = password_prompt
+        self.incorrect_prompts = tuple(incorrect_prompts)
+
+    def rules(self, error, required, incorrect):
+        """Return (Rule for the prompt, Rules for what is said to a wrong password)."""
+        prompt = handshake.Rule(
+            re.escape(self.password_prompt.encode()) + rb" *",
+            answer="password",
+            missing=(error, required),
+            again=(error, incorrect),
+        )
+        wrong = [
+            handshake.Rule(re.escape(text.encode()), error=(error, incorrect))
+            for text in self.incorrect_prompts
+        ]
+        return prompt, wrong
 
 
 class Connection:

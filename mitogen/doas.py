@@ -4,11 +4,8 @@ Connection method `doas`: another account of this machine by doas(1).
 As with sudo, standard input is a pipe and the password is asked for on a terminal.
 """
 
-import re
-
 from mitogen import connect
 from mitogen.core import StreamError
-from mitogen.handshake import Rule
 
 __all__ = ["Connection", "Options", "PasswordError"]
 
@@ -20,7 +17,7 @@ class PasswordError(StreamError):
     """doas asked for a password and there was none, or it was wrong."""
 
 
-class Options(connect.LocalOptions):
+class Options(connect.AccountOptions):
     """
     Besides connect.Options:
 
@@ -40,12 +37,10 @@ class Options(connect.LocalOptions):
         incorrect_prompts=("doas: authentication failed", "doas: authorization failed"),
         **kwargs,
     ):
-        connect.Options.__init__(self, **kwargs)
-        self.username = username or "root"
-        self.password = password
+        connect.AccountOptions.__init__(
+            self, username, password, password_prompt, incorrect_prompts, **kwargs
+        )
         self.doas_path = doas_path
-        self.password_prompt = password_prompt
-        self.incorrect_prompts = tuple(incorrect_prompts)
 
 
 class Connection(connect.Connection):
@@ -60,17 +55,8 @@ class Connection(connect.Connection):
         return [str(options.doas_path), "-u", options.username, "--"] + self.get_boot_command()
 
     def rules(self):
-        options = self.options
-        prompt = Rule(
-            re.escape(options.password_prompt.encode()) + rb" *",
-            answer="password",
-            missing=(PasswordError, password_required_msg),
-            again=(PasswordError, password_incorrect_msg),
-        )
-        wrong = [
-            Rule(re.escape(text.encode()), error=(PasswordError, password_incorrect_msg))
-            for text in options.incorrect_prompts
-        ]
+        texts = password_required_msg, password_incorrect_msg
+        prompt, wrong = self.options.rules(PasswordError, *texts)
         return {"tty": [prompt] + wrong, "pipe": wrong}
 
     def answers(self):

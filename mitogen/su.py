@@ -5,12 +5,10 @@ su reads the password from its standard input's terminal, so that is the pipe to
 nothing is sent before the first stage has said that it is there.
 """
 
-import re
 from shlex import quote
 
 from mitogen import connect
 from mitogen.core import StreamError
-from mitogen.handshake import Rule
 
 __all__ = ["Connection", "Options", "PasswordError"]
 
@@ -22,7 +20,7 @@ class PasswordError(StreamError):
     """su asked for a password and there was none, or it was wrong."""
 
 
-class Options(connect.LocalOptions):
+class Options(connect.AccountOptions):
     """
     Besides connect.Options:
 
@@ -47,14 +45,12 @@ class Options(connect.LocalOptions):
         ),
         **kwargs,
     ):
-        connect.Options.__init__(self, **kwargs)
-        self.username = username or "root"
+        connect.AccountOptions.__init__(
+            self, username, password, password_prompt, incorrect_prompts, **kwargs
+        )
         if self.username.startswith("-"):
             raise ValueError("username=%r is no account name" % (username,))
-        self.password = password
         self.su_path = su_path
-        self.password_prompt = password_prompt
-        self.incorrect_prompts = tuple(incorrect_prompts)
 
 
 class Connection(connect.Connection):
@@ -71,17 +67,8 @@ class Connection(connect.Connection):
         return [str(options.su_path), options.username, "-c", command]
 
     def rules(self):
-        options = self.options
-        prompt = Rule(
-            re.escape(options.password_prompt.encode()) + rb" *",
-            answer="password",
-            missing=(PasswordError, password_required_msg),
-            again=(PasswordError, password_incorrect_msg),
-        )
-        wrong = [
-            Rule(re.escape(text.encode()), error=(PasswordError, password_incorrect_msg))
-            for text in options.incorrect_prompts
-        ]
+        texts = password_required_msg, password_incorrect_msg
+        prompt, wrong = self.options.rules(PasswordError, *texts)
         return {"pipe": [prompt] + wrong}
 
     def answers(self):

@@ -2,7 +2,8 @@
 core.py as it is sent: minified, with shorter names for what no other module names.
 
 It is made once per version of core.py and kept beside the compiled modules in `__pycache__`, as
-Python does with those, and made anew wherever that cannot be written.
+Python does with those. An installed package brings it along (setup.py), since who runs that may not
+write there. Where there is neither, each process makes it, in a tenth of a second.
 
 Rules
     1. Line numbers stay: a child's tracebacks are read beside core.py.
@@ -17,8 +18,12 @@ from __future__ import annotations
 import os
 import re
 import sys
+import zlib
 
-__all__ = ["core_source", "shrink"]
+__all__ = ["SHIPPED", "core_source", "make", "shrink", "stamp_of_contents"]
+
+#: Name of the file that an installed package brings along, and of the one in `__pycache__`.
+SHIPPED = "core.shrunk"
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -50,21 +55,35 @@ def shrink(source: str, others: set[str]) -> str:
 
 def core_source() -> bytes:
     """Return core.py as children get it."""
-    path = os.path.join(_HERE, "core.py")
-    stamp = _stamp()
-    cache = os.path.join(_HERE, "__pycache__", "core.shrunk")
+    cache = os.path.join(_HERE, "__pycache__", SHIPPED)
+    found = _load(cache, _stamp()) or _load(os.path.join(_HERE, SHIPPED), stamp_of_contents())
+    if found is None:
+        found = make()
+        if not sys.dont_write_bytecode:
+            _save(cache, _stamp() + b"\n" + found)
+    return found
+
+
+def make() -> bytes:
+    """Return core.py as children get it, made anew."""
+    with open(os.path.join(_HERE, "core.py"), encoding="utf-8") as fp:
+        return shrink(fp.read(), _names_in_other_files()).encode()
+
+
+def _load(path: str, stamp: bytes) -> bytes | None:
     try:
-        with open(cache, "rb") as fp:
+        with open(path, "rb") as fp:
             head, _, body = fp.read().partition(b"\n")
-        if head == stamp:
-            return body
     except OSError:
-        pass
-    with open(path, encoding="utf-8") as fp:
-        body = shrink(fp.read(), _names_in_other_files()).encode()
-    if not sys.dont_write_bytecode:
-        _save(cache, stamp + b"\n" + body)
-    return body
+        return None
+    return body if head == stamp else None
+
+
+def stamp_of_contents() -> bytes:
+    """Return what is the same wherever these files are copied to."""
+    sizes = [(e.name, e.stat().st_size) for e in os.scandir(_HERE) if e.name.endswith(".py")]
+    with open(os.path.join(_HERE, "core.py"), "rb") as fp:
+        return repr((sorted(sizes), zlib.crc32(fp.read()))).encode()
 
 
 def _stamp() -> bytes:

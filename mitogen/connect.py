@@ -299,7 +299,7 @@ class Connecting:
 
     def _hold_slave(self, stream):
         """Keep the terminal from hanging up until the program has opened it, or has ended."""
-        if stream.received or stream.closed or stream.process.proc.poll() is not None:
+        if stream.received or stream.closed or stream.process.poll() is not None:
             stream.process.close_slave()
         else:
             self.broker.after(0.01, lambda: self._hold_slave(stream))

@@ -79,28 +79,32 @@ class Process:
 
     def signal(self, number):
         """Send a signal, unless the process was reaped."""
-        if self.proc.poll() is None:
+        if self.poll() is None:
             try:
                 os.kill(self.pid, number)
             except ProcessLookupError:
                 pass
 
-    def _end_group(self):
-        """If the process has died, end what it started: while it is not reaped its number is
-        nobody else's."""
+    def poll(self):
+        """
+        Return the exit status, or None while it runs. What a dead process has started is ended
+        before it is reaped: until then the number of its group is nobody else's.
+        """
         try:
-            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                os.killpg(self.pid, _signal.SIGTERM)
+            if not os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                return None
+            os.killpg(self.pid, _signal.SIGTERM)
         except (OSError, AttributeError):
+            # Reaped already, no group of its own, or a system without waitid().
             pass
+        return self.proc.poll()
 
     def reap(self, broker, done, waited=0.0):
         """
         Broker thread: call `done(status)` once the process is gone: soon by itself, else by a
         signal.
         """
-        self._end_group()
-        status = self.proc.poll()
+        status = self.poll()
         if status is not None:
             return done(status)
         wait = min(max(FIRST_LOOK, waited), LONGEST_LOOK)

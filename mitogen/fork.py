@@ -152,6 +152,28 @@ def _leave_tree(router):
     atexit._clear()
 
 
+class ForkedContext(core.ExternalContext):
+    """A context that calls `on_start(econtext)` once it is set up, before it serves calls."""
+
+    on_start = None
+
+    @property
+    def dispatcher(self):
+        return self.serving
+
+    @dispatcher.setter
+    def dispatcher(self, dispatcher):
+        self.serving = dispatcher
+        serve = dispatcher.run
+
+        def run():
+            if self.on_start:
+                self.on_start(self)
+            serve()
+
+        dispatcher.run = run
+
+
 def _read_preamble(conn):
     """Do as the first stage does, with the core that is loaded already."""
     import zlib
@@ -164,7 +186,7 @@ def _read_preamble(conn):
     while not stream.eof:
         text += stream.decompress(_read(65536))
     _, source, config = text.split(b"\0", 2)
-    econtext = core.ExternalContext(core.decode(config), source, stream.unused_data)
+    econtext = ForkedContext(core.decode(config), source, stream.unused_data)
     econtext.on_start = conn.options.on_start
     econtext.main()
 

@@ -107,3 +107,15 @@ def test_shutdown_leaves_no_process(connect, own_router):
     processes.wait_until(lambda: not processes.alive(far_pid), what="end of the context")
     with pytest.raises(mitogen.core.ChannelError):
         context.call(work.identity)
+
+
+def test_a_fork_calls_what_it_is_given_before_it_serves(own_router):
+    seen = []
+    context = own_router.fork(
+        on_fork=lambda: seen.append("fork"),
+        on_start=lambda econtext: os.environ.update(
+            MITOGEN_FORK_SAW="%s %d" % (seen, econtext.context.context_id)
+        ),
+    )
+    assert context.call(os.getenv, "MITOGEN_FORK_SAW") == "['fork'] %d" % context.context_id
+    assert seen == []

@@ -17,6 +17,7 @@ import sys
 import threading
 import zlib
 from collections import deque
+from time import monotonic as now
 
 from mitogen import finder, imports
 from mitogen.core import Blob
@@ -287,7 +288,10 @@ class ModuleResponder:
 
             from mitogen import minify
 
-            return minify.minimize_source(decode_source(module.source)).encode()
+            started = now()
+            smaller = minify.minimize_source(decode_source(module.source)).encode()
+            self.minify_secs += now() - started
+            return smaller
         return module.source
 
     # -- answering
@@ -304,12 +308,14 @@ class ModuleResponder:
         self._worker.put(self._fetch, fullname, done, frozenset(sent))
 
     def _fetch(self, fullname: str, done: Callable[[Segment], None], sent: frozenset[str]) -> None:
+        started = now()
         try:
             segment = self._answer(fullname, sent)
         except Exception as e:
             self.bad_load_module_count += 1
             reason = "" if isinstance(e, _NotHere) else str(e)
             segment = [[[fullname, None, None, reason]], b"", []]
+        self.get_module_secs += now() - started
         self.router.broker.defer(done, segment)
 
     def _answer(self, fullname: str, sent: frozenset[str]) -> Segment:

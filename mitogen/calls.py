@@ -66,6 +66,8 @@ class CallChain:
         reset(): so that many can be sent without waiting for each
     :param float timeout: seconds after which a call is cancelled; None for never
     :param bool kill: end the context if it does not react to that within CANCEL_GRACE
+    :param bool worker: run this chain's calls on a thread of their own there, in order, beside
+        those of the main thread and of other chains
     """
 
     lambda_msg = "lambda functions cannot be called in another context: it has no name for them"
@@ -78,11 +80,14 @@ class CallChain:
         "call a function or a class method"
     )
 
-    def __init__(self, context, pipelined=False, timeout=None, kill=False):
+    def __init__(self, context, pipelined=False, timeout=None, kill=False, worker=False):
         self.context = context
         self.timeout = timeout
         self.kill = kill
+        self.worker = worker
         self.chain_id = self.make_chain_id() if pipelined else None
+        #: What a call's payload begins with: a list of three, or of four with the worker's name.
+        self._opening = b"\x84" + core.encode(self.make_chain_id()) if worker else b"\x83"
         #: Function to the beginning of a call's payload.
         self._heads = {}
 
@@ -131,7 +136,7 @@ class CallChain:
         name = "\0".join(name_function(fn) + (self.chain_id or "",))
         if len(self._heads) > KEPT_HEADS:
             self._heads.clear()
-        head = self._heads[fn] = b"\x83" + core.encode(name)
+        head = self._heads[fn] = self._opening + core.encode(name)
         return head
 
     def _send(self, fn, msg):
@@ -175,53 +180,41 @@ class CallChain:
         try:
             router.push_modules(self.context, fn)
             router.route(msg)
-            if self.timeout is None:
-                answer.lock.acquire()
-            elif not answer.lock.acquire(True, self.timeout):
-                self._time_out(fn, handle)
+            in_time = answer.lock.acquire(True, -1 if self.timeout is None else self.timeout)
         except BaseException:
-            # Interrupted (or too late): nobody will look at an answer.
+            # Interrupted: nobody will look at an answer.
             router._handlers.pop(handle, None)
             raise
+        if not in_time:
+            self.cancel(handle)
+            if not self.kill:
+                router._handlers.pop(handle, None)
+            raise core.TimeoutError(
+                "%s in %r: no result within %s seconds; the call was cancelled",
+                "%s.%s" % (fn.__module__, fn.__qualname__),
+                self.context,
+                self.timeout,
+            )
         return answer.msg.unpickle()
-
-    def _time_out(self, fn, handle):
-        self.cancel(handle)
-        raise core.TimeoutError(
-            "%s in %r: no result within %s seconds; the call was cancelled",
-            "%s.%s" % (fn.__module__, fn.__qualname__),
-            self.context,
-            self.timeout,
-        )
 
     def cancel(self, handle):
         """
         Have the call whose answer goes to `handle` interrupted, or dropped if it has not begun.
         Ignored if it is over.
+
+        With `kill`, the context is ended if there is no answer, of whatever kind, within
+        CANCEL_GRACE.
         """
         router = self.context.router
         msg = core.Message(handle=CANCEL, data=core._NUMBER.pack(handle), flags=core.RAW)
         self.context.send(msg)
         if self.kill:
-            probe = core.Message(handle=core.CALL_FUNCTION)
-            router.broker.defer(self._kill_unless_idle, probe)
+            router.broker.defer(router.broker.after, CANCEL_GRACE, lambda: self._kill(handle))
 
-    def _kill_unless_idle(self, probe):
-        """Broker thread: a context that runs nothing soon is taken to be stuck."""
-        router = self.context.router
-        idle = []
-        probe.data = b"\x83" + core.encode("mitogen.core\0\0now\0") + _NO_ARGUMENTS
-        probe.dst_id = self.context.context_id
-        probe.reply_to = router.add_handler(
-            idle.append, router.new_handle(False), False, None, self.context
-        )
-        router.route(probe, False)
-
-        def check():
-            if not idle:
-                router.kill(self.context)
-
-        router.broker.after(CANCEL_GRACE, check)
+    def _kill(self, handle):
+        # An answer takes the handler away.
+        if handle in self.context.router._handlers:
+            self.context.router.kill(self.context)
 
 
 def name_function(fn):

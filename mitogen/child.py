@@ -1,17 +1,21 @@
 """
 What a child needs from its first call on, sent with that: where its output and its log records go,
-its name in ps, how a call is cancelled, what inspect and tracebacks want to know of its modules.
+its name in ps, how a call is cancelled, what inspect and tracebacks want to know of its modules;
+and where calls go that are not the main thread's: those of chains with a thread of their own
+(workers.py), and those of services while there is no pool (service.py).
 
 Until then nothing of the program's runs there. `logging` itself is imported only where the program
 does so.
 
-Threads: install() on the main thread; StdioLogger reads, and a cancel arrives, on the broker's.
+Threads: install() on the main thread; StdioLogger reads, a cancel arrives, and Diverter sorts, on
+the broker's.
 """
 
 import _signal
 import _thread
 import os
 import sys
+from collections import deque
 
 from mitogen import core
 from mitogen.core import read_fd
@@ -20,14 +24,38 @@ from mitogen.core import read_fd
 CANCEL = 116
 INFO = 20
 
+#: What some modules add to core's classes; they are imported when it is first used.
+OLD_NAMES = {
+    "mitogen.aliases": {
+        "ChannelError": "local_msg remote_msg",
+        "Importer": "find_module load_module",
+        "Message": "ENCS ENC_MGC HEADER_FMT HEADER_LEN HEADER_MAGIC pack unpickle_iter",
+        "Router": "_async_route register",
+        "Sender": "explicit_close_msg put",
+    },
+    "mitogen.old_parent": {"Broker": "defer_sync", "Router": "unidirectional_msg"},
+    "mitogen.streams": {
+        "Broker": (
+            "_start_transmit _stop_transmit keep_alive start_receive start_transmit stop_receive"
+            " stop_transmit timers"
+        ),
+        "Stream": (
+            "on_disconnect on_receive on_shutdown on_transmit pending_bytes protocol receive_side"
+            " transmit_side"
+        ),
+    },
+}
+
 __all__ = ["ModuleText", "StdioLogger", "install", "set_process_name"]
 
 
-def install(econtext):
+def install(econtext, msg):
     """
     Main thread, before the first call.
 
     :param ExternalContext econtext: the context's state; gets `stdout_log` and `stderr_log`
+    :param Message msg: that call
+    :returns: whether it is not for the main thread, and went where it belongs
     """
     config = econtext.config
     for name, value in config["environ"].items():
@@ -38,8 +66,14 @@ def install(econtext):
             os.environ[name] = value
     if config["remote_name"]:
         set_process_name("mitogen:" + config["remote_name"])
+    core.Message.pickled = classmethod(message_of)
+    find_old_names()
     econtext.broker.defer(let_writers_finish)
-    Canceller(econtext.dispatcher)
+    core.listen(econtext.broker, "exit", econtext.dispatcher.end)
+    econtext.import_main = lambda: import_main(econtext)
+    econtext.detach = lambda: detach(econtext)
+    diverter = Diverter(econtext)
+    Canceller(econtext.dispatcher, diverter)
     logs = LogSender(econtext.router)
     econtext.stdout_log = StdioLogger(logs, "stdout", 1)
     econtext.stderr_log = StdioLogger(logs, "stderr", 2)
@@ -51,6 +85,50 @@ def install(econtext):
         install_log_handler(logs, config["log_levels"])
     else:
         sys.meta_path.insert(0, _LoggingFinder(logs, config["log_levels"]))
+    return diverter.start(msg)
+
+
+def import_main(econtext):
+    """Have `__main__` be the program's, not the bootstrap's; once."""
+    main = sys.modules.pop("__main__", None)
+    try:
+        core.import_module("__main__")
+    except BaseException:
+        sys.modules["__main__"] = main
+        raise
+    econtext.import_main = bool
+
+
+class Late:
+    """A name of one of core's classes; a module puts it there, which is imported at first use."""
+
+    def __init__(self, name, module):
+        self.name = name
+        self.module = module
+
+    def __get__(self, obj, cls):
+        core.import_module(self.module)
+        return getattr(cls if obj is None else obj, self.name)
+
+
+def find_old_names():
+    """Have OLD_NAMES found on core's classes."""
+    for module, owners in OLD_NAMES.items():
+        for owner, names in owners.items() if module not in sys.modules else ():
+            for name in names.split():
+                setattr(getattr(core, owner), name, Late(name, module))
+
+
+def message_of(cls, *objs, **kwargs):
+    """Return a message that carries `objs` as values, one after the other."""
+    return cls(data=b"".join(map(core.encode, objs)), **kwargs)
+
+
+def detach(econtext):
+    """Leave the tree and go on: see detach.py."""
+    from mitogen import detach
+
+    detach.detach(econtext)
 
 
 def set_process_name(name):
@@ -119,8 +197,9 @@ class Canceller:
     it waits in.
     """
 
-    def __init__(self, dispatcher):
+    def __init__(self, dispatcher, diverter):
         self.dispatcher = dispatcher
+        self.diverter = diverter
         self.thread = _thread.get_ident()
         dispatcher.interrupt = self.interrupt
         _signal.signal(_signal.SIGINT, self._on_sigint)
@@ -144,14 +223,97 @@ class Canceller:
         current = dispatcher.current
         if current and (current.src_id, current.reply_to) == key:
             return self.interrupt()
-        for call in list(dispatcher.queue):
+        for worker in list(self.diverter.workers):
+            call = worker.current
+            if call and (call.src_id, call.reply_to) == key:
+                return _thread.start_new_thread(worker.interrupt_call, (call,))
+        for queue in [dispatcher.queue, *list(self.diverter.chains.values())]:
+            self._drop(queue, key)
+
+    def _drop(self, queue, key):
+        for call in list(queue):
             if (call.src_id, call.reply_to) == key:
                 try:
-                    dispatcher.queue.remove(call)
+                    queue.remove(call)
                 except ValueError:
                     continue
-                dispatcher.router.consumed(call)
+                self.dispatcher.router.consumed(call)
                 call.reply(core.CallError("the call was cancelled before it began"))
+
+
+class Diverter:
+    """
+    Takes the calls that are not the main thread's.
+
+    A call of a chain with a thread of its own is an array of four, its chain's id in front. It is
+    queued by that; the thread lives while there is something in the queue.
+    """
+
+    def __init__(self, econtext):
+        self.econtext = econtext
+        self.router = econtext.router
+        #: Chain id to the calls that wait for its thread.
+        self.chains = {}
+        #: What runs now: see workers.Worker.
+        self.workers = set()
+        #: Calls of services that came before there was a pool.
+        self.service_calls = []
+        self.lock = _thread.allocate_lock()
+
+    def start(self, first):
+        """Main thread: take over, in order, what has come; return whether `first` was taken."""
+        done = core.new_lock()
+        taken = []
+
+        def take_over():
+            queue = self.econtext.dispatcher.queue
+            taken.append(self.put(first))
+            for msg in list(queue):
+                if self.put(msg):
+                    queue.remove(msg)
+            add = self.router.add_handler
+            policy = core.has_parent_authority
+            add(self.on_call, core.CALL_FUNCTION, True, policy, None, True, True)
+            add(self.on_call, core.CALL_SERVICE, True, None, None, True, True)
+            done.release()
+
+        self.econtext.broker.defer(take_over)
+        while not done.acquire(True, 1):
+            if not self.econtext.broker.alive:
+                break
+        return bool(taken and taken[0])
+
+    def on_call(self, msg):
+        if not self.put(msg):
+            self.econtext.dispatcher._on_call(msg)
+
+    def put(self, msg):
+        """Broker thread: return whether `msg` is not for the main thread; then it was taken."""
+        if msg.handle == core.CALL_SERVICE:
+            self.service_calls.append(msg)
+            if len(self.service_calls) == 1:
+                _thread.start_new_thread(self.start_services, ())
+            return True
+        if msg.data[:1] != b"\x84":
+            return False
+        chain_id = core.decode_next(msg.data, 1)[0]
+        with self.lock:
+            if chain_id in self.chains:
+                self.chains[chain_id].append(msg)
+            else:
+                self.chains[chain_id] = deque([msg])
+                _thread.start_new_thread(self.run_chain, (chain_id,))
+        return True
+
+    def run_chain(self, chain_id):
+        from mitogen.workers import Worker
+
+        Worker(self, chain_id).run()
+
+    def start_services(self):
+        from mitogen import service
+
+        service.adopt(self.router, self.service_calls)
 
 
 class ModuleText:

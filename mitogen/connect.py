@@ -138,6 +138,8 @@ class Connection:
     #: The link can go silent: send keepalives.
     keepalive_interval = 0
     keepalive_count = KEEPALIVE_COUNT
+    #: What is started here only carries bytes to the context's process, which can do without it.
+    is_client = False
     #: Changes to the environment of the program that is started; the child undoes them.
     environ = {}
 
@@ -189,6 +191,10 @@ class ChildStream(core.Stream):
 
     connecting = None
     process = None
+    #: If set, the authority that frames of the context at the other end are stamped with.
+    auth_id = None
+    #: The context leaves the tree, and its process stays when the stream ends.
+    detached = False
     #: Scripts read stream.protocol.remote_id.
     protocol = property(lambda self: self)
 
@@ -208,6 +214,10 @@ class ChildStream(core.Stream):
             self.connecting.on_data("pipe", data)
         else:
             core.Stream.receive(self, data)
+
+    def kill(self):
+        """End the process at the other end, whatever runs there."""
+        self.process.signal(spawn._signal.SIGKILL)
 
     def allows(self, context_id):
         """Whether that id was given out on this stream."""
@@ -403,7 +413,11 @@ class Connecting:
                 func()
             then(status)
 
-        stream.process.reap(self.broker, gone)
+        if stream.detached:
+            stream.process.leave(self.conn.is_client)
+            gone(0)
+        else:
+            stream.process.reap(self.broker, gone)
 
     def _drain_side(self, fd):
         while 1:

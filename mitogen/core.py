@@ -494,9 +494,9 @@ class Message:
         return cls(reply_to=IS_DEAD, data=(reason or "").encode(), **kwargs)
 
     @classmethod
-    def pickled(cls, obj, **kwargs):
-        """Return a message that carries `obj` as a value (CBOR, whatever the old name says)."""
-        return cls(data=encode(obj), **kwargs)
+    def pickled(cls, *objs, **kwargs):
+        """Return a message that carries values (CBOR, whatever the old name says)."""
+        return cls(data=b"".join(map(encode, objs)), **kwargs)
 
     @classmethod
     def encoded(cls, obj, enc=0, **kwargs):
@@ -785,14 +785,14 @@ class Stream:
     :param int wfd: descriptor to write to; may be `rfd`
     """
 
-    #: If set, the authority that frames from here are stamped with.
-    auth_id = None
     conn = None
     closed = False
     reason = None
 
     def __init__(self, router, remote_id, rfd, wfd, name=None):
         self.router = router
+        #: Called with each frame and this stream.
+        self.on_frame = router.on_frame
         self.broker = router.broker
         self.remote_id = remote_id
         self.name = name
@@ -836,7 +836,7 @@ class Stream:
         self.received += len(data)
         try:
             for msg in self.framer.feed(data):
-                self.router.on_frame(msg, self)
+                self.on_frame(msg, self)
                 if self.closed:
                     break
         except StreamError as e:
@@ -1086,9 +1086,7 @@ class RouteTable:
         src = msg.src_id
         get = self.streams.get
         parent = self.parent
-        return (stream.auth_id is not None or get(auth, parent) is stream) and (
-            src == auth and stream.auth_id is None or get(src, parent) is stream
-        )
+        return get(auth, parent) is stream and (src == auth or get(src, parent) is stream)
 
     def remove(self, stream):
         """Forget a stream; return the ids that it led to."""
@@ -1421,11 +1419,14 @@ class Router:
 
     def on_frame(self, msg, stream):
         """Broker thread: check a frame's source, then forward it or take it in."""
-        if stream.auth_id is not None:
-            msg.auth_id = stream.auth_id
-        if not self.routes.admits(msg, stream):
+        if self.routes.admits(msg, stream):
+            self.accept(msg, stream)
+        else:
             self._drop(msg, "forged source")
-        elif msg.dst_id != self.context_id:
+
+    def accept(self, msg, stream):
+        """Broker thread: forward a frame whose source is known to be true, or take it in."""
+        if msg.dst_id != self.context_id:
             self.forward(msg, stream)
         elif msg.flags & 3:
             self._assemble(msg, stream)
@@ -1885,9 +1886,9 @@ class Dispatcher:
         self.current = None
         self.interruptible = False
         self.errors = {}
-        self.router.add_handler(
-            self._on_call, CALL_FUNCTION, policy=has_parent_authority, consumer=True
-        )
+        # Services answer for themselves; child.py sees to what is not for the main thread.
+        for handle, policy in (CALL_FUNCTION, has_parent_authority), (CALL_SERVICE, None):
+            self.router.add_handler(self._on_call, handle, policy=policy, consumer=True)
 
     @staticmethod
     @takes_econtext
@@ -1939,6 +1940,8 @@ class Dispatcher:
     def _run_one(self, msg):
         chain_id = reply = None
         try:
+            if not self.econtext.stdout_log and self.econtext.prepare(msg):
+                return
             name, args, kwargs = decode(msg.data, self.router)
             module_name, class_name, name, chain_id = name.split("\0")
             reply = self.errors.get(chain_id)
@@ -1963,17 +1966,15 @@ class Dispatcher:
             self.router.route(answer, True, bool(self.queue))
 
     def _find(self, module_name, class_name, name, kwargs):
-        econtext = self.econtext
-        if not econtext.stdout_log:
-            econtext.prepare()
         if module_name == "__main__":
-            econtext.import_main()
-        owner = sys.modules.get(module_name) or import_module(module_name)
+            self.econtext.import_main()
+        # Waits, should another thread be importing it.
+        owner = import_module(module_name)
         for part in class_name.split(".") if class_name else ():
             owner = getattr(owner, part)
         func = getattr(owner, name)
         if hasattr(func, "mitogen_takes_econtext"):
-            kwargs["econtext"] = econtext
+            kwargs["econtext"] = self.econtext
         if hasattr(func, "mitogen_takes_router"):
             kwargs["router"] = self.router
         return func
@@ -1991,7 +1992,6 @@ class ExternalContext:
 
     detached = False
     stdout_log = stderr_log = None
-    _main = None
 
     def __init__(self, config, core_source=b"", rest=b""):
         self.config = config
@@ -2026,11 +2026,11 @@ class ExternalContext:
         self.dispatcher.run()
         self._end()
 
-    def prepare(self):
-        """Before the first call: see child.py."""
+    def prepare(self, msg):
+        """Before the first call: see child.py; return whether it is not for this thread."""
         from mitogen import child
 
-        child.install(self)
+        return child.install(self, msg)
 
     def _take_stdio(self):
         """Move the pipe to the parent off descriptors 0 and 1, out of the programs' way."""
@@ -2064,17 +2064,6 @@ class ExternalContext:
         core.__spec__ = ModuleSpec(__name__, self.importer)
         module.core = core
         self.importer.install()
-
-    def import_main(self):
-        """Have `__main__` be the program's, not the bootstrap's."""
-        if not self._main:
-            self._main = sys.modules.pop("__main__", True)
-            try:
-                import_module("__main__")
-            except BaseException:
-                sys.modules["__main__"] = self._main
-                self._main = None
-                raise
 
     def _check_parent(self):
         """A parent that has sent nothing for so long is gone, whatever the link says."""

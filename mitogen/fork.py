@@ -67,9 +67,21 @@ class Process:
                 self.status = 0
             else:
                 if pid:
-                    signalled = os.WIFSIGNALED(status)
-                    self.status = -os.WTERMSIG(status) if signalled else os.WEXITSTATUS(status)
+                    self._note(status)
         return self.status
+
+    def wait(self):
+        """Return the exit status, once there is one."""
+        if self.status is None:
+            try:
+                self._note(os.waitpid(self.pid, 0)[1])
+            except ChildProcessError:
+                self.status = 0
+        return self.status
+
+    def _note(self, status):
+        signalled = os.WIFSIGNALED(status)
+        self.status = -os.WTERMSIG(status) if signalled else os.WEXITSTATUS(status)
 
 
 class Connection(connect.Connection):

@@ -32,7 +32,7 @@ from mitogen.finder import (
     is_stdlib_name,
     is_stdlib_path,
 )
-from mitogen.parent import Context
+from mitogen.parent import Context, IdAllocator
 from mitogen.responder import ModuleResponder
 
 MYPY = False
@@ -60,38 +60,6 @@ __all__ = [
 ]
 
 LOG = logging.getLogger("mitogen")
-
-
-class IdAllocator:
-    """
-    Hands out context ids: to this process one by one, to others in blocks.
-
-    :param router: the master's router
-    """
-
-    BLOCK_SIZE = parent.BLOCK_SIZE
-
-    def __init__(self, router: Any = None) -> None:
-        self.router = router
-        self.next_id = 1
-        self.lock = threading.Lock()
-
-    def allocate(self) -> int:
-        """Return a new id."""
-        with self.lock:
-            self.next_id += 1
-            return self.next_id - 1
-
-    def allocate_block(self) -> tuple[int, int]:
-        """Return (first, end) of BLOCK_SIZE new ids."""
-        with self.lock:
-            first = self.next_id
-            self.next_id += self.BLOCK_SIZE
-            return first, self.next_id
-
-    def request(self, done: Callable[[tuple[int, int]], None]) -> None:
-        """Broker thread: call `done((first, end))`."""
-        done(self.allocate_block())
 
 
 class LogForwarder:
@@ -210,18 +178,24 @@ class Router(parent.Router):
 
     :param broker: None to start one
     :param max_message_size: bytes that one message may have at most, in the whole tree
+    :param node: who this is in the tree of another process: see unix.connect()
     """
 
     broker_class = Broker
 
     def __init__(
-        self, broker: core.Broker | None = None, max_message_size: int | None = None
+        self,
+        broker: core.Broker | None = None,
+        max_message_size: int | None = None,
+        *,
+        node: core.Node | None = None,
     ) -> None:
-        parent.Router.__init__(self, broker or self.broker_class(), core.Node())
+        parent.Router.__init__(self, broker or self.broker_class(), node or core.Node())
         if max_message_size:
             self.max_message_size = max_message_size
         self.worker = responder.Worker()
-        self.id_allocator = IdAllocator(self)
+        ids = parent.ChildIds if self.node.parent_ids else IdAllocator
+        self.id_allocator = ids(self)
         self.responder = ModuleResponder(self, self.worker)
         self.log_forwarder = LogForwarder(self, self.worker)
         self.branch = parent.Branch(self, self.id_allocator, self.responder, _core_source())

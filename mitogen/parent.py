@@ -11,6 +11,7 @@ Threads: Branch runs on the broker; the Router's methods on any.
 
 import os
 import sys
+from itertools import chain
 
 import mitogen
 import mitogen.flow
@@ -130,26 +131,72 @@ def _shutdown_now(context_id):
     return Message(dst_id=context_id, handle=SHUTDOWN, data=b"!", flags=RAW)
 
 
+class IdAllocator:
+    """
+    Hands out context ids at the root of a tree.
+
+    :param Router router: router of the root
+    :param int first: id to begin with
+    """
+
+    BLOCK_SIZE = BLOCK_SIZE
+
+    def __init__(self, router, first=1):
+        self.router = router
+        self.next_id = first
+        self.lock = core._thread.allocate_lock()
+
+    def allocate(self):
+        """Return a new id."""
+        return self._advance(1)[0]
+
+    def allocate_block(self):
+        """Return (first, end) of BLOCK_SIZE new ids."""
+        return self._advance(self.BLOCK_SIZE)
+
+    def _advance(self, count):
+        with self.lock:
+            first = self.next_id
+            self.next_id += count
+            return first, self.next_id
+
+    def request(self, done):
+        """Broker thread: call `done((first, end))`."""
+        done(self.allocate_block())
+
+    def take(self, done):
+        """Broker thread: call `done(context_id)`."""
+        done(self.allocate())
+
+
 class ChildIds:
     """Hands out context ids in a context that has a parent, who is asked for a block at a time."""
 
     def __init__(self, router):
         self.router = router
         self.free = iter(())
-        self.lock = core._thread.allocate_lock()
 
     def allocate(self):
         """Return a new context id; asks the parent where this context has none left."""
-        with self.lock:
-            for context_id in self.free:
-                return context_id
-            latch = Latch()
-            self.request(latch.put)
-            block = latch.get(core.IMPORT_TIMEOUT)
+        latch = Latch()
+        self.router.broker.defer(self.take, latch.put)
+        context_id = latch.get(core.IMPORT_TIMEOUT)
+        if context_id is None:
+            raise core.ChannelError("the parent gave no ids")
+        return context_id
+
+    def take(self, done):
+        """Broker thread: call `done(context_id)`, now or later; None if the parent gives none."""
+
+        def on_block(block):
             if block is None:
-                raise core.ChannelError("the parent gave no ids")
-            self.free = iter(range(*block))
-            return next(self.free)
+                return done(None)
+            self.free = chain(self.free, range(*block))
+            self.take(done)
+
+        for context_id in self.free:
+            return done(context_id)
+        self.request(on_block)
 
     def request(self, done):
         """Any thread: call `done((first, end))` on the broker once the parent has answered."""
@@ -231,6 +278,7 @@ class Branch:
         add(self._on_allocate_id, ALLOCATE_ID, policy=is_neighbour)
         add(self._on_get_module, GET_MODULE, policy=is_neighbour)
         add(self._on_forward_module, FORWARD_MODULE, policy=self._from_parent)
+        add(self._on_detaching, DETACHING, policy=is_neighbour)
         listen(router, "routes_lost", self._on_routes_lost)
         listen(router, "parent_lost", self._on_parent_lost)
         listen(router.broker, "shutdown", self._on_shutdown)
@@ -248,7 +296,7 @@ class Branch:
         out = router.routes.get(dst)
         if out is None or out is stream:
             why = router.no_route_msg % (dst, router.node.context_id)
-        elif router.unidirectional and parent is not stream and parent is not out:
+        elif router.unidirectional and self._are_siblings(stream, out):
             why = self.unidirectional_msg % (msg.src_id, dst)
         else:
             if len(stream.egress_ids) < MAX_EGRESS:
@@ -257,8 +305,13 @@ class Branch:
         if not msg.flags & core.CONT:
             router._bounce(msg, why)
 
+    def _are_siblings(self, one, other):
+        """Whether neither stream leads to who may talk to all: the parent, or a joined process."""
+        trusted = self.router.routes.parent
+        return not any(s is trusted or s.auth_id is not None for s in (one, other))
+
     def add_stream(self, stream):
-        """A child is ready."""
+        """A child is ready, or a process has joined."""
         router = self.router
         self.streams.add(stream)
         router._stream_by_id[stream.remote_id] = stream
@@ -279,6 +332,15 @@ class Branch:
         self.streams.discard(stream)
         self.router.broker.holds.discard(stream)
         self.router.broker.stop()
+
+    def _on_detaching(self, msg):
+        """A child is about to leave the tree, and to stay; or it has left: see detach.py."""
+        stream = self.router._stream_by_id.get(msg.src_id)
+        if stream:
+            stream.detached = True
+            msg.reply(None)
+            if not msg.reply_to:
+                stream.disconnect("detached")
 
     def _keep_alive(self, stream, received, unanswered):
         if stream.closed:
@@ -348,7 +410,7 @@ class Branch:
         for stream in list(self.router.broker.holds):
             if stream.connecting:
                 stream.connecting.cancel("the broker ends")
-            elif not stream.closed:
+            elif not stream.closed and not stream.detached:
                 self.router.route(_shutdown_now(stream.remote_id), False)
         self.router.broker.after(self.router.broker.shutdown_timeout, self.cut_off)
 
@@ -364,7 +426,9 @@ class Branch:
         router = self.router
         if msg.data:
             target, first, end = core._CREDIT.unpack(msg.data)
-            if router.routes.parent and msg.src_id == router.node.parent_ids[0]:
+            from_parent = router.routes.parent and msg.src_id == router.node.parent_ids[0]
+            # Who joined has this context's own authority.
+            if from_parent or msg.auth_id == router.context_id:
                 self.grant(target, first, end)
             return
         stream = router._stream_by_id.get(msg.src_id)
@@ -384,10 +448,11 @@ class Branch:
         """Record, on every hop towards `target`, that it may announce these ids."""
         router = self.router
         stream = router._stream_by_id.get(target)
-        if stream is None:
-            return
-        stream.blocks.append((first, end))
-        if stream.remote_id != target:
+        if stream:
+            stream.blocks.append((first, end))
+        else:
+            stream = router.routes.parent
+        if stream and stream.remote_id != target:
             data = core._CREDIT.pack(target, first, end)
             router.route(
                 Message(dst_id=stream.remote_id, handle=ALLOCATE_ID, data=data, flags=RAW), False
@@ -606,7 +671,9 @@ class Router(core.Router):
         klass.options_class(**kwargs)
         context_id = self.allocate_id()
         chain = CallChain(via_context)
-        self.broker.defer(self.branch.grant, via_context.context_id, context_id, context_id + 1)
+        target = via_context.context_id
+        # Before the call: what it announces would not be believed.
+        defer_sync(self.broker, lambda: self.branch.grant(target, context_id, context_id + 1))
         self.branch.modules.push(via_context, ["mitogen.parent", METHODS[method_name]])
         try:
             name = chain.call(_proxy_connect, context_id, method_name, name, Kwargs(kwargs))
@@ -628,7 +695,7 @@ class Router(core.Router):
         """Kill a child of this context; a context further down ends itself, whatever runs there."""
         stream = self._stream_by_id.get(context.context_id)
         if stream and stream.remote_id == context.context_id:
-            stream.process.signal(spawn._signal.SIGKILL)
+            stream.kill()
         self.disconnect(context)
 
     def get_streams(self):

@@ -207,6 +207,9 @@ class ModuleResponder:
         if known is not None and known.issuperset(module_names):
             return
         branch = self.router.branch
+        stream = self.router._stream_by_id.get(target)
+        if stream is None:
+            return self._check_found_there(context, module_names)
         with self._lock:
             for name in module_names:
                 if self.finder.kind(name) == "own":
@@ -214,14 +217,19 @@ class ModuleResponder:
                     self.finder.find(name)
             known = self._known.setdefault(target, set(ALWAYS_THERE))
             names = [n for n in module_names if n not in known] + [FIRST_CALL]
-            stream = self.router._stream_by_id.get(target)
-            if stream is None:
-                del self._known[target]
-                return
             closure = self._closure(names, known)
             segments = self._pushed([n for n in closure if n not in stream.sent_modules])
             branch.send_now(stream, target, segments, closure)
             known.update(names, closure)
+
+    def _check_found_there(self, context: Any, module_names: Iterable[str]) -> None:
+        """Nothing is sent to a context that is gone, or that another process of the tree serves."""
+        if self.router.node.parent_ids and "__main__" in module_names:
+            raise TypeError(
+                f"a function of __main__ cannot be called in {context!r}, which another process "
+                "has started: it would be that one's __main__; put it into a module that is "
+                "found there"
+            )
 
     def _closure(self, names: list[str], known: set[str]) -> list[str]:
         def want(name: str) -> bool:

@@ -13,6 +13,7 @@ Threads: start() on any; reaping by the broker's timers.
 
 import _signal
 import _socket
+import _thread
 import os
 
 from mitogen.core import StreamError
@@ -112,6 +113,17 @@ class Process:
             if waited <= after < waited + wait:
                 self.signal(number)
         broker.after(wait, lambda: self.reap(broker, done, waited + wait))
+
+    def leave(self, kill):
+        """
+        Let the process go on; whenever it ends, it is reaped: by a thread, as the broker may be
+        gone by then.
+
+        :param bool kill: it is a client only, and of no more use
+        """
+        if kill:
+            self.signal(_signal.SIGKILL)
+        _thread.start_new_thread(self.proc.wait, ())
 
 
 _SIGNALS = {TERM_AFTER: _signal.SIGTERM, KILL_AFTER: _signal.SIGKILL}

@@ -102,6 +102,7 @@ class Connection(connect.Connection):
 
     options_class = Options
     err = True
+    is_client = True
 
     def __init__(self, options, router):
         connect.Connection.__init__(self, options, router)

@@ -165,6 +165,7 @@ class End:
 
     auth_id = None
     connecting = None
+    detached = False
     backlog = ()
     #: While True, nothing that is sent leaves: it is queued.
     stalled = False
@@ -172,6 +173,7 @@ class End:
     piece = None
 
     allows = parent.ChildStream.allows
+    kill = parent.ChildStream.kill
 
     def __init__(self, node, remote_id, name):
         self.node = node
@@ -353,7 +355,7 @@ class Node:
                 config={"log_levels": []},
                 detached=False,
                 stdout_log=True,  # prepared
-                prepare=lambda: None,
+                prepare=lambda msg: False,
                 import_main=lambda: None,
             )
         self.router.log = lambda level, fmt, *args: self.logs.append(fmt % args if args else fmt)

@@ -339,7 +339,8 @@ def test_kill_spares_one_that_does(pair, there):
 def canceller(pair):
     """Give the child what cancels calls; put SIGINT back."""
     before = signal.getsignal(signal.SIGINT)
-    yield child.Canceller(pair[1].router.econtext.dispatcher)
+    econtext = pair[1].router.econtext
+    yield child.Canceller(econtext.dispatcher, child.Diverter(econtext))
     signal.signal(signal.SIGINT, before)
 
 
@@ -396,7 +397,8 @@ def test_only_who_called_may_cancel(net, canceller=None):
     two.dispatcher()
     before = signal.getsignal(signal.SIGINT)
     try:
-        child.Canceller(two.router.econtext.dispatcher)
+        econtext = two.router.econtext
+        child.Canceller(econtext.dispatcher, child.Diverter(econtext))
         receiver = master.context(two).call_async(add, 1)
         net.pump()
         one.send(2, 116, core._NUMBER.pack(receiver.handle))

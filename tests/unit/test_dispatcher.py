@@ -178,14 +178,26 @@ def test_prepared_before_the_first_call(pair):
     econtext = one.router.econtext
     econtext.stdout_log, prepared = None, []
 
-    def prepare():
-        prepared.append(list(SEEN))
+    def prepare(msg):
+        prepared.append((msg.data[0], list(SEEN)))
         econtext.stdout_log = True
 
     econtext.prepare = prepare
     there.call(note, 1)
     there.call(note, 2)
-    assert prepared == [[]]
+    assert prepared == [(0x83, [])]
+
+
+def test_a_call_that_is_not_the_main_thread_s_is_left_alone(pair):
+    master, one, there = pair
+    serve(one)
+    econtext = one.router.econtext
+    econtext.stdout_log = None
+    econtext.prepare = lambda msg: True
+    before = list(SEEN)
+    there.call_no_reply(note, 1)
+    master.net.pump()
+    assert before == SEEN
 
 
 def test_a_function_s_return_gives_credit_back(pair):

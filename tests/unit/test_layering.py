@@ -26,7 +26,7 @@ LAYERS = [
     ("core", ["core"]),
     # Parts of core that not every child needs: core imports them when it first does.
     ("errors", ["errors"]),
-    ("late", ["values", "flow", "child", "mailbox"]),
+    ("late", ["values", "flow", "child", "mailbox", "workers"]),
     ("parts", ["aliases", "spawn", "handshake", "pollers", "calls", "select", "os_fork"]),
     ("connect", ["connect"]),
     ("parent", ["parent"]),
@@ -37,7 +37,7 @@ LAYERS = [
         + ["docker", "podman", "buildah", "kubectl", "jail", "lxc", "lxd", "incus"],
     ),
     ("services", ["service", "files", "process", "futures"]),
-    ("faces", ["fakessh", "terminal", "unix"]),
+    ("faces", ["fakessh", "terminal", "unix", "detach"]),
     ("server", ["responder", "shrink"]),
     ("master", ["master"]),
     ("programs", ["aio", "utils", "debug", "profiler", "cli", "demo", "__main__"]),
@@ -75,6 +75,9 @@ UPWARD_INSIDE_FUNCTIONS = {
     ("core", "values"): "types that few calls have; not in the preamble",
     ("core", "child"): "nothing is called, printed or inspected before the first call",
     ("core", "aliases"): "names that few programs use",
+    ("child", "detach"): "few contexts leave their tree",
+    ("child", "workers"): "few chains have a thread of their own",
+    ("child", "service"): "a pool is made when the first call for a service comes",
     ("core", "parent"): "a child becomes a parent when first asked to connect something",
 }
 CONTROLLER_ONLY = {"shrink", "responder", "master", "cli", "aio", *PURE}

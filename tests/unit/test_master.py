@@ -42,7 +42,7 @@ class Now:
 
 
 def test_ids():
-    ids = IdAllocator()
+    ids = IdAllocator(None)
     assert [ids.allocate(), ids.allocate()] == [1, 2]
     assert ids.allocate_block() == (3, 1003)
     assert ids.allocate() == 1003
@@ -52,7 +52,7 @@ def test_ids():
 
 
 def test_ids_from_many_threads():
-    ids, found = IdAllocator(), []
+    ids, found = IdAllocator(None), []
     threads = [
         threading.Thread(target=lambda: found.extend(ids.allocate() for _ in range(200)))
         for _ in range(4)

@@ -53,7 +53,7 @@ def test_calling_a_service(pair):
             return "module.Service"
 
     one.router.add_handler(
-        lambda msg: (asked.append(msg.unpickle()), msg.reply(7)), core.CALL_SERVICE
+        lambda msg: (asked.append(msg.unpickle()), msg.reply(7)), core.CALL_SERVICE, overwrite=True
     )
     assert there.call_service("module.Service", "method", a=1) == 7
     assert there.call_service_async(Service, "method").get().unpickle() == 7

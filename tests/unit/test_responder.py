@@ -61,7 +61,11 @@ def router():
     stream = SimpleNamespace(sent_modules=set(), remote_id=1)
     broker = SimpleNamespace(defer=lambda func, *args: func(*args))
     return SimpleNamespace(
-        branch=Branch(), broker=broker, stream=stream, _stream_by_id={1: stream, 2: stream}
+        branch=Branch(),
+        broker=broker,
+        stream=stream,
+        node=core.Node(),
+        _stream_by_id={1: stream, 2: stream},
     )
 
 
@@ -182,6 +186,14 @@ def test_only_what_is_new_is_sent(server, router):
 def test_to_a_context_that_is_not_there(server, router):
     server.push(context(77), ["prog_a"])
     assert not router.branch.sent and 77 not in server._known
+
+
+def test_main_of_a_process_that_joined_is_not_the_tree_s(server, router):
+    server.push(context(77), ["__main__"])
+    router.node.parent_ids.append(5)
+    server.push(context(77), ["prog_a"])
+    with pytest.raises(TypeError, match="it would be that one's __main__"):
+        server.push(context(77), ["__main__"])
 
 
 def test_installed_packages_and_the_library_are_not_pushed(server, router):

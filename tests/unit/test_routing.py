@@ -69,20 +69,6 @@ def test_at_the_root_nothing_unknown_is_admitted():
     assert not routes.admits(Message(src_id=1, auth_id=1), Way())
 
 
-def test_a_stream_with_a_fixed_authority_is_checked_for_the_source_alone():
-    routes, ways = table()
-    routes.streams[7] = local = Way(auth_id=0)
-    assert routes.admits(Message(src_id=7, auth_id=0), local)
-    for src in (1, 2, 3, 99):
-        assert not routes.admits(Message(src_id=src, auth_id=0), local)
-
-
-def test_a_fixed_authority_is_no_name():
-    routes, ways = table()
-    routes.streams[7] = local = Way(auth_id=0)
-    assert not routes.admits(Message(src_id=0, auth_id=0), local)
-
-
 def test_where_to():
     routes, ways = table()
     assert [routes.get(i) for i in (2, 4, 3, 0, 99)] == [
@@ -326,15 +312,6 @@ def test_is_neighbour(net, sender, accepted):
     everyone[sender].send(two, ASK)
     net.pump()
     assert bool(got) is accepted
-
-
-def test_a_stream_that_stamps_its_authority(net):
-    master, one = net.line(2)
-    got = master.inbox(ASK)
-    net.ends[0].auth_id = 0
-    net.ends[1].write(frame(0, ASK, b"x", 1, auth=1))
-    net.pump()
-    assert got[0].auth_id == 0 and got[0].src_id == 1
 
 
 @pytest.mark.parametrize("where", [0, 1], ids=["at the root", "on the way"])

@@ -1,0 +1,106 @@
+"""
+A context leaves its tree and goes on without its parent, as the root of what is below it.
+
+Rules
+    1. Until the parent has agreed nothing changes; after that nothing comes back.
+    2. Ids go on from a block that the parent gave last: whatever is known here has a smaller one,
+       so that no Context or Sender of the old tree can come to mean a new context.
+    3. What would need the parent fails at once: imports of what is not here, log records.
+
+Threads: detach() on a program's, the cut on the broker's.
+"""
+
+import os
+
+import mitogen
+from mitogen import core, parent
+from mitogen.mailbox import Latch
+
+MYPY = False
+if MYPY:
+    from typing import Any, Callable
+
+__all__ = ["detach"]
+
+#: Seconds that the parent has to agree.
+AGREE_TIMEOUT = 30.0
+
+
+def detach(econtext: "core.ExternalContext") -> None:
+    """
+    Have this context go on when its parent ends: `econtext.detach()`.
+
+    Its process stays until `econtext.broker.shutdown()`, or until it ends itself. The call that
+    this happens in has no result: its caller sees the context go.
+
+    :raises core.Error: the context is detached already
+    :raises core.ChannelError: the parent is gone
+    :raises core.TimeoutError: the parent did not agree within AGREE_TIMEOUT seconds
+    """
+    router = econtext.router
+    if econtext.detached:
+        raise core.Error("context %d is detached already", router.context_id)
+    parent.upgrade(router)
+    latch = Latch()
+    router.broker.defer(router.branch.ids.request, latch.put)
+    block = latch.get(AGREE_TIMEOUT)
+    if block is None:
+        raise core.ChannelError("the parent gave no ids")
+    above = router.context_by_id(router.node.parent_ids[0])
+    parent.Context.send_await(above, core.Message(handle=parent.DETACHING), AGREE_TIMEOUT)
+    econtext.detached = True
+    # The last frame: an ssh client does not tell that its far end was closed.
+    above.send(core.Message(handle=parent.DETACHING))
+    done = core.new_lock()
+    router.broker.defer(_cut_when_sent, econtext, block[0], done)
+    while not done.acquire(True, 1):
+        if not router.broker.alive:
+            raise core.Error("the broker has ended")
+
+
+def _cut_when_sent(econtext: "core.ExternalContext", first_id: "int", done: "Any") -> None:
+    stream = econtext.stream
+    stream.flush()
+    if stream.backlog and not stream.closed:
+        delay = econtext.router.broker.after
+        delay(0.01, lambda: _cut_when_sent(econtext, first_id, done))
+    else:
+        _cut(econtext, first_id)
+        done.release()
+
+
+def _cut(econtext: "core.ExternalContext", first_id: "int") -> None:
+    router = econtext.router
+    router.branch.ids = parent.IdAllocator(router, first_id)
+    router.importer.request = _refuse_imports(router)
+    router.send_log = lambda fields: None
+    econtext.stream.disconnect("detached")
+    del router.node.parent_ids[:]
+    mitogen.parent_ids = []
+    mitogen.parent_id = None
+    econtext.parent = econtext.master = None
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in 1, 2:
+        os.dup2(null, fd)
+    os.close(null)
+
+
+def _refuse_imports(router: "Any") -> "Callable[..., None]":
+    importer = router.importer
+
+    def refuse(fullname: "str", done: "Callable[[], Any]") -> None:
+        reason = ""
+        if importer.is_own(fullname):
+            reason = "No module named %r: its source is where this context was detached from"
+            reason %= (fullname,)
+
+        def answer() -> None:
+            if fullname not in importer.modules:
+                importer.load([[[fullname, None, None, reason]], b"", []])
+            done()
+
+        router.broker.defer(answer)
+
+    for fullname in list(importer._waiting):
+        refuse(fullname, int)
+    return refuse

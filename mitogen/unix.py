@@ -1,0 +1,409 @@
+"""
+Processes of this machine and account join the tree by a UNIX domain socket.
+
+The process that listens gives whoever connects an id, and its own authority: the joined process may
+call functions in every context that the listening one may, and start contexts of its own.
+
+On the socket, big-endian: from the one that joins `>L` its pid; back `>LLL` the id that it is given,
+the listener's id, the listener's pid; `>L` a count and as many `>L`, the ids of the listener's
+ancestors, nearest first. Frames follow.
+
+Rules
+    1. Both ends ask the kernel who the other is (SO_PEERCRED): another account is refused.
+    2. Only frames of the joined process itself are stamped with the listener's authority; what
+       comes through it from others is checked as everywhere.
+    3. Functions are found where they are called: the joined process's own modules are not sent to
+       contexts that it did not start.
+
+Threads: accepting and all streams on the broker's; connect() on the caller's.
+"""
+
+import errno
+import os
+import socket
+import stat
+import struct
+import sys
+import tempfile
+import types
+
+import mitogen
+from mitogen import core, parent
+from mitogen.connect import ChildStream
+
+MYPY = False
+if MYPY:
+    from typing import Any
+
+__all__ = [
+    "ConnectError",
+    "Error",
+    "JoinedStream",
+    "Listener",
+    "connect",
+    "is_path_dead",
+    "make_socket_path",
+]
+
+#: Seconds that either end has for the greeting.
+GREETING_TIMEOUT = 10.0
+#: Connections that may be in their greeting at once.
+MAX_GREETINGS = 1000
+
+_PID = struct.Struct(">L")
+_WELCOME = struct.Struct(">LLLL")
+
+
+class Error(core.Error):
+    """A socket cannot be listened on, or who is at its other end is not to be trusted."""
+
+
+class ConnectError(Error):
+    """
+    There is nobody to join at a path.
+
+    `errno` is the system's number, where it was the system that said so.
+    """
+
+    errno = None  # type: int | None
+
+
+def make_socket_path() -> "str":
+    """Return a path for a new socket, in a new directory that only this account may enter."""
+    return os.path.join(tempfile.mkdtemp(prefix="mitogen_unix_"), "socket")
+
+
+def is_path_dead(path: "str | os.PathLike[str]") -> "bool":
+    """
+    Return whether nobody listens at `path`: there is no socket, or it is left over.
+
+    :param path: path of a socket, str or path
+    """
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.connect(os.fspath(path))
+    except OSError as e:
+        return e.errno in (errno.ECONNREFUSED, errno.ENOENT, errno.ENOTSOCK)
+    finally:
+        sock.close()
+    return False
+
+
+def peer_credentials(sock: "socket.socket") -> "tuple[int | None, int]":
+    """
+    Return (pid or None, user id) of the process at the other end of a connected socket.
+
+    :raises Error: this system does not tell
+    """
+    if hasattr(socket, "SO_PEERCRED"):  # unix(7)
+        data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        pid, uid, _ = struct.unpack("=iII", data)
+        return pid, uid
+    if hasattr(socket, "LOCAL_PEERCRED"):  # unix(4) of the BSDs: struct xucred
+        data = sock.getsockopt(0, socket.LOCAL_PEERCRED, 128)
+        return None, struct.unpack_from("=II", data)[1]
+    raise Error("this system does not tell who is at the other end of a socket")
+
+
+def _check_peer(sock: "socket.socket", path: "str") -> None:
+    uid = peer_credentials(sock)[1]
+    if uid != os.geteuid():
+        raise Error(
+            "%s: the process at the other end is user %d's, not %d's", path, uid, os.geteuid()
+        )
+
+
+class JoinedStream(ChildStream):
+    """
+    The stream to a process that has joined.
+
+    :param Router router: router of the listening process
+    :param int remote_id: id that it was given
+    :param int fd: its socket
+    """
+
+    #: As of a connection method: nothing is sent to keep it alive, as the kernel tells its end.
+    keepalive_interval = 0
+    is_client = False
+    conn = property(lambda self: self)
+
+    def __init__(self, router: "Any", remote_id: "int", fd: "int", name: "str") -> None:
+        ChildStream.__init__(self, router, remote_id, fd)
+        self.name = name
+        self.auth_id = router.context_id
+        self.blocks.append((remote_id, remote_id + 1))
+        self.on_frame = self._stamp
+        core.listen(self, "disconnect", self._on_gone)
+
+    def _stamp(self, msg: "Any", stream: "Any") -> None:
+        router = self.router
+        if msg.src_id != self.remote_id or msg.auth_id != self.remote_id:
+            return router.on_frame(msg, stream)
+        if router.routes.get(msg.src_id) is stream:
+            msg.auth_id = self.auth_id
+            router.accept(msg, stream)
+
+    def _on_gone(self) -> None:
+        self.router.branch.streams.discard(self)
+        for func in self.when_gone:
+            func()
+
+    def kill(self) -> None:
+        """Nothing: the process is not ours to end; it is cut off only."""
+
+
+class Listener:
+    """
+    Lets processes of this account join: made by build_stream().
+
+    :param Router router: router of this process; a child's will do
+    :param str path: of the socket
+    :param int backlog: connections that may wait to be accepted
+    :param bool own_directory: the directory was made for the socket, and goes with it
+    """
+
+    def __init__(
+        self, router: "Any", path: "str", backlog: "int" = 100, own_directory: "bool" = False
+    ) -> None:
+        self.router = router
+        self.broker = router.broker
+        #: Path of the socket.
+        self.path = path
+        self.own_directory = own_directory
+        self.closed = False
+        self._greetings = {}  # type: dict[int, _Greeting]
+        self._streams = set()  # type: set[JoinedStream]
+        self.sock = self._listen(backlog)
+        core.listen(self.broker, "shutdown", self._close)
+        self.broker.defer(self.broker.poller.watch, self.sock.fileno(), self._on_accept)
+
+    @classmethod
+    def build_stream(
+        cls, router: "Any", path: "str | os.PathLike[str] | None" = None, backlog: "int" = 100
+    ) -> "Listener":
+        """
+        Listen at `path` and return the Listener, whose `path` (and `protocol.path`) says where.
+
+        :param Router router: router of this process; a child's will do
+        :param path: str or path; None: a new one in a directory of its own
+        :param int backlog: connections that may wait to be accepted
+        :raises Error: the path is taken, or not to be had
+        """
+        parent.upgrade(router)
+        own = path is None
+        text = make_socket_path() if path is None else os.fspath(path)
+        try:
+            return cls(router, text, backlog, own)
+        except BaseException:
+            if own:
+                os.rmdir(os.path.dirname(text))
+            raise
+
+    @property
+    def protocol(self) -> "Listener":
+        """Itself: programs read `listener.protocol.path`."""
+        return self
+
+    def _listen(self, backlog: "int") -> "socket.socket":
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            if os.path.lexists(self.path) and stat.S_ISSOCK(os.lstat(self.path).st_mode):
+                if not is_path_dead(self.path):
+                    raise Error("%s: another process listens there", self.path)
+                os.unlink(self.path)
+            self._bind(sock)
+            sock.listen(backlog)
+            sock.setblocking(False)
+        except OSError as e:
+            sock.close()
+            raise Error("cannot listen at %s: %s", self.path, e) from e
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _bind(self, sock: "socket.socket") -> None:
+        # Nobody else may connect in the moment between bind() and chmod(): accept() checks the
+        # account, as some systems do not look at a socket's mode at all.
+        sock.bind(self.path)
+        os.chmod(self.path, 0o600)
+
+    def _on_accept(self) -> None:
+        try:
+            sock = self.sock.accept()[0]
+        except OSError:
+            # Gone again; or no descriptor is left: it stays in the backlog.
+            return
+        try:
+            _check_peer(sock, self.path)
+            if len(self._greetings) >= MAX_GREETINGS:
+                raise Error("%s: too many connections at once", self.path)
+        except (Error, OSError) as e:
+            sock.close()
+            return self.router.log(core.ERROR, "unix: %s", e)
+        greeting = _Greeting(self, sock)
+        self._greetings[sock.fileno()] = greeting
+
+    def close(self) -> None:
+        """Any thread: listen no more, remove the socket, and cut off who has joined."""
+        self.broker.defer(self._close)
+
+    def _close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        self.broker.poller.watch(self.sock.fileno())
+        self.sock.close()
+        for greeting in list(self._greetings.values()):
+            greeting.end()
+        for stream in list(self._streams):
+            stream.disconnect("the listener was closed")
+        try:
+            os.unlink(self.path)
+            if self.own_directory:
+                os.rmdir(os.path.dirname(self.path))
+        except OSError:
+            # Removed by somebody else.
+            pass
+
+
+class _Greeting:
+    """A connection until it is a stream. All on the broker thread."""
+
+    def __init__(self, listener: "Listener", sock: "socket.socket") -> None:
+        self.listener = listener
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.data = b""
+        sock.setblocking(False)
+        broker = listener.broker
+        broker.poller.watch(self.fd, self.on_readable)
+        self.deadline = broker.after(GREETING_TIMEOUT, self.end)
+
+    def end(self) -> None:
+        """Close it."""
+        self._forget()
+        self.sock.close()
+
+    def _forget(self) -> None:
+        self.deadline.clear()
+        if self.listener._greetings.pop(self.fd, None):
+            self.listener.broker.poller.watch(self.fd)
+
+    def on_readable(self) -> None:
+        data = core.read_fd(self.fd, _PID.size - len(self.data))
+        if data is None:
+            return
+        self.data += data
+        if not data:
+            self.end()
+        elif len(self.data) == _PID.size:
+            self.listener.broker.poller.watch(self.fd)
+            self.listener.router.branch.ids.take(self._welcome)
+
+    def _welcome(self, context_id: "int | None") -> None:
+        listener = self.listener
+        router = listener.router
+        if context_id is None or self.fd not in listener._greetings:
+            return self.end()
+        self._forget()
+        pid = _PID.unpack(self.data)[0]
+        stream = JoinedStream(router, context_id, self.sock.detach(), "unix.%d" % pid)
+        listener._streams.add(stream)
+        core.listen(stream, "disconnect", lambda: listener._streams.discard(stream))
+        router.context_by_id(context_id, name=stream.name)
+        above = router.node.parent_ids
+        welcome = _WELCOME.pack(context_id, router.context_id, os.getpid(), len(above))
+        stream.send(welcome, b"".join(_PID.pack(each) for each in above))
+        stream.start()
+        router.branch.add_stream(stream)
+
+
+def connect(
+    path: "str | os.PathLike[str]", broker: "core.Broker | None" = None
+) -> "tuple[Any, core.Context]":
+    """
+    Join the tree of the process that listens at `path`.
+
+    End it by `router.broker.shutdown()` and `join()`; contexts that were started by this process
+    end with it.
+
+    :param path: path of the socket, str or path
+    :param Broker broker: None to start one
+    :returns: (Router, Context of the process that listens)
+    :raises ConnectError: nobody listens there
+    :raises Error: who listens there is another account's process, or speaks something else
+    """
+    text = os.fspath(path)
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.settimeout(GREETING_TIMEOUT)
+        context_id, ids = _greet(sock, text)
+        router = _make_router(broker, core.Node(context_id, ids))
+    except BaseException:
+        sock.close()
+        raise
+    fd = sock.detach()
+    stream = core.Stream(router, ids[0], fd, fd, "unix.%s" % text)
+    router.routes.parent = stream
+    router.add_handler(
+        lambda msg: stream.disconnect("ended by the tree"),
+        core.SHUTDOWN,
+        policy=core.has_parent_authority,
+    )
+    core.listen(router.broker, "shutdown", lambda: stream.disconnect("shutdown"))
+    router.broker.defer(stream.start)
+    return router, router.context_by_id(ids[0], name="unix.%s" % text)
+
+
+def _greet(sock: "socket.socket", path: "str") -> "tuple[int, list[int]]":
+    try:
+        sock.connect(path)
+    except OSError as e:
+        error = ConnectError("cannot connect to %s: %s; is its program running?", path, e)
+        error.errno = e.errno
+        raise error from e
+    _check_peer(sock, path)
+    try:
+        sock.sendall(_PID.pack(os.getpid()))
+        context_id, remote_id, _, count = _WELCOME.unpack(_receive(sock, _WELCOME.size))
+        rest = _receive(sock, count * _PID.size)
+    except (OSError, EOFError) as e:
+        raise ConnectError("%s: no answer from who listens there: %s", path, e) from e
+    return context_id, [remote_id] + [each for (each,) in _PID.iter_unpack(rest)]
+
+
+def _receive(sock: "socket.socket", size: "int") -> "bytes":
+    data = b""
+    while len(data) < size:
+        chunk = sock.recv(size - len(data))
+        if not chunk:
+            raise EOFError("it closed the connection")
+        data += chunk
+    return data
+
+
+def _make_router(broker: "core.Broker | None", node: "core.Node") -> "Any":
+    if mitogen.is_master:
+        from mitogen import master
+
+        mitogen.context_id = node.context_id
+        mitogen.parent_id = node.parent_ids[0]
+        mitogen.parent_ids = node.parent_ids[:]
+        return master.Router(broker, node=node)
+    return _router_of_child(broker or core.Broker(), node)
+
+
+def _router_of_child(broker: "core.Broker", node: "core.Node") -> "Any":
+    """Return a second router of a process that is a child in a tree, whose modules it passes on."""
+    importer = sys.modules["mitogen"].__loader__  # type: Any
+    econtext = importer.router.econtext
+    router = parent.Router(broker, node)  # type: Any
+    router.importer = importer
+    router.log = importer.router.log
+    router.log_level = importer.router.log_level
+    router.econtext = types.SimpleNamespace(
+        config=econtext.config, core_source=econtext.core_source, detached=False
+    )
+    parent.upgrade(router)
+    return router

@@ -1,0 +1,106 @@
+"""CallChain(worker=True): calls on threads of their own."""
+
+import pytest
+
+import mitogen.core
+from mitogen.calls import CallChain
+from mitogen.mailbox import Receiver
+from tests.integration.far import threads, work
+
+
+@pytest.fixture
+def child(router):
+    context = router.local()
+    yield context
+    context.shutdown(wait=True)
+
+
+def chain(context, **kwargs):
+    return CallChain(context, worker=True, **kwargs)
+
+
+def test_chains_run_beside_each_other_and_the_main_thread(child):
+    # As first calls of all: the child sorts them while it is being set up.
+    answers = [chain(child).call_async(threads.meet) for _ in range(2)]
+    answers.append(child.call_async(threads.meet))
+    assert len({answer.get().unpickle() for answer in answers}) == 3
+
+
+def test_a_first_call_to_a_chain_leaves_the_main_thread_free(child, router):
+    started = Receiver(router)
+    busy = chain(child)
+    receiver = busy.call_async(threads.spin, started.to_sender())
+    started.get()
+    assert child.call(work.echo, 1) == 1
+    busy.cancel(receiver.handle)
+    with pytest.raises(mitogen.core.CallError, match="KeyboardInterrupt"):
+        receiver.get().unpickle()
+
+
+def test_order_is_kept_within_a_chain(child):
+    one = chain(child)
+    answers = [one.call_async(threads.note, number) for number in range(200)]
+    for answer in answers:
+        answer.get().unpickle()
+    assert child.call(threads.noted) == list(range(200))
+
+
+def test_errors_are_the_caller_s_and_end_nothing(child):
+    one = chain(child)
+    with pytest.raises(ValueError, match="in a worker"):
+        one.call(threads.fail)
+    assert one.call(work.echo, 2) == 2
+
+
+def test_a_pipelined_chain_remembers_its_error(child):
+    with chain(child, pipelined=True) as one:
+        answers = [one.call_async(threads.fail), one.call_async(threads.note, 1)]
+        for answer in answers:
+            with pytest.raises(ValueError, match="in a worker"):
+                answer.get().unpickle()
+    assert child.call(threads.noted) == []
+
+
+def test_a_timeout_ends_the_call_and_the_thread_goes_on(child, router):
+    started = Receiver(router)
+    one = chain(child, timeout=0.5)
+    child.call(work.echo, None)
+    with pytest.raises(mitogen.core.TimeoutError, match="the call was cancelled"):
+        one.call(threads.spin, started.to_sender())
+    assert one.call(work.echo, 3) == 3
+
+
+def test_a_call_that_waits_in_its_chain_can_be_cancelled(child, router):
+    started = Receiver(router)
+    one = chain(child)
+    busy = one.call_async(threads.spin, started.to_sender())
+    waiting = one.call_async(threads.note, 1)
+    started.get()
+    one.cancel(waiting.handle)
+    with pytest.raises(mitogen.core.CallError, match="cancelled before it began"):
+        waiting.get().unpickle()
+    one.cancel(busy.handle)
+    with pytest.raises(mitogen.core.CallError, match="KeyboardInterrupt"):
+        busy.get().unpickle()
+    assert child.call(threads.noted) == []
+
+
+def test_the_context_ends_although_a_worker_does_not(router):
+    context = router.local()
+    started = Receiver(router)
+    receiver = chain(context).call_async(threads.spin, started.to_sender())
+    started.get()
+    context.shutdown(wait=True)
+    with pytest.raises(mitogen.core.ChannelError):
+        receiver.get()
+
+
+def test_kill_ends_a_context_with_a_stuck_worker(router, monkeypatch):
+    monkeypatch.setattr("mitogen.calls.CANCEL_GRACE", 0.2)
+    context = router.local()
+    context.call(work.echo, None)
+    with pytest.raises(mitogen.core.TimeoutError):
+        # Blocked in a system call, where a thread's exception does not reach.
+        chain(context, timeout=0.2, kill=True).call(work.hang)
+    with pytest.raises(mitogen.core.ChannelError):
+        context.call(work.hang)

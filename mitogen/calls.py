@@ -12,8 +12,6 @@ from mitogen.mailbox import Latch, Receiver
 
 __all__ = ["CallChain"]
 
-#: Handle: interrupt a call.
-CANCEL = 116
 #: Seconds that a child has to end a call that was cancelled, before kill=True ends the child.
 CANCEL_GRACE = 5.0
 
@@ -173,13 +171,10 @@ class CallChain:
         :raises ChannelError: the context is gone
         :raises TimeoutError: the chain's timeout has passed; the call was cancelled
         """
-        msg = self.make_msg(fn, *args, **kwargs)
-        router = self.context.router
         answer = _Answer()
-        handle = msg.reply_to = router.expect(answer, self.context.context_id)
+        handle = self.start(answer, fn, args, kwargs)
+        router = self.context.router
         try:
-            router.push_modules(self.context, fn)
-            router.route(msg)
             in_time = answer.lock.acquire(True, -1 if self.timeout is None else self.timeout)
         except BaseException:
             # Interrupted: nobody will look at an answer.
@@ -197,6 +192,25 @@ class CallChain:
             )
         return answer.msg.unpickle()
 
+    def start(self, on_answer, fn, args, kwargs, wait=True):
+        """
+        Call `fn(*args, **kwargs)`; have `on_answer(msg)` called with the answer, on the broker
+        thread.
+
+        :param bool wait: False: never sleep, however slow the link
+        :returns: the answer's handle, to cancel() the call by
+        """
+        msg = self.make_msg(fn, *args, **kwargs)
+        router = self.context.router
+        handle = msg.reply_to = router.expect(on_answer, self.context.context_id)
+        try:
+            router.push_modules(self.context, fn)
+            router.route(msg, wait)
+        except BaseException:
+            router._handlers.pop(handle, None)
+            raise
+        return handle
+
     def cancel(self, handle):
         """
         Have the call whose answer goes to `handle` interrupted, or dropped if it has not begun.
@@ -206,7 +220,7 @@ class CallChain:
         CANCEL_GRACE.
         """
         router = self.context.router
-        msg = core.Message(handle=CANCEL, data=core._NUMBER.pack(handle), flags=core.RAW)
+        msg = core.Message(handle=core.CANCEL, data=core._NUMBER.pack(handle), flags=core.RAW)
         self.context.send(msg)
         if self.kill:
             router.broker.defer(router.broker.after, CANCEL_GRACE, lambda: self._kill(handle))

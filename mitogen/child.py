@@ -20,9 +20,9 @@ from collections import deque
 from mitogen import core
 from mitogen.core import read_fd
 
-#: Handle: interrupt a call. (116: see calls.py)
-CANCEL = 116
 INFO = 20
+#: Seconds between looks at a call that is to be cancelled, but is not at its function yet.
+CANCEL_LOOK = 0.01
 
 #: What some modules add to core's classes; they are imported when it is first used.
 OLD_NAMES = {
@@ -73,7 +73,7 @@ def install(econtext, msg):
     econtext.import_main = lambda: import_main(econtext)
     econtext.detach = lambda: detach(econtext)
     diverter = Diverter(econtext)
-    Canceller(econtext.dispatcher, diverter)
+    diverter.on_cancel = Canceller(econtext.dispatcher, diverter).on_cancel
     logs = LogSender(econtext.router)
     econtext.stdout_log = StdioLogger(logs, "stdout", 1)
     econtext.stderr_log = StdioLogger(logs, "stderr", 2)
@@ -203,7 +203,6 @@ class Canceller:
         self.thread = _thread.get_ident()
         dispatcher.interrupt = self.interrupt
         _signal.signal(_signal.SIGINT, self._on_sigint)
-        dispatcher.router.add_handler(self._on_cancel, CANCEL, policy=core.has_parent_authority)
 
     def interrupt(self):
         """Any thread: interrupt the current call, if there is one."""
@@ -215,20 +214,29 @@ class Canceller:
             self.dispatcher.interruptible = False
             raise KeyboardInterrupt("the call was cancelled")
 
-    def _on_cancel(self, msg):
+    def on_cancel(self, msg):
         """A cancel names its call by its answer's handle; it is ignored when that is over."""
         (handle,) = core._NUMBER.unpack(msg.data)
         key = (msg.src_id, handle)
         dispatcher = self.dispatcher
-        current = dispatcher.current
-        if current and (current.src_id, current.reply_to) == key:
-            return self.interrupt()
-        for worker in list(self.diverter.workers):
-            call = worker.current
+        for runner in [dispatcher, *list(self.diverter.workers)]:
+            call = runner.current
             if call and (call.src_id, call.reply_to) == key:
-                return _thread.start_new_thread(worker.interrupt_call, (call,))
+                return self._interrupt_call(runner, call)
         for queue in [dispatcher.queue, *list(self.diverter.chains.values())]:
             self._drop(queue, key)
+
+    def _interrupt_call(self, runner, call):
+        if runner.current is not call:
+            return
+        if not runner.interruptible:
+            # Still importing its module, or on its way out.
+            look = self.dispatcher.router.broker.after
+            look(CANCEL_LOOK, lambda: self._interrupt_call(runner, call))
+        elif runner is self.dispatcher:
+            self.interrupt()
+        else:
+            _thread.start_new_thread(runner.interrupt_call, (call,))
 
     def _drop(self, queue, key):
         for call in list(queue):
@@ -275,6 +283,7 @@ class Diverter:
             policy = core.has_parent_authority
             add(self.on_call, core.CALL_FUNCTION, True, policy, None, True, True)
             add(self.on_call, core.CALL_SERVICE, True, None, None, True, True)
+            add(self.on_cancel, core.CANCEL, True, policy, None, True)
             done.release()
 
         self.econtext.broker.defer(take_over)
@@ -289,6 +298,9 @@ class Diverter:
 
     def put(self, msg):
         """Broker thread: return whether `msg` is not for the main thread; then it was taken."""
+        if msg.handle == core.CANCEL:
+            self.on_cancel(msg)
+            return True
         if msg.handle == core.CALL_SERVICE:
             self.service_calls.append(msg)
             if len(self.service_calls) == 1:
@@ -332,6 +344,11 @@ class ModuleText:
             from importlib.util import decode_source
 
             return decode_source(self.source(fullname))
+
+    def get_resource_reader(self, fullname):
+        from mitogen.resources import ResourceReader, ResourceRequester
+
+        return ResourceReader(ResourceRequester(self.router, self.router.econtext.master), fullname)
 
     def get_code(self, fullname):
         filename = ModuleText.get_filename(self, fullname)

@@ -4,22 +4,36 @@ context. The method `local` is here too.
 
 Rules
     1. Connecting is a state machine on the broker; who asked for the connection only waits.
+       So one thread can have any number of them under way.
     2. Whatever way it ends, the process is reaped and every descriptor is closed.
 
-Threads: Connecting.start() and wait() on the caller's; all else, and ChildStream, on the broker's.
+Threads: an Attempt's start() and wait() on the caller's; all else, and ChildStream, on the
+broker's.
 """
 
 import os
 import re
 import sys
+from collections import deque
 
 from mitogen import core, handshake, spawn
 from mitogen.core import StreamError, listen
 from mitogen.mailbox import Latch
 
-__all__ = ["CancelledError", "ChildStream", "Connecting", "Connection", "LocalOptions", "Options"]
+__all__ = [
+    "Attempt",
+    "CancelledError",
+    "ChildStream",
+    "Connecting",
+    "Connection",
+    "LocalOptions",
+    "Logins",
+    "Options",
+]
 
 DEBUG = 10
+#: Logins to one destination under way at once: sshd_config(5)'s MaxStartups begins to refuse at 10.
+MAX_LOGINS = 8
 #: How many keepalives may go unanswered.
 KEEPALIVE_COUNT = 3
 
@@ -122,6 +136,43 @@ class AccountOptions(LocalOptions):
         return prompt, wrong
 
 
+class Logins:
+    """Counts the logins under way to each destination, and has those over MAX_LOGINS wait."""
+
+    def __init__(self):
+        self._lock = core._thread.allocate_lock()
+        self._entered = {}
+
+    def enter(self, destination, func):
+        """
+        Any thread: call `func()` when one more login may begin: at once, or as another ends, on the
+        broker thread.
+
+        :param destination: any hashable; None for what has no limit
+        """
+        with self._lock:
+            if destination is not None:
+                entered, waiting = self._entered.setdefault(destination, ([], deque()))
+                if len(entered) >= MAX_LOGINS:
+                    return waiting.append(func)
+                entered.append(func)
+        func()
+
+    def leave(self, destination):
+        """Broker thread: a login has ended, however."""
+        with self._lock:
+            if destination is None:
+                return
+            entered, waiting = self._entered[destination]
+            if not waiting:
+                entered.pop()
+                if not entered:
+                    del self._entered[destination]
+                return
+            func = waiting.popleft()
+        func()
+
+
 class Connection:
     """
     A connection method: how to start a child, and what may be asked on the way. This one is
@@ -168,6 +219,9 @@ class Connection:
     def answers(self):
         """Return what to answer, by the names that rules() uses."""
         return {}
+
+    def destination(self):
+        """Return what tells one server's logins from another's; None: logins have no limit."""
 
     def default_name(self):
         """Return the context's name where none was given."""
@@ -224,9 +278,84 @@ class ChildStream(core.Stream):
         return any(first <= context_id < end for first, end in self.blocks)
 
 
-class Connecting:
+class Attempt:
     """
-    One connection under way.
+    A context being made, by whichever thread has asked for it; others only wait.
+
+    :param Router router: of this context
+    :param destination: see Connection.destination()
+    """
+
+    #: The Context, once wait() has returned it.
+    context = None
+
+    def __init__(self, router, destination):
+        self.router = router
+        self.broker = router.broker
+        self.destination = destination
+        self.latch = Latch()
+        self._unsettled = [True]
+
+    def when_allowed(self, func):
+        """Call `func()` once start() may be called: see Logins."""
+        self.router.branch.logins.enter(self.destination, func)
+
+    def start(self):
+        """Begin; what is wrong from the start is raised."""
+        try:
+            self._start()
+        except BaseException:
+            self.router.branch.logins.leave(self.destination)
+            raise
+        self.broker.exit_actions.append(self._on_broker_exit)
+        self._begin()
+        if not self.broker.alive:
+            self._on_broker_exit()
+
+    def run(self):
+        """Start it when that may be, and return the Context, or raise what went wrong."""
+        allowed = core.new_lock()
+        self.when_allowed(allowed.release)
+        allowed.acquire()
+        self.start()
+        return self.wait()
+
+    def when_done(self, func):
+        """Call `func()` once wait() has something to return or to raise; on the broker thread."""
+        self.latch.notify = lambda latch: func()
+        if not self.latch.empty():
+            func()
+
+    def wait(self):
+        """Return the Context, or raise what went wrong."""
+        try:
+            outcome = self.latch.get()
+        except BaseException:
+            # Interrupted: nobody will have the context.
+            self.give_up()
+            raise
+        if isinstance(outcome, BaseException):
+            raise outcome
+        self.context = self._finish(outcome)
+        return self.context
+
+    def _on_broker_exit(self):
+        self._settle(CancelledError("the broker has ended"))
+
+    def _settle(self, outcome):
+        """Have wait() end; once, whichever thread is first."""
+        try:
+            self._unsettled.pop()
+        except IndexError:
+            return
+        self.broker.exit_actions.remove(self._on_broker_exit)
+        self.router.branch.logins.leave(self.destination)
+        self.latch.put(outcome)
+
+
+class Connecting(Attempt):
+    """
+    One connection under way, from here.
 
     :param Router router: of this context
     :param Connection conn: how
@@ -234,41 +363,27 @@ class Connecting:
     """
 
     def __init__(self, router, conn, context_id):
-        self.router = router
-        self.broker = router.broker
+        Attempt.__init__(self, router, conn.destination())
         self.conn = conn
         self.context_id = context_id
-        self.latch = Latch()
         self.stream = None
         self.deadline = None
         self.error = None
 
     # -- on the caller's thread
 
-    def start(self):
-        """Start the process; the broker does the rest."""
+    def _start(self):
         self._spawn(self.conn.eager)
-        self.broker.defer(self._begin)
 
-    def wait(self):
-        """Return the Context, or raise what went wrong."""
-        self.broker.exit_actions.append(self._cancel)
-        try:
-            if not self.broker.alive:
-                self._cancel()
-            error = self.latch.get()
-        except BaseException:
-            # Interrupted: nobody will have the context.
-            self.broker.defer(self.cancel, "interrupted")
-            raise
-        finally:
-            self.broker.exit_actions.remove(self._cancel)
-        if error:
-            raise error
-        return self.context
+    def _begin(self):
+        self.broker.defer(self._on_started)
 
-    def _cancel(self):
-        self.latch.put(CancelledError("the broker has ended"))
+    def _finish(self, context):
+        return context
+
+    def give_up(self):
+        """Any thread: nobody will have the context."""
+        self.broker.defer(self.cancel, "interrupted")
 
     def _spawn(self, eager):
         self.eager = eager
@@ -291,7 +406,7 @@ class Connecting:
         else:
             self.stream.disconnect(reason)
 
-    def _begin(self):
+    def _on_started(self):
         stream = self.stream
         for fd, channel in self.side_fds.items():
             os.set_blocking(fd, False)
@@ -362,17 +477,17 @@ class Connecting:
             self._spawn(False)
         except StreamError as e:
             return self._report(e)
-        self._begin()
+        self._on_started()
 
     def _on_ready(self, rest):
         stream = self.stream
         stream.connecting = None
         self.deadline.clear()
         router = self.router
-        self.context = router.context_by_id(self.context_id, name=stream.name)
-        self.context.via = None
+        context = router.context_by_id(self.context_id, name=stream.name)
+        context.via = None
         router.branch.add_stream(stream)
-        self.latch.put(None)
+        self._settle(context)
         if rest:
             stream.receive(rest)
 
@@ -438,4 +553,4 @@ class Connecting:
     def _report(self, error):
         self.stream.connecting = None
         self.deadline and self.deadline.clear()
-        self.latch.put(error)
+        self._settle(error)

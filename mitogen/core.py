@@ -45,6 +45,7 @@ LOAD_MODULE = 107
 CALL_SERVICE = 110
 CREDIT = 114
 PING = 115
+CANCEL = 116
 #: Value of `reply_to` that marks a dead message; its data is the reason, UTF-8.
 IS_DEAD = 999
 #: First handle given out for a windowed mailbox.
@@ -1887,7 +1888,8 @@ class Dispatcher:
         self.interruptible = False
         self.errors = {}
         # Services answer for themselves; child.py sees to what is not for the main thread.
-        for handle, policy in (CALL_FUNCTION, has_parent_authority), (CALL_SERVICE, None):
+        for handle in CALL_FUNCTION, CALL_SERVICE, CANCEL:
+            policy = None if handle == CALL_SERVICE else has_parent_authority
             self.router.add_handler(self._on_call, handle, policy=policy, consumer=True)
 
     @staticmethod

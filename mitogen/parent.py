@@ -15,14 +15,16 @@ from itertools import chain
 
 import mitogen
 import mitogen.flow
-from mitogen import core, handshake, spawn
+from mitogen import core, handshake
 from mitogen.calls import CallChain
 from mitogen.connect import (  # noqa: F401
+    Attempt,
     CancelledError,
     ChildStream,
     Connecting,
     Connection,
     LocalOptions,
+    Logins,
     Options,
     get_default_remote_name,
     get_sys_executable,
@@ -67,6 +69,16 @@ METHODS = {
     "su": "mitogen.su",
     "doas": "mitogen.doas",
     "fork": "mitogen.fork",
+    "setns": "mitogen.setns",
+    "command": "mitogen.containers",
+    "docker": "mitogen.docker",
+    "podman": "mitogen.podman",
+    "buildah": "mitogen.buildah",
+    "kubectl": "mitogen.kubectl",
+    "lxc": "mitogen.lxc",
+    "lxd": "mitogen.lxd",
+    "incus": "mitogen.incus",
+    "jail": "mitogen.jail",
 }
 # Handles of the protocol that only a context with children, or a master, has.
 ADD_ROUTE = 103
@@ -270,6 +282,7 @@ class Branch:
         self.ids = ids
         self.modules = modules
         self.preamble = handshake.preamble(core_source)
+        self.logins = Logins()
         self.streams = set()
         #: How many blocks of ids each child has asked for.
         self.requests = {}
@@ -292,7 +305,6 @@ class Branch:
         """Pass a frame on: its payload is not looked at."""
         router = self.router
         dst = msg.dst_id
-        parent = router.routes.parent
         out = router.routes.get(dst)
         if out is None or out is stream:
             why = router.no_route_msg % (dst, router.node.context_id)
@@ -527,6 +539,12 @@ class Context(core.Context):
         """Call a function there and go on; an error is logged."""
         Context.default_call_chain.fget(self).call_no_reply(fn, *args, **kwargs)
 
+    def submit(self, fn, *args, **kwargs):
+        """Call a function there; return a concurrent.futures.Future: see futures.CallFuture."""
+        from mitogen import futures
+
+        return futures.submit(Context.default_call_chain.fget(self), fn, args, kwargs)
+
     def send_async(self, msg, persist=False):
         """Send `msg` there; return a Receiver for the answer."""
         receiver = Receiver(self.router, persist=persist, respondent=self)
@@ -553,6 +571,18 @@ class Context(core.Context):
     def call_service(self, service_name, method_name, **kwargs):
         """Call a method of a service there; return its result."""
         return self.call_service_async(service_name, method_name, **kwargs).get().unpickle()
+
+    def put(self, path, remote_path, *args, **kwargs):
+        """Send a file or a tree there: see mitogen.files.put()."""
+        from mitogen import files
+
+        files.put(self, path, remote_path, *args, **kwargs)
+
+    def get(self, remote_path, path, *args, **kwargs):
+        """Fetch a file or a tree from there: see mitogen.files.get()."""
+        from mitogen import files
+
+        files.get(self, remote_path, path, *args, **kwargs)
 
     def on_disconnect(self):
         """Tell those that listen for `disconnect`."""
@@ -659,29 +689,33 @@ class Router(core.Router):
         :raises StreamError: it could not be started; the text says why, with its last output
         :raises TimeoutError: it was not there within `connect_timeout` seconds
         """
+        return self.connecting(method_name, name, via, **kwargs).run()
+
+    def connecting(self, method_name, name=None, via=None, **kwargs):
+        """Return what will do as connect() does when it is started: see connect.Connecting."""
         klass = get_connection_class(method_name)
         if via is not None:
-            return self.proxy_connect(via, method_name, name, **kwargs)
-        return _connect(self, klass, self.allocate_id(), name=name, **kwargs)
+            return ProxyConnecting(self, klass, via, method_name, dict(kwargs, name=name))
+        if "debug" not in kwargs and getattr(self, "debug", False):
+            kwargs["debug"] = True
+        conn = klass(klass.options_class(name=name, **kwargs), self)
+        return Connecting(self, conn, self.allocate_id())
 
     def proxy_connect(self, via_context, method_name, name=None, **kwargs):
         """Have `via_context` start a child of its own; return its Context."""
-        klass = get_connection_class(method_name)
-        kwargs = {k: os.fspath(v) if hasattr(v, "__fspath__") else v for k, v in kwargs.items()}
-        klass.options_class(**kwargs)
-        context_id = self.allocate_id()
-        chain = CallChain(via_context)
-        target = via_context.context_id
-        # Before the call: what it announces would not be believed.
-        defer_sync(self.broker, lambda: self.branch.grant(target, context_id, context_id + 1))
-        self.branch.modules.push(via_context, ["mitogen.parent", METHODS[method_name]])
-        try:
-            name = chain.call(_proxy_connect, context_id, method_name, name, Kwargs(kwargs))
-        except CallError as e:
-            raise _local_error(e) from e
-        context = self.context_by_id(context_id, name="%s.%s" % (via_context.name, name))
-        context.via = via_context
-        return context
+        return self.connect(method_name, name, via_context, **kwargs)
+
+    def connect_many(self, specs, limit=100):
+        """Connect to many at once: see many.connect_many()."""
+        from mitogen import many
+
+        return many.connect_many(self, specs, limit)
+
+    def from_spec(self, text, **kwargs):
+        """Connect hop by hop, as a text such as "ssh:host/sudo:root" says: see specs.connect()."""
+        from mitogen import specs
+
+        return specs.connect(self, text, **kwargs)
 
     def disconnect(self, context):
         """Close the stream to a child of this context; a context further down is told to end."""
@@ -725,12 +759,62 @@ class Router(core.Router):
             core.fire(self, "routes_lost", [target_id], stream)
 
 
-def _connect(router, klass, context_id, **kwargs):
-    if "debug" not in kwargs and getattr(router, "debug", False):
-        kwargs["debug"] = True
-    connecting = Connecting(router, klass(klass.options_class(**kwargs), router), context_id)
-    connecting.start()
-    return connecting.wait()
+class ProxyConnecting(Attempt):
+    """
+    A connection that another context makes.
+
+    :param Router router: of this context
+    :param klass: the method's Connection class
+    :param Context via: who makes it
+    :param str method_name: the method
+    :param dict kwargs: its options
+    """
+
+    def __init__(self, router, klass, via, method_name, kwargs):
+        self.kwargs = {
+            k: os.fspath(v) if hasattr(v, "__fspath__") else v for k, v in kwargs.items()
+        }
+        destination = klass(klass.options_class(**self.kwargs), router).destination()
+        if destination is not None:
+            destination = (via.context_id, destination)
+        Attempt.__init__(self, router, destination)
+        self.via = via
+        self.method_name = method_name
+        self.given_up = False
+        #: For many at once: have them made beside each other there.
+        self.chain = CallChain(via)
+
+    def _start(self):
+        router = self.router
+        target = self.via.context_id
+        self.context_id = first = router.allocate_id()
+        # Before the call: what it announces would not be believed.
+        defer_sync(router.broker, lambda: router.branch.grant(target, first, first + 1))
+        router.branch.modules.push(self.via, ["mitogen.parent", METHODS[self.method_name]])
+
+    def _begin(self):
+        args = (self.context_id, self.method_name, Kwargs(self.kwargs))
+        self.handle = self.chain.start(self._on_answer, _proxy_connect, args, {})
+
+    def _on_answer(self, msg):
+        if self.given_up:
+            self.router.route(_shutdown_now(self.context_id), False)
+        self._settle(msg)
+
+    def _finish(self, msg):
+        try:
+            name = msg.unpickle()
+        except CallError as e:
+            raise _local_error(e) from e
+        name = "%s.%s" % (self.via.name, name)
+        context = self.router.context_by_id(self.context_id, name=name)
+        context.via = self.via
+        return context
+
+    def give_up(self):
+        """Any thread: nobody will have the context."""
+        self.given_up = True
+        self.chain.cancel(self.handle)
 
 
 def _connection_method(name):
@@ -761,20 +845,25 @@ def _local_error(error):
 
 
 @takes_router
-def _proxy_connect(context_id, method_name, name, kwargs, router=None):
+def _proxy_connect(context_id, method_name, kwargs, router=None):
     upgrade(router)
     klass = get_connection_class(method_name)
-    return _connect(router, klass, context_id, name=name, **kwargs).name
+    conn = klass(klass.options_class(**kwargs), router)
+    return Connecting(router, conn, context_id).run().name
+
+
+#: Held by the thread that upgrades a router.
+_upgrading = core._thread.allocate_lock()
 
 
 def upgrade(router):
-    """Give a child's router what it needs to have children of its own; once."""
-    if "branch" not in router.__dict__:
-        router.context_class = Context
-        router.broker.poller_upgrade = True
-        router.branch = Branch(
-            router, ChildIds(router), RelayedModules(router), router.econtext.core_source
-        )
+    """Any thread: give a child's router what it needs to have children of its own; once."""
+    with _upgrading:
+        if "branch" not in router.__dict__:
+            router.context_class = Context
+            router.branch = Branch(
+                router, ChildIds(router), RelayedModules(router), router.econtext.core_source
+            )
 
 
 @core.takes_econtext

@@ -188,6 +188,9 @@ class Connection(connect.Connection):
         accept = self.options.check_host_keys == "accept"
         return {"password": self.options.password, "hostkey": "yes" if accept else None}
 
+    def destination(self):
+        return self.options.hostname, self.options.port
+
     def default_name(self):
         port = ":%s" % self.options.port if self.options.port else ""
         return "ssh.%s%s" % (self.options.hostname, port)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from mitogen import connect, core, spawn
-from mitogen.connect import CancelledError, Connecting
+from mitogen.connect import MAX_LOGINS, CancelledError, Connecting, Logins
 from mitogen.core import StreamError
 from mitogen.handshake import EofError, Rule, UnsupportedPythonError
 from tests import conftest
@@ -331,10 +331,48 @@ def test_the_end_of_the_broker_gives_it_up(net, begin):
 
 def test_the_broker_has_ended(net, begin):
     connecting, far = begin()
-    connecting.broker.alive = False
+    actions = connecting.broker.exit_actions
+    for func in list(actions):
+        func()
     with pytest.raises(CancelledError, match="the broker has ended"):
         connecting.wait()
+    assert connecting._on_broker_exit not in actions
     far.end()
+
+
+class TestLogins:
+    """No more than MAX_LOGINS to one destination; nobody is forgotten."""
+
+    def test_those_over_the_limit_wait_in_order(self):
+        logins, begun = Logins(), []
+        for number in range(MAX_LOGINS + 3):
+            logins.enter("host", lambda number=number: begun.append(number))
+        assert begun == list(range(MAX_LOGINS))
+        logins.leave("host")
+        assert begun == list(range(MAX_LOGINS + 1))
+        for _ in range(MAX_LOGINS + 2):
+            logins.leave("host")
+        assert begun == list(range(MAX_LOGINS + 3)) and not logins._entered
+
+    def test_destinations_are_apart_and_none_has_no_limit(self):
+        logins, begun = Logins(), []
+        for destination in ["a", "b", None]:
+            for _ in range(MAX_LOGINS):
+                logins.enter(destination, lambda d=destination: begun.append(d))
+        logins.enter(None, lambda: begun.append("more"))
+        assert len(begun) == 3 * MAX_LOGINS + 1
+        logins.leave(None)
+
+    def test_a_failed_start_gives_its_place_back(self, net, begin):
+        connecting, far = begin()
+        logins = connecting.router.branch.logins
+        connecting.destination = "host"
+        connecting.when_allowed(lambda: None)
+        connecting._start = lambda: {}["missing"]
+        with pytest.raises(KeyError):
+            connecting.start()
+        assert not logins._entered
+        far.end()
 
 
 def test_an_interrupt_gives_it_up(net, begin, monkeypatch):

@@ -26,27 +26,44 @@ LAYERS = [
     ("core", ["core"]),
     # Parts of core that not every child needs: core imports them when it first does.
     ("errors", ["errors"]),
-    ("late", ["values", "flow", "child", "mailbox", "workers"]),
-    ("parts", ["aliases", "spawn", "handshake", "pollers", "calls", "select", "os_fork"]),
+    ("late", ["values", "flow", "child", "mailbox", "lazy", "workers"]),
+    (
+        "parts",
+        [
+            "aliases",
+            "spawn",
+            "handshake",
+            "pollers",
+            "calls",
+            "select",
+            "os_fork",
+            "streams",
+            "old_logs",
+            "resources",
+        ],
+    ),
     ("connect", ["connect"]),
     ("parent", ["parent"]),
     (
         "methods",
         # The last row are names of PyPI's modules (API.md 1.5), one line each over containers.
-        ["ssh", "sudo", "su", "doas", "setns", "fork", "containers", "local"]
+        ["ssh", "sudo", "su", "doas", "setns", "fork", "containers", "local", "specs", "old_parent"]
         + ["docker", "podman", "buildah", "kubectl", "jail", "lxc", "lxd", "incus"],
     ),
-    ("services", ["service", "files", "process", "futures"]),
+    (
+        "services",
+        ["pieces", "trees", "files", "invokers", "fileservice", "service", "process", "futures", "many"],
+    ),
     ("faces", ["fakessh", "terminal", "unix", "detach"]),
     ("server", ["responder", "shrink"]),
-    ("master", ["master"]),
+    ("master", ["master", "old_master"]),
     ("programs", ["aio", "utils", "debug", "profiler", "cli", "demo", "__main__"]),
     ("ansible", ["ansible"]),
 ]
 # These import nothing of mitogen, but for finder its own parts; only who PURE_USERS names them.
 PURE = ["finder", "modgraph", "modpaths", "imports", "minify", "renames"]
 PURE_PARTS = {"finder": {"modgraph", "modpaths"}, "modgraph": {"modpaths"}}
-PURE_USERS = {"responder", "master", "shrink", "utils", "cli", "profiler"}
+PURE_USERS = {"responder", "master", "old_master", "shrink", "utils", "cli", "profiler"}
 # Within a layer: who may import whom. No cycles: a test proves that.
 SIDEWAYS = {
     "docker": {"containers"},
@@ -58,7 +75,10 @@ SIDEWAYS = {
     "lxd": {"containers"},
     "incus": {"containers"},
     "setns": {"containers"},
-    "files": {"service"},
+    "trees": {"pieces"},
+    "files": {"pieces", "trees"},
+    "fileservice": {"invokers", "pieces"},
+    "service": {"invokers", "fileservice"},
     "process": {"service", "files"},
     "terminal": {"fakessh"},
     "utils": {"debug"},
@@ -78,9 +98,16 @@ UPWARD_INSIDE_FUNCTIONS = {
     ("child", "detach"): "few contexts leave their tree",
     ("child", "workers"): "few chains have a thread of their own",
     ("child", "service"): "a pool is made when the first call for a service comes",
+    ("parent", "specs"): "few programs name their contexts by a text",
+    ("parent", "files"): "few programs send files",
+    ("parent", "many"): "few programs connect to many at once",
+    ("parent", "futures"): "few programs want futures",
+    ("child", "resources"): "few packages have data files",
+    ("master", "profiler"): "few programs are profiled",
+    ("aliases", "streams"): "few programs put descriptors of their own on the broker",
     ("core", "parent"): "a child becomes a parent when first asked to connect something",
 }
-CONTROLLER_ONLY = {"shrink", "responder", "master", "cli", "aio", *PURE}
+CONTROLLER_ONLY = {"shrink", "responder", "master", "old_master", "cli", "aio", *PURE}
 RANK = {name: rank for rank, (_, names) in enumerate(LAYERS) for name in names}
 
 FILE_LIMIT, CORE_LIMIT, FUNCTION_LIMIT = 600, 1350, 60  # code lines: DESIGN.md 3, STYLE.md habit 10

@@ -168,15 +168,19 @@ def connected(monkeypatch):
     class Result:
         name = "local.77"
 
-    def connect(router, klass, context_id, **kwargs):
-        seen.append((router, klass, context_id, kwargs))
-        if kwargs.get("name") == "bad":
-            raise sudo.PasswordError("sudo password is %s", "50% wrong")
-        if kwargs.get("name") == "odd":
-            raise KeyError("odd")
-        return Result
+    class Connecting:
+        def __init__(self, router, conn, context_id):
+            self.options = conn.options
+            seen.append((router, conn, context_id))
 
-    monkeypatch.setattr(parent, "_connect", connect)
+        def run(self):
+            if self.options.name == "bad":
+                raise sudo.PasswordError("sudo password is %s", "50% wrong")
+            if self.options.name == "odd":
+                raise KeyError("odd")
+            return Result
+
+    monkeypatch.setattr(parent, "Connecting", Connecting)
     return seen
 
 
@@ -184,10 +188,10 @@ def test_via(pair, connected):
     master, one, there = pair
     there.name = "web"
     context = master.router.local(via=there, python_path=pathlib.Path("/p"))
-    ((router, klass, context_id, kwargs),) = connected
+    ((router, conn, context_id),) = connected
     assert router is one.router and context.context_id == context_id
     assert (context.name, context.via) == ("web.local.77", there)
-    assert kwargs == {"name": None, "python_path": "/p"}
+    assert (conn.options.name, conn.options.python_path) == (None, "/p")
     assert master.down[1].allows(context_id) and one.router.branch
     pushed = master.router.branch.modules.pushed
     assert pushed[0][0] == 1 and pushed[0][1][0] == "mitogen.parent"

@@ -24,6 +24,11 @@ def identity():
     return os.getpid(), pwd.getpwuid(os.geteuid()).pw_name, os.getppid()
 
 
+def identity_of(_):
+    """Return the pid of who runs this."""
+    return os.getpid()
+
+
 def origin():
     """Return where this module and what it imports came from, and that they work."""
     return __file__, parts.__file__, parts.double(parts.GREETING)

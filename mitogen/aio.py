@@ -1,0 +1,382 @@
+"""
+The same tree for asyncio programs: connections, calls and mailboxes to await.
+
+    async with mitogen.aio.Router() as router:
+        web = await router.ssh(hostname="web1")
+        print(await web.call(os.getpid))
+
+Rules
+    1. The event loop never waits for anything but its own events: what may sleep (starting a
+       process, finding modules, a slow link) happens on threads of the Router's own.
+    2. Whoever is cancelled while it awaits a connection or a call ends that at the far side too.
+    3. Answers are decoded on the loop's thread, by whoever awaits them.
+
+Threads: everything here on the loop's; what comes from the broker is handed over by
+call_soon_threadsafe(), once for all that waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections import deque
+
+from mitogen import core, mailbox, master, parent
+from mitogen.calls import CallChain
+
+MYPY = False
+if MYPY:
+    from collections.abc import AsyncIterator, Callable
+    from typing import Any
+
+__all__ = ["Context", "Receiver", "Router", "Sender"]
+
+#: Threads for what may sleep.
+HELPERS = 32
+
+
+class Router:
+    """
+    A master's router whose connection methods are awaited; an asynchronous context manager, which
+    ends the whole tree.
+
+    Every connection method of :class:`mitogen.master.Router` is here under its name, takes the same
+    arguments and returns a :class:`Context` when awaited.
+
+    :param router: a mitogen.master.Router to use; None: a new one, which ends with this
+    :param int limit: connections that may be under way at once
+    """
+
+    def __init__(self, router: master.Router | None = None, limit: int = 100) -> None:
+        self._own = router is None
+        #: The Router underneath.
+        self.router = router or master.Router()
+        self._limit = asyncio.Semaphore(limit)
+        self._helpers = concurrent.futures.ThreadPoolExecutor(HELPERS, "mitogen-aio")
+
+    async def __aenter__(self) -> Router:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the tree, unless the router was given; return once it is gone."""
+        if self._own:
+            await self._sleep(self.router.__exit__)
+        self._helpers.shutdown(wait=False)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name not in parent.METHODS:
+            raise AttributeError(
+                f"{type(self).__name__!r} has no attribute {name!r}; its methods are: "
+                + ", ".join(sorted(parent.METHODS))
+            )
+
+        def method(**kwargs: Any) -> Any:
+            return self.connect(name, **kwargs)
+
+        method.__name__ = name
+        return method
+
+    def _sleep(self, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        """Have `func(*args)` called by a helper thread, as it may sleep."""
+        return asyncio.get_running_loop().run_in_executor(self._helpers, func, *args)
+
+    async def connect(
+        self, method_name: str, name: str | None = None, via: Context | None = None, **kwargs: Any
+    ) -> Context:
+        """
+        Start a child; see :meth:`mitogen.parent.Router.connect` for arguments and errors.
+
+        Cancelled, it ends what it has begun.
+        """
+        async with self._limit:
+            inner = via.context if isinstance(via, Context) else via
+            make = self.router.connecting
+            attempt = await self._sleep(lambda: make(method_name, name, inner, **kwargs))
+            if inner is not None:
+                # Beside others that are made through the same context.
+                attempt.chain = CallChain(inner, worker=True)
+            return Context(self, await self._run(attempt))
+
+    async def _run(self, attempt: Any) -> core.Context:
+        allowed, done = _Event(), _Event()
+        attempt.when_done(done.set)
+        attempt.when_allowed(allowed.set)
+        try:
+            await allowed.wait()
+        except BaseException:
+            # Its turn may come yet: it is not taken then.
+            allowed.then(lambda: self.router.branch.logins.leave(attempt.destination))
+            raise
+        starting = self._sleep(attempt.start)
+        try:
+            await asyncio.shield(starting)
+            await done.wait()
+        except asyncio.CancelledError:
+            starting.add_done_callback(lambda future: future.exception() or attempt.give_up())
+            raise
+        context: core.Context = attempt.wait()
+        return context
+
+    async def from_spec(self, text: str, **kwargs: Any) -> Context:
+        """Connect hop by hop, as a text such as "ssh:host/sudo:root" says: see specs.parse()."""
+        from mitogen import specs
+
+        hops = specs.parse(text)
+        made: list[Context] = []
+        try:
+            for number, (method, options) in enumerate(hops, 1):
+                options = {**options, **kwargs} if number == len(hops) else options
+                via = made[-1] if made else None
+                made.append(await self.connect(method, via=via, **options))
+        except BaseException:
+            for context in made:
+                context.context.shutdown()
+            raise
+        return made[-1]
+
+
+class _Event:
+    """An asyncio.Event that any thread may set, and that can have a function called instead."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+        self._func: Callable[[], Any] | None = None
+        self.wait = self._event.wait
+
+    def set(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._set)
+        except RuntimeError:
+            # The loop is closed: nobody waits.
+            if self._func:
+                self._func()
+
+    def _set(self) -> None:
+        if self._func:
+            self._func()
+        self._event.set()
+
+    def then(self, func: Callable[[], Any]) -> None:
+        """Loop's thread: call `func()` when it is set, or now."""
+        if self._event.is_set():
+            func()
+        else:
+            self._func = func
+
+
+class Context:
+    """
+    A context whose calls are awaited.
+
+    :param router: the Router that it belongs to
+    :param context: the mitogen.parent.Context underneath
+    """
+
+    def __init__(self, router: Router, context: core.Context) -> None:
+        self.router = router
+        self.context = context
+        self._chain = CallChain(context)
+        self._known: set[str] = set()
+
+    @property
+    def context_id(self) -> int:
+        """Which one it is."""
+        number: int = self.context.context_id
+        return number
+
+    @property
+    def name(self) -> str | None:
+        """Its name, for people."""
+        name: str | None = self.context.name
+        return name
+
+    def __repr__(self) -> str:
+        return f"mitogen.aio.{self.context!r}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Context) and other.context == self.context
+
+    def __hash__(self) -> int:
+        return hash(self.context)
+
+    async def call(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """
+        Call `fn(*args, **kwargs)` there and return its result; cancelled, interrupt it there.
+
+        :raises CallError: it raised something; of the same built-in type, if it was one
+        :raises ChannelError: the context is gone
+        """
+        return await self.call_in(self._chain, fn, *args, **kwargs)
+
+    async def call_in(
+        self, chain: CallChain, fn: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """The same by a CallChain of this context: pipelined, or with a thread of its own there."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+
+        def deliver(msg: Any) -> None:
+            if not future.done():
+                future.set_result(msg)
+
+        def on_answer(msg: Any) -> None:
+            try:
+                loop.call_soon_threadsafe(deliver, msg)
+            except RuntimeError:
+                # The loop is closed: nobody waits.
+                pass
+
+        handle = await self._start(chain, on_answer, fn, args, kwargs)
+        try:
+            msg = await future
+        except asyncio.CancelledError:
+            chain.cancel(handle)
+            raise
+        return msg.unpickle()
+
+    async def _start(
+        self, chain: CallChain, on_answer: Any, fn: Any, args: Any, kwargs: Any
+    ) -> Any:
+        module = getattr(fn, "__module__", None)
+        if module in self._known:
+            return chain.start(on_answer, fn, args, kwargs, False)
+        # Modules have to be found, and sent: that may take its time.
+        starting = self.router._sleep(chain.start, on_answer, fn, args, kwargs)
+        try:
+            handle = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(lambda f: f.exception() or chain.cancel(f.result()))
+            raise
+        self._known.add(str(module))
+        return handle
+
+    def call_no_reply(
+        self, fn: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> asyncio.Future[Any]:
+        """Call `fn` and go on; an error there is logged. What is returned need not be awaited."""
+        return self.router._sleep(lambda: self._chain.call_no_reply(fn, *args, **kwargs))
+
+    async def shutdown(self) -> None:
+        """End the context; return when it is gone, and reaped if it is a child of this one."""
+        done = _Event()
+        latch = await self.router._sleep(self.context.shutdown)
+        latch.notify = lambda latch: done.set()
+        if latch.empty():
+            await done.wait()
+
+    async def put(self, path: Any, remote_path: Any, **kwargs: Any) -> Any:
+        """Send a file or a tree there: see :meth:`mitogen.parent.Context.put`."""
+        return await self.router._sleep(lambda: self.context.put(path, remote_path, **kwargs))
+
+    async def get(self, remote_path: Any, path: Any, **kwargs: Any) -> Any:
+        """Fetch a file or a tree: see :meth:`mitogen.parent.Context.get`."""
+        return await self.router._sleep(lambda: self.context.get(remote_path, path, **kwargs))
+
+
+class Receiver:
+    """
+    A mailbox to await: `async for msg in receiver`, until its sender closes it.
+
+    :param router: Router
+    :param kwargs: as :class:`mitogen.core.Receiver` takes them
+    """
+
+    def __init__(self, router: Router, **kwargs: Any) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._told = False
+        #: The Receiver underneath.
+        self.receiver: Any = mailbox.Receiver(router.router, **kwargs)
+        self.receiver.notify = self._on_message
+
+    def _on_message(self, _: Any) -> None:
+        if not self._told:
+            self._told = True
+            try:
+                self._loop.call_soon_threadsafe(self._wake)
+            except RuntimeError:
+                # The loop is closed: nobody waits.
+                pass
+
+    def _wake(self) -> None:
+        self._told = False
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+
+    @property
+    def handle(self) -> int | None:
+        """Its handle; None once it is closed."""
+        handle: int | None = self.receiver.handle
+        return handle
+
+    def to_sender(self) -> core.Sender:
+        """Return a Sender for this mailbox, to pass to another context."""
+        sender: core.Sender = self.receiver.to_sender()
+        return sender
+
+    async def get(self) -> core.Message:
+        """
+        Return the oldest Message.
+
+        :raises ChannelError: the sender closed it, its context is gone, or close() was called
+        """
+        while True:
+            try:
+                message: core.Message = self.receiver.get(block=False)
+            except core.TimeoutError:
+                waiter = self._loop.create_future()
+                self._waiters.append(waiter)
+                if self.receiver.empty() and self.receiver.handle is not None:
+                    await waiter
+            else:
+                return message
+
+    def close(self) -> None:
+        """Take in nothing more; who waits gets ChannelError."""
+        self.receiver.close()
+        self._wake()
+
+    async def __aenter__(self) -> Receiver:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aiter__(self) -> AsyncIterator[core.Message]:
+        while True:
+            try:
+                yield await self.get()
+            except core.ChannelError:
+                return
+
+
+class Sender:
+    """
+    Sends values to a mailbox, and waits without holding up the loop when nobody reads.
+
+    :param router: Router
+    :param sender: the mitogen.core.Sender underneath, as a call or a message brought it
+    """
+
+    def __init__(self, router: Router, sender: core.Sender) -> None:
+        self.router = router
+        self.sender = sender
+
+    async def send(self, value: Any) -> None:
+        """
+        Send a value.
+
+        :raises EncodeError: it cannot be sent
+        :raises TimeoutError: the receiver did not read for CREDIT_TIMEOUT seconds
+        """
+        await self.router._sleep(self.sender.send, value)
+
+    async def close(self) -> None:
+        """End the receiver's iteration once it has read what was sent."""
+        await self.router._sleep(self.sender.close)

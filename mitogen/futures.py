@@ -1,0 +1,162 @@
+"""
+Calls as concurrent.futures: `context.submit(fn, ...)`, and an Executor over many contexts.
+
+Rules
+    1. An answer is decoded by whoever asks for the result, not on the broker thread.
+    2. A future is pending until its answer is there: cancel() succeeds until then, and reaches the
+       child, where the call is interrupted if it runs.
+
+Threads: any; a future's callbacks are called on the broker's, as its answer comes.
+"""
+
+import concurrent.futures
+import threading
+
+from mitogen.calls import CallChain
+
+MYPY = False
+if MYPY:
+    from typing import Any, Callable, Iterable
+
+    Base = concurrent.futures.Future[Any]
+else:
+    Base = concurrent.futures.Future
+
+__all__ = ["CallFuture", "Executor", "submit"]
+
+
+class CallFuture(Base):
+    """The result of a call to come; made by submit()."""
+
+    _chain = None  # type: Any
+    _handle = 0
+
+    def _on_answer(self, msg: "Any") -> None:
+        if self.set_running_or_notify_cancel():
+            self.set_result(msg)
+
+    def cancel(self) -> "bool":
+        """
+        Have the call interrupted, or dropped if it has not begun; return whether there was none of
+        its answer yet.
+        """
+        fresh = not self.cancelled()
+        if not super().cancel():
+            return False
+        if fresh:
+            self._chain.cancel(self._handle)
+        return True
+
+    def result(self, timeout: "float | None" = None) -> "Any":
+        """
+        Return what the call returned.
+
+        :param timeout: seconds to wait; None for ever
+        :raises concurrent.futures.TimeoutError: there is no answer within `timeout`
+        :raises concurrent.futures.CancelledError: cancel() was called
+        :raises CallError: the call raised something
+        :raises ChannelError: the context is gone
+        """
+        return super().result(timeout).unpickle()
+
+    def exception(self, timeout: "float | None" = None) -> "BaseException | None":
+        """Return what result() raises, except its own TimeoutError and CancelledError; or None."""
+        msg = super().result(timeout)
+        try:
+            msg.unpickle()
+        except Exception as e:
+            return e
+        return None
+
+
+def submit(
+    chain: "CallChain", fn: "Callable[..., Any]", args: "Any", kwargs: "Any"
+) -> "CallFuture":
+    """
+    Call a function; return a CallFuture for its result.
+
+    :param CallChain chain: where, and in what order
+    :param fn: function; see CallChain.call()
+    """
+    future = CallFuture()
+    future._chain = chain
+    future._handle = chain.start(future._on_answer, fn, args, kwargs)
+    return future
+
+
+class Executor(concurrent.futures.Executor):
+    """
+    Runs calls in whichever of its contexts has the least to do.
+
+    :param contexts: Contexts, at least one; they stay when the executor is shut down
+    :param int workers: calls that each context runs at once
+    :raises ValueError: there are no contexts, or `workers` is less than one
+    """
+
+    def __init__(self, contexts: "Iterable[Any]", workers: "int" = 1) -> None:
+        contexts = list(contexts)
+        if not contexts or workers < 1:
+            raise ValueError("an Executor needs at least one context, and one worker in each")
+        threaded = workers > 1
+        self._chains = [CallChain(c, worker=threaded) for c in contexts for _ in range(workers)]
+        #: Calls without an answer, by chain.
+        self._load = dict.fromkeys(self._chains, 0)
+        self._futures = set()  # type: set[CallFuture]
+        self._lock = threading.Condition()
+        self._shut = False
+
+    def submit(self, fn: "Callable[..., Any]", *args: "Any", **kwargs: "Any") -> "CallFuture":  # type: ignore[override]
+        """
+        Call `fn(*args, **kwargs)` in one of the contexts; return a CallFuture.
+
+        :raises RuntimeError: the executor was shut down, or none of its contexts is left
+        """
+        with self._lock:
+            if self._shut:
+                raise RuntimeError("cannot submit: the executor was shut down")
+            chain = min(self._load, key=self._load.__getitem__, default=None)
+            if chain is None:
+                raise RuntimeError("cannot submit: every context of the executor is gone")
+            self._load[chain] += 1
+        try:
+            future = submit(chain, fn, args, kwargs)
+        except BaseException:
+            self._note_end(chain)
+            raise
+        with self._lock:
+            self._futures.add(future)
+        future.add_done_callback(self._on_done)
+        return future
+
+    def _on_done(self, future: "Any") -> None:
+        chain = future._chain
+        self._note_end(chain)
+        context = chain.context
+        with self._lock:
+            self._futures.discard(future)
+            if context.router.stream_by_id(context.context_id) is None:
+                # It would be the least busy one for ever.
+                self._load.pop(chain, None)
+            self._lock.notify_all()
+
+    def _note_end(self, chain: "CallChain") -> None:
+        with self._lock:
+            if chain in self._load:
+                self._load[chain] -= 1
+
+    def shutdown(self, wait: "bool" = True, *, cancel_futures: "bool" = False) -> None:
+        """
+        Take no more calls.
+
+        :param bool wait: return once every call has been answered
+        :param bool cancel_futures: cancel those that have not
+        """
+        with self._lock:
+            self._shut = True
+            futures = list(self._futures)
+        if cancel_futures:
+            for future in futures:
+                future.cancel()
+        if wait:
+            with self._lock:
+                self._lock.wait_for(lambda: not self._futures)

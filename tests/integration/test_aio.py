@@ -1,0 +1,229 @@
+"""mitogen.aio: the same for asyncio programs."""
+
+import asyncio
+import os
+import sys
+
+import pytest
+
+import mitogen.aio
+import mitogen.core
+from mitogen.calls import CallChain
+from mitogen.mailbox import Receiver
+from tests import processes
+from tests.integration.conftest import SOON, own_children
+from tests.integration.far import threads, work
+
+
+def run(main):
+    """Run `main(router)` with a Router of its own, which leaves nothing."""
+    before = own_children()
+
+    async def around():
+        async with mitogen.aio.Router() as router:
+            return await asyncio.wait_for(main(router), 60)
+
+    result = asyncio.run(around())
+    assert own_children() <= before
+    return result
+
+
+def test_connect_and_call():
+    async def main(router):
+        context = await router.local(name="one")
+        assert context.name == "one"
+        assert (await context.call(work.add, 1, b=3))[0] == 4
+        with pytest.raises(ValueError, match="told you"):
+            await context.call(work.fail, "told you")
+        with pytest.raises(TypeError):
+            await context.call(lambda: 1)
+        return await context.call(work.identity)
+
+    assert run(main)[2] == os.getpid()
+
+
+def test_through_another_and_from_a_text():
+    async def main(router):
+        near = await router.local()
+        far = await router.local(via=near)
+        assert (await far.call(work.identity))[2] == (await near.call(work.identity))[0]
+        third = await router.from_spec("local/local?name=last")
+        return third.name
+
+    assert run(main).endswith("last")
+
+
+def test_fifty_from_one_gather():
+    async def main(router):
+        contexts = await asyncio.gather(*(router.local() for _ in range(50)))
+        pids = await asyncio.gather(*(c.call(work.identity_of, 0) for c in contexts))
+        return len(set(pids))
+
+    assert run(main) == 50
+
+
+def test_calls_of_one_context_are_all_under_way_at_once():
+    async def main(router):
+        context = await router.local()
+        return await asyncio.gather(*(context.call(work.echo, n) for n in range(500)))
+
+    assert run(main) == list(range(500))
+
+
+def test_an_error_of_a_connection():
+    async def main(router):
+        with pytest.raises(mitogen.core.StreamError, match="cannot start /no/such"):
+            await router.local(python_path="/no/such")
+        with pytest.raises(AttributeError, match="its methods are: "):
+            await router.no_such_method()
+
+    run(main)
+
+
+def test_cancelling_a_call_interrupts_it_there():
+    async def main(router):
+        context = await router.local()
+        started = mitogen.aio.Receiver(router)
+        task = asyncio.ensure_future(context.call(work.hang, started.to_sender()))
+        await started.get()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return await context.call(work.echo, 1)
+
+    assert run(main) == 1
+
+
+def test_a_chain_with_a_thread_of_its_own():
+    async def main(router):
+        context = await router.local()
+        chains = [CallChain(context.context, worker=True) for _ in range(3)]
+        return await asyncio.gather(*(context.call_in(chain, threads.meet) for chain in chains))
+
+    assert len(set(run(main))) == 3
+
+
+def test_cancelling_a_connection_ends_its_process(own_router):
+    before = own_children()
+
+    async def main(router):
+        # Never becomes a context: it is no Python.
+        task = asyncio.ensure_future(
+            router.local(python_path=["/bin/sh", "-c", "read x; exec cat"])
+        )
+
+        def begun():
+            return own_children() - before
+
+        while not begun():
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        while begun():
+            await asyncio.sleep(0)
+
+    run(main)
+
+
+def test_a_receiver_iterates_until_it_is_closed():
+    async def main(router):
+        context = await router.local()
+        async with mitogen.aio.Receiver(router) as receiver:
+            call = asyncio.ensure_future(context.call(work.count_to, receiver.to_sender(), 300))
+            got = [message.unpickle() async for message in receiver]
+            await call
+        return got
+
+    assert run(main) == list(range(300))
+
+
+def test_who_waits_on_a_receiver_learns_of_its_end():
+    async def main(router):
+        receiver = mitogen.aio.Receiver(router)
+        waiting = asyncio.ensure_future(receiver.get())
+        await asyncio.sleep(0)
+        receiver.close()
+        with pytest.raises(mitogen.core.ChannelError):
+            await waiting
+        context = await router.local()
+        other = mitogen.aio.Receiver(router, respondent=context.context)
+        router.router.kill(context.context)
+        with pytest.raises(mitogen.core.ChannelError):
+            await other.get()
+
+    run(main)
+
+
+def test_a_sender_that_has_to_wait_does_not_hold_up_the_loop():
+    async def main(router):
+        context = await router.local()
+        reply = mitogen.aio.Receiver(router)
+        summing = asyncio.ensure_future(context.call(work.sum_of_mailbox, reply.to_sender()))
+        sender = mitogen.aio.Sender(router, (await reply.get()).unpickle())
+        for number in range(100):
+            await sender.send(number)
+        await sender.close()
+        return await summing
+
+    assert run(main) == sum(range(100))
+
+
+def test_shutdown_of_a_context():
+    async def main(router):
+        before = own_children()
+        context = await router.local()
+        pid = await context.call(work.identity_of, 0)
+        await context.shutdown()
+        assert not processes.alive(pid) and own_children() == before
+        with pytest.raises(mitogen.core.ChannelError):
+            await context.call(work.echo, 1)
+
+    run(main)
+
+
+def test_over_a_router_of_the_program(own_router):
+    async def main():
+        async with mitogen.aio.Router(own_router) as router:
+            return await router.local()
+
+    context = asyncio.run(main()).context
+    assert context.call(work.echo, 1) == 1
+
+
+def test_no_reply(own_router):
+    async def main():
+        async with mitogen.aio.Router(own_router) as router:
+            context = await router.local()
+            await context.call_no_reply(threads.note, 7)
+            return await context.call(threads.noted)
+
+    assert asyncio.run(main()) == [7]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.TaskGroup came with 3.11")
+def test_a_task_group_that_fails_ends_its_connections():
+    before = own_children()
+
+    async def main(router):
+        with pytest.raises(BaseException) as caught:  # noqa: PT011 (ExceptionGroup is 3.11's)
+            async with asyncio.TaskGroup() as group:
+                for _ in range(20):
+                    group.create_task(router.local())
+                group.create_task(router.local(python_path="/no/such"))
+        assert "cannot start /no/such" in str(caught.value.exceptions[0])
+
+    run(main)
+    assert own_children() <= before
+
+
+def test_receivers_of_the_plain_kind_work_beside(own_router):
+    receiver = Receiver(own_router)
+
+    async def main():
+        async with mitogen.aio.Router(own_router) as router:
+            context = await router.local()
+            await context.call(work.count_to, receiver.to_sender(), 3)
+
+    asyncio.run(main())
+    assert [receiver.get(SOON).unpickle() for _ in range(3)] == [0, 1, 2]

@@ -5,7 +5,8 @@ Rules
     1. Finding, minifying and compressing never happen on the broker thread: a push does it on the
        caller's thread, a request on the worker's.
     2. A segment, [[[fullname, path, submodules, size], ...], zlib stream, own names], is never
-       changed once it is made: it is cached, and relays pass it on unopened.
+       changed once it is made: it is cached, and relays pass it on unopened. `submodules` is None
+       where there is no package; of `__main__` it is the name of the package that it is in.
     3. A call can't overtake its modules: they are queued on the stream before it.
 
 Threads: push() on any; fetch() and forget() on the broker's.
@@ -222,6 +223,10 @@ class ModuleResponder:
             branch.send_now(stream, target, segments, closure)
             known.update(names, closure)
 
+    def forward_modules(self, context: Any, fullnames: Iterable[str]) -> None:
+        """Any thread: send modules, and what they import, to a context before any call."""
+        self.push(context, list(fullnames))
+
     def _check_found_there(self, context: Any, module_names: Iterable[str]) -> None:
         """Nothing is sent to a context that is gone, or that another process of the tree serves."""
         if self.router.node.parent_ids and "__main__" in module_names:
@@ -272,8 +277,12 @@ class ModuleResponder:
             module = self.finder.find(name)
             source = self._source(module)
             size = None if module.source is None else len(source)
-            submodules = [n.rpartition(".")[2] for n in module.submodules]
-            entries.append([name, module.path, submodules if module.is_pkg else None, size])
+            submodules: Any = [n.rpartition(".")[2] for n in module.submodules]
+            if name == "__main__":
+                submodules = module.package
+            elif not module.is_pkg:
+                submodules = None
+            entries.append([name, module.path, submodules, size])
             chunks.append(compressor.compress(source))
             if module.kind == "own":
                 top = name.partition(".")[0]

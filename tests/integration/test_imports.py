@@ -358,3 +358,183 @@ class TestMain:
         assert done.returncode == 1
         assert "__main__" in done.stderr
         assert 'if __name__ == "__main__"' in done.stderr.replace("'", '"')
+
+
+IN_PACKAGE = """
+    import mitogen.utils
+    from . import helper
+    from .deep import below
+
+    def where():
+        from . import late
+        return __name__, __package__, helper.NAME, below.NAME, late.NAME
+
+    def main(router):
+        child = router.local()
+        print(*child.call(where))
+        print(*router.local(via=child).call(where))
+
+    if __name__ == "__main__":
+        mitogen.utils.run_with_router(main)
+    """
+
+
+class TestMainOfPackage:
+    """`python -m pkg.main` and `python -m pkg`: relative imports work in children too."""
+
+    @pytest.mark.parametrize("name, file", [("pkg.main", "main.py"), ("pkg", "__main__.py")])
+    def test_relative_imports(self, tmp_path, name, file):
+        text = "NAME = __name__"
+        files(
+            tmp_path,
+            {
+                "pkg/__init__.py": "",
+                "pkg/" + file: IN_PACKAGE,
+                "pkg/helper.py": text,
+                "pkg/late.py": text,
+                "pkg/deep/__init__.py": "",
+                "pkg/deep/below.py": text,
+            },
+        )
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-m", name],
+            env=dict(os.environ, PYTHONPATH=str(ROOT)),
+            cwd=str(tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        line = "__main__ pkg pkg.helper pkg.deep.below pkg.late\n"
+        assert (done.stdout, done.stderr) == (line * 2, "")
+
+
+class TestOddModules:
+    def test_one_that_replaces_itself_in_sys_modules(self, program, own_router):
+        text = """
+            import sys
+            class Api:
+                value = 42
+                def __call__(self):
+                    return "called"
+            sys.modules[__name__] = Api()
+            """
+        uses = "import selfmade\ndef f():\n    return selfmade.value, selfmade()"
+        files(program.directory, {"selfmade.py": text, "uses_selfmade.py": uses})
+        uses = program.load("uses_selfmade")
+        assert own_router.local().call(uses.f) == (42, "called")
+
+    def test_one_that_puts_another_in_its_place(self, program, own_router):
+        """As `six.moves` and the like: a name that has no file."""
+        text = """
+            import sys, types
+            moves = types.ModuleType(__name__ + ".moves")
+            moves.answer = lambda: 42
+            sys.modules[moves.__name__] = moves
+            """
+        uses = "import lots.made\ndef f():\n    from lots.made import moves; return moves.answer()"
+        files(
+            program.directory,
+            {"lots/__init__.py": "", "lots/made.py": text, "uses_lots.py": uses},
+        )
+        uses = program.load("uses_lots")
+        assert own_router.local().call(uses.f) == 42
+
+    def test_a_package_in_a_zip_file(self, program, own_router, tmp_path, monkeypatch):
+        import zipfile
+
+        archive = tmp_path / "zipped.zip"
+        with zipfile.ZipFile(str(archive), "w") as zipped:
+            zipped.writestr("zipped/__init__.py", "from . import part\n")
+            zipped.writestr("zipped/part.py", "def f():\n    return __name__, __file__\n")
+            zipped.writestr("zipped/late.py", "NAME = __name__\n")
+            zipped.writestr(
+                "zipped/uses.py",
+                "def f():\n    from zipped import late, part; return late.NAME, part.f()\n",
+            )
+        monkeypatch.syspath_prepend(str(archive))
+        uses = program.load("zipped.uses")
+        late, (name, path) = own_router.local().call(uses.f)
+        assert (late, name) == ("zipped.late", "zipped.part") and "zipped.zip" in path
+
+    def test_a_namespace_package_of_two_directories(
+        self, program, own_router, tmp_path, monkeypatch
+    ):
+        other = tmp_path / "other"
+        files(other, {"wide/two.py": "X = __name__"})
+        monkeypatch.syspath_prepend(str(other))
+        text = (
+            "def f():\n    import wide.two; from wide import one; return wide.two.X, one.__name__"
+        )
+        files(program.directory, {"wide/one.py": text})
+        one = program.load("wide.one")
+        assert own_router.local().call(one.f) == ("wide.two", "wide.one")
+
+    def test_a_circular_import(self, program, own_router):
+        files(
+            program.directory,
+            {
+                "round/__init__.py": "",
+                "round/a.py": "from round import b\ndef f():\n    return b.g()",
+                "round/b.py": "import round.a\ndef g():\n    return round.a.f.__name__",
+            },
+        )
+        assert own_router.local().call(program.load("round.a").f) == "f"
+
+    def test_source_in_another_encoding(self, program, own_router):
+        text = "# -*- coding: latin-1 -*-\ndef f():\n    return 'caf\xe9'\n"
+        (program.directory / "latin.py").write_bytes(text.encode("latin-1"))
+        assert own_router.local().call(program.load("latin").f) == "caf\xe9"
+
+    def test_an_error_in_a_module_is_the_call_s(self, program, own_router):
+        files(
+            program.directory,
+            {
+                "breaks.py": "import mitogen\nassert mitogen.is_master, 'not for children'\n",
+                "uses_breaks.py": "def f():\n    import breaks\n",
+            },
+        )
+        child = own_router.local()
+        with pytest.raises(AssertionError, match="not for children"):
+            child.call(program.load("uses_breaks").f)
+        assert child.call(work.echo, 1) == 1
+
+
+class TestSettings:
+    def test_a_source_modifier(self, program, own_router):
+        files(program.directory, {"plain.py": "WORD = 'before'\ndef f():\n    return WORD"})
+        plain = program.load("plain")
+        own_router.responder.add_source_modifier(
+            "plain", lambda source: source.replace(b"before", b"after")
+        )
+        assert own_router.local().call(plain.f) == "after"
+        assert plain.f() == "before"
+
+    def test_a_source_override_of_what_is_not_there(self, own_router, program):
+        own_router.responder.add_source_override(
+            "made_up", "<made up>", b"def f():\n    return __name__, __file__\n", False
+        )
+        files(
+            program.directory,
+            {"uses_made_up.py": "def f():\n    import made_up; return made_up.f()"},
+        )
+        name, path = own_router.local().call(program.load("uses_made_up").f)
+        assert name == "made_up" and "<made up>" in path
+
+    def test_lists_hold_through_an_intermediate_context(self, program, own_router):
+        files(
+            program.directory,
+            {"secret_keys.py": "X = 1", "asks_keys.py": "def f():\n    import secret_keys"},
+        )
+        own_router.responder.blacklist_prefix("secret_keys")
+        asks = program.load("asks_keys")
+        far = own_router.local(via=own_router.local())
+        with pytest.raises(ImportError, match="blacklist"):
+            far.call(asks.f)
+
+    def test_forward_modules_ahead_of_any_call(self, program, own_router):
+        files(program.directory, {"ahead.py": "def f():\n    return __name__"})
+        ahead = program.load("ahead")
+        child = own_router.local()
+        own_router.responder.forward_modules(child, ["ahead"])
+        before = questions(own_router)
+        assert child.call(ahead.f) == "ahead" and questions(own_router) == before

@@ -292,7 +292,7 @@ def test_chains_are_apart(there):
 def test_a_timeout_cancels_the_call(pair, there):
     master, one = pair
     one.serving = False
-    cancels = one.inbox(parent.CANCEL if hasattr(parent, "CANCEL") else 116)
+    cancels = one.inbox(core.CANCEL, overwrite=True)
     with pytest.raises(core.TimeoutError) as info:
         CallChain(there, timeout=7).call(add, 1)
     assert master.net.time == 1007
@@ -335,12 +335,20 @@ def test_kill_spares_one_that_does(pair, there):
     assert not master.down[1].closed and not master.down[1].process.signals
 
 
+def let_cancel(node):
+    """Give a node what its first call does: what cancels calls, and sorts them."""
+    econtext = node.router.econtext
+    diverter = child.Diverter(econtext)
+    diverter.on_cancel = child.Canceller(econtext.dispatcher, diverter).on_cancel
+    assert not diverter.start(core.Message(handle=core.CALL_FUNCTION))
+
+
 @pytest.fixture
 def canceller(pair):
-    """Give the child what cancels calls; put SIGINT back."""
+    """Have the child cancel calls; put SIGINT back."""
     before = signal.getsignal(signal.SIGINT)
-    econtext = pair[1].router.econtext
-    yield child.Canceller(econtext.dispatcher, child.Diverter(econtext))
+    let_cancel(pair[1])
+    yield
     signal.signal(signal.SIGINT, before)
 
 
@@ -384,6 +392,45 @@ def test_cancel_of_the_call_that_runs(pair, there, canceller):
     assert there.call(add, 1) == 1
 
 
+def import_and_be_cancelled():
+    """Run in the child: until the function, the cancel of this very call waits."""
+    master, one, chain = RUNNING[0]
+    dispatcher = one.router.econtext.dispatcher
+    dispatcher.interruptible = False  # as while the module is imported
+    with master.broker.thread():
+        chain.cancel(dispatcher.current.reply_to)
+    master.net.pump()
+    dispatcher.interruptible = True
+    master.net.advance(1)
+    raise AssertionError("the call was not interrupted")
+
+
+def test_cancel_of_a_call_that_is_not_at_its_function_yet(pair, there, canceller):
+    RUNNING[:] = [(*pair, CallChain(there))]
+    with pytest.raises(CallError, match="KeyboardInterrupt: the call was cancelled"):
+        there.call(import_and_be_cancelled)
+
+
+def test_a_cancel_that_came_before_anything_was_set_up(pair, there):
+    master, one = pair
+    one.serving = False
+    receivers = [there.call_async(add, number) for number in range(2)]
+    CallChain(there).cancel(receivers[1].handle)
+    master.net.pump()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        queue = one.router.econtext.dispatcher.queue
+        assert [msg.handle for msg in queue] == [core.CALL_FUNCTION] * 2 + [core.CANCEL]
+        let_cancel(one)
+        assert [msg.handle for msg in queue] == [core.CALL_FUNCTION]
+        one.serving = True
+        assert receivers[0].get().unpickle() == 0
+        with pytest.raises(CallError, match="cancelled before it began"):
+            receivers[1].get().unpickle()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_cancel_of_what_is_over(pair, there, canceller):
     there.call(add, 1)
     CallChain(there).cancel(2**31)
@@ -397,11 +444,10 @@ def test_only_who_called_may_cancel(net, canceller=None):
     two.dispatcher()
     before = signal.getsignal(signal.SIGINT)
     try:
-        econtext = two.router.econtext
-        child.Canceller(econtext.dispatcher, child.Diverter(econtext))
+        let_cancel(two)
         receiver = master.context(two).call_async(add, 1)
         net.pump()
-        one.send(2, 116, core._NUMBER.pack(receiver.handle))
+        one.send(2, core.CANCEL, core._NUMBER.pack(receiver.handle))
         net.pump()
         assert len(two.router.econtext.dispatcher.queue) == 1
     finally:

@@ -372,6 +372,7 @@ class TestLogins:
         with pytest.raises(KeyError):
             connecting.start()
         assert not logins._entered
+        connecting.destination = None
         far.end()
 
 

@@ -280,7 +280,7 @@ def test_every_method_has_its_class():
         method = getattr(parent.Router, name)
         assert method.__name__ == name and name in method.__doc__
     with pytest.raises(
-        ValueError, match="no connection method 'telnet'; there are: doas, fork, local"
+        ValueError, match="no connection method 'telnet'; there are: buildah, command, "
     ):
         parent.get_connection_class("telnet")
 

@@ -1,0 +1,7 @@
+"""Connection method `incus`: an Incus instance, by incus(1); a row of containers.TABLE."""
+
+from mitogen import containers
+
+__all__ = ["Connection", "Options"]
+
+Options, Connection = containers.method("incus")

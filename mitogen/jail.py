@@ -1,0 +1,7 @@
+"""Connection method `jail`: a FreeBSD jail, by jexec(8); a row of containers.TABLE."""
+
+from mitogen import containers
+
+__all__ = ["Connection", "Options"]
+
+Options, Connection = containers.method("jail")

@@ -1,0 +1,7 @@
+"""Connection method `lxc`: an LXC container, by lxc-attach(1); a row of containers.TABLE."""
+
+from mitogen import containers
+
+__all__ = ["Connection", "Options"]
+
+Options, Connection = containers.method("lxc")

@@ -1,0 +1,7 @@
+"""Connection method `podman`: a container, by podman(1); a row of containers.TABLE."""
+
+from mitogen import containers
+
+__all__ = ["Connection", "Options"]
+
+Options, Connection = containers.method("podman")

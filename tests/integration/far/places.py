@@ -1,0 +1,14 @@
+"""Functions for tests/integration/test_containers.py to call in other contexts."""
+
+import mitogen.core
+from tests.integration.far import work
+
+
+@mitogen.core.takes_router
+def follow(spec, router):
+    """Connect from here as *spec* says; return what a call there gives, and the context's name."""
+    context = router.from_spec(spec)
+    try:
+        return context.call(work.add, 1)[0], context.name
+    finally:
+        (context.via or context).shutdown(wait=True)

@@ -191,6 +191,8 @@ class Connection:
     keepalive_count = KEEPALIVE_COUNT
     #: What is started here only carries bytes to the context's process, which can do without it.
     is_client = False
+    #: What ends the program where the attempt has failed. It is killed soon, whatever this is.
+    end_signal = spawn._signal.SIGKILL
     #: Changes to the environment of the program that is started; the child undoes them.
     environ = {}
 
@@ -510,7 +512,7 @@ class Connecting(Attempt):
         stream = self.stream
         self.error = then
         stream.disconnect("given up")
-        stream.process.signal(spawn._signal.SIGKILL)
+        stream.process.signal(self.conn.end_signal)
 
     def _on_disconnect(self):
         """The stream has ended: before the child was ready, or at its end."""

@@ -21,6 +21,7 @@ No threads, no clock, no descriptors.
 
 import os
 import re
+import signal
 import string
 from collections import namedtuple
 from shlex import quote, split
@@ -464,7 +465,10 @@ class ToolConnection(Connection):
 
     def __init__(self, options: "Any", router: "Any") -> "None":
         Connection.__init__(self, options, router)
-        self.is_client = TABLE[options.method].is_client
+        row = TABLE[options.method]
+        self.is_client = row.is_client
+        if row.tidies:
+            self.end_signal = signal.SIGTERM
 
     def rules(self) -> "Rules":
         """Return what may be said before the child is there: channel to list of Rule."""
@@ -475,11 +479,12 @@ class ToolConnection(Connection):
             target,
             self.lookup(),
         )
-        row = TABLE[method]
-        said = [Rule(row.absent, error=(ContainerError, absent))]
-        if not row.tidies:
-            said.append(Rule(_NO_PROGRAM, error=(UnsupportedPythonError, python)))
-        return {"err": said}
+        return {
+            "err": [
+                Rule(TABLE[method].absent, error=(ContainerError, absent)),
+                Rule(_NO_PROGRAM, error=(UnsupportedPythonError, python)),
+            ]
+        }
 
     def default_name(self) -> "str":
         """Return the context's name where none was given."""

@@ -150,11 +150,8 @@ def test_no_such_container(method, router, via):
 def test_no_interpreter(method, router, via):
     error = failure(router, method, "distroless", via=via)
     assert "executable file not found" in str(error)
-    if method == "buildah":  # which exits with 1, and must be let end
-        assert type(error) is mitogen.parent.EofError
-    else:
-        assert type(error) is mitogen.handshake.UnsupportedPythonError
-        assert "python_path=" in str(error)
+    assert type(error) is mitogen.handshake.UnsupportedPythonError
+    assert "python_path=" in str(error)
 
 
 def test_the_named_interpreter_is_missing(router, via):
@@ -646,11 +643,12 @@ def test_what_the_real_tools_say_if_there_is_no_such_interpreter(router, box, re
     real(tool)
     with pytest.raises(mitogen.handshake.UnsupportedPythonError) as caught:
         router.connect(name, container="web", python_path="/nonexistent/py", via=box, **kwargs)
-    assert "found none" in str(caught.value) and "/nonexistent/py" in str(caught.value)
+    assert "/nonexistent/py" in str(caught.value)
 
 
 @needs_root
 def test_a_real_container_without_a_shell(router, box, real):
     real("buildah")
-    with pytest.raises(mitogen.parent.EofError, match='"sh": executable file not found'):
+    error = mitogen.handshake.UnsupportedPythonError
+    with pytest.raises(error, match='"sh": executable file not found'):
         router.buildah(container="empty", buildah_path=BUILDAH, via=box)

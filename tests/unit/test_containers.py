@@ -370,8 +370,7 @@ TRANSCRIPTS = {
         [("err", b"Error: can only create exec sessions on running containers: container state "
           b"improper\n", failed(ContainerError))],
     ),
-    # These have something to tidy up; their exit status says it, or not.
-    "podman, no shell": ("podman", WEB, [("err", NO_SH_CRUN, [])]),
+    "podman, no shell": ("podman", WEB, [("err", NO_SH_CRUN, failed(UnsupportedPythonError))]),
     "kubectl, no shell": ("kubectl", POD, [("err", NO_SH_CRUN, failed(UnsupportedPythonError))]),
     "buildah, none": (
         "buildah",
@@ -383,7 +382,8 @@ TRANSCRIPTS = {
         "buildah",
         WEB,
         [("err", b'process failed to start with error: exec: "sh": executable file not found in '
-          b"$PATHprocess exited with error: exec: not started\n", [])],
+          b"$PATHprocess exited with error: exec: not started\n",
+          failed(UnsupportedPythonError))],
     ),
     "kubectl": (
         "kubectl",

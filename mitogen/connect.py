@@ -275,6 +275,12 @@ class ChildStream(core.Stream):
         """End the process at the other end, whatever runs there."""
         self.process.signal(spawn._signal.SIGKILL)
 
+    def give(self, first, end):
+        """Record that the ids from `first` to before `end` were given out on this stream."""
+        if self.blocks and self.blocks[-1][1] == first:
+            first = self.blocks.pop()[0]
+        self.blocks.append((first, end))
+
     def allows(self, context_id):
         """Whether that id was given out on this stream."""
         return any(first <= context_id < end for first, end in self.blocks)

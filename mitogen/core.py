@@ -1680,7 +1680,9 @@ def _encode_call_error(error):
 ENCODERS[CallError] = (TAG_CALL_ERROR, _encode_call_error)
 # Whatever a peer names is no reason to keep it.
 TAG_DECODERS[TAG_CONTEXT] = lambda v, router: (
-    router.context_by_id(v[0], None, False) or router.context_class(router, *v)
+    _NUMBER.pack(v[0])
+    and router.context_by_id(v[0], None, False)
+    or router.context_class(router, *v)
 )
 TAG_DECODERS[TAG_SENDER] = lambda v, router: Sender(TAG_DECODERS[TAG_CONTEXT](v[:1], router), v[1])
 

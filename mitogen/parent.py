@@ -348,11 +348,11 @@ class Branch:
     def _on_detaching(self, msg):
         """A child is about to leave the tree, and to stay; or it has left: see detach.py."""
         stream = self.router._stream_by_id.get(msg.src_id)
-        if stream:
+        if stream and msg.reply_to:
             stream.detached = True
             msg.reply(None)
-            if not msg.reply_to:
-                stream.disconnect("detached")
+        elif stream and stream.detached:
+            stream.disconnect("detached")
 
     def _keep_alive(self, stream, received, unanswered):
         if stream.closed:
@@ -451,7 +451,7 @@ class Branch:
         def on_block(block):
             if block is None or stream is None or stream.closed:
                 return
-            stream.blocks.append(block)
+            stream.give(*block)
             msg.reply(Message(data=core._HEADER_BLOCK.pack(*block), flags=RAW))
 
         self.ids.request(on_block)
@@ -461,7 +461,7 @@ class Branch:
         router = self.router
         stream = router._stream_by_id.get(target)
         if stream:
-            stream.blocks.append((first, end))
+            stream.give(first, end)
         else:
             stream = router.routes.parent
         if stream and stream.remote_id != target:

@@ -213,7 +213,7 @@ class ModuleResponder:
             return self._check_found_there(context, module_names)
         with self._lock:
             for name in module_names:
-                if self.finder.kind(name) == "own":
+                if self.finder.kind(name) in ("own", None):
                     # Or the reason would be found out over there, as a missing module.
                     self.finder.find(name)
             known = self._known.setdefault(target, set(ALWAYS_THERE))

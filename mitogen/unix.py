@@ -131,7 +131,7 @@ class JoinedStream(ChildStream):
         ChildStream.__init__(self, router, remote_id, fd)
         self.name = name
         self.auth_id = router.context_id
-        self.blocks.append((remote_id, remote_id + 1))
+        self.give(remote_id, remote_id + 1)
         self.on_frame = self._stamp
         core.listen(self, "disconnect", self._on_gone)
 

@@ -174,6 +174,7 @@ class End:
 
     allows = parent.ChildStream.allows
     kill = parent.ChildStream.kill
+    give = parent.ChildStream.give
 
     def __init__(self, node, remote_id, name):
         self.node = node

@@ -260,16 +260,6 @@ def test_a_parent_that_does_not_answer(pair, importer):
     assert master.net.time == 1000 + core.IMPORT_TIMEOUT
 
 
-@pytest.mark.xfail(strict=True, reason="U19: an import waits on although its parent is gone")
-def test_a_parent_that_goes_away(pair, importer):
-    master, one = pair
-    one.up.stalled = True
-    one.broker.after(1, lambda: one.up.disconnect("lost"))
-    with pytest.raises(ImportError):
-        importer.get("app")
-    assert master.net.time < 1010
-
-
 def test_only_a_parent_s_modules_are_taken_in(net):
     master, one, two = net.line(3)
     data = core.encode(segment())

@@ -228,7 +228,6 @@ def test_what_cannot_be_sent_is_said_at_once(server, router, files):
     assert not router.branch.sent
 
 
-@pytest.mark.xfail(strict=True, reason="U23: a module made at run time is nobody's, so not refused")
 def test_what_was_made_at_run_time_is_said_at_once(server, monkeypatch):
     monkeypatch.setitem(sys.modules, "prog_made", type(sys)("prog_made"))
     with pytest.raises(ModuleUnservable, match="made at run time"):

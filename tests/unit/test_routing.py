@@ -445,9 +445,10 @@ def test_a_lost_parent(net):
     assert lost == [True]
 
 
-@pytest.mark.xfail(strict=True, reason="U8: no wait for what the parent led to is ended")
 def test_a_lost_parent_ends_every_wait_for_what_it_led_to(net):
+    """In what outlives its parent, that is: who detaches, or has joined, has a Branch."""
     master, one, two = net.line(3)
+    parent.upgrade(two.router)
     for node in (master, one):
         node.inbox(ASK)
     answers = two.ask(0, ASK), two.ask(1, ASK)

@@ -1891,7 +1891,7 @@ class Dispatcher:
         self.errors = {}
         # Services answer for themselves; child.py sees to what is not for the main thread.
         for handle in CALL_FUNCTION, CALL_SERVICE, CANCEL:
-            policy = None if handle == CALL_SERVICE else has_parent_authority
+            policy = handle != CALL_SERVICE and has_parent_authority
             self.router.add_handler(self._on_call, handle, policy=policy, consumer=True)
 
     @staticmethod
@@ -1961,7 +1961,8 @@ class Dispatcher:
             reply = CallError(e)
             if chain_id:
                 self.errors[chain_id] = reply
-            if not msg.reply_to:
+            # What the end interrupts is nobody's error.
+            if not (msg.reply_to or self.ended):
                 self.router.log(ERROR, "call without answer: %s", reply)
         if msg.reply_to:
             if reply:
@@ -2025,7 +2026,7 @@ class ExternalContext:
         self._set_up_modules()
         self.broker.defer(self.stream.start, self.rest)
         if config["keepalive"]:
-            self._received = 0
+            self._received = None
             self.broker.defer(self._check_parent)
         self.dispatcher.run()
         self._end()
@@ -2071,13 +2072,10 @@ class ExternalContext:
 
     def _check_parent(self):
         """A parent that has sent nothing for so long is gone, whatever the link says."""
-        if self._received == self.stream.received and self._checked:
+        if self._received == self.stream.received:
             return self.stream.disconnect("the parent is silent")
-        self._checked = True
         self._received = self.stream.received
         self.broker.after(self.config["keepalive"], self._check_parent)
-
-    _checked = False
 
     def _on_shutdown(self, msg):
         """The current call may come to its end, unless nobody is there for its result."""

@@ -15,7 +15,7 @@ import mitogen.core
 import mitogen.master
 import mitogen.parent
 from tests import processes
-from tests.integration.conftest import SOON
+from tests.integration.conftest import PYTHON, SOON
 from tests.integration.far import work
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -321,3 +321,29 @@ class TestCalls:
         ended([pid], "the context that does not listen")
         with pytest.raises(mitogen.core.ChannelError):
             context.call(work.identity)
+
+
+@pytest.mark.slow
+def test_a_link_that_only_goes_silent(own_router, sshd):
+    """Nothing is closed, nothing arrives: both ends find out by themselves."""
+    settings = sshd.kwargs(python_path=PYTHON, keepalive_interval=1, keepalive_count=1)
+    context = own_router.ssh(**settings)
+    pid = context.call(work.identity)[0]
+    client = own_router.stream_by_id(context.context_id).process.pid
+    os.kill(client, signal.SIGSTOP)
+    with pytest.raises(mitogen.core.ChannelError):
+        context.call(work.hang)
+    processes.wait_until(lambda: not processes.alive(pid), SOON)
+    processes.wait_until(lambda: not processes.alive(client), SOON)
+
+
+def test_what_the_end_interrupts_is_nobody_s_error(own_router, records):
+    started = mitogen.core.Receiver(own_router)
+    context = own_router.local()
+    context.call_no_reply(work.hang, started.to_sender())
+    started.get(SOON)
+    context.shutdown(wait=True)
+    logged = []
+    while not records.queue.empty():
+        logged.append(records.queue.get().getMessage())
+    assert not [text for text in logged if "call without answer" in text]

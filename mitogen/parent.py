@@ -87,6 +87,8 @@ FORWARD_MODULE = 108
 DETACHING = 109
 GET_RESOURCE = 112
 LOAD_RESOURCE = 113
+#: Answered once a child's process is reaped.
+AWAIT_END = 117
 
 DEBUG = 10
 #: Blocks of ids that one child may ask for: what is below it, all in all.
@@ -292,6 +294,7 @@ class Branch:
         add(self._on_get_module, GET_MODULE, policy=is_neighbour)
         add(self._on_forward_module, FORWARD_MODULE, policy=self._from_parent)
         add(self._on_detaching, DETACHING, policy=is_neighbour)
+        add(self._on_await_end, AWAIT_END, policy=core.has_parent_authority)
         listen(router, "routes_lost", self._on_routes_lost)
         listen(router, "parent_lost", self._on_parent_lost)
         listen(router.broker, "shutdown", self._on_shutdown)
@@ -344,6 +347,14 @@ class Branch:
         self.streams.discard(stream)
         self.router.broker.holds.discard(stream)
         self.router.broker.stop()
+
+    def _on_await_end(self, msg):
+        """Answer once a child's process is reaped: after its route has gone."""
+        (context_id,) = core._NUMBER.unpack(msg.data)
+        for stream in self.router.broker.holds:
+            if stream.remote_id == context_id:
+                return stream.when_gone.append(lambda: msg.reply(None))
+        msg.reply(None)
 
     def _on_detaching(self, msg):
         """A child is about to leave the tree, and to stay; or it has left: see detach.py."""
@@ -592,7 +603,8 @@ class Context(core.Context):
         """
         End the context.
 
-        :param bool wait: return only when it is gone, and reaped if it is a child of this one
+        :param bool wait: return only when it is gone, and its process reaped, as far as this
+            context has made it, here or through another
         :returns: where `wait` is False, a Latch that gets an item then
         """
         latch = Latch()
@@ -621,6 +633,11 @@ def _when_gone(router, context, latch):
         put()
     elif stream.remote_id == context.context_id:
         stream.when_gone.append(put)
+    elif context.via is not None:
+        handle = router.expect(lambda msg: put(), context.via.context_id)
+        msg = Message(handle=AWAIT_END, reply_to=handle, flags=RAW)
+        msg.data = core._NUMBER.pack(context.context_id)
+        context.via.send(msg)
     else:
         listen(context, "disconnect", put)
 

@@ -238,6 +238,20 @@ def test_shutdown_ends_calls_under_way(own_router):
         call.get(timeout=SOON).unpickle()
 
 
+def test_shutdown_returns_when_what_another_made_is_reaped(own_router):
+    near = own_router.local()
+    for _ in range(10):
+        far = own_router.local(via=near)
+        pid = far.call(work.identity)[0]
+        far.shutdown(wait=True)
+        assert processes.process(pid) is None
+    # Once more is no error; nor after the one that made it has gone.
+    far.shutdown(wait=True)
+    last = own_router.local(via=near)
+    near.shutdown(wait=True)
+    last.shutdown(wait=True)
+
+
 @pytest.fixture(scope="module")
 def chain(router):
     context = router.local()

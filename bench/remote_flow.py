@@ -32,6 +32,25 @@ def pump(sender, count, size, raw):
 
 
 @mitogen.core.takes_router
+def fetch_digest(path, router):
+    """Fetch a file from the master; return its SHA-256."""
+    import hashlib
+
+    import mitogen.service
+
+    class Sink:
+        def __init__(self):
+            self.hash = hashlib.sha256()
+
+        def write(self, data):
+            self.hash.update(data)
+
+    sink = Sink()
+    ok, _ = mitogen.service.FileService.get(router.context_by_id(0), path, sink)
+    return ok and sink.hash.hexdigest()
+
+
+@mitogen.core.takes_router
 def fetch_file(path, router):
     """Fetch a file from the master and drop it; return whether it came whole."""
     import os

@@ -6,6 +6,8 @@ but `encode` and `decode` of the codec, which only ours is asked for. Each funct
 """
 
 import contextlib
+import filecmp
+import hashlib
 import mmap
 import os
 import pathlib
@@ -383,8 +385,9 @@ def bulk(setting, count):
 
 def files(setting, megabytes):
     """MB/s of a file fetched from the master's FileService."""
-    import mitogen.service
     import remote_flow
+
+    import mitogen.service
 
     with tempfile.NamedTemporaryFile(dir=setting.scratch) as fp, new_router() as router:
         fp.truncate(megabytes * MB)
@@ -399,6 +402,82 @@ def files(setting, megabytes):
         finally:
             pool.stop()
         return {"rate": megabytes / took}
+
+
+def make_file(path, megabytes):
+    """Write a file that has no two parts alike; return its SHA-256."""
+    digest = hashlib.sha256()
+    block = bytearray(os.urandom(MB))
+    with open(path, "wb") as fp:
+        for number in range(megabytes):
+            block[:8] = struct.pack(">Q", number)
+            digest.update(block)
+            fp.write(block)
+    return digest.hexdigest()
+
+
+def chain_of(router, setting, count):
+    """Return contexts, each below the one before."""
+    contexts = []
+    for _ in range(count):
+        contexts.append(connect_local(router, setting, via=contexts[-1] if contexts else None))
+    return contexts
+
+
+def measured(contexts, function, *args):
+    """Run it; return (seconds, MiB by which the process that grew most did, its result)."""
+    growth = Growth(os.getpid(), *(context.call(remote.pid) for context in contexts))
+    took, result = probe.timed(function, *args)
+    return took, growth.most(), result
+
+
+def fileservice(setting, megabytes):
+    """MB/s of a file fetched from three hops below, and the growth of any process."""
+    import remote_flow
+
+    import mitogen.service
+
+    with tempfile.TemporaryDirectory(dir=setting.scratch) as directory, new_router() as router:
+        path, warm = os.path.join(directory, "file"), os.path.join(directory, "warm")
+        digest = make_file(path, megabytes)
+        make_file(warm, 20)
+        service = mitogen.service.FileService(router)
+        service.register_prefix(directory)
+        pool = mitogen.service.Pool(router=router, services=[service])
+        try:
+            contexts = chain_of(router, setting, 3)
+            far = contexts[-1]
+            assert far.call(remote_flow.fetch_file, warm)
+            took, grown, ok = measured(contexts, far.call, remote_flow.fetch_file, path)
+            assert ok
+            assert far.call(remote_flow.fetch_digest, path) == digest
+        finally:
+            pool.stop()
+        return {"rate": megabytes / took, "growth": grown}
+
+
+def put_get(setting, megabytes):
+    """MB/s of put() and get(), one hop and three, checks included; the growth of any process."""
+    numbers = {"growth": 0}
+    with tempfile.TemporaryDirectory(dir=setting.scratch) as directory, new_router() as router:
+        names = ("file", "warm", "there", "back")
+        path, warm, there, back = (os.path.join(directory, name) for name in names)
+        make_file(path, megabytes)
+        make_file(warm, 20)
+        contexts = chain_of(router, setting, 3)
+        near, far = contexts[0], contexts[-1]
+        for put_key, get_key, context in (("put", "get", near), ("deep_put", "deep_get", far)):
+            context.put(warm, there)
+            context.get(warm, back)
+            for key, call in (
+                (put_key, (context.put, path, there)),
+                (get_key, (context.get, there, back)),
+            ):
+                took, grown, _ = measured(contexts, *call)
+                numbers[key] = megabytes / took
+                numbers["growth"] = max(numbers["growth"], grown)
+            assert filecmp.cmp(path, back, shallow=False)
+    return numbers
 
 
 class Growth:
@@ -617,7 +696,7 @@ FUNCTIONS = {
     function.__name__: function
     for function in [
         call, outstanding, cpu, connect, connect_many, script, import_time, link, count_bytes,
-        bulk, files, slow_reader, busy, codec, child_memory, master_memory,
+        bulk, files, fileservice, put_get, slow_reader, busy, codec, child_memory, master_memory,
     ]
 }  # fmt: skip
 

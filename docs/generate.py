@@ -1,7 +1,9 @@
 """
-Writes the tables of docs/design/wire.rst from the code: `python3 docs/generate.py`.
+Writes the pages that are tables of what is in the code: `python3 docs/generate.py`.
 
-tests/unit/test_docs.py fails while the page is not what this makes.
+docs/design/wire.rst (handles, values) and docs/reference/compatibility.rst (the names of old
+programs, from tests/unit/api_names.py). tests/unit/test_docs.py fails while a page is not what this
+makes.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
 
 from mitogen import aliases, core, values  # noqa: E402 (the checkout's)
+from tests.unit import api_check, api_names  # noqa: E402
 
-PAGE = os.path.join(HERE, "design", "wire.rst")
+WIRE = os.path.join(HERE, "design", "wire.rst")
+COMPATIBILITY = os.path.join(HERE, "reference", "compatibility.rst")
 
 #: Handle, direction, data, answer. A raw payload is written as struct writes it.
 HANDLES = (
@@ -28,13 +32,14 @@ HANDLES = (
     ("SHUTDOWN", "ancestor to descendant", "empty", ""),
     ("LOAD_MODULE", "parent to child", "[entries, zlib stream, own names]", ""),
     ("FORWARD_MODULE", "parent to child", "[target, full names]", ""),
-    ("DETACHING", "", "not used yet", ""),
+    ("DETACHING", "child to parent", "empty; once more, with no answer, as it goes", "None"),
     ("CALL_SERVICE", "any to any", "[service, method, keyword arguments]", "result"),
     ("STUB_CALL_SERVICE", "", "not used yet", ""),
-    ("GET_RESOURCE", "", "not used yet", ""),
+    ("GET_RESOURCE", "any to master", "[package, name; or none]", "bytes; or names"),
     ("LOAD_RESOURCE", "", "not used yet", ""),
     ("CREDIT", "receiver to sender", "raw: >LLL handle, message number, bytes", ""),
     ("PING", "parent to child", "empty", "empty"),
+    ("AWAIT_END", "ancestor to descendant", "raw: >L id of a child of it", "None, once reaped"),
     ("CANCEL", "ancestor to descendant", "raw: >L handle of the answer", ""),
 )
 
@@ -97,8 +102,8 @@ def number(name: str) -> int:
     return int(getattr(core, name, None) or getattr(aliases, name))
 
 
-def page() -> str:
-    """Return the page's text."""
+def wire() -> str:
+    """Return the text of docs/design/wire.rst."""
     handles = [(f"{number(name)}", name, *rest) for name, *rest in HANDLES]
     return TEXT.format(
         header=core._HEADER.size,
@@ -125,6 +130,68 @@ def page() -> str:
     )
 
 
+COMPATIBILITY_TEXT = """\
+Names of mitogen 0.3
+====================
+
+.. This page is written by docs/generate.py from tests/unit/api_names.py.
+
+Programs written for the 0.3 releases on PyPI run unchanged. These are the {count} names that their
+documentation gives, {refused} of which are not here, each with the reason. "And more" says that ours takes
+more than the name had then. Parameters before a ``/`` have another name here: give them by position.
+
+What is different on purpose: values are CBOR, so handles, headers and encodings have numbers of their own
+on the wire (:doc:`/design/wire`); a flow has a window (``Receiver(window=None)`` has none); a target needs
+Python 3.6.
+"""
+YEARS = {"17": "2017", "18": "2018", None: "later"}
+
+
+def status(row: api_names.Row) -> str:
+    """Return what is to be said of one name."""
+    if row.why_not:
+        return f"**no**: {row.why_not}"
+    if not api_check.module_is_there(row.module):
+        return "**not written yet**"
+    found = api_check.find(row)
+    text = "present"
+    if found is not api_check.MISSING and not row.why_other_signature:
+        text += ", and more" if api_check.has_more(row, found) else ""
+    for name, why in api_names.WITHOUT.get(row.dotted, {}).items():
+        text += f"; without ``{name}``: {why}"
+    if row.why_other_signature:
+        text += f"; other parameters: {row.why_other_signature}"
+    note = api_names.NOTES.get(row.dotted)
+    return f"{text}; {note}" if note else text
+
+
+def compatibility() -> str:
+    """Return the text of docs/reference/compatibility.rst."""
+    refused = sum(1 for row in api_names.ROWS if row.why_not)
+    parts = [COMPATIBILITY_TEXT.format(count=len(api_names.ROWS), refused=refused)]
+    for module in api_names.TEXT:
+        about = api_names.ABOUT.get(module, "")
+        heading = f"{module}\n{'-' * len(module)}\n" + (f"\n{about}\n" if about else "")
+        rows = [
+            (f"``{row.signature}``", YEARS[row.mark], status(row).replace("`", "``"))
+            for row in api_names.ROWS
+            if row.module == module
+        ]
+        rows = [(name, year, text.replace("````", "``")) for name, year, text in rows]
+        parts.append(f"{heading}\n{table(('name', 'since', 'here'), rows)}\n")
+    return "\n".join(parts)
+
+
+#: Path of a page to what makes its text.
+PAGES = {WIRE: wire, COMPATIBILITY: compatibility}
+
+
+def main() -> None:
+    """Write the pages."""
+    for path, make in PAGES.items():
+        with open(path, "w", encoding="utf-8") as fp:
+            fp.write(make())
+
+
 if __name__ == "__main__":
-    with open(PAGE, "w", encoding="utf-8") as fp:
-        fp.write(page())
+    main()

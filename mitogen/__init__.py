@@ -24,13 +24,18 @@ def main(log_level="INFO", profiling=None):
     In a child the decorator does nothing, so the program needs no `if __name__ == "__main__"`.
 
     :param str log_level: level for log records, by name
-    :param profiling: accepted for old programs
+    :param bool profiling: profile every context: see mitogen.profiler; None: if MITOGEN_PROFILING
+        is in the environment
     """
 
     def decorate(func):
         if func.__module__ == "__main__":
+            import os
+
             import mitogen.utils
 
+            if profiling:
+                os.environ.setdefault("MITOGEN_PROFILING", "1")
             mitogen.utils.log_to_file(level=log_level)
             return mitogen.utils.run_with_router(func)
         return func

@@ -1,39 +1,53 @@
 """
 Names of `mitogen.core` that few programs use, and those of old releases.
 
-They are found there all the same (core's module class looks here), so they cost no child anything
-that does not use them.
+They are found there all the same, so they cost no child anything that does not use them: core's
+module class looks here for its module's names, and what is added to its classes is found through
+child.Late (child.OLD_NAMES lists it, as a test sees to).
+
+Threads: any, but the first use must not be on a child's broker thread, which does not import.
 """
 
 import os
-import sys
-import threading
-from io import BytesIO
+from _struct import calcsize
 
 from mitogen import core
-from mitogen.core import RAW, Message, Sender
+from mitogen.child import find_old_names
+from mitogen.core import RAW, Importer, Message, Sender
+from mitogen.lazy import find_elsewhere
 from mitogen.mailbox import Channel, Latch, LatchError, Receiver
+
+MYPY = False
+if MYPY:
+    from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
 __all__ = [
     "AnyTextType",
-    "BytesIO",
     "BytesType",
     "Channel",
     "FsPathTypes",
-    "IOLOG",
+    "ImportPolicy",
     "Latch",
     "LatchError",
-    "LOG",
-    "LOGGERS",
+    "ModuleDeniedByBlocksError",
+    "ModuleDeniedByOverridesError",
+    "ModuleUnsuitableError",
     "PY24",
     "PY3",
     "Receiver",
+    "SecurityError",
     "UnicodeType",
     "b",
+    "bytes_partition",
+    "enable_debug_logging",
+    "enable_profiling",
     "get_blocking",
     "integer_types",
     "io_op",
     "iter_split",
+    "iteritems",
+    "iterkeys",
+    "itervalues",
     "module_lineage",
     "pipe",
     "set_block",
@@ -41,9 +55,25 @@ __all__ = [
     "set_cloexec",
     "set_nonblock",
     "socketpair",
+    "str_partition",
+    "str_rpartition",
+    "threading__current_thread",
+    "threading__thread_name",
     "to_text",
     "unlisten",
 ]
+
+#: Modules that are imported by those who use one of these names only.
+ELSEWHERE = {
+    "io": "BytesIO",
+    "mitogen.old_logs": "IOLOG LOG LOGGERS LogHandler PidfulStreamHandler",
+    "mitogen.resources": "ResourceReader ResourceRequester",
+    "mitogen.streams": (
+        "BasicStream BufferedWriter DelimitedProtocol IoLogger IoLoggerProtocol MitogenProtocol"
+        " Protocol Side Waker"
+    ),
+}
+find_elsewhere(__name__, ELSEWHERE, "mitogen.core")
 
 ADD_ROUTE = 103
 ALLOCATE_ID = 105
@@ -52,41 +82,7 @@ DETACHING = 109
 STUB_CALL_SERVICE = 111
 GET_RESOURCE = 112
 LOAD_RESOURCE = 113
-CANCEL = 116
-
-Message.ENC_MGC = Message.ENC_PKL
-Message.ENCS = (Message.ENC_PKL, RAW)
-Message.HEADER_FMT = ">HBLLLLLL"
-Message.HEADER_LEN = core._HEADER.size
-Message.HEADER_MAGIC = core.MAGIC
-Message.pack = lambda self: self._header(len(self.data), self.flags) + self.data
-Sender.put = Sender.send
-Sender.__repr__ = lambda self: "Sender(%r, %r)" % (self.context, self.dst_handle)
-Sender.explicit_close_msg = ""
-core.ChannelError.remote_msg = "Channel closed by remote end."
-core.ChannelError.local_msg = "Channel closed by local end."
-
-
-def _unpickle_iter(self, throw=True, throw_dead=True, find_class=None):
-    """Yield the values of a message that was made with several."""
-    if self.is_dead:
-        self.unpickle(throw, throw_dead)
-        return
-    pos = 0
-    while pos < len(self.data):
-        value, pos = core.decode_next(self.data, pos, self.router)
-        if throw and isinstance(value, core.CallError):
-            raise value
-        yield value
-
-
-def _pickled(cls, *objs, **kwargs):
-    """Return a message that carries `objs` as values, one after the other."""
-    return cls(data=b"".join(core.encode(obj) for obj in objs), **kwargs)
-
-
-Message.unpickle_iter = _unpickle_iter
-Message.pickled = classmethod(_pickled)
+AWAIT_END = 117
 
 BytesType = bytes
 UnicodeType = str
@@ -95,48 +91,56 @@ FsPathTypes = (str,)
 integer_types = (int,)
 PY24 = False
 PY3 = True
-IS_WSL = False
+IS_WSL = "microsoft" in os.uname().release.lower()
 all, any, next, range = all, any, next, range
 
-threading__current_thread = threading.current_thread
+
+# -- text, tables, threads
 
 
-def threading__thread_name(thread):
+def threading__current_thread() -> "Any":
+    """Return the current thread."""
+    import threading
+
+    return threading.current_thread()
+
+
+def threading__thread_name(thread: "Any") -> "str":
     """Return a thread's name."""
-    return thread.name
+    return str(thread.name)
 
 
-def b(text):
+def b(text: "str") -> "bytes":
     """Return `text` as bytes."""
     return text.encode("latin-1")
 
 
-def to_text(obj):
-    """Return `obj` as str; bytes are UTF-8."""
-    return obj.decode("utf-8") if isinstance(obj, bytes) else str(obj)
+def to_text(o: "Any") -> "str":
+    """Return `o` as str; bytes are UTF-8."""
+    return o.decode("utf-8") if isinstance(o, bytes) else str(o)
 
 
-def iteritems(dct):
+def iteritems(dct: "Dict[Any, Any]") -> "Iterator[Any]":
     """Return an iterator over a dict's pairs."""
     return iter(dct.items())
 
 
-def iterkeys(dct):
+def iterkeys(dct: "Dict[Any, Any]") -> "Iterator[Any]":
     """Return an iterator over a dict's keys."""
     return iter(dct)
 
 
-def itervalues(dct):
+def itervalues(dct: "Dict[Any, Any]") -> "Iterator[Any]":
     """Return an iterator over a dict's values."""
     return iter(dct.values())
 
 
-def str_partition(text, separator):
+def str_partition(text: "Any", separator: "Any") -> "Any":
     """Return `text.partition(separator)`."""
     return text.partition(separator)
 
 
-def str_rpartition(text, separator):
+def str_rpartition(text: "Any", separator: "Any") -> "Any":
     """Return `text.rpartition(separator)`."""
     return text.rpartition(separator)
 
@@ -144,12 +148,12 @@ def str_rpartition(text, separator):
 bytes_partition = str_partition
 
 
-def unlisten(obj, name, func):
+def unlisten(obj: "Any", name: "str", func: "Callable[..., Any]") -> "None":
     """Undo `listen()`; ValueError if there was none."""
     obj.__dict__.get("_signals", {}).get(name, []).remove(func)
 
 
-def module_lineage(fullname):
+def module_lineage(fullname: "str") -> "List[str]":
     """Return a module's full name and those of its packages, the longest first."""
     names = []
     while fullname:
@@ -158,7 +162,9 @@ def module_lineage(fullname):
     return names
 
 
-def iter_split(buf, delim, func):
+def iter_split(
+    buf: "bytes", delim: "bytes", func: "Callable[[bytes], Any]"
+) -> "Tuple[bytes, bool]":
     """
     Call `func(line)` for each part of `buf` that ends in `delim`, until it returns False.
 
@@ -174,7 +180,10 @@ def iter_split(buf, delim, func):
     return buf, go_on
 
 
-def io_op(func, *args):
+# -- descriptors
+
+
+def io_op(func: "Callable[..., Any]", *args: "Any") -> "Tuple[Any, Optional[OSError]]":
     """Return (`func(*args)`, None), or (None, the OSError) of a descriptor that was hung up."""
     while True:
         try:
@@ -185,73 +194,208 @@ def io_op(func, *args):
             return None, e
 
 
-def get_blocking(fd):
+def get_blocking(fd: "int") -> "bool":
     """Return whether a descriptor is in blocking mode."""
     return os.get_blocking(fd)
 
 
-def set_blocking(fd, blocking):
+def set_blocking(fd: "int", blocking: "bool") -> "None":
     """Put a descriptor into blocking mode, or out of it."""
     os.set_blocking(fd, blocking)
 
 
-def set_block(fd):
+def set_block(fd: "int") -> "None":
     """Put a descriptor into blocking mode."""
     os.set_blocking(fd, True)
 
 
-def set_nonblock(fd):
+def set_nonblock(fd: "int") -> "None":
     """Put a descriptor into non-blocking mode."""
     os.set_blocking(fd, False)
 
 
-def set_cloexec(fd):
+def set_cloexec(fd: "int") -> "None":
     """Have a descriptor closed at exec."""
     os.set_inheritable(fd, False)
 
 
-def _modes(files, blocking):
+def _modes(files: "Any", blocking: "Optional[bool]") -> "Any":
     if blocking is not None:
         for fp in files:
             os.set_blocking(fp.fileno(), blocking)
     return files
 
 
-def pipe(blocking=None):
+def pipe(blocking: "Optional[bool]" = None) -> "Any":
     """Return two file objects, for reading and for writing, of a new pipe."""
     rfd, wfd = os.pipe()
     return _modes((os.fdopen(rfd, "rb", 0), os.fdopen(wfd, "wb", 0)), blocking)
 
 
-def socketpair(blocking=None):
+def socketpair(blocking: "Optional[bool]" = None) -> "Any":
     """Return two connected sockets."""
     import socket
 
     return _modes(socket.socketpair(), blocking)
 
 
-def enable_debug_logging():
+# -- logs
+
+
+def enable_debug_logging() -> "None":
     """Have the loggers of mitogen log everything."""
     import logging
 
     logging.getLogger("mitogen").setLevel(logging.DEBUG)
 
 
-def enable_profiling(econtext=None):
-    """Do nothing (kept for old programs): use py-spy."""
+def enable_profiling(econtext: "Any" = None) -> "None":
+    """Do nothing (kept for old programs): `router.profiling` has contexts profiled."""
 
 
-def __getattr__(name):
-    # logging is imported by those who log only.
-    if name in ("LOG", "IOLOG", "LOGGERS"):
-        import logging
-
-        loggers = logging.getLogger("mitogen"), logging.getLogger("mitogen.io")
-        return {"LOG": loggers[0], "IOLOG": loggers[1], "LOGGERS": list(loggers)}[name]
-    raise AttributeError("module 'mitogen.core' has no attribute %r" % name)
+# -- modules that are not served
 
 
-if sys.version_info < (3, 7):  # pragma: no cover (no PEP 562 there)
-    LOG = __getattr__("LOG")
-    IOLOG = __getattr__("IOLOG")
-    LOGGERS = [LOG, IOLOG]
+class ModuleDeniedByOverridesError(ModuleNotFoundError):
+    """ImportPolicy: the module is not among those that the master's copy counts of."""
+
+
+class ModuleDeniedByBlocksError(ModuleNotFoundError):
+    """ImportPolicy: the module is blocked."""
+
+
+class ModuleUnsuitableError(ModuleNotFoundError):
+    """The module is not one that can be sent."""
+
+
+class SecurityError(core.Error):
+    """Raised by a release of 2017; here for `except` clauses."""
+
+
+class ImportPolicy:
+    """
+    Which modules are asked for, by prefixes of full names. (What a master serves is decided by
+    `ModuleResponder.whitelist_prefix()` and `blacklist_prefix()`, which have one of their own.)
+
+    :param overrides: of these, the master's copy counts; all others are the target's
+    :param blocks: never served
+    """
+
+    def __init__(self, overrides: "Iterable[str]" = (), blocks: "Iterable[str]" = ()) -> "None":
+        self.overrides = set(overrides)
+        self.blocks = set(blocks)
+
+    def __repr__(self) -> "str":
+        return "ImportPolicy(overrides=%r, blocks=%r)" % (
+            sorted(self.overrides),
+            sorted(self.blocks),
+        )
+
+    def denied(self, fullname: "str") -> "bool":
+        """Return whether a module is not served."""
+        try:
+            self.denied_raise(fullname)
+        except ModuleNotFoundError:
+            return True
+        return False
+
+    def denied_raise(self, fullname: "str") -> "None":
+        """Raise a ModuleNotFoundError that says why a module is not served, if it is not."""
+        if fullname == "mitogen" or fullname.startswith("mitogen."):
+            return
+        if self.overrides and not self.overriden(fullname):
+            raise ModuleDeniedByOverridesError(
+                "%s: not among the modules that are served" % fullname, name=fullname
+            )
+        if not self.blocks.isdisjoint(module_lineage(fullname)):
+            raise ModuleDeniedByBlocksError("%s: blocked" % fullname, name=fullname)
+
+    def overriden(self, fullname: "str") -> "bool":
+        """Return whether a module, or a package that it is in, is in `overrides`."""
+        return not self.overrides.isdisjoint(module_lineage(fullname))
+
+
+# -- what is added to core's classes: child.OLD_NAMES lists it
+
+
+def _unpickle_iter(
+    self: "Message", throw: "bool" = True, throw_dead: "bool" = True, find_class: "Any" = None
+) -> "Iterator[Any]":
+    """Yield the values of a message that was made with several."""
+    if self.is_dead:
+        self.unpickle(throw, throw_dead)
+        return
+    pos = 0
+    while pos < len(self.data):
+        value, pos = core.decode_next(self.data, pos, self.router)
+        if throw and isinstance(value, core.CallError):
+            raise value
+        yield value
+
+
+def _pack(self: "Message") -> "bytes":
+    """Return the message as one frame."""
+    return self._header(len(self.data), self.flags) + self.data
+
+
+Message.ENC_MGC = Message.ENC_PKL
+Message.ENCS = (Message.ENC_PKL, RAW)
+Message.HEADER_FMT = ">HBLLLLLL"
+Message.HEADER_LEN = calcsize(Message.HEADER_FMT)
+Message.HEADER_MAGIC = core.MAGIC
+Message.pack = _pack
+Message.unpickle_iter = _unpickle_iter
+
+Sender.put = lambda self, data: self.send(data)
+Sender.explicit_close_msg = ""
+Sender.__repr__ = lambda self: "Sender(%r, %r)" % (self.context, self.dst_handle)
+core.ChannelError.remote_msg = "Channel closed by remote end."
+core.ChannelError.local_msg = "Channel closed by local end."
+
+
+def _find_module(self: "Importer", fullname: "str", path: "Any" = None) -> "Any":
+    """Return the loader of a module that comes from the parent, or None (PEP 302)."""
+    spec = self.find_spec(fullname, path)
+    return spec and spec.loader
+
+
+def _load_module(self: "Importer", fullname: "str") -> "Any":
+    """Import a module from the parent (PEP 302)."""
+    return core.import_module(fullname)
+
+
+Importer.find_module = _find_module
+Importer.load_module = _load_module
+
+
+def _register(self: "core.Router", context: "core.Context", stream: "Any") -> "None":
+    """Any thread: have `stream` lead to `context`, and begin to receive from it."""
+    self._stream_by_id[context.context_id] = stream
+    stream.broker.defer(stream.start)
+
+
+def _async_route(self: "core.Router", msg: "Message", in_stream: "Any" = None) -> "None":
+    """Broker thread: route a message, one that came in on `in_stream` perhaps."""
+    if in_stream:
+        self.on_frame(msg, in_stream)
+    else:
+        self.route(msg, False)
+
+
+core.Router.register = _register
+core.Router._async_route = _async_route
+
+
+def _new_stream(cls: "Any", *args: "Any", **kwargs: "Any") -> "Any":
+    if cls is core.Stream and not args and not kwargs:
+        # A stream of a program's own.
+        from mitogen import streams
+
+        return streams.BasicStream()
+    return object.__new__(cls)
+
+
+core.Stream.__new__ = _new_stream
+
+# Message.pickled(), and those of other modules.
+find_old_names()

@@ -10,6 +10,13 @@ from mitogen import core
 from mitogen.errors import restore_call_error  # noqa: F401 (registers itself)
 from mitogen.mailbox import Latch, Receiver
 
+MYPY = False
+if MYPY:
+    from typing import Any, Callable, Dict, Optional, Tuple
+
+    from mitogen.core import Message, P, R, Router
+
+
 __all__ = ["CallChain"]
 
 #: Seconds that a child has to end a call that was cancelled, before kill=True ends the child.
@@ -27,11 +34,11 @@ class _Answer:
 
     __slots__ = ("lock", "msg")
 
-    def __init__(self):
+    def __init__(self) -> "None":
         self.lock = core.new_lock()
-        self.msg = None
+        self.msg: "Any" = None
 
-    def __call__(self, msg):
+    def __call__(self, msg: "Message") -> "None":
         self.msg = msg
         self.lock.release()
 
@@ -41,13 +48,13 @@ class _AnswerReceiver(Receiver):
 
     answered = False
 
-    def __init__(self, router, context):
+    def __init__(self, router: "Router", context: "Any") -> "None":
         self.router = router
         self.context = context
         self._latch = Latch()
         self.handle = router.expect(self._on_receive, context.context_id)
 
-    def _on_receive(self, msg):
+    def _on_receive(self, msg: "Message") -> "None":
         self.answered = True
         outstanding = self.context.__dict__.get("_outstanding")
         if outstanding:
@@ -78,7 +85,14 @@ class CallChain:
         "call a function or a class method"
     )
 
-    def __init__(self, context, pipelined=False, timeout=None, kill=False, worker=False):
+    def __init__(
+        self,
+        context: "Any",
+        pipelined: "bool" = False,
+        timeout: "Optional[float]" = None,
+        kill: "bool" = False,
+        worker: "bool" = False,
+    ) -> "None":
         self.context = context
         self.timeout = timeout
         self.kill = kill
@@ -87,18 +101,18 @@ class CallChain:
         #: What a call's payload begins with: a list of three, or of four with the worker's name.
         self._opening = b"\x84" + core.encode(self.make_chain_id()) if worker else b"\x83"
         #: Function to the beginning of a call's payload.
-        self._heads = {}
+        self._heads: "Dict[Any, bytes]" = {}
 
-    def __repr__(self):
+    def __repr__(self) -> "str":
         return "CallChain(%r)" % (self.context,)
 
-    def __enter__(self):
+    def __enter__(self) -> "CallChain":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: "object") -> "None":
         self.reset()
 
-    def make_chain_id(self):
+    def make_chain_id(self) -> "str":
         """Return a name for this chain that no other has."""
         return "%d-%d-%x" % (
             self.context.router.node.context_id,
@@ -106,12 +120,12 @@ class CallChain:
             id(self),
         )
 
-    def reset(self):
+    def reset(self) -> "None":
         """Have the far context forget an error of this chain."""
         if self.chain_id:
             CallChain(self.context).call_no_reply(core.Dispatcher.forget_chain, self.chain_id)
 
-    def make_msg(self, fn, *args, **kwargs):
+    def make_msg(self, fn: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs") -> "Message":
         """
         Return the Message that calls `fn(*args, **kwargs)`.
 
@@ -129,7 +143,7 @@ class CallChain:
             data += _NO_ARGUMENTS
         return core.Message(data=data, handle=core.CALL_FUNCTION, dst_id=self.context.context_id)
 
-    def _head(self, fn):
+    def _head(self, fn: "Any") -> "bytes":
         """Return the payload of a call of `fn`, up to its arguments; kept for the next call."""
         name = "\0".join(name_function(fn) + (self.chain_id or "",))
         if len(self._heads) > KEPT_HEADS:
@@ -137,16 +151,16 @@ class CallChain:
         head = self._heads[fn] = self._opening + core.encode(name)
         return head
 
-    def _send(self, fn, msg):
+    def _send(self, fn: "Any", msg: "Message") -> "None":
         router = self.context.router
         router.push_modules(self.context, fn)
         router.route(msg)
 
-    def call_no_reply(self, fn, *args, **kwargs):
+    def call_no_reply(self, fn: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs") -> "None":
         """Call `fn` and go on; an error is logged."""
         self._send(fn, self.make_msg(fn, *args, **kwargs))
 
-    def call_async(self, fn, *args, **kwargs):
+    def call_async(self, fn: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs") -> "Receiver":
         """Call `fn`; return a Receiver for its result."""
         msg = self.make_msg(fn, *args, **kwargs)
         context = self.context
@@ -163,7 +177,7 @@ class CallChain:
             outstanding.discard(receiver.handle)
         return receiver
 
-    def call(self, fn, *args, **kwargs):
+    def call(self, fn: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs") -> "R":
         """
         Call `fn(*args, **kwargs)` in the context and return what it returns.
 
@@ -190,9 +204,17 @@ class CallChain:
                 self.context,
                 self.timeout,
             )
-        return answer.msg.unpickle()
+        result: "R" = answer.msg.unpickle()
+        return result
 
-    def start(self, on_answer, fn, args, kwargs, wait=True):
+    def start(
+        self,
+        on_answer: "Callable[[Message], object]",
+        fn: "Callable[..., Any]",
+        args: "Any",
+        kwargs: "Any",
+        wait: "bool" = True,
+    ) -> "int":
         """
         Call `fn(*args, **kwargs)`; have `on_answer(msg)` called with the answer, on the broker
         thread.
@@ -211,7 +233,7 @@ class CallChain:
             raise
         return handle
 
-    def cancel(self, handle):
+    def cancel(self, handle: "int") -> "None":
         """
         Have the call whose answer goes to `handle` interrupted, or dropped if it has not begun.
         Ignored if it is over.
@@ -225,13 +247,13 @@ class CallChain:
         if self.kill:
             router.broker.defer(router.broker.after, CANCEL_GRACE, lambda: self._kill(handle))
 
-    def _kill(self, handle):
+    def _kill(self, handle: "int") -> "None":
         # An answer takes the handler away.
         if handle in self.context.router._handlers:
             self.context.router.kill(self.context)
 
 
-def name_function(fn):
+def name_function(fn: "Any") -> "Tuple[str, str, str]":
     """
     Return (module, class or "", name) by which another context finds `fn`.
 

@@ -11,14 +11,23 @@ Threads: install() on the main thread; StdioLogger reads, a cancel arrives, and 
 the broker's.
 """
 
-import _signal
+import _signal  # type: ignore[import-not-found]  # typeshed does not have it
 import _thread
 import os
 import sys
+from _frozen_importlib import ModuleSpec
 from collections import deque
 
 from mitogen import core
 from mitogen.core import read_fd
+
+MYPY = False
+if MYPY:
+    import logging
+    from typing import Any, Deque, Dict, List, Optional, Set, Tuple, Type
+
+    from mitogen.core import Dispatcher, ExternalContext, Message
+
 
 INFO = 20
 #: Seconds between looks at a call that is to be cancelled, but is not at its function yet.
@@ -49,7 +58,7 @@ OLD_NAMES = {
 __all__ = ["ModuleText", "StdioLogger", "install", "set_process_name"]
 
 
-def install(econtext, msg):
+def install(econtext: "ExternalContext", msg: "Message") -> "bool":
     """
     Main thread, before the first call.
 
@@ -66,7 +75,6 @@ def install(econtext, msg):
             os.environ[name] = value
     if config["remote_name"]:
         set_process_name("mitogen:" + config["remote_name"])
-    core.Message.pickled = classmethod(message_of)
     find_old_names()
     econtext.broker.defer(let_writers_finish)
     core.listen(econtext.broker, "exit", econtext.dispatcher.end)
@@ -88,50 +96,70 @@ def install(econtext, msg):
     return diverter.start(msg)
 
 
-def import_main(econtext):
+def _import(name: "str") -> "Any":
+    # No import statement: what one names is sent with the first call, needed or not.
+    return core.import_module("mitogen." + name)
+
+
+class Late:
+    """A name that another module adds to a class of core.py: imported when it is first used."""
+
+    def __init__(self, place: "str", name: "str") -> "None":
+        self.place = place
+        self.name = name
+
+    def __get__(self, obj: "Any", cls: "Any") -> "Any":
+        # The import puts the real one in this one's place.
+        core.import_module(self.place)
+        return getattr(cls if obj is None else obj, self.name)
+
+
+def find_old_names() -> "None":
+    """Have the names of OLD_NAMES found, where their modules are not imported yet."""
+    core.Message.pickled = classmethod(message_of)  # type: ignore[method-assign, assignment]
+    for place, classes in OLD_NAMES.items():
+        for class_name, names in classes.items():
+            cls = getattr(core, class_name)
+            for name in names.split():
+                if name not in cls.__dict__:
+                    setattr(cls, name, Late(place, name))
+
+
+def message_of(cls: "Type[Message]", *objs: "Any", **kwargs: "Any") -> "Message":
+    """Return a message that carries `objs` as values, one after the other."""
+    return cls(data=b"".join(map(core.encode, objs)), **kwargs)
+
+
+def import_main(econtext: "ExternalContext") -> "None":
     """Have `__main__` be the program's, not the bootstrap's; once."""
-    main = sys.modules.pop("__main__", None)
+    importer = econtext.importer
+    main: "Any" = sys.modules.pop("__main__", None)
     try:
-        core.import_module("__main__")
+        spec = importer.find("__main__", True)
+        entry = importer.modules["__main__"]
+        # Of `python -m pkg.main`: where its relative imports start.
+        package = entry[1]
+        if package:
+            spec = ModuleSpec(package + ".__main__", importer, origin=spec.origin)
+            importer.modules[spec.name] = entry
+        spec.submodule_search_locations = None
+        module = sys.modules["__main__"] = type(sys)("__main__")
+        module.__spec__ = spec
+        module.__loader__ = importer
+        module.__package__ = package
+        importer.exec_module(module)
     except BaseException:
         sys.modules["__main__"] = main
         raise
     econtext.import_main = bool
 
 
-class Late:
-    """A name of one of core's classes; a module puts it there, which is imported at first use."""
-
-    def __init__(self, name, module):
-        self.name = name
-        self.module = module
-
-    def __get__(self, obj, cls):
-        core.import_module(self.module)
-        return getattr(cls if obj is None else obj, self.name)
-
-
-def find_old_names():
-    """Have OLD_NAMES found on core's classes."""
-    for module, owners in OLD_NAMES.items():
-        for owner, names in owners.items() if module not in sys.modules else ():
-            for name in names.split():
-                setattr(getattr(core, owner), name, Late(name, module))
-
-
-def message_of(cls, *objs, **kwargs):
-    """Return a message that carries `objs` as values, one after the other."""
-    return cls(data=b"".join(map(core.encode, objs)), **kwargs)
-
-
-def detach(econtext):
+def detach(econtext: "ExternalContext") -> "None":
     """Leave the tree and go on: see detach.py."""
-    from mitogen import detach
-
-    detach.detach(econtext)
+    _import("detach").detach(econtext)
 
 
-def set_process_name(name):
+def set_process_name(name: "str") -> "None":
     """Show `name` in ps: on Linux the process overwrites its own arguments (proc(5))."""
     try:
         with open("/proc/self/stat", "rb") as fp:
@@ -147,7 +175,7 @@ def set_process_name(name):
         pass
 
 
-def flush(econtext):
+def flush(econtext: "ExternalContext") -> "None":
     """Main thread: send what was printed, before the context ends."""
     for fp in (sys.stdout, sys.stderr):
         try:
@@ -159,7 +187,7 @@ def flush(econtext):
     econtext.broker.defer(econtext.stderr_log.finish)
 
 
-def describe(error, cause):
+def describe(error: "Any", cause: "BaseException") -> "str":
     """Fill a CallError from the exception that it stands for; return its text."""
     kind = type(cause)
     error.type_name = "%s.%s" % (kind.__module__, kind.__qualname__)
@@ -175,7 +203,7 @@ def describe(error, cause):
     return "%s: %s\n%s" % (error.type_name, error.message, error.traceback or "")
 
 
-def let_writers_finish():
+def let_writers_finish() -> "None":
     """
     Broker thread: be woken without interrupting whoever wakes it (sched(7), SCHED_BATCH).
 
@@ -197,24 +225,25 @@ class Canceller:
     it waits in.
     """
 
-    def __init__(self, dispatcher, diverter):
+    def __init__(self, dispatcher: "Dispatcher", diverter: "Diverter") -> "None":
         self.dispatcher = dispatcher
         self.diverter = diverter
         self.thread = _thread.get_ident()
         dispatcher.interrupt = self.interrupt
         _signal.signal(_signal.SIGINT, self._on_sigint)
 
-    def interrupt(self):
-        """Any thread: interrupt the current call, if there is one."""
-        if self.dispatcher.current:
-            _signal.pthread_kill(self.thread, _signal.SIGINT)
+    def interrupt(self) -> "None":
+        """Broker thread: interrupt the current call, if there is one, once it is at its function."""
+        call = self.dispatcher.current
+        if call:
+            self._interrupt_call(self.dispatcher, call)
 
-    def _on_sigint(self, _signum, _frame):
+    def _on_sigint(self, _signum: "int", _frame: "Any") -> "None":
         if self.dispatcher.interruptible:
             self.dispatcher.interruptible = False
             raise KeyboardInterrupt("the call was cancelled")
 
-    def on_cancel(self, msg):
+    def on_cancel(self, msg: "Message") -> "Any":
         """A cancel names its call by its answer's handle; it is ignored when that is over."""
         (handle,) = core._NUMBER.unpack(msg.data)
         key = (msg.src_id, handle)
@@ -226,7 +255,7 @@ class Canceller:
         for queue in [dispatcher.queue, *list(self.diverter.chains.values())]:
             self._drop(queue, key)
 
-    def _interrupt_call(self, runner, call):
+    def _interrupt_call(self, runner: "Any", call: "Message") -> "None":
         if runner.current is not call:
             return
         if not runner.interruptible:
@@ -234,11 +263,11 @@ class Canceller:
             look = self.dispatcher.router.broker.after
             look(CANCEL_LOOK, lambda: self._interrupt_call(runner, call))
         elif runner is self.dispatcher:
-            self.interrupt()
+            _signal.pthread_kill(self.thread, _signal.SIGINT)
         else:
             _thread.start_new_thread(runner.interrupt_call, (call,))
 
-    def _drop(self, queue, key):
+    def _drop(self, queue: "Any", key: "Tuple[int, int]") -> "None":
         for call in list(queue):
             if (call.src_id, call.reply_to) == key:
                 try:
@@ -257,23 +286,25 @@ class Diverter:
     queued by that; the thread lives while there is something in the queue.
     """
 
-    def __init__(self, econtext):
+    def __init__(self, econtext: "ExternalContext") -> "None":
         self.econtext = econtext
         self.router = econtext.router
+        if MYPY:
+            self.on_cancel = Canceller(econtext.dispatcher, self).on_cancel
         #: Chain id to the calls that wait for its thread.
-        self.chains = {}
+        self.chains: "Dict[Any, Deque[Message]]" = {}
         #: What runs now: see workers.Worker.
-        self.workers = set()
+        self.workers: "Set[Any]" = set()
         #: Calls of services that came before there was a pool.
-        self.service_calls = []
+        self.service_calls: "List[Message]" = []
         self.lock = _thread.allocate_lock()
 
-    def start(self, first):
+    def start(self, first: "Message") -> "bool":
         """Main thread: take over, in order, what has come; return whether `first` was taken."""
         done = core.new_lock()
         taken = []
 
-        def take_over():
+        def take_over() -> "None":
             queue = self.econtext.dispatcher.queue
             taken.append(self.put(first))
             for msg in list(queue):
@@ -286,17 +317,18 @@ class Diverter:
             add(self.on_cancel, core.CANCEL, True, policy, None, True)
             done.release()
 
-        self.econtext.broker.defer(take_over)
+        broker = self.router.broker
+        broker.defer(take_over)
         while not done.acquire(True, 1):
-            if not self.econtext.broker.alive:
+            if not broker.alive:
                 break
         return bool(taken and taken[0])
 
-    def on_call(self, msg):
+    def on_call(self, msg: "Message") -> "None":
         if not self.put(msg):
             self.econtext.dispatcher._on_call(msg)
 
-    def put(self, msg):
+    def put(self, msg: "Message") -> "bool":
         """Broker thread: return whether `msg` is not for the main thread; then it was taken."""
         if msg.handle == core.CANCEL:
             self.on_cancel(msg)
@@ -317,27 +349,23 @@ class Diverter:
                 _thread.start_new_thread(self.run_chain, (chain_id,))
         return True
 
-    def run_chain(self, chain_id):
-        from mitogen.workers import Worker
+    def run_chain(self, chain_id: "Any") -> "None":
+        _import("workers").Worker(self, chain_id).run()
 
-        Worker(self, chain_id).run()
-
-    def start_services(self):
-        from mitogen import service
-
-        service.adopt(self.router, self.service_calls)
+    def start_services(self) -> "None":
+        _import("service").adopt(self.router, self.service_calls)
 
 
 class ModuleText:
     """What a loader may be asked for: core.Importer has these methods through its __getattr__."""
 
-    def is_package(self, fullname):
+    def is_package(self: "Any", fullname: "str") -> "bool":
         return self.get(fullname)[1] is not None
 
-    def get_filename(self, fullname):
+    def get_filename(self: "Any", fullname: "str") -> "str":
         return "master:%s" % self.get(fullname)[0]
 
-    def get_source(self, fullname):
+    def get_source(self: "Any", fullname: "str") -> "Any":
         if fullname == "mitogen.core":
             return self.core_source.decode()
         if fullname in self.modules:
@@ -345,12 +373,13 @@ class ModuleText:
 
             return decode_source(self.source(fullname))
 
-    def get_resource_reader(self, fullname):
-        from mitogen.resources import ResourceReader, ResourceRequester
+    def get_resource_reader(self: "Any", fullname: "str") -> "Any":
+        # By its name: what is imported here is pushed ahead of every child's first call.
+        resources = core.import_module("mitogen.resources")
+        requester = resources.ResourceRequester(self.router, self.router.econtext.master)
+        return resources.ResourceReader(requester, fullname)
 
-        return ResourceReader(ResourceRequester(self.router, self.router.econtext.master), fullname)
-
-    def get_code(self, fullname):
+    def get_code(self: "Any", fullname: "str") -> "Any":
         filename = ModuleText.get_filename(self, fullname)
         return compile(self.source(fullname), filename, "exec", 0, 1)
 
@@ -358,17 +387,17 @@ class ModuleText:
 class LogSender:
     """Sends log records to the master; those that their flow has no credit for are counted."""
 
-    def __init__(self, router):
+    def __init__(self, router: "Any") -> "None":
         self.router = router
         self.key = (router.node.parent_ids[-1], core.FORWARD_LOG)
         self.lost = 0
 
-    def is_full(self):
+    def is_full(self) -> "bool":
         """Whether the flow has no credit now."""
         flow = self.router._flows.get(self.key)
         return bool(flow and flow.credit <= 0)
 
-    def send(self, fields):
+    def send(self, fields: "List[Any]") -> "None":
         """Any thread: send [logger, level, text, file, line, function]."""
         if self.is_full():
             self.lost += 1
@@ -382,11 +411,11 @@ class LogSender:
 class _LoggingFinder:
     """Lets logging be imported as ever, then has its records go to the master."""
 
-    def __init__(self, logs, levels):
+    def __init__(self, logs: "LogSender", levels: "List[Any]") -> "None":
         self.logs = logs
         self.levels = levels
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(self, fullname: "str", path: "Any" = None, target: "Any" = None) -> "Any":
         if fullname != "logging":
             return None
         sys.meta_path.remove(self)
@@ -396,22 +425,22 @@ class _LoggingFinder:
                 self._wrap(spec.loader)
                 return spec
 
-    def _wrap(self, loader):
+    def _wrap(self, loader: "Any") -> "None":
         inner = loader.exec_module
 
-        def exec_module(module):
+        def exec_module(module: "Any") -> "None":
             inner(module)
             install_log_handler(self.logs, self.levels)
 
         loader.exec_module = exec_module
 
 
-def install_log_handler(logs, levels):
+def install_log_handler(logs: "LogSender", levels: "List[Any]") -> "None":
     """Have this process' log records go to the master, at the levels that it asked for."""
     import logging
 
     class LogHandler(logging.Handler):
-        def emit(self, record):
+        def emit(self, record: "logging.LogRecord") -> "None":
             try:
                 logs.send(
                     [
@@ -439,7 +468,7 @@ class StdioLogger:
     would at a terminal.
     """
 
-    def __init__(self, logs, name, fd):
+    def __init__(self, logs: "LogSender", name: "str", fd: "int") -> "None":
         self.logs = logs
         self.broker = logs.router.broker
         self.name = name
@@ -450,10 +479,10 @@ class StdioLogger:
         os.set_blocking(self.rfd, False)
         self.broker.defer(self.watch)
 
-    def watch(self):
+    def watch(self) -> "None":
         self.broker.poller.watch(self.rfd, self.on_readable)
 
-    def on_readable(self):
+    def on_readable(self) -> "Optional[bytes]":
         data = read_fd(self.rfd, 16384)
         if data:
             lines = (self.rest + data).split(b"\n")
@@ -466,7 +495,7 @@ class StdioLogger:
             self.broker.poller.watch(self.rfd)
         return data
 
-    def _log(self, lines):
+    def _log(self, lines: "List[bytes]") -> "None":
         for line in lines:
             text = line.decode("utf-8", "replace")
             self.logs.router.send_log([self.name, INFO, text, None, 0, None])
@@ -474,13 +503,13 @@ class StdioLogger:
             self.broker.poller.watch(self.rfd)
             self.broker.after(0.05, self._resume)
 
-    def _resume(self):
+    def _resume(self) -> "None":
         if self.logs.is_full():
             self.broker.after(0.05, self._resume)
         else:
             self.watch()
 
-    def finish(self):
+    def finish(self) -> "None":
         """Broker thread: log what is left."""
         while self.on_readable():
             pass

@@ -20,20 +20,63 @@ Rules
 Threads: the broker's, and whichever the program has. In a child the main thread runs calls.
 """
 
-import _signal
+import _signal  # type: ignore[import-not-found]  # typeshed does not have it
 import _thread
 import os
 import select
 import sys
+import time
 import zlib
 from _frozen_importlib import ModuleSpec
 from _heapq import heappop, heappush
 from _struct import Struct
 from collections import deque
 from itertools import chain, count, repeat
-from time import monotonic as now
+
+MYPY = False
+if MYPY:
+    from types import ModuleType
+    from typing import (
+        Any,
+        Callable,
+        Deque,
+        Dict,
+        Iterable,
+        List,
+        NoReturn,
+        Optional,
+        Set,
+        Tuple,
+        Type,
+        TypeVar,
+        Union,
+    )
+
+    from typing_extensions import ParamSpec
+
+    # What _Module finds.
+    from mitogen.aliases import *  # noqa: F403
+    from mitogen.flow import LongSend
+    from mitogen.futures import CallFuture
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+    Bytes = Union[bytes, memoryview]
+    Lock = _thread.LockType
+    Action = Callable[[], Any]
+    Watched = Tuple[Optional[Action], Optional[Action]]
+    MessageHandler = Callable[["Message"], object]
+    Policy = Callable[["Message", Optional["Stream"]], object]
+    # Function, whether it persists, policy, respondent's id, whether it sees to consumed().
+    Handler = Tuple[MessageHandler, bool, Optional[Policy], Optional[int], bool]
+    Encoder = Tuple[int, Callable[[Any], Any]]
+    # Entries, zlib stream of all sources, own names; and a module's: see Importer.
+    Segment = List[Any]
+    Entry = Tuple[Optional[str], Any, Segment, int, Any]
 
 # ---- section: constants and errors ----
+
+now = time.monotonic
 
 # Handles of the protocol. Those that a context without children has no use for are in parent.py.
 GET_MODULE = 100
@@ -84,7 +127,7 @@ ERROR = 40
 class Error(Exception):
     """Root of all errors raised here; `fmt % args` is the text."""
 
-    def __init__(self, fmt=None, *args):
+    def __init__(self, fmt: "Any" = None, *args: "object") -> "None":
         Exception.__init__(self, fmt % args if args else fmt or "")
 
 
@@ -113,16 +156,16 @@ class CallError(Error):
     """
 
     #: Remote type `module.Name`, its text, and the remote traceback.
-    type_name = message = traceback = None
+    type_name = message = traceback = None  # type: Optional[str]
 
-    def __init__(self, fmt=None, *args):
+    def __init__(self, fmt: "Union[None, str, BaseException]" = None, *args: "object") -> "None":
         if isinstance(fmt, BaseException):
             from mitogen import child
 
             fmt = child.describe(self, fmt)
         Error.__init__(self, fmt, *args)
 
-    def __str__(self):
+    def __str__(self) -> "Any":
         return self.args[0]
 
 
@@ -174,7 +217,7 @@ TAG_CALL_ERROR = 60005
 _BYTES = [bytes((byte,)) for byte in range(256)]
 _HEADS = [Struct(">B" + code).pack for code in "BHLQ"]
 _SIMPLE = {0xF4: False, 0xF5: True, 0xF6: None, 0xF7: Ellipsis}
-_REASONS = {IndexError: "truncated", KeyError: "unassigned or indefinite item"}
+_REASONS: "Dict[Any, str]" = {IndexError: "truncated", KeyError: "unassigned or indefinite item"}
 _WIDTHS = {24: 1, 25: 2, 26: 4, 27: 8}
 _FLOATS = {0xF9: Struct(">e"), 0xFA: Struct(">f"), 0xFB: Struct(">d")}
 _flatten = chain.from_iterable
@@ -184,32 +227,32 @@ _pack_double = Struct(">Bd").pack
 class Blob(bytes):
     """Bytes whose :func:`repr` shows only how many."""
 
-    def __repr__(self):
+    def __repr__(self) -> "str":
         return "[blob: %d bytes]" % len(self)
 
 
 class Secret(str):
     """Text whose :func:`repr` does not show it, to keep it out of logs."""
 
-    def __repr__(self):
+    def __repr__(self) -> "str":
         return "[secret]"
 
 
-class Kwargs(dict):
+class Kwargs(dict):  # type: ignore[type-arg]  # it takes them since 3.9
     """The keyword arguments of a call: a dict whose keys are :class:`str`."""
 
 
 #: `{type: (tag, convert)}`: an instance goes as `tag` over `convert(instance)`, which may be
 #: anything sendable. What is always at hand (int, dict, Kwargs ...) is not here but written out in
 #: _put().
-ENCODERS = {
+ENCODERS: "Dict[type, Encoder]" = {
     Blob: (TAG_BLOB, bytes),
     Secret: (TAG_SECRET, lambda value: value.encode("utf-8", "surrogatepass")),
 }
 
 #: `{tag: restore}`: `restore(content, router)` is the value. Bytes are a memoryview there. Content
 #: of a wrong type must end in an exception or do no harm, as `Blob(2 ** 40)` would.
-TAG_DECODERS = {
+TAG_DECODERS: "Dict[int, Callable[[Any, Any], Any]]" = {
     2: lambda content, router: int.from_bytes(content, "big"),
     3: lambda content, router: ~int.from_bytes(content, "big"),
     TAG_TUPLE: lambda content, router: tuple(content),
@@ -220,13 +263,13 @@ TAG_DECODERS = {
 }
 
 
-def _values():
+def _values() -> "ModuleType":
     from mitogen import values
 
     return values
 
 
-def _head(major, number):
+def _head(major: "int", number: "int") -> "bytes":
     # The initial byte, and the shortest argument (RFC 8949 section 3).
     if number < 24:
         return _BYTES[major + number]
@@ -234,12 +277,14 @@ def _head(major, number):
     return _HEADS[width](major + 24 + width, number)
 
 
-def _write(major, data, out, budget):
+def _write(major: "int", data: "Bytes", out: "List[Bytes]", budget: "List[int]") -> "None":
     _put((), len(data), out, budget, 0)
     out += _head(major, len(data)), data
 
 
-def _put(items, size, out, budget, depth):
+def _put(
+    items: "Iterable[Any]", size: "int", out: "List[Bytes]", budget: "List[int]", depth: "int"
+) -> "None":
     # Append the encoding of each of `items`, of at least `size` bytes in all.
     if depth < 0:
         raise RecursionError("nested too deep")
@@ -314,7 +359,7 @@ def _put(items, size, out, budget, depth):
             _put((convert(item),), 1, out, budget, depth - 1)
 
 
-def encode(value, limit=None, name="value"):
+def encode(value: "Any", limit: "Optional[int]" = None, name: "str" = "value") -> "bytes":
     """Return `value` as CBOR.
 
     :param value: what to send; see :data:`ENCODERS` and :mod:`mitogen.values` for its types.
@@ -324,7 +369,7 @@ def encode(value, limit=None, name="value"):
     :rtype: bytes
     :raises EncodeError: it holds something that cannot be sent, or itself, or it is too large.
     """
-    out = []
+    out = []  # type: List[Bytes]
     limit = limit or 1 << 62
     try:
         _put((value,), 1, out, [limit], MAX_DEPTH)
@@ -334,13 +379,13 @@ def encode(value, limit=None, name="value"):
     return b"".join(out)
 
 
-def check_hashes(keys):
+def check_hashes(keys: "List[Any]") -> "None":
     """Refuse `keys` that were made to collide; see :data:`MAX_COLLISIONS`."""
     if len(keys) - len(set(map(hash, keys))) > MAX_COLLISIONS:
         raise ValueError("too many keys that hash alike")
 
 
-def decode_next(data, position=0, router=None):
+def decode_next(data: "Bytes", position: "int" = 0, router: "Any" = None) -> "Tuple[Any, int]":
     """Decode one item of a CBOR sequence (RFC 8742).
 
     :param data: :class:`bytes`, or a :class:`memoryview` of bytes.
@@ -350,16 +395,16 @@ def decode_next(data, position=0, router=None):
     :raises StreamError: whatever is wrong; its `__context__` is the cause.
     """
     size = len(data)
-    text = bytes.decode if type(data) is bytes else lambda view: str(view, "utf-8")
+    text: "Any" = bytes.decode if type(data) is bytes else lambda view: str(view, "utf-8")
 
-    def take(count, depth):
+    def take(count: "int", depth: "int") -> "List[Any]":
         # A list of the next `count` items, with at most `depth` levels below.
         nonlocal position
         if count > size - position:
             raise IndexError
         if depth < 0:
             raise RecursionError("nested too deep")
-        items = []
+        items: "List[Any]" = []
         append = items.append
         for _ in repeat(None, count):
             byte = data[position]
@@ -434,10 +479,10 @@ def decode_next(data, position=0, router=None):
         ) from failure
     finally:
         # It refers to itself; the data must not wait for the garbage collector.
-        take = None
+        take = None  # type: ignore[assignment]
 
 
-def decode(data, router=None):
+def decode(data: "Bytes", router: "Any" = None) -> "Any":
     """Return the value of which `data` is the CBOR, and the whole of it.
 
     Arguments and errors are those of :func:`decode_next`.
@@ -470,41 +515,41 @@ class Message:
     :param bytes data: encoded value, or raw bytes where `enc` is ENC_BIN
     """
 
-    dst_id = src_id = auth_id = handle = None
+    dst_id = src_id = auth_id = handle = None  # type: int  # type: ignore[assignment]
     reply_to = number = flags = cost = 0
     data = b""
-    router = receiver = None
+    router = receiver = None  # type: Any
 
     ENC_PKL = 0
     ENC_BIN = RAW
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: "Any") -> "None":
         self.__dict__.update(kwargs)
 
     @property
-    def enc(self):
+    def enc(self) -> "int":
         return self.flags & RAW
 
     @property
-    def is_dead(self):
+    def is_dead(self) -> "bool":
         return self.reply_to == IS_DEAD
 
     @classmethod
-    def dead(cls, reason=None, **kwargs):
+    def dead(cls, reason: "Optional[str]" = None, **kwargs: "Any") -> "Message":
         """Return a dead message; `reason` is text for the one who waits."""
         return cls(reply_to=IS_DEAD, data=(reason or "").encode(), **kwargs)
 
     @classmethod
-    def pickled(cls, *objs, **kwargs):
+    def pickled(cls, *objs: "Any", **kwargs: "Any") -> "Message":
         """Return a message that carries values (CBOR, whatever the old name says)."""
         return cls(data=b"".join(map(encode, objs)), **kwargs)
 
     @classmethod
-    def encoded(cls, obj, enc=0, **kwargs):
+    def encoded(cls, obj: "Any", enc: "int" = 0, **kwargs: "Any") -> "Message":
         """Return a message that carries `obj`: as a value, or with ENC_BIN the bytes themselves."""
         return cls(data=obj if enc else encode(obj), flags=enc, **kwargs)
 
-    def _header(self, size, flags):
+    def _header(self, size: "int", flags: "int") -> "bytes":
         head = _HEADER.pack(
             MAGIC,
             flags,
@@ -517,7 +562,7 @@ class Message:
         )
         return head + _NUMBER.pack(self.number) if flags & 3 else head
 
-    def reply(self, msg, router=None, **kwargs):
+    def reply(self, msg: "Any", router: "Any" = None, **kwargs: "Any") -> "None":
         """Answer this message with `msg`, a Message or a value; nothing if no answer is awaited."""
         if self.reply_to and self.reply_to != IS_DEAD:
             if not isinstance(msg, Message):
@@ -525,7 +570,7 @@ class Message:
             msg.__dict__.update(kwargs, dst_id=self.src_id, handle=self.reply_to)
             (self.router or router).route(msg)
 
-    def unpickle(self, throw=True, throw_dead=True):
+    def unpickle(self, throw: "bool" = True, throw_dead: "bool" = True) -> "Any":
         """
         Return the value.
 
@@ -547,7 +592,7 @@ class Message:
 
     decode = unpickle
 
-    def __repr__(self):
+    def __repr__(self) -> "str":
         fields = (self.dst_id, self.handle, self.src_id, self.auth_id, bytes(self.data[:32]))
         return "Message(to %r:%r from %r by %r: %r)" % fields
 
@@ -559,11 +604,11 @@ class Framer:
     :param int limit: bytes of one frame's payload at most
     """
 
-    def __init__(self, limit=FRAME_SIZE):
+    def __init__(self, limit: "int" = FRAME_SIZE) -> "None":
         self.limit = limit
         self.rest = b""
 
-    def feed(self, data):
+    def feed(self, data: "bytes") -> "List[Message]":
         """Return the frames that `data` completes; StreamError if this is not the protocol."""
         if self.rest:
             data = self.rest + data
@@ -600,7 +645,7 @@ class Framer:
 # ---- section: Window ----
 
 
-def is_windowed(handle):
+def is_windowed(handle: "int") -> "bool":
     """Whether messages to `handle` are a flow with credit: both ends tell by the number alone."""
     return FIRST_HANDLE <= handle < FIRST_UNWINDOWED or handle in (
         CALL_FUNCTION,
@@ -609,7 +654,7 @@ def is_windowed(handle):
     )
 
 
-def window_size(handle):
+def window_size(handle: "int") -> "int":
     """Return the bytes of credit that a flow to `handle` starts with."""
     return LOG_WINDOW if handle == FORWARD_LOG else WINDOW
 
@@ -622,26 +667,26 @@ class Window:
     overdraw, so any size fits.
     """
 
-    def __init__(self, size):
+    def __init__(self, size: "int") -> "None":
         self.credit = size
-        self.queue = deque()
+        self.queue: "Deque[Tuple[Any, int]]" = deque()
         self.queued = 0
         self.busy = False
         self.lock = _thread.allocate_lock()
 
-    def take(self, cost):
+    def take(self, cost: "int") -> "bool":
         """Return True if a message of `cost` may go now."""
         if self.credit > 0 and not self.queue and not self.busy:
             self.credit -= cost
             return True
         return False
 
-    def push(self, entry, cost):
+    def push(self, entry: "Ticket", cost: "int") -> "None":
         """Queue `entry` until there is credit."""
         self.queue.append((entry, cost))
         self.queued += cost
 
-    def withdraw(self, entry):
+    def withdraw(self, entry: "Ticket") -> "Any":
         """Take `entry` out of the queue; return whether it was there."""
         for item in self.queue:
             if item[0] is entry:
@@ -649,7 +694,7 @@ class Window:
                 self.queued -= item[1]
                 return True
 
-    def pop(self):
+    def pop(self) -> "Any":
         """Return the next entry that may go, or None."""
         if self.queue and self.credit > 0 and not self.busy:
             entry, cost = self.queue.popleft()
@@ -665,19 +710,19 @@ class Meter:
     The broker alone counts in; who counts out holds the router's lock.
     """
 
-    def __init__(self, size):
+    def __init__(self, size: "int") -> "None":
         self.size = size
         self.received = 0
         self.credited = 0
         self.owed = 0
 
-    def receive(self, cost):
+    def receive(self, cost: "int") -> "Any":
         """Count a message in; return False if its sender had no credit left to send it."""
         if self.received - self.credited < self.size:
             self.received += cost
             return True
 
-    def consume(self, cost):
+    def consume(self, cost: "int") -> "int":
         """Count a message out; return the credit to give now, or 0."""
         self.owed += cost
         if self.owed * 2 < self.size:
@@ -690,30 +735,30 @@ class Meter:
 # ---- section: waiters ----
 
 
-def listen(obj, name, func):
+def listen(obj: "object", name: "str", func: "Callable[..., Any]") -> "None":
     """Have `func(*args)` called when `fire(obj, name, *args)` is."""
     obj.__dict__.setdefault("_signals", {}).setdefault(name, []).append(func)
 
 
-def fire(obj, name, *args, **kwargs):
+def fire(obj: "object", name: "str", *args: "Any", **kwargs: "Any") -> "None":
     """Call what listens for `name` on `obj`, in the order of listening."""
     for func in list(obj.__dict__.get("_signals", {}).get(name, ())):
         func(*args, **kwargs)
 
 
-def import_module(name):
+def import_module(name: "str") -> "Any":
     """Import and return the module of that dotted name."""
     __import__(name)
     return sys.modules[name]
 
 
-def borrow(cls, name, obj):
+def borrow(cls: "type", name: "str", obj: "object") -> "Any":
     """Return the attribute of `cls` as if `obj` were one of its instances."""
     found = getattr(cls, name)
     return found.__get__(obj) if hasattr(found, "__get__") else found
 
 
-def new_lock():
+def new_lock() -> "Lock":
     """Return a lock that is held: the cheapest thing that one thread can wait for another with."""
     lock = _thread.allocate_lock()
     lock.acquire()
@@ -726,11 +771,13 @@ def new_lock():
 class Poller:
     """Which function to call when a descriptor is ready. pollers.py has faster ones."""
 
-    def __init__(self):
+    def __init__(self) -> "None":
         self._poll = select.poll()
-        self.table = {}
+        self.table: "Dict[int, Watched]" = {}
 
-    def watch(self, fd, read=None, write=None):
+    def watch(
+        self, fd: "int", read: "Optional[Action]" = None, write: "Optional[Action]" = None
+    ) -> "None":
         """Call `read()` or `write()` when `fd` is ready for it; neither: forget `fd`."""
         old = self.table.get(fd)
         if read or write:
@@ -740,16 +787,16 @@ class Poller:
             del self.table[fd]
             self._unset(fd)
 
-    def _set(self, fd, mask, old):
+    def _set(self, fd: "int", mask: "int", old: "Optional[Watched]") -> "None":
         self._poll.register(fd, mask)
 
-    def _unset(self, fd):
+    def _unset(self, fd: "int") -> "None":
         self._poll.unregister(fd)
 
-    def _wait(self, seconds):
+    def _wait(self, seconds: "Optional[float]") -> "Iterable[Tuple[int, int]]":
         return self._poll.poll(None if seconds is None else seconds * 1000)
 
-    def poll(self, seconds=None):
+    def poll(self, seconds: "Optional[float]" = None) -> "None":
         """Wait, then call what is ready."""
         for fd, mask in self._wait(seconds):
             # Looked up late: a function before this one may have closed the descriptor.
@@ -763,7 +810,7 @@ class Poller:
 # ---- section: Stream ----
 
 
-def read_fd(fd, size=CHUNK_SIZE):
+def read_fd(fd: "int", size: "int" = CHUNK_SIZE) -> "Optional[bytes]":
     """Return what can be read now: None if nothing, b'' at the end (a pty's EIO as well)."""
     try:
         return os.read(fd, size)
@@ -786,11 +833,18 @@ class Stream:
     :param int wfd: descriptor to write to; may be `rfd`
     """
 
-    conn = None
+    conn = None  # type: Any
     closed = False
-    reason = None
+    reason = None  # type: Optional[str]
 
-    def __init__(self, router, remote_id, rfd, wfd, name=None):
+    def __init__(
+        self,
+        router: "Router",
+        remote_id: "int",
+        rfd: "int",
+        wfd: "int",
+        name: "Optional[str]" = None,
+    ) -> "None":
         self.router = router
         #: Called with each frame and this stream.
         self.on_frame = router.on_frame
@@ -801,22 +855,22 @@ class Stream:
         self.wfd = wfd
         self.framer = Framer()
         self.lock = _thread.allocate_lock()
-        self.backlog = deque()
+        self.backlog: "Deque[Bytes]" = deque()
         self.queued = 0
-        self.waiters = []
+        self.waiters: "List[Action]" = []
         #: Contexts to which this neighbour sent something: they learn of the end of those.
-        self.egress_ids = set()
+        self.egress_ids: "Set[int]" = set()
         self.received = 0
         os.set_blocking(rfd, False)
         os.set_blocking(wfd, False)
 
-    def start(self, data=b""):
+    def start(self, data: "bytes" = b"") -> "None":
         """Broker thread: begin to receive; `data` was read already."""
         self._watch()
         if data:
             self.receive(data)
 
-    def _watch(self):
+    def _watch(self) -> "None":
         poller = self.broker.poller
         write = self.on_writable if self.backlog else None
         if self.rfd == self.wfd:
@@ -825,14 +879,14 @@ class Stream:
             poller.watch(self.rfd, self.on_readable)
             poller.watch(self.wfd, None, write)
 
-    def on_readable(self):
+    def on_readable(self) -> "None":
         data = read_fd(self.rfd)
         if data:
             self.receive(data)
         elif data is not None:
             self.disconnect("EOF")
 
-    def receive(self, data):
+    def receive(self, data: "bytes") -> "None":
         """Broker thread: take in bytes."""
         self.received += len(data)
         try:
@@ -844,7 +898,7 @@ class Stream:
             self.router.log(ERROR, "%s: %s", self.name, e)
             self.disconnect(str(e))
 
-    def send(self, head, body=b"", cork=False):
+    def send(self, head: "bytes", body: "Bytes" = b"", cork: "bool" = False) -> "None":
         """
         Any thread: send a frame.
 
@@ -867,20 +921,20 @@ class Stream:
             elif rest < len(body):
                 self._queue(memoryview(body)[rest:])
 
-    def _queue(self, data):
+    def _queue(self, data: "Bytes") -> "None":
         self.backlog.append(data)
         self.queued += len(data)
         # After the append: the broker may be quicker than this thread.
         if len(self.backlog) == 1:
             self.broker.defer(self._watch_if_open)
 
-    def _watch_if_open(self):
+    def _watch_if_open(self) -> "None":
         if self.backlog and not self.closed:
             self.on_writable()
             if not self.closed:
                 self._watch()
 
-    def flush(self):
+    def flush(self) -> "None":
         """Any thread: write what is queued, as far as the descriptor takes it."""
         with self.lock:
             try:
@@ -891,7 +945,7 @@ class Stream:
             except OSError as e:
                 self.broker.defer(self.disconnect, str(e))
 
-    def _write_some(self):
+    def _write_some(self) -> "None":
         backlog = self.backlog
         chunk = backlog[0]
         if len(backlog) > 1 and len(chunk) < 4096:
@@ -906,7 +960,7 @@ class Stream:
         else:
             backlog[0] = memoryview(chunk)[sent:]
 
-    def on_writable(self):
+    def on_writable(self) -> "None":
         self.flush()
         if self.waiters and self.queued * 2 < HIGH_WATER:
             waiters, self.waiters = self.waiters, []
@@ -915,17 +969,17 @@ class Stream:
         if not self.backlog and not self.closed:
             self._watch()
 
-    def when_drained(self, func):
+    def when_drained(self, func: "Action") -> "None":
         """Any thread: have the broker call `func()` when the backlog is small, or at the end."""
         self.broker.defer(self._when_drained, func)
 
-    def _when_drained(self, func):
+    def _when_drained(self, func: "Action") -> "None":
         if self.closed or self.queued * 2 < HIGH_WATER:
             func()
         else:
             self.waiters.append(func)
 
-    def disconnect(self, reason="closed"):
+    def disconnect(self, reason: "str" = "closed") -> "None":
         """Broker thread: close the descriptors and tell the router; once."""
         with self.lock:
             if self.closed:
@@ -958,32 +1012,34 @@ class Broker:
     shutdown_timeout = 3.0
     poller_class = Poller
 
-    def __init__(self, poller_class=None, activate_compat=True):
+    def __init__(
+        self, poller_class: "Optional[Type[Poller]]" = None, activate_compat: "bool" = True
+    ) -> "None":
         self.poller = (poller_class or self.poller_class)()
-        self._deferred = deque()
-        self._timers = []
+        self._deferred: "Deque[Tuple[Callable[..., Any], Any, Any]]" = deque()
+        self._timers: "List[Tuple[float, int, List[Action]]]" = []
         self._sequence = 0
         self._awake = False
         self._ended = new_lock()
         self.alive = True
         self.stopping = self.closing = False
         #: Who has something to finish before the thread ends, and calls stop() then.
-        self.holds = set()
-        self.ident = None
-        self.exit_actions = []
+        self.holds: "Set[Any]" = set()
+        self.ident: "Optional[int]" = None
+        self.exit_actions: "List[Action]" = []
         self._wake_r, self._wake_w = os.pipe()
         self._wake_lock = _thread.allocate_lock()
         self.poller.watch(self._wake_r, self._on_wake)
         self.start()
 
-    def start(self):
+    def start(self) -> "None":
         _thread.start_new_thread(self.run, ())
 
-    def on_thread(self):
+    def on_thread(self) -> "bool":
         """Return True on the broker's own thread."""
         return _thread.get_ident() == self.ident
 
-    def defer(self, func, *args, **kwargs):
+    def defer(self, func: "Callable[..., Any]", *args: "Any", **kwargs: "Any") -> "None":
         """Any thread: have `func` called on the broker thread. N of them cost one byte."""
         self._deferred.append((func, args, kwargs))
         if not self._awake and _thread.get_ident() != self.ident:
@@ -992,18 +1048,18 @@ class Broker:
                 if self.alive:
                     os.write(self._wake_w, b"!")
 
-    def after(self, seconds, func):
+    def after(self, seconds: "float", func: "Action") -> "List[Action]":
         """Broker thread: have `func()` called later; return a list whose clear() cancels that."""
         self._sequence += 1
         cell = [func]
         heappush(self._timers, (now() + seconds, self._sequence, cell))
         return cell
 
-    def _on_wake(self):
+    def _on_wake(self) -> "None":
         os.read(self._wake_r, 64)
         self._awake = False
 
-    def run(self):
+    def run(self) -> "None":
         self.ident = _thread.get_ident()
         try:
             while not self.stopping:
@@ -1011,9 +1067,9 @@ class Broker:
         finally:
             self._end()
 
-    def _once(self):
+    def _once(self) -> "None":
         timers = self._timers
-        wait = None
+        wait: "Optional[float]" = None
         if self._deferred:
             wait = 0
         elif timers:
@@ -1027,14 +1083,14 @@ class Broker:
             for func in heappop(timers)[2]:
                 self._guard(func)
 
-    def _guard(self, func, *args, **kwargs):
+    def _guard(self, func: "Callable[..., Any]", *args: "Any", **kwargs: "Any") -> "None":
         """A program's callback that raises must not end the thread that all I/O hangs on."""
         try:
             func(*args, **kwargs)
         except Exception:
             sys.excepthook(*sys.exc_info())
 
-    def _end(self):
+    def _end(self) -> "None":
         with self._wake_lock:
             self.alive = False
             os.close(self._wake_w)
@@ -1047,22 +1103,22 @@ class Broker:
         os.close(self._wake_r)
         self._ended.release()
 
-    def shutdown(self):
+    def shutdown(self) -> "None":
         """Any thread: end the children, then the thread."""
         self.defer(self._shutdown)
 
-    def _shutdown(self):
+    def _shutdown(self) -> "None":
         if not self.closing:
             self.closing = True
             fire(self, "before_shutdown")
             fire(self, "shutdown")
             self.stop()
 
-    def stop(self):
+    def stop(self) -> "None":
         """Broker thread: end, once nobody holds the broker any more (`holds`)."""
         self.stopping = self.closing and not self.holds
 
-    def join(self):
+    def join(self) -> "None":
         """Wait until the thread has ended."""
         if self._ended.acquire():
             self._ended.release()
@@ -1074,14 +1130,14 @@ class Broker:
 class RouteTable:
     """Pure: which stream leads to which context. What is not known leads to the parent."""
 
-    def __init__(self):
-        self.streams = {}
-        self.parent = None
+    def __init__(self) -> "None":
+        self.streams: "Dict[int, Stream]" = {}
+        self.parent: "Optional[Stream]" = None
 
-    def get(self, context_id):
+    def get(self, context_id: "int") -> "Optional[Stream]":
         return self.streams.get(context_id, self.parent)
 
-    def admits(self, msg, stream):
+    def admits(self, msg: "Message", stream: "Stream") -> "bool":
         """Whether a reply to `msg` would take the stream it came in on."""
         auth = msg.auth_id
         src = msg.src_id
@@ -1089,7 +1145,7 @@ class RouteTable:
         parent = self.parent
         return get(auth, parent) is stream and (src == auth or get(src, parent) is stream)
 
-    def remove(self, stream):
+    def remove(self, stream: "Stream") -> "List[int]":
         """Forget a stream; return the ids that it led to."""
         ids = [i for i, s in list(self.streams.items()) if s is stream]
         for i in ids:
@@ -1102,18 +1158,18 @@ class RouteTable:
 class Node:
     """Who a router is: its context id and its ancestors' ids, nearest first."""
 
-    def __init__(self, context_id=0, parent_ids=()):
+    def __init__(self, context_id: "int" = 0, parent_ids: "Iterable[int]" = ()) -> "None":
         self.context_id = context_id
         self.parent_ids = list(parent_ids)
 
 
-def has_parent_authority(msg, _stream=None):
+def has_parent_authority(msg: "Message", _stream: "Optional[Stream]" = None) -> "bool":
     """Policy: accept what carries the authority of this context or of one of its ancestors."""
     node = msg.router.node
     return msg.auth_id == node.context_id or msg.auth_id in node.parent_ids
 
 
-def is_neighbour(msg, stream):
+def is_neighbour(msg: "Message", stream: "Any") -> "bool":
     """Policy: accept only what the context at the other end of `stream` sent itself."""
     return bool(stream) and msg.src_id == stream.remote_id
 
@@ -1121,13 +1177,13 @@ def is_neighbour(msg, stream):
 class Ticket:
     """A message that is queued or under way in frames, and the thread that waits for it."""
 
-    error = None
+    error = None  # type: Optional[str]
 
-    def __init__(self, msg, lock):
+    def __init__(self, msg: "Message", lock: "Optional[Lock]") -> "None":
         self.msg = msg
         self.lock = lock
 
-    def done(self, error=None):
+    def done(self, error: "Optional[str]" = None) -> "None":
         self.error = error
         lock, self.lock = self.lock, None
         if lock:
@@ -1142,13 +1198,13 @@ class Router:
     :param Node node: who this context is
     """
 
-    context_class = None
+    context_class = None  # type: Any
     max_message_size = MAX_MESSAGE_SIZE
     unidirectional = False
     #: `trace("send" or "receive", msg)`, or None.
-    trace = None
+    trace = None  # type: Optional[Callable[[str, Message], object]]
     #: flow.LongSend, once that is imported; until then long messages go without pause.
-    pacer = None
+    pacer = None  # type: Optional[Type[LongSend]]
     refused_msg = "refused by policy"
     invalid_handle_msg = "invalid handle"
     too_large_msg = "message too large (max %d bytes)"
@@ -1157,35 +1213,41 @@ class Router:
     no_route_msg = "no route to %r, my ID is %r"
     duplicate_handle_msg = "the handle is taken"
 
-    def __init__(self, broker, node=None):
+    def __init__(self, broker: "Broker", node: "Optional[Node]" = None) -> "None":
         self.broker = broker
         self.node = node or Node()
         self.context_id = self.node.context_id
         self.routes = RouteTable()
         self._stream_by_id = self.routes.streams
-        self._contexts = {}
-        self._handlers = {}
-        self._flows = {}
-        self._meters = {}
-        self._longs = {}
-        self._partials = {}
+        self._contexts: "Dict[int, Any]" = {}
+        self._handlers: "Dict[int, Any]" = {}  # a Handler each
+        self._flows: "Dict[Tuple[int, int], Window]" = {}
+        self._meters: "Dict[Tuple[int, int], Meter]" = {}
+        self._longs: "Dict[Tuple[int, int], LongSend]" = {}
+        self._partials: "Dict[Tuple[int, int], List[Any]]" = {}
         self._lock = _thread.allocate_lock()
         self._handle_numbers = count(FIRST_HANDLE)
         self._reply_numbers = count(FIRST_UNWINDOWED)
         self._message_numbers = count(1)
         self.dropped = 0
-        self._drop_logged = 0
+        self._drop_logged: "float" = 0
         self.add_handler(self._on_credit, CREDIT)
         self.add_handler(self._on_del_route, DEL_ROUTE, policy=is_neighbour)
         self.add_handler(lambda msg: msg.reply(Message(flags=RAW)), PING)
         broker.exit_actions.append(self._on_broker_exit)
 
-    def log(self, level, fmt, *args):
+    def log(self, level: "int", fmt: "str", *args: "object") -> "None":
         """Any thread: record something; a child sends it up, a master hands it to logging."""
 
     # -- contexts and handlers
 
-    def context_by_id(self, context_id, via_id=None, create=True, name=None):
+    def context_by_id(
+        self,
+        context_id: "int",
+        via_id: "Optional[int]" = None,
+        create: "bool" = True,
+        name: "Optional[str]" = None,
+    ) -> "Any":
         """Return the Context with that id: always the same object, made if `create`."""
         context = self._contexts.get(context_id)
         if context is None and create:
@@ -1197,14 +1259,14 @@ class Router:
 
     def add_handler(
         self,
-        fn,
-        handle=None,
-        persist=True,
-        policy=None,
-        respondent=None,
-        overwrite=False,
-        consumer=False,
-    ):
+        fn: "MessageHandler",
+        handle: "Optional[int]" = None,
+        persist: "bool" = True,
+        policy: "Optional[Policy]" = None,
+        respondent: "Optional[Context]" = None,
+        overwrite: "bool" = False,
+        consumer: "bool" = False,
+    ) -> "int":
         """
         Have the broker call `fn(msg)` for each message to `handle`; return the handle.
 
@@ -1217,18 +1279,18 @@ class Router:
         :raises Error: there is a handler for that handle
         """
         if hasattr(policy, "context_id") or callable(respondent):
-            policy, respondent = respondent, policy
+            policy, respondent = respondent, policy  # type: ignore[assignment]
         if handle is None:
             handle = self.new_handle(persist)
         elif handle in self._handlers and not overwrite:
             raise Error(self.duplicate_handle_msg)
-        source = respondent and respondent.context_id
+        source: "Any" = respondent and respondent.context_id
         self._handlers[handle] = (fn, persist, policy, source, consumer)
         if not self.broker.alive:
             self._on_broker_exit()
         return handle
 
-    def expect(self, fn, context_id):
+    def expect(self, fn: "MessageHandler", context_id: "int") -> "int":
         """Have `fn(msg)` called with one answer, from that context; return its handle."""
         handle = next(self._reply_numbers)
         self._handlers[handle] = (fn, False, None, context_id, True)
@@ -1236,17 +1298,17 @@ class Router:
             self._on_broker_exit()
         return handle
 
-    def new_handle(self, windowed=True):
+    def new_handle(self, windowed: "bool" = True) -> "int":  # type: ignore[return]  # never at its end
         """Return an unused handle; its number tells both ends whether it is a windowed flow."""
         for handle in self._handle_numbers if windowed else self._reply_numbers:
             if handle not in self._handlers:
                 return handle
 
-    def del_handler(self, handle):
+    def del_handler(self, handle: "int") -> "None":
         """Forget the handler of `handle`; KeyError if there is none."""
         del self._handlers[handle]
 
-    def _on_broker_exit(self):
+    def _on_broker_exit(self) -> "None":
         why = self.broker_exit_msg
         for key in list(self._flows):
             self._end_flow(key, why)
@@ -1257,7 +1319,7 @@ class Router:
             if handle >= FIRST_HANDLE and self._handlers.pop(handle, None):
                 handler[0](self._dead(handle, handler[3], why))
 
-    def _dead(self, handle, src_id, reason):
+    def _dead(self, handle: "int", src_id: "int", reason: "str") -> "Message":
         me = self.context_id
         msg = Message.dead(reason, dst_id=me, src_id=src_id, auth_id=me, handle=handle)
         msg.router = self
@@ -1265,7 +1327,7 @@ class Router:
 
     # -- out
 
-    def route(self, msg, wait=True, cork=False):
+    def route(self, msg: "Message", wait: "bool" = True, cork: "bool" = False) -> "None":
         """
         Any thread: send a message of this context's own.
 
@@ -1299,7 +1361,7 @@ class Router:
         if wait and (ticket or stream.queued > HIGH_WATER) and not self.broker.on_thread():
             import_module("mitogen.flow").wait(self, ticket, stream)
 
-    def _route_home(self, msg):
+    def _route_home(self, msg: "Message") -> "None":
         """Broker thread: what does not leave this context: its own, too large, or lost."""
         if len(msg.data) > self.max_message_size:
             why = self.too_large_msg % self.max_message_size
@@ -1313,7 +1375,14 @@ class Router:
         else:
             self._bounce(msg, self.no_route_msg % (msg.dst_id, self.context_id))
 
-    def _send_in_flow(self, msg, stream, wait, cork, ticket):
+    def _send_in_flow(
+        self,
+        msg: "Message",
+        stream: "Stream",
+        wait: "bool",
+        cork: "bool",
+        ticket: "Optional[Ticket]",
+    ) -> "Optional[Ticket]":
         key = (msg.dst_id, msg.handle)
         flow = self._flows.get(key)
         if flow is None:
@@ -1334,7 +1403,14 @@ class Router:
             long_send.pump()
         return ticket
 
-    def _emit(self, msg, stream, cork=False, ticket=None, flow=None):
+    def _emit(
+        self,
+        msg: "Message",
+        stream: "Stream",
+        cork: "bool" = False,
+        ticket: "Any" = None,
+        flow: "Any" = None,
+    ) -> "Any":
         """Send a message's frames; one that goes bit by bit is returned if its flow is locked."""
         data = msg.data
         size = len(data)
@@ -1352,7 +1428,7 @@ class Router:
         if ticket:
             ticket.done()
 
-    def _drain(self, flow):
+    def _drain(self, flow: "Window") -> "None":
         """Broker thread: send what waited, as far as there is credit."""
         while 1:
             with flow.lock:
@@ -1370,7 +1446,7 @@ class Router:
             else:
                 ticket.done()
 
-    def _end_flow(self, key, reason):
+    def _end_flow(self, key: "Tuple[int, int]", reason: "str") -> "None":
         flow = self._flows.pop(key, None)
         if flow:
             with flow.lock:
@@ -1380,7 +1456,7 @@ class Router:
                 ticket.done(reason)
                 self._bounce(ticket.msg, reason)
 
-    def _bounce(self, msg, reason):
+    def _bounce(self, msg: "Message", reason: "str") -> "None":
         """Broker thread: end the wait for an answer to `msg`, in the name of its destination."""
         src = msg.src_id
         me = self.context_id
@@ -1397,7 +1473,14 @@ class Router:
             elif stream:
                 self._emit(dead, stream)
 
-    def _send_credit(self, dst_id, handle, number, amount, src_id=None):
+    def _send_credit(
+        self,
+        dst_id: "int",
+        handle: "int",
+        number: "int",
+        amount: "int",
+        src_id: "Optional[int]" = None,
+    ) -> "None":
         me = self.context_id
         stream = self.routes.get(dst_id)
         if stream:
@@ -1406,7 +1489,7 @@ class Router:
             msg.data = _CREDIT.pack(handle, number, amount)
             self._emit(msg, stream)
 
-    def consumed(self, msg):
+    def consumed(self, msg: "Message") -> "None":
         """Any thread: `msg` was used or dropped: its sender gets its credit back."""
         cost, msg.cost = msg.cost, 0
         if cost:
@@ -1418,14 +1501,14 @@ class Router:
 
     # -- in
 
-    def on_frame(self, msg, stream):
+    def on_frame(self, msg: "Message", stream: "Stream") -> "None":
         """Broker thread: check a frame's source, then forward it or take it in."""
         if self.routes.admits(msg, stream):
             self.accept(msg, stream)
         else:
             self._drop(msg, "forged source")
 
-    def accept(self, msg, stream):
+    def accept(self, msg: "Message", stream: "Stream") -> "None":
         """Broker thread: forward a frame whose source is known to be true, or take it in."""
         if msg.dst_id != self.context_id:
             self.forward(msg, stream)
@@ -1434,18 +1517,18 @@ class Router:
         else:
             self._local(msg, stream)
 
-    def forward(self, msg, stream):
+    def forward(self, msg: "Message", stream: "Stream") -> "None":
         """Broker thread: pass a frame on. Here, in a context without children, nothing is."""
         if not msg.flags & CONT:
             self._bounce(msg, self.no_route_msg % (msg.dst_id, self.context_id))
 
-    def _drop(self, msg, why):
+    def _drop(self, msg: "Message", why: "str") -> "None":
         self.dropped += 1
         if now() > self._drop_logged + 1:
             self._drop_logged = now()
             self.log(ERROR, "dropped %r: %s (no. %d)", msg, why, self.dropped)
 
-    def _assemble(self, msg, stream):
+    def _assemble(self, msg: "Message", stream: "Stream") -> "None":
         src = msg.src_id
         key = (src, msg.number)
         # Senders fill all pieces but the last: otherwise there could be any number of them.
@@ -1481,7 +1564,7 @@ class Router:
             self._send_credit(src, 0, msg.number, part[4])
             part[4] = 0
 
-    def _charge(self, msg):
+    def _charge(self, msg: "Message") -> "Any":
         """Count a message that is charged to a window; return False on an overrun."""
         if msg.is_dead or not is_windowed(msg.handle):
             return True
@@ -1493,7 +1576,7 @@ class Router:
                 meter = self._meters[key] = Meter(window_size(msg.handle))
             return meter.receive(msg.cost)
 
-    def _admit(self, msg, stream):
+    def _admit(self, msg: "Message", stream: "Optional[Stream]") -> "Any":
         """Return the handler that takes `msg`, after having answered for it if there is none."""
         msg.router = self
         handle = msg.handle
@@ -1513,11 +1596,11 @@ class Router:
             return handler
         self._refuse(msg, why)
 
-    def _refuse(self, msg, why):
+    def _refuse(self, msg: "Message", why: "str") -> "None":
         self._drop(msg, why)
         self._bounce(msg, why)
 
-    def _hand_over(self, handler, msg):
+    def _hand_over(self, handler: "Handler", msg: "Message") -> "None":
         # Another answer, or the respondent's end, may have come first.
         if handler[1] or self._handlers.pop(msg.handle, None):
             if self.trace:
@@ -1529,13 +1612,13 @@ class Router:
             if not handler[4]:
                 self.consumed(msg)
 
-    def _local(self, msg, stream=None):
+    def _local(self, msg: "Message", stream: "Optional[Stream]" = None) -> "None":
         """Broker thread: deliver a message to this context."""
         handler = self._admit(msg, stream)
         if handler:
             self._hand_over(handler, msg)
 
-    def _on_credit(self, msg):
+    def _on_credit(self, msg: "Message") -> "None":
         handle, number, amount = _CREDIT.unpack(msg.data)
         key = (msg.src_id, number or handle)
         if number:
@@ -1552,7 +1635,7 @@ class Router:
 
     # -- ends
 
-    def on_stream_lost(self, stream):
+    def on_stream_lost(self, stream: "Stream") -> "None":
         """Broker thread: every context that was reached through `stream` is gone."""
         parent = stream is self.routes.parent
         ids = self.routes.remove(stream)
@@ -1562,7 +1645,7 @@ class Router:
             fire(self, "parent_lost")
         fire(self, "routes_lost", ids, stream)
 
-    def _on_del_route(self, msg):
+    def _on_del_route(self, msg: "Message") -> "None":
         """A neighbour says that a context is gone: believed of those that it leads to."""
         (context_id,) = _NUMBER.unpack(msg.data)
         stream = self.routes.get(context_id)
@@ -1571,7 +1654,7 @@ class Router:
             self.context_lost(context_id)
             fire(self, "routes_lost", [context_id], stream)
 
-    def context_lost(self, context_id):
+    def context_lost(self, context_id: "int") -> "None":
         """Broker thread: end every wait for a context."""
         why = self.respondent_disconnect_msg
         for handle, handler in list(self._handlers.items()):
@@ -1608,25 +1691,38 @@ class Context:
     #: The context that it was connected through, if any.
     via = None
 
-    def __init__(self, router, context_id, name=None):
+    def __init__(self, router: "Router", context_id: "int", name: "Optional[str]" = None) -> "None":
         self.router = router
         self.context_id = context_id
         self.name = name
 
-    def __eq__(self, other):
+    def __eq__(self, other: "object") -> "bool":
         return (
             isinstance(other, Context)
             and other.context_id == self.context_id
             and other.router is self.router
         )
 
-    def __hash__(self):
+    def __hash__(self) -> "int":
         return hash((id(self.router), self.context_id))
 
-    def __repr__(self):
+    def __repr__(self) -> "str":
         return "Context(%s, %r)" % (self.context_id, self.name)
 
-    def __getattr__(self, name):
+    if MYPY:
+        # The same as in parent.py; of what else is found there only the name is looked at.
+        def call(self, fn: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs") -> "R": ...
+        def call_async(
+            self, fn: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs"
+        ) -> "Receiver": ...  # noqa: F405
+        def call_no_reply(
+            self, fn: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs"
+        ) -> "None": ...
+        def submit(
+            self, fn: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs"
+        ) -> "CallFuture[R]": ...
+
+    def __getattr__(self, name: "str") -> "Any":
         # What a context can do for one that calls is in parent.py; it is imported at first use.
         if name[0] == "_" or name == "on_start":
             raise AttributeError(name)
@@ -1634,7 +1730,7 @@ class Context:
 
         return borrow(parent.Context, name, self)
 
-    def send(self, msg):
+    def send(self, msg: "Message") -> "None":
         """Send `msg` there; its `handle` says which mailbox."""
         msg.dst_id = self.context_id
         self.router.route(msg)
@@ -1651,11 +1747,11 @@ class Sender:
     :param int dst_handle: which one
     """
 
-    def __init__(self, context, dst_handle):
+    def __init__(self, context: "Context", dst_handle: "int") -> "None":
         self.context = context
         self.dst_handle = dst_handle
 
-    def send(self, data, enc=0):
+    def send(self, data: "Any", enc: "int" = 0) -> "None":
         """
         Send a value; with `Message.ENC_BIN`, bytes as they are.
 
@@ -1664,7 +1760,7 @@ class Sender:
         """
         self.context.send(Message.encoded(data, enc, handle=self.dst_handle))
 
-    def close(self):
+    def close(self) -> "None":
         """End the receiver's iteration once it has read what was sent."""
         self.context.send(Message.dead(handle=self.dst_handle))
 
@@ -1673,7 +1769,7 @@ ENCODERS[Context] = (TAG_CONTEXT, lambda c: [c.context_id, c.name])
 ENCODERS[Sender] = (TAG_SENDER, lambda s: [s.context.context_id, s.dst_handle])
 
 
-def _encode_call_error(error):
+def _encode_call_error(error: "CallError") -> "List[Optional[str]]":
     return [error.type_name, error.message, error.traceback, str(error)]
 
 
@@ -1703,33 +1799,35 @@ class Importer:
     :param Router router: asks the parent through it
     """
 
-    def __init__(self, router, own=()):
+    def __init__(self, router: "Router", own: "Iterable[str]" = ()) -> "None":
         self.router = router
         self.own = {"mitogen", *own}
+        if MYPY:
+            self.core_source = b""
         #: fullname -> [path, submodules or None, segment, offset, size]; path None: size is why.
-        self.modules = {}
-        self._waiting = {}
-        self._sources = {}
+        self.modules: "Dict[str, Entry]" = {}
+        self._waiting: "Dict[str, List[Action]]" = {}
+        self._sources: "Dict[int, bytes]" = {}
         router.add_handler(self._on_load_module, LOAD_MODULE, policy=has_parent_authority)
 
     # sys.meta_path holds the importer twice: in front for what is own, at the end for what the
     # target does not have.
-    def install(self):
+    def install(self) -> "None":
         sys.meta_path.insert(0, self)
         sys.meta_path.append(_LastFinder(self))
 
-    def is_own(self, fullname):
+    def is_own(self, fullname: "str") -> "bool":
         while fullname:
             if fullname in self.own:
                 return True
             fullname = fullname.rpartition(".")[0]
         return False
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(self, fullname: "str", path: "Any" = None, target: "Any" = None) -> "Any":
         if self.is_own(fullname):
             return self.find(fullname, True)
 
-    def find(self, fullname, own=False):
+    def find(self, fullname: "str", own: "bool" = False) -> "Optional[ModuleSpec]":
         parent = fullname.rpartition(".")[0]
         known = self.modules.get(parent)
         if known and known[0] and fullname not in self.modules:
@@ -1743,13 +1841,13 @@ class Importer:
                 )
             return None
         # A namespace package has a path and no source.
-        loader = None if entry[4] is None else self
+        loader: "Any" = None if entry[4] is None else self
         package = entry[1] is not None
         spec = ModuleSpec(fullname, loader, origin="master:" + entry[0], is_package=package)
         spec.has_location = bool(loader)
         return spec
 
-    def get(self, fullname):
+    def get(self, fullname: "str") -> "Entry":
         """Return the entry of a module, asking the parent for one that was not pushed."""
         entry = self.modules.get(fullname)
         if entry:
@@ -1762,11 +1860,11 @@ class Importer:
             raise ImportError("%s: no answer from the parent" % fullname)
         return self.modules[fullname]
 
-    def request(self, fullname, done):
+    def request(self, fullname: "str", done: "Action") -> "None":
         """Any thread: ask the parent for a module; `done()` is called when it is here."""
         self.router.broker.defer(self._request, fullname, done)
 
-    def _request(self, fullname, done):
+    def _request(self, fullname: "str", done: "Action") -> "Any":
         if fullname in self.modules:
             return done()
         waiting = self._waiting.setdefault(fullname, [])
@@ -1777,10 +1875,10 @@ class Importer:
             msg.data = fullname.encode()
             router.route(msg, False)
 
-    def _on_load_module(self, msg):
+    def _on_load_module(self, msg: "Message") -> "None":
         self.load(decode(msg.data))
 
-    def load(self, segment):
+    def load(self, segment: "Segment") -> "None":
         """
         Broker thread: take in a segment: [entries, zlib stream of all sources, own names], each
         entry [fullname, path, submodules or None, size]; path None: size is why there is none.
@@ -1795,7 +1893,7 @@ class Importer:
             for done in self._waiting.pop(fullname, ()):
                 done()
 
-    def source(self, fullname):
+    def source(self, fullname: "str") -> "bytes":
         """Return a module's source as bytes."""
         path, submodules, segment, offset, size = self.get(fullname)
         data = self._sources.get(id(segment))
@@ -1803,10 +1901,10 @@ class Importer:
             data = self._sources[id(segment)] = zlib.decompress(segment[1])
         return data[offset : offset + size]
 
-    def create_module(self, spec):
+    def create_module(self, spec: "ModuleSpec") -> "None":
         return None
 
-    def exec_module(self, module):
+    def exec_module(self, module: "Any") -> "None":
         spec = module.__spec__
         fullname = spec.name
         # Modules of one segment are imported soon after each other; then its text can go.
@@ -1815,9 +1913,9 @@ class Importer:
         module.__file__ = spec.origin
         if spec.submodule_search_locations is not None:
             module.__path__ = spec.submodule_search_locations
-        exec(compile(self.source(fullname), spec.origin, "exec", 0, 1), module.__dict__)
+        exec(compile(self.source(fullname), spec.origin, "exec", 0, 1), module.__dict__)  # type: ignore[call-overload]
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: "str") -> "Any":
         # What only inspect, linecache and the like ask a loader for.
         if name[:4] != "get_" and name != "is_package":
             raise AttributeError(name)
@@ -1827,10 +1925,10 @@ class Importer:
 
 
 class _LastFinder:
-    def __init__(self, importer):
+    def __init__(self, importer: "Importer") -> "None":
         self.importer = importer
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(self, fullname: "str", path: "Any" = None, target: "Any" = None) -> "Any":
         return self.importer.find(fullname)
 
 
@@ -1840,18 +1938,20 @@ class _LastFinder:
 class ChildRouter(Router):
     """The router of a context that has a parent."""
 
-    econtext = None
+    econtext = None  # type: Any
+    if MYPY:
+        importer: "Importer"
 
-    def log(self, level, fmt, *args):
+    def log(self, level: "int", fmt: "str", *args: "object") -> "None":
         if level >= self.log_level:
             self.send_log(["mitogen", level, fmt % args if args else fmt, None, 0, None])
 
-    def send_log(self, fields):
+    def send_log(self, fields: "List[Any]") -> "None":
         """Any thread: send [logger, level, text, file, line, function] to the master."""
         msg = Message(dst_id=self.node.parent_ids[-1], handle=FORWARD_LOG, data=encode(fields))
         self.route(msg, False)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: "str") -> "Any":
         # A child that connects to others gets what it needs for that at first use.
         if name[0] == "_" or not self.econtext:
             raise AttributeError(name)
@@ -1864,47 +1964,47 @@ class ChildRouter(Router):
 # ---- section: Dispatcher ----
 
 
-def takes_econtext(func):
+def takes_econtext(func: "Callable[..., R]") -> "Callable[..., R]":
     """Have `func` called with `econtext=` (an ExternalContext) when it is called from afar."""
-    func.mitogen_takes_econtext = True
+    func.mitogen_takes_econtext = True  # type: ignore[attr-defined]
     return func
 
 
-def takes_router(func):
+def takes_router(func: "Callable[..., R]") -> "Callable[..., R]":
     """Have `func` called with `router=` when it is called from afar."""
-    func.mitogen_takes_router = True
+    func.mitogen_takes_router = True  # type: ignore[attr-defined]
     return func
 
 
 class Dispatcher:
     """Runs calls, one after the other, on the thread that calls run(): the main thread."""
 
-    def __init__(self, econtext):
+    def __init__(self, econtext: "ExternalContext") -> "None":
         self.econtext = econtext
         self.router = econtext.router
-        self.queue = deque()
+        self.queue: "Deque[Message]" = deque()
         self.lock = new_lock()
         self.asleep = False
         self.ended = False
-        self.current = None
+        self.current: "Optional[Message]" = None
         self.interruptible = False
-        self.errors = {}
+        self.errors: "Dict[str, CallError]" = {}
         # Services answer for themselves; child.py sees to what is not for the main thread.
         for handle in CALL_FUNCTION, CALL_SERVICE, CANCEL:
-            policy = handle != CALL_SERVICE and has_parent_authority
+            policy: "Any" = handle != CALL_SERVICE and has_parent_authority
             self.router.add_handler(self._on_call, handle, policy=policy, consumer=True)
 
     @staticmethod
     @takes_econtext
-    def forget_chain(chain_id, econtext):
+    def forget_chain(chain_id: "str", econtext: "ExternalContext") -> "None":
         econtext.dispatcher.errors.pop(chain_id, None)
 
-    def _on_call(self, msg):
+    def _on_call(self, msg: "Message") -> "None":
         if msg.reply_to != IS_DEAD:
             self.queue.append(msg)
             self.wake()
 
-    def wake(self):
+    def wake(self) -> "None":
         """Any thread: have run() look at its queue."""
         if self.asleep:
             self.asleep = False
@@ -1914,15 +2014,15 @@ class Dispatcher:
                 # It was about to, anyway.
                 pass
 
-    def end(self):
+    def end(self) -> "None":
         """Any thread: have run() return after the current call."""
         self.ended = True
         self.wake()
 
-    def interrupt(self):
-        """Any thread: raise KeyboardInterrupt in the current call (child.py does it)."""
+    #: Broker thread: raise KeyboardInterrupt in the current call; set by child.py.
+    interrupt = int  # type: Any
 
-    def run(self):
+    def run(self) -> "None":
         queue = self.queue
         while not self.ended:
             if queue:
@@ -1941,7 +2041,7 @@ class Dispatcher:
                 continue
             self.lock.acquire()
 
-    def _run_one(self, msg):
+    def _run_one(self, msg: "Message") -> "None":
         chain_id = reply = None
         try:
             if not self.econtext.stdout_log and self.econtext.prepare(msg):
@@ -1970,7 +2070,9 @@ class Dispatcher:
             answer = Message(data=data, dst_id=msg.src_id, handle=msg.reply_to)
             self.router.route(answer, True, bool(self.queue))
 
-    def _find(self, module_name, class_name, name, kwargs):
+    def _find(
+        self, module_name: "str", class_name: "str", name: "str", kwargs: "Dict[str, Any]"
+    ) -> "Any":
         if module_name == "__main__":
             self.econtext.import_main()
         # Waits, should another thread be importing it.
@@ -1996,14 +2098,21 @@ class ExternalContext:
     """
 
     detached = False
-    stdout_log = stderr_log = None
+    stdout_log = stderr_log = None  # type: Any
+    if MYPY:
+        #: child.install() sets them.
+        import_main: "Callable[[], object]"
+        detach: "Callable[[], object]"
+        importer: "Any"
 
-    def __init__(self, config, core_source=b"", rest=b""):
+    def __init__(
+        self, config: "Dict[str, Any]", core_source: "bytes" = b"", rest: "bytes" = b""
+    ) -> "None":
         self.config = config
         self.core_source = core_source
         self.rest = rest
 
-    def main(self):
+    def main(self) -> "None":
         """Become the context; return when it is to end."""
         config = self.config
         rfd, wfd = self._take_stdio()
@@ -2026,18 +2135,18 @@ class ExternalContext:
         self._set_up_modules()
         self.broker.defer(self.stream.start, self.rest)
         if config["keepalive"]:
-            self._received = None
+            self._received: "Optional[int]" = None
             self.broker.defer(self._check_parent)
         self.dispatcher.run()
         self._end()
 
-    def prepare(self, msg):
+    def prepare(self, msg: "Message") -> "Any":
         """Before the first call: see child.py; return whether it is not for this thread."""
         from mitogen import child
 
         return child.install(self, msg)
 
-    def _take_stdio(self):
+    def _take_stdio(self) -> "Tuple[int, int]":
         """Move the pipe to the parent off descriptors 0 and 1, out of the programs' way."""
         rfd = os.dup(0)
         wfd = os.dup(1)
@@ -2054,8 +2163,8 @@ class ExternalContext:
             pass
         return rfd, wfd
 
-    def _set_up_modules(self):
-        module = sys.modules.get("mitogen")
+    def _set_up_modules(self) -> "None":
+        module: "Any" = sys.modules.get("mitogen")
         if not module:
             module = sys.modules["mitogen"] = type(sys)("mitogen")
             module.__path__ = []
@@ -2070,31 +2179,31 @@ class ExternalContext:
         module.core = core
         self.importer.install()
 
-    def _check_parent(self):
+    def _check_parent(self) -> "None":
         """A parent that has sent nothing for so long is gone, whatever the link says."""
         if self._received == self.stream.received:
             return self.stream.disconnect("the parent is silent")
         self._received = self.stream.received
         self.broker.after(self.config["keepalive"], self._check_parent)
 
-    def _on_shutdown(self, msg):
+    def _on_shutdown(self, msg: "Message") -> "None":
         """The current call may come to its end, unless nobody is there for its result."""
         self.dispatcher.end()
         self.broker.after(0 if msg.data else self.broker.shutdown_timeout, self._hurry)
 
-    def _on_parent_lost(self):
+    def _on_parent_lost(self) -> "None":
         if not self.detached:
             self._hurry()
 
-    def _hurry(self):
+    def _hurry(self) -> "None":
         self.dispatcher.end()
         self.dispatcher.interrupt()
         self.broker.after(1, lambda: end_process(1))
 
-    def flush(self):
-        """Main thread: send what was printed (child.py does it)."""
+    #: Main thread: send what was printed; set by child.py.
+    flush = int  # type: Any
 
-    def _end(self):
+    def _end(self) -> "None":
         # Whatever hangs from here on, the process ends.
         _signal.signal(_signal.SIGALRM, lambda *_: end_process(1))
         _signal.alarm(5)
@@ -2104,18 +2213,19 @@ class ExternalContext:
         self.broker.join()
 
 
-def end_process(status):
+def end_process(status: "int") -> "NoReturn":
     """End at once, with the programs that calls have started."""
     if os.getpgrp() == os.getpid():
-        _signal.signal(_signal.SIGTERM, _signal.SIG_IGN)
+        # Of this thread only, which need not be the main one: should it reach another, that will do.
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGTERM])
         os.kill(0, _signal.SIGTERM)
     os._exit(status)
 
 
-class _Module(type(sys)):
+class _Module(type(sys)):  # type: ignore[misc]
     """Finds what only some programs need, and old names, in mailbox.py and aliases.py."""
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: "str") -> "Any":
         if name[0] == "_":
             raise AttributeError(name)
         from mitogen import aliases
@@ -2127,7 +2237,7 @@ class _Module(type(sys)):
 sys.modules[__name__].__class__ = _Module
 
 
-def child_main(config, core_source, rest):
+def child_main(config: "bytes", core_source: "bytes", rest: "bytes") -> "NoReturn":
     """Run by the first stage: become a context until the parent ends it or is lost."""
     ExternalContext(decode(config), core_source, rest).main()
     try:

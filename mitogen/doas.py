@@ -7,6 +7,16 @@ As with sudo, standard input is a pipe and the password is asked for on a termin
 from mitogen import connect
 from mitogen.core import StreamError
 
+MYPY = False
+if MYPY:
+    import os
+    from typing import Any, Dict, Iterable, List, Optional, Union
+
+    from mitogen.handshake import Rule
+
+    Path = Union[str, "os.PathLike[str]"]
+
+
 __all__ = ["Connection", "Options", "PasswordError"]
 
 password_incorrect_msg = "doas password is incorrect"
@@ -30,13 +40,16 @@ class Options(connect.AccountOptions):
 
     def __init__(
         self,
-        username="root",
-        password=None,
-        doas_path="doas",
-        password_prompt="password:",
-        incorrect_prompts=("doas: authentication failed", "doas: authorization failed"),
-        **kwargs,
-    ):
+        username: "str" = "root",
+        password: "Optional[str]" = None,
+        doas_path: "Path" = "doas",
+        password_prompt: "str" = "password:",
+        incorrect_prompts: "Iterable[str]" = (
+            "doas: authentication failed",
+            "doas: authorization failed",
+        ),
+        **kwargs: "Any",
+    ) -> "None":
         connect.AccountOptions.__init__(
             self, username, password, password_prompt, incorrect_prompts, **kwargs
         )
@@ -50,17 +63,17 @@ class Connection(connect.Connection):
     tty = True
     environ = {"LC_ALL": "C"}
 
-    def argv(self):
+    def argv(self) -> "List[str]":
         options = self.options
         return [str(options.doas_path), "-u", options.username, "--"] + self.get_boot_command()
 
-    def rules(self):
+    def rules(self) -> "Dict[str, List[Rule]]":
         texts = password_required_msg, password_incorrect_msg
         prompt, wrong = self.options.rules(PasswordError, *texts)
         return {"tty": [prompt] + wrong, "pipe": wrong}
 
-    def answers(self):
+    def answers(self) -> "Dict[str, Optional[str]]":
         return {"password": self.options.password}
 
-    def default_name(self):
+    def default_name(self) -> "str":
         return "doas.%s" % self.options.username

@@ -10,12 +10,17 @@ import builtins
 from mitogen import core
 from mitogen.core import CallError
 
+MYPY = False
+if MYPY:
+    from typing import Any, Dict, Optional
+
+
 __all__ = ["restore_call_error"]
 
-_error_types = {}
+_error_types: "Dict[str, Any]" = {}
 
 
-def _error_type(type_name):
+def _error_type(type_name: "Optional[str]") -> "Any":
     """Return the class for a CallError: of the remote built-in type too, where there is one."""
     module, _, name = (type_name or "").rpartition(".")
     base = getattr(builtins, name, None) if module == "builtins" else None
@@ -33,7 +38,7 @@ def _error_type(type_name):
     return _error_types[name]
 
 
-def restore_call_error(fields, router=None):
+def restore_call_error(fields: "Any", router: "Any" = None) -> "CallError":
     """Return the CallError that was sent."""
     type_name, message, traceback, text = (None if f is None else "%s" % (f,) for f in fields)
     cls = _error_type(type_name)

@@ -14,7 +14,14 @@ import os
 import sys
 import warnings
 
-from mitogen import connect, core, spawn
+from mitogen import connect, core, os_fork, spawn
+
+MYPY = False
+if MYPY:
+    from typing import Any, Callable, NoReturn, Optional
+
+    from mitogen.core import ExternalContext, Router
+
 
 __all__ = ["FORK_SUPPORTED", "Connection", "Error", "Options", "Process"]
 
@@ -34,14 +41,14 @@ class Options(connect.Options):
 
     def __init__(
         self,
-        name=None,
-        on_fork=None,
-        on_start=None,
-        debug=False,
-        profiling=False,
-        unidirectional=False,
-        max_message_size=None,
-    ):
+        name: "Optional[str]" = None,
+        on_fork: "Optional[Callable[[], object]]" = None,
+        on_start: "Optional[Callable[[ExternalContext], object]]" = None,
+        debug: "bool" = False,
+        profiling: "bool" = False,
+        unidirectional: "bool" = False,
+        max_message_size: "Optional[int]" = None,
+    ) -> "None":
         if not FORK_SUPPORTED:
             raise Error("fork: this system has no fork(); use Router.local()")
         connect.Options.__init__(
@@ -54,11 +61,11 @@ class Options(connect.Options):
 class Process:
     """A forked process with the interface of subprocess.Popen that spawn.Process wants."""
 
-    def __init__(self, pid):
+    def __init__(self, pid: "int") -> "None":
         self.pid = pid
-        self.status = None
+        self.status: "Any" = None
 
-    def poll(self):
+    def poll(self) -> "Optional[int]":
         """Return the exit status (negative: a signal), or None if it runs."""
         if self.status is None:
             try:
@@ -70,7 +77,7 @@ class Process:
                     self._note(status)
         return self.status
 
-    def wait(self):
+    def wait(self) -> "int":
         """Return the exit status, once there is one."""
         if self.status is None:
             try:
@@ -79,7 +86,7 @@ class Process:
                 self.status = 0
         return self.status
 
-    def _note(self, status):
+    def _note(self, status: "int") -> "None":
         signalled = os.WIFSIGNALED(status)
         self.status = -os.WTERMSIG(status) if signalled else os.WEXITSTATUS(status)
 
@@ -89,48 +96,35 @@ class Connection(connect.Connection):
 
     options_class = Options
 
-    def default_name(self):
+    def default_name(self) -> "str":
         return "fork.%d" % self.process.pid
 
-    def lookup(self):
+    def lookup(self) -> "str":
         return "fork()"
 
-    def start(self):
+    def start(self) -> "spawn.Process":
+        if not self.router.broker.alive:
+            raise core.StreamError("fork: the broker has ended")
         ours, theirs = spawn.create_socketpair()
-        resume = _hold_broker(self.router.broker)
+        corker = os_fork.Corker((self.router.broker,))
+        corker.cork()
         try:
             with warnings.catch_warnings():
                 # 3.12 warns of threads: rule 1 is about those that are ours.
                 warnings.simplefilter("ignore", DeprecationWarning)
-                pid = os.fork()
+                pid = os_fork.real_fork()
             if not pid:
                 # Or the copy would hold its own pipe open when this process ends.
                 os.close(ours)
                 _become_child(self, theirs)
         finally:
-            resume.release()
+            corker.uncork()
         os.close(theirs)
         self.process = spawn.Process(Process(pid), ours)
         return self.process
 
 
-def _hold_broker(broker):
-    """Stop the broker thread between two events; releasing the lock that is returned lets it go."""
-    stopped = core.new_lock()
-    resume = core.new_lock()
-
-    def hold():
-        stopped.release()
-        resume.acquire()
-
-    broker.defer(hold)
-    while not stopped.acquire(True, 1):
-        if not broker.alive:
-            raise core.StreamError("fork: the broker has ended")
-    return resume
-
-
-def _become_child(conn, fd):
+def _become_child(conn: "Connection", fd: "int") -> "NoReturn":
     """In the copy: leave the parent's tree, read the configuration, be a context. No return."""
     status = 1
     try:
@@ -149,7 +143,7 @@ def _become_child(conn, fd):
         core.end_process(status)
 
 
-def _leave_tree(router):
+def _leave_tree(router: "Router") -> "None":
     broker = router.broker
     broker.alive = False
     for fd in list(broker.poller.table):
@@ -167,18 +161,18 @@ def _leave_tree(router):
 class ForkedContext(core.ExternalContext):
     """A context that calls `on_start(econtext)` once it is set up, before it serves calls."""
 
-    on_start = None
+    on_start = None  # type: Optional[Callable[[ExternalContext], object]]
 
     @property
-    def dispatcher(self):
+    def dispatcher(self) -> "Any":
         return self.serving
 
     @dispatcher.setter
-    def dispatcher(self, dispatcher):
+    def dispatcher(self, dispatcher: "Any") -> "Any":
         self.serving = dispatcher
         serve = dispatcher.run
 
-        def run():
+        def run() -> "None":
             if self.on_start:
                 self.on_start(self)
             serve()
@@ -186,7 +180,7 @@ class ForkedContext(core.ExternalContext):
         dispatcher.run = run
 
 
-def _read_preamble(conn):
+def _read_preamble(conn: "Connection") -> "None":
     """Do as the first stage does, with the core that is loaded already."""
     import zlib
 
@@ -203,14 +197,14 @@ def _read_preamble(conn):
     econtext.main()
 
 
-def _read(size):
+def _read(size: "int") -> "bytes":
     data = os.read(0, size)
     if not data:
         raise EOFError("the parent has gone")
     return data
 
 
-def reset_logging_framework():
+def reset_logging_framework() -> "None":
     """In a forked child: forget the parent's log handlers."""
     logging = sys.modules.get("logging")
     if logging:
@@ -219,20 +213,20 @@ def reset_logging_framework():
                 logging.getLogger(name).removeHandler(handler)
 
 
-def fixup_prngs():
+def fixup_prngs() -> "None":
     """In a forked child: do nothing; random reseeds itself since Python 3.7, and on 3.6 here."""
     random = sys.modules.get("random")
     if random:
         random.seed()
 
 
-def on_fork():
+def on_fork() -> "None":
     """In a forked child: what a program that forks by itself should call."""
     reset_logging_framework()
     fixup_prngs()
 
 
-def handle_child_crash():
+def handle_child_crash() -> "None":
     """In a forked child: write the traceback to the terminal, where there is one."""
     import traceback
 

@@ -25,6 +25,35 @@ from shlex import quote
 import mitogen.core
 from mitogen.core import StreamError
 
+MYPY = False
+if MYPY:
+    import os
+    from typing import (
+        Any,
+        Callable,
+        Deque,
+        Dict,
+        Iterable,
+        List,
+        Mapping,
+        Match,
+        Optional,
+        Sequence,
+        Set,
+        Tuple,
+        Type,
+        Union,
+    )
+
+    from mitogen import core
+
+    PythonPath = Union[None, str, bytes, "os.PathLike[str]", Sequence[Any]]
+    # The exception to fail with, and its text.
+    Failure = Tuple[Type[StreamError], str]
+    # Its name, and what the method _on_<name> of connect.Connecting takes.
+    Event = Tuple[Any, ...]
+
+
 __all__ = [
     "EofError",
     "Handshake",
@@ -75,12 +104,12 @@ _SECOND_STAGE = (
 )
 
 
-def first_stage():
+def first_stage() -> "str":
     """Return the program for `python -c`: Python source, str, one line."""
     return _FIRST_STAGE
 
 
-def preamble(core_source):
+def preamble(core_source: "bytes") -> "Callable[[bytes], bytes]":
     """
     Return a function that takes a configuration (bytes) and returns all that a child is sent
     before frames. The source is compressed once; each configuration continues the same stream.
@@ -88,14 +117,14 @@ def preamble(core_source):
     shared = zlib.compressobj(9)
     head = _OPENING + shared.compress(_SECOND_STAGE + core_source + b"\0")
 
-    def finish(config):
+    def finish(config: "bytes") -> "bytes":
         own = shared.copy()
         return head + own.compress(config) + own.flush()
 
     return finish
 
 
-def remote_command(python_path, remote_name):
+def remote_command(python_path: "PythonPath", remote_name: "str") -> "List[str]":
     """
     Return the argument list for a login shell at the far end.
 
@@ -132,7 +161,14 @@ class Rule:
     :param error: the exception to fail with at once
     """
 
-    def __init__(self, pattern, answer=None, missing=None, again=None, error=None):
+    def __init__(
+        self,
+        pattern: "bytes",
+        answer: "Optional[str]" = None,
+        missing: "Optional[Failure]" = None,
+        again: "Optional[Failure]" = None,
+        error: "Optional[Failure]" = None,
+    ) -> "None":
         self.pattern = re.compile(pattern, re.IGNORECASE)
         self.answer = answer
         self.missing = missing
@@ -147,24 +183,29 @@ class Handshake:
     :param str lookup: what was looked for, for the error about a missing interpreter
     """
 
-    def __init__(self, rules=None, answers=None, lookup=""):
+    def __init__(
+        self,
+        rules: "Optional[Mapping[str, Sequence[Rule]]]" = None,
+        answers: "Optional[Mapping[str, Optional[str]]]" = None,
+        lookup: "str" = "",
+    ) -> "None":
         self.rules = rules or {}
         self.answers = answers or {}
         self.lookup = lookup
         self.state = "login"
-        self.version = None
-        self.executable = None
-        self.given = set()
-        self.lines = deque(maxlen=KEPT_LINES)
-        self._rest = {}
+        self.version: "Optional[Tuple[int, ...]]" = None
+        self.executable: "Optional[str]" = None
+        self.given: "Set[Optional[str]]" = set()
+        self.lines: "Deque[bytes]" = deque(maxlen=KEPT_LINES)
+        self._rest: "Dict[str, bytes]" = {}
         self._seen = b""
 
-    def output(self):
+    def output(self) -> "str":
         """Return the last lines that came, as text."""
         rest = [text for text in self._rest.values() if text.strip()]
         return "\n".join(line.decode("utf-8", "replace") for line in list(self.lines) + rest)
 
-    def receive(self, channel, data):
+    def receive(self, channel: "str", data: "bytes") -> "List[Event]":
         """
         Take in bytes; return a list of events:
 
@@ -177,7 +218,7 @@ class Handshake:
                 return events
         return self._on_output(channel, data)
 
-    def _on_pipe(self, data):
+    def _on_pipe(self, data: "bytes") -> "List[Event]":
         data = self._seen + data
         at = data.find(b"MITO:")
         if at == -1:
@@ -196,7 +237,7 @@ class Handshake:
         events += self._MARKERS.get(word, Handshake._on_noise)(self, text, rest)
         return events
 
-    def _on_hello(self, text, rest):
+    def _on_hello(self, text: "bytes", rest: "bytes") -> "List[Event]":
         version, _, executable = text.decode("utf-8", "replace").partition(" ")
         self.version = tuple(int(n) for n in re.findall(r"\d+", version)[:3])
         self.executable = executable
@@ -205,17 +246,17 @@ class Handshake:
             return [("failed", self._unsupported("found %s, which is %s" % (executable, version)))]
         return [("hello",)] + (self._on_pipe(rest) if rest else [])
 
-    def _on_ready(self, text, rest):
+    def _on_ready(self, text: "bytes", rest: "bytes") -> "List[Event]":
         self.state = "ready"
         return [("ready", rest)]
 
-    def _on_eaten(self, text, rest):
+    def _on_eaten(self, text: "bytes", rest: "bytes") -> "List[Event]":
         return [("eaten",)]
 
-    def _on_none(self, text, rest):
+    def _on_none(self, text: "bytes", rest: "bytes") -> "List[Event]":
         return [("failed", self._unsupported("found none"))]
 
-    def _on_noise(self, text, rest):
+    def _on_noise(self, text: "bytes", rest: "bytes") -> "List[Event]":
         return self._on_pipe(rest) if rest else []
 
     _MARKERS = {
@@ -225,7 +266,7 @@ class Handshake:
         b"NONE": _on_none,
     }
 
-    def _unsupported(self, found):
+    def _unsupported(self, found: "str") -> "UnsupportedPythonError":
         return UnsupportedPythonError(
             "no Python that can be used: looked for %s; %s; needed is Python %d.%d or later "
             "(name one with python_path=)",
@@ -234,7 +275,7 @@ class Handshake:
             *MINIMUM_VERSION,
         )
 
-    def _on_output(self, channel, data):
+    def _on_output(self, channel: "str", data: "bytes") -> "List[Event]":
         rest = self._rest.get(channel, b"") + data
         rules = self.rules.get(channel, ()) if self.state == "login" else ()
         pos = 0
@@ -253,12 +294,14 @@ class Handshake:
         self._rest[channel] = lines[-1][-KEPT_BYTES:]
         return events
 
-    def _first_match(self, rules, text, pos):
+    def _first_match(
+        self, rules: "Iterable[Rule]", text: "bytes", pos: "int"
+    ) -> "Optional[Tuple[Rule, Match[bytes]]]":
         matches = [(rule, rule.pattern.search(text, pos)) for rule in rules]
-        matches = [(rule, match) for rule, match in matches if match]
-        return min(matches, key=lambda pair: pair[1].start()) if matches else None
+        found = [(rule, match) for rule, match in matches if match]
+        return min(found, key=lambda pair: pair[1].start()) if found else None
 
-    def _apply(self, rule, channel, text):
+    def _apply(self, rule: "Any", channel: "str", text: "bytes") -> "List[Event]":
         if rule.error:
             return [("failed", self._why(rule.error, text))]
         answer = self.answers.get(rule.answer)
@@ -270,12 +313,12 @@ class Handshake:
         where = "pipe" if channel == "pipe" else "tty"
         return [("send", where, answer.encode() + b"\n")]
 
-    def _why(self, error, text):
+    def _why(self, error: "Failure", text: "bytes") -> "StreamError":
         cls, message = error
-        text = text.decode("utf-8", "replace").strip()
-        return cls("%s", message + ("\n" + text if text else ""))
+        said = text.decode("utf-8", "replace").strip()
+        return cls("%s", message + ("\n" + said if said else ""))
 
-    def eof(self, status=None):
+    def eof(self, status: "Optional[str]" = None) -> "EofError":
         """Return the exception that says that the program has ended; `status` is text."""
         return EofError(
             "EOF on stream; last 100 lines received:\n%s%s",
@@ -283,7 +326,7 @@ class Handshake:
             "\n%s" % status if status else "",
         )
 
-    def timeout(self, seconds):
+    def timeout(self, seconds: "float") -> "core.TimeoutError":
         """Return the exception that says that the deadline has passed."""
         return mitogen.core.TimeoutError(
             "Failed to setup connection after %.2f seconds; last 100 lines received:\n%s",

@@ -3,8 +3,10 @@
 One job: find IMPORT_NAME in the bytecode of CPython 3.9 to 3.14 and say what it was given. Nothing
 is executed, and nothing but :mod:`opcode` is needed (``dis`` costs 8 ms to import).
 
-What it does not do: see calls of ``__import__`` or ``importlib.import_module``, or tell whether a
-branch is ever taken.
+What is below ``if TYPE_CHECKING:`` or ``if MYPY:`` is passed over: it is never run.
+
+What it does not do: see calls of ``__import__`` or ``importlib.import_module``, or tell whether any
+other branch is ever taken.
 
 Threads: pure functions without state, callable from any thread. Controlling machine only.
 """
@@ -12,6 +14,7 @@ Threads: pure functions without state, callable from any thread. Controlling mac
 from __future__ import annotations
 
 import opcode
+import sys
 from types import CodeType
 
 MYPY = False
@@ -24,6 +27,16 @@ _IMPORT_NAME = opcode.opmap["IMPORT_NAME"]
 _LOAD_CONST = opcode.opmap["LOAD_CONST"]
 _LOAD_SMALL_INT = opcode.opmap.get("LOAD_SMALL_INT")  # 3.14 and later; its argument is the number.
 _EXTENDED_ARG = opcode.opmap["EXTENDED_ARG"]
+_GUARDS = frozenset(["MYPY", "TYPE_CHECKING"])
+#: What loads a name, with what to shift its argument by for the name's number.
+_LOADS = {
+    opcode.opmap["LOAD_NAME"]: 0,
+    opcode.opmap["LOAD_GLOBAL"]: int(sys.version_info >= (3, 11)),
+    opcode.opmap["LOAD_ATTR"]: int(sys.version_info >= (3, 12)),
+}
+#: What may stand between such a load and the jump: a cache, and the making of a bool.
+_BETWEEN = {0, opcode.opmap.get("TO_BOOL")}
+_JUMP = opcode.opmap.get("POP_JUMP_FORWARD_IF_FALSE") or opcode.opmap["POP_JUMP_IF_FALSE"]
 _CO_OPTIMIZED = 0x1  # Set for functions, not for the bodies of modules and classes.
 
 
@@ -37,8 +50,12 @@ def codeobj_imports(co: CodeType) -> Iterator[tuple[int, str, tuple[str, ...]]]:
     """
     code = co.co_code
     before: tuple[object, object] = (None, None)  # What the last two instructions loaded.
-    extended = 0
-    for op, arg in zip(code[::2], code[1::2]):
+    extended = skipped_to = 0
+    guarded = False  # The last instruction loaded one of _GUARDS.
+    watching = not _GUARDS.isdisjoint(co.co_names)
+    for number, (op, arg) in enumerate(zip(code[::2], code[1::2])):
+        if number < skipped_to:
+            continue
         arg |= extended
         if op == _EXTENDED_ARG:
             extended = arg << 8
@@ -52,6 +69,17 @@ def codeobj_imports(co: CodeType) -> Iterator[tuple[int, str, tuple[str, ...]]]:
             level, names = before
             if isinstance(level, int):
                 yield level, co.co_names[arg], names if isinstance(names, tuple) else ()
+        elif watching and op not in _BETWEEN:
+            if guarded and op == _JUMP:
+                skipped_to = _jump_target(number, arg)
+            guarded = op in _LOADS and co.co_names[arg >> _LOADS[op]] in _GUARDS
+
+
+def _jump_target(number: int, arg: int) -> int:
+    """Return the number of the instruction that _JUMP, the one of that *number*, goes to."""
+    if sys.version_info >= (3, 11):
+        return number + 1 + arg
+    return arg if sys.version_info >= (3, 10) else arg // 2
 
 
 def all_imports(co: CodeType) -> Iterator[tuple[int, str, tuple[str, ...], bool]]:

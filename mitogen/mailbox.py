@@ -20,6 +20,13 @@ from mitogen.core import (
     now,
 )
 
+MYPY = False
+if MYPY:
+    from typing import Any, Deque, Iterator, Optional
+
+    from mitogen.core import Context, Lock, Message, Policy, Router
+
+
 __all__ = ["Channel", "Latch", "LatchError", "Receiver"]
 
 
@@ -30,28 +37,28 @@ class LatchError(Error):
 class Latch:
     """A queue on which any number of threads may wait; `notify(latch)` is called at each put."""
 
-    notify = None
+    notify = None  # type: Optional[Callable[[Any], object]]
     closed = False
 
-    def __init__(self):
-        self._items = deque()
-        self._waiters = deque()
+    def __init__(self) -> "None":
+        self._items: "Deque[Any]" = deque()
+        self._waiters: "Deque[Lock]" = deque()
 
-    def size(self):
+    def size(self) -> "int":
         """Return how many items wait."""
         return len(self._items)
 
-    def empty(self):
+    def empty(self) -> "bool":
         """Return True if nothing waits now."""
         return not self._items
 
-    def close(self):
+    def close(self) -> "None":
         """Have everyone who waits, now or later, get LatchError once the queue is empty."""
         self.closed = True
         while self._waiters:
             self._wake()
 
-    def put(self, obj=None):
+    def put(self, obj: "Any" = None) -> "None":
         """Append `obj`; LatchError if the latch is closed."""
         if self.closed:
             raise LatchError("latch is closed")
@@ -60,13 +67,13 @@ class Latch:
         if self.notify:
             self.notify(self)
 
-    def _wake(self):
+    def _wake(self) -> "None":
         try:
             self._waiters.popleft().release()
         except IndexError:
             pass
 
-    def get(self, timeout=None, block=True):
+    def get(self, timeout: "Optional[float]" = None, block: "bool" = True) -> "Any":
         """
         Return the oldest item.
 
@@ -87,7 +94,7 @@ class Latch:
                 raise TimeoutError("nothing came within %s seconds", timeout or 0)
             self._wait(wait)
 
-    def _wait(self, seconds):
+    def _wait(self, seconds: "float") -> "None":
         lock = new_lock()
         self._waiters.append(lock)
         try:
@@ -116,42 +123,42 @@ class Receiver:
     """
 
     #: Called with this Receiver whenever something arrives, on the broker thread.
-    notify = None
+    notify = None  # type: Optional[Callable[[Any], object]]
     raise_channelerror = True
     closed_msg = "the Receiver has been closed"
 
     def __init__(
         self,
-        router,
-        handle=None,
-        persist=True,
-        respondent=None,
-        policy=None,
-        overwrite=False,
-        window=WINDOW,
-    ):
+        router: "Router",
+        handle: "Optional[int]" = None,
+        persist: "bool" = True,
+        respondent: "Optional[Context]" = None,
+        policy: "Optional[Policy]" = None,
+        overwrite: "bool" = False,
+        window: "Optional[int]" = WINDOW,
+    ) -> "None":
         self.router = router
         self._latch = Latch()
         if handle is None:
             handle = router.new_handle(persist and window is not None)
-        self.handle = router.add_handler(
+        self.handle: "Any" = router.add_handler(
             self._on_receive, handle, persist, policy, respondent, overwrite, True
         )
 
-    def __repr__(self):
+    def __repr__(self) -> "str":
         return "Receiver(%r, %r)" % (self.router.node.context_id, self.handle)
 
-    def __enter__(self):
+    def __enter__(self) -> "Receiver":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: "object") -> "None":
         self.close()
 
-    def to_sender(self):
+    def to_sender(self) -> "Sender":
         """Return a Sender for this mailbox, to pass to another context."""
         return Sender(self.router.context_by_id(self.router.context_id), self.handle)
 
-    def _on_receive(self, msg):
+    def _on_receive(self, msg: "Message") -> "None":
         msg.receiver = self
         try:
             self._latch.put(msg)
@@ -160,7 +167,7 @@ class Receiver:
         if self.notify:
             self.notify(self)
 
-    def close(self):
+    def close(self) -> "None":
         """Take in nothing more; who waits gets ChannelError, and so does a sender that waits."""
         if self.handle is None:
             return
@@ -178,15 +185,17 @@ class Receiver:
                 self.router._send_credit(src_id, handle, 0, 0)
         self.handle = None
 
-    def size(self):
+    def size(self) -> "int":
         """Return how many messages wait."""
         return self._latch.size()
 
-    def empty(self):
+    def empty(self) -> "bool":
         """Return True if nothing waits now."""
         return self._latch.empty()
 
-    def get(self, timeout=None, block=True, throw_dead=True):
+    def get(
+        self, timeout: "Optional[float]" = None, block: "bool" = True, throw_dead: "bool" = True
+    ) -> "Message":
         """
         Return the oldest Message.
 
@@ -196,7 +205,7 @@ class Receiver:
         :raises ChannelError: the sender closed it, its context is gone, or close() was called
         """
         try:
-            msg = self._latch.get(timeout, block)
+            msg: "Message" = self._latch.get(timeout, block)
         except LatchError:
             raise ChannelError(self.closed_msg) from None
         self.router.consumed(msg)
@@ -204,11 +213,11 @@ class Receiver:
             msg.unpickle()
         return msg
 
-    def get_data(self, timeout=None):
+    def get_data(self, timeout: "Optional[float]" = None) -> "Any":
         """Return the oldest message's value."""
         return self.get(timeout).unpickle()
 
-    def __iter__(self):
+    def __iter__(self) -> "Iterator[Message]":
         while 1:
             try:
                 msg = self.get()
@@ -227,14 +236,20 @@ class Channel(Sender, Receiver):
     :param int handle: own handle, None for a new one
     """
 
-    def __init__(self, router, context, dst_handle, handle=None):
+    def __init__(
+        self,
+        router: "Router",
+        context: "Context",
+        dst_handle: "int",
+        handle: "Optional[int]" = None,
+    ) -> "None":
         Sender.__init__(self, context, dst_handle)
         Receiver.__init__(self, router, handle)
 
-    def close(self):
+    def close(self) -> "None":
         """Close both directions."""
         Receiver.close(self)
         Sender.close(self)
 
-    def __repr__(self):
+    def __repr__(self) -> "str":
         return "Channel(%s, %s)" % (Sender.__repr__(self), Receiver.__repr__(self))

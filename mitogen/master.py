@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import functools
 import logging
+import os
 import threading
 import weakref
 
@@ -32,7 +33,9 @@ from mitogen.finder import (
     is_stdlib_name,
     is_stdlib_path,
 )
+from mitogen.lazy import find_elsewhere
 from mitogen.parent import Context, IdAllocator
+from mitogen.resources import ResourceResponder
 from mitogen.responder import ModuleResponder
 
 MYPY = False
@@ -58,6 +61,9 @@ __all__ = [
     "is_stdlib_name",
     "is_stdlib_path",
 ]
+
+# Names of old programs, which cost the others nothing.
+find_elsewhere(__name__, "mitogen.old_master")
 
 LOG = logging.getLogger("mitogen")
 
@@ -146,6 +152,7 @@ class Broker(core.Broker):
     """The broker of a master. It ends with the program, at the latest."""
 
     poller_class = pollers.best()
+    shutdown_timeout = 5.0
 
     def __init__(self, install_watcher: bool = True, **kwargs: Any) -> None:
         core.Broker.__init__(self, **kwargs)
@@ -182,6 +189,8 @@ class Router(parent.Router):
     """
 
     broker_class = Broker
+    #: After unix.connect(): the process that listens runs the same main program.
+    shares_main = False
 
     def __init__(
         self,
@@ -193,10 +202,12 @@ class Router(parent.Router):
         parent.Router.__init__(self, broker or self.broker_class(), node or core.Node())
         if max_message_size:
             self.max_message_size = max_message_size
+        self.profiling = os.environ.get("MITOGEN_PROFILING", "0") not in ("", "0")
         self.worker = responder.Worker()
         ids = parent.ChildIds if self.node.parent_ids else IdAllocator
         self.id_allocator = ids(self)
         self.responder = ModuleResponder(self, self.worker)
+        self.resource_responder = ResourceResponder(self)
         self.log_forwarder = LogForwarder(self, self.worker)
         self.branch = parent.Branch(self, self.id_allocator, self.responder, _core_source())
         self.route_monitor = self.branch
@@ -220,6 +231,21 @@ class Router(parent.Router):
         known = self.responder._known.get(context.context_id)
         if known is None or fn.__module__ not in known:
             self.responder.push(context, [fn.__module__])
+
+    def connecting(
+        self, method_name: str, name: str | None = None, via: Any = None, **kwargs: Any
+    ) -> Any:
+        """Return a connection to be started: see parent.Router.connecting()."""
+        attempt = parent.Router.connecting(self, method_name, name, via, **kwargs)
+        if self.profiling or kwargs.get("profiling"):
+            from mitogen import profiler
+
+            profiler.follow(self, attempt)
+        return attempt
+
+    def enable_debug(self) -> None:
+        """Have the contexts that are started from now on log more."""
+        self.debug = True
 
     def __enter__(self) -> Router:
         return self

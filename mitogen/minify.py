@@ -6,8 +6,9 @@ matches the file on the controlling machine.
 
 Rules:
 
-* Every token stays on its line. Comments, docstrings, indentation and spaces between tokens go;
-  line breaks stay (a run of them costs next to nothing once compressed).
+* Every token stays on its line; without annotations, a function's header is on its first one.
+  Comments, docstrings, indentation and spaces between tokens go; line breaks stay (a run of them
+  costs next to nothing once compressed).
 * When in doubt, do nothing: source that this scanner can't read is returned as it is, so that the
   child reports the same syntax error as Python would here.
 * Strings are copied as they are, f-strings as a whole.
@@ -23,7 +24,7 @@ Threads: pure functions without state, callable from any thread. Controlling mac
 from __future__ import annotations
 
 import re
-from collections import namedtuple
+from collections import Counter, namedtuple
 
 MYPY = False
 if MYPY:
@@ -88,8 +89,9 @@ def minimize_source(
     :param source: Python source, already decoded; any kind of line end, a byte order mark is
         dropped.
     :param strip_annotations: also drop the annotations of functions and of variables outside class
-        bodies, and the blocks below ``if MYPY:`` and ``if TYPE_CHECKING:``. Not the same program
-        any more for those who read ``__annotations__``.
+        bodies, and the blocks below ``if MYPY:`` and ``if TYPE_CHECKING:``, with ``MYPY = False``
+        where nothing else reads that. Not the same program any more for those who read
+        ``__annotations__``.
     :param rename: new names for identifiers, wherever they occur outside strings (attributes and
         keyword arguments too); the caller knows that this is safe.
     :returns: The smaller source, ending in a line break, or *source* itself if it can't be read.
@@ -101,7 +103,8 @@ def minimize_source(
         lines = list(_logical_lines(text))
         if strip_annotations:
             lines = [
-                _bare(line, in_class) for line, in_class in _with_scope(_without_guarded(lines))
+                _bare(line, in_class)
+                for line, in_class in _with_scope(iter(_without_guards(_without_guarded(lines))))
             ]
         if "__doc__" not in text:
             lines = list(_without_docstrings(lines))
@@ -294,15 +297,51 @@ def _ends_suite(lines: list[Line], index: int) -> bool:
 
 
 def _without_guarded(lines: list[Line]) -> Iterator[Line]:
-    """Drop blocks that only a type checker enters, where something else remains in their suite."""
+    """
+    Drop blocks that only a type checker enters, where something else remains in their suite; what
+    is below an ``else`` takes their place.
+    """
     index = 0
     while index < len(lines):
+        column = lines[index].column
         end = _guarded_end(lines, index)
-        if end:
-            index = end
-        else:
+        if not end:
             yield lines[index]
             index += 1
+            continue
+        index = end
+        if _is_else(lines, end, column):
+            index = _suite_end(lines, end)
+            shift = lines[end + 1].column - column
+            inner = [Line(line.column - shift, line.tokens) for line in lines[end + 1 : index]]
+            yield from _without_guarded(inner)
+
+
+def _suite_end(lines: list[Line], index: int) -> int:
+    """Return the index of the line after the suite of the header ``lines[index]``."""
+    end = index + 1
+    while end < len(lines) and lines[end].column > lines[index].column:
+        end += 1
+    return end
+
+
+def _is_else(lines: list[Line], index: int, column: int) -> bool:
+    """Tell whether there is an ``else`` at that column, with its suite on the lines below."""
+    if index >= len(lines) or lines[index].column != column:
+        return False
+    return [token.text for token in lines[index].tokens] == ["else", ":"]
+
+
+def _without_guards(lines: Iterator[Line]) -> list[Line]:
+    """Drop ``MYPY = False`` where nothing reads it any more."""
+    kept = list(lines)
+    uses = Counter(token.text for _, tokens in kept for token in tokens)
+    for index, (column, tokens) in enumerate(kept):
+        name = tokens[0].text
+        if not column and name in _GUARD_NAMES and uses[name] == 1:
+            if [token.text for token in tokens[1:]] == ["=", "False"]:
+                return kept[:index] + kept[index + 1 :]
+    return kept
 
 
 def _guarded_end(lines: list[Line], index: int) -> int:
@@ -311,15 +350,14 @@ def _guarded_end(lines: list[Line], index: int) -> int:
     words = [token.text for token in tokens[:3]]
     if words[0] != "if" or words[-1] != ":" or words[1] not in _GUARD_NAMES:
         return 0
-    end = index + 1
-    while end < len(lines) and lines[end].column > column:
-        end += 1
+    end = _suite_end(lines, index)
     if column and (index == 0 or lines[index - 1].column < column):
         return 0  # First in its suite: perhaps alone.
     if (
         end < len(lines)
         and lines[end].column == column
         and lines[end].tokens[0].text in ("else", "elif")
+        and not _is_else(lines, end, column)
     ):
         return 0
     return end
@@ -345,7 +383,8 @@ def _bare(line: Line, in_class: bool) -> Line:
         end = _header_end(tokens)
     if end and tokens[0].text == "def" or end and tokens[1].text == "def":
         body = _bare(Line(column, tokens[end:]), False).tokens if end < len(tokens) else []
-        return Line(column, _bare_header(tokens[:end]) + body)
+        header = _bare_header(tokens[:end])
+        return Line(column, header + body if body else _on_first_line(header))
     if in_class or tokens[0].text in _COMPOUND:
         return line
     return Line(column, _bare_variable(tokens))
@@ -386,6 +425,17 @@ def _bare_header(tokens: list[Token]) -> list[Token]:
         if not skipping:
             result.append(token)
     return [*result, tokens[-1]]
+
+
+def _on_first_line(header: list[Token]) -> list[Token]:
+    """Move a header to its first line: without annotations it fits. Its last comma goes."""
+    if any("\n" in token.text for token in header):
+        return header
+    return [
+        Token(kind, text, header[0].line, depth)
+        for (kind, text, _, depth), following in zip(header, [*header[1:], header[-1]])
+        if (text, following.text, depth) != (",", ")", 1)
+    ]
 
 
 def _joined(lines: list[Line], rename: Mapping[str, str]) -> str:

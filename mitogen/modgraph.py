@@ -67,10 +67,16 @@ def imports_in(statements: list[Any]) -> Iterator[Import]:
             names = tuple(alias.name for alias in node.names)
             yield node.level, node.module or "", names, in_function
         in_function = in_function or kind in ("FunctionDef", "AsyncFunctionDef")
+        typing_only = kind == "If" and _name(node.test) in ("MYPY", "TYPE_CHECKING")
         for field in ("finalbody", "orelse", "handlers", "cases", "body"):
-            inner = getattr(node, field, ())
+            inner = () if typing_only and field == "body" else getattr(node, field, ())
             if isinstance(inner, list):
                 pending.extend((each, in_function) for each in reversed(inner))
+
+
+def _name(node: Any) -> str:
+    """Return the name, or the attribute's, that an expression is; an empty string for others."""
+    return str(getattr(node, "attr", getattr(node, "id", "")))
 
 
 def relative(package: str, level: int) -> str:

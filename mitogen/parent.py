@@ -1,21 +1,36 @@
 """
-What a context needs once it has children: starting them, growing and withdrawing routes, handing
-out ids, passing modules on.
+What a program does with a context: connect it, call functions in it, end it; here, or by way of
+another context. What goes on between a context and its children is in branch.py.
 
 Rules
     1. A router becomes a parent by getting a Branch; no object changes its class.
-    2. A route is believed only from the stream that the id was given out on.
 
-Threads: Branch runs on the broker; the Router's methods on any.
+Threads: any.
 """
 
+import _thread
 import os
 import sys
-from itertools import chain
 
 import mitogen
 import mitogen.flow
-from mitogen import core, handshake
+from mitogen import core
+from mitogen.branch import (  # noqa: F401
+    ADD_ROUTE,
+    ALLOCATE_ID,
+    AWAIT_END,
+    BLOCK_SIZE,
+    DETACHING,
+    FORWARD_MODULE,
+    GET_RESOURCE,
+    LOAD_RESOURCE,
+    Branch,
+    ChildIds,
+    IdAllocator,
+    RelayedModules,
+    defer_sync,
+    shutdown_now,
+)
 from mitogen.calls import CallChain
 from mitogen.connect import (  # noqa: F401
     Attempt,
@@ -31,20 +46,16 @@ from mitogen.connect import (  # noqa: F401
 )
 from mitogen.core import (
     CALL_SERVICE,
-    DEL_ROUTE,
-    GET_MODULE,
-    LOAD_MODULE,
-    PING,
     RAW,
     SHUTDOWN,
     CallError,
     Kwargs,
     Message,
-    is_neighbour,
     listen,
     takes_router,
 )
 from mitogen.handshake import EofError
+from mitogen.lazy import find_elsewhere
 from mitogen.mailbox import Latch, Receiver
 
 __all__ = [
@@ -60,6 +71,11 @@ __all__ = [
     "upgrade",
     "upgrade_router",
 ]
+
+# Names of old programs, which cost the others nothing.
+find_elsewhere(__name__, "mitogen.old_parent")
+
+DEBUG = 10
 
 #: Connection methods: the name of the Router's method to the module that has it.
 METHODS = {
@@ -80,23 +96,6 @@ METHODS = {
     "incus": "mitogen.incus",
     "jail": "mitogen.jail",
 }
-# Handles of the protocol that only a context with children, or a master, has.
-ADD_ROUTE = 103
-ALLOCATE_ID = 105
-FORWARD_MODULE = 108
-DETACHING = 109
-GET_RESOURCE = 112
-LOAD_RESOURCE = 113
-#: Answered once a child's process is reaped.
-AWAIT_END = 117
-
-DEBUG = 10
-#: Blocks of ids that one child may ask for: what is below it, all in all.
-MAX_BLOCKS = 1000
-#: Contexts that a stream is known to have sent to; beyond, it is told of every context's end.
-MAX_EGRESS = 65536
-#: Ids in one block.
-BLOCK_SIZE = 1000
 
 
 def get_connection_class(name):
@@ -111,416 +110,6 @@ def get_connection_class(name):
             "no connection method %r; there are: %s" % (name, ", ".join(sorted(METHODS)))
         )
     return core.import_module(METHODS[name]).Connection
-
-
-def defer_sync(broker, func):
-    """
-    Any thread: return what `func()` returned, or raise what it raised, on the broker thread.
-
-    :raises Error: the broker has ended
-    """
-    if broker.on_thread():
-        return func()
-    box = []
-    lock = core.new_lock()
-
-    def run():
-        try:
-            box.extend((func(), None))
-        except BaseException as e:
-            box.extend((None, e))
-        lock.release()
-
-    broker.defer(run)
-    while not lock.acquire(True, 1):
-        if not broker.alive and not box:
-            raise core.Error("the broker has ended")
-    if box[1]:
-        raise box[1]
-    return box[0]
-
-
-def _shutdown_now(context_id):
-    """Return the message that ends a context at once: nobody wants the results of its calls."""
-    return Message(dst_id=context_id, handle=SHUTDOWN, data=b"!", flags=RAW)
-
-
-class IdAllocator:
-    """
-    Hands out context ids at the root of a tree.
-
-    :param Router router: router of the root
-    :param int first: id to begin with
-    """
-
-    BLOCK_SIZE = BLOCK_SIZE
-
-    def __init__(self, router, first=1):
-        self.router = router
-        self.next_id = first
-        self.lock = core._thread.allocate_lock()
-
-    def allocate(self):
-        """Return a new id."""
-        return self._advance(1)[0]
-
-    def allocate_block(self):
-        """Return (first, end) of BLOCK_SIZE new ids."""
-        return self._advance(self.BLOCK_SIZE)
-
-    def _advance(self, count):
-        with self.lock:
-            first = self.next_id
-            self.next_id += count
-            return first, self.next_id
-
-    def request(self, done):
-        """Broker thread: call `done((first, end))`."""
-        done(self.allocate_block())
-
-    def take(self, done):
-        """Broker thread: call `done(context_id)`."""
-        done(self.allocate())
-
-
-class ChildIds:
-    """Hands out context ids in a context that has a parent, who is asked for a block at a time."""
-
-    def __init__(self, router):
-        self.router = router
-        self.free = iter(())
-
-    def allocate(self):
-        """Return a new context id; asks the parent where this context has none left."""
-        latch = Latch()
-        self.router.broker.defer(self.take, latch.put)
-        context_id = latch.get(core.IMPORT_TIMEOUT)
-        if context_id is None:
-            raise core.ChannelError("the parent gave no ids")
-        return context_id
-
-    def take(self, done):
-        """Broker thread: call `done(context_id)`, now or later; None if the parent gives none."""
-
-        def on_block(block):
-            if block is None:
-                return done(None)
-            self.free = chain(self.free, range(*block))
-            self.take(done)
-
-        for context_id in self.free:
-            return done(context_id)
-        self.request(on_block)
-
-    def request(self, done):
-        """Any thread: call `done((first, end))` on the broker once the parent has answered."""
-
-        def on_answer(msg):
-            done(None if msg.is_dead else core._HEADER_BLOCK.unpack(msg.data))
-
-        router = self.router
-        parent = router.context_by_id(router.node.parent_ids[0])
-        handle = router.add_handler(
-            on_answer, router.new_handle(False), persist=False, respondent=parent
-        )
-        msg = Message(dst_id=parent.context_id, handle=ALLOCATE_ID, reply_to=handle, flags=RAW)
-        router.route(msg, False)
-
-
-class RelayedModules:
-    """Where a context that has a parent gets modules for its children: its own importer."""
-
-    def __init__(self, router):
-        self.router = router
-        self.importer = router.importer
-
-    def fetch(self, fullname, done, sent=()):
-        """Broker thread: call `done(segment)` once the module's segment is here."""
-        entry = self.importer.modules.get(fullname)
-        if entry:
-            return done(entry[2])
-        self.importer.request(fullname, lambda: done(self.importer.modules[fullname][2]))
-
-    def segments(self, fullnames):
-        """Return the segments that hold those modules, as far as they are here; each once."""
-        found = {}
-        for fullname in fullnames:
-            entry = self.importer.modules.get(fullname)
-            if entry:
-                found[id(entry[2])] = entry[2]
-        return list(found.values())
-
-    def push(self, context, module_names):
-        """Any thread: send on what is here of those modules, ahead of a call."""
-        target = context.context_id
-        stream = self.router._stream_by_id.get(target)
-        if (
-            stream is None
-            or target == stream.remote_id
-            and stream.sent_modules.issuperset(module_names)
-        ):
-            return
-        names = [n for n in module_names + ["mitogen.child"] if n in self.importer.modules]
-        branch = self.router.branch
-        segments = self.segments([n for n in names if n not in stream.sent_modules])
-        branch.send_now(stream, target, segments, names)
-
-
-class Branch:
-    """
-    What a router has once it has children. All on the broker thread.
-
-    :param ids: ChildIds, or the master's allocator
-    :param modules: RelayedModules, or the master's responder
-    """
-
-    unidirectional_msg = (
-        "routing mode prevents forward of unidirectional message from context %d to context %d"
-    )
-
-    def __init__(self, router, ids, modules, core_source):
-        self.router = router
-        router.forward = self.forward
-        self.ids = ids
-        self.modules = modules
-        self.preamble = handshake.preamble(core_source)
-        self.logins = Logins()
-        self.streams = set()
-        #: How many blocks of ids each child has asked for.
-        self.requests = {}
-        add = router.add_handler
-        add(self._on_add_route, ADD_ROUTE, policy=is_neighbour)
-        add(self._on_allocate_id, ALLOCATE_ID, policy=is_neighbour)
-        add(self._on_get_module, GET_MODULE, policy=is_neighbour)
-        add(self._on_forward_module, FORWARD_MODULE, policy=self._from_parent)
-        add(self._on_detaching, DETACHING, policy=is_neighbour)
-        add(self._on_await_end, AWAIT_END, policy=core.has_parent_authority)
-        listen(router, "routes_lost", self._on_routes_lost)
-        listen(router, "parent_lost", self._on_parent_lost)
-        listen(router.broker, "shutdown", self._on_shutdown)
-
-    def _from_parent(self, msg, stream):
-        return stream is not None and stream is self.router.routes.parent
-
-    # -- streams and routes
-
-    def forward(self, msg, stream):
-        """Pass a frame on: its payload is not looked at."""
-        router = self.router
-        dst = msg.dst_id
-        out = router.routes.get(dst)
-        if out is None or out is stream:
-            why = router.no_route_msg % (dst, router.node.context_id)
-        elif router.unidirectional and self._are_siblings(stream, out):
-            why = self.unidirectional_msg % (msg.src_id, dst)
-        else:
-            if len(stream.egress_ids) < MAX_EGRESS:
-                stream.egress_ids.add(dst)
-            return out.send(msg._header(len(msg.data), msg.flags), msg.data)
-        if not msg.flags & core.CONT:
-            router._bounce(msg, why)
-
-    def _are_siblings(self, one, other):
-        """Whether neither stream leads to who may talk to all: the parent, or a joined process."""
-        trusted = self.router.routes.parent
-        return not any(s is trusted or s.auth_id is not None for s in (one, other))
-
-    def add_stream(self, stream):
-        """A child is ready, or a process has joined."""
-        router = self.router
-        self.streams.add(stream)
-        router._stream_by_id[stream.remote_id] = stream
-        self._tell_parent(ADD_ROUTE, stream.remote_id, stream.name)
-        if stream.conn.keepalive_interval:
-            self._keep_alive(stream, stream.received, 0)
-
-    def add_connecting(self, connecting):
-        """A child's process was started; the broker does not end before it is reaped."""
-        stream = connecting.stream
-        self.router.broker.holds.add(stream)
-        stream.when_gone.append(lambda: self._on_gone(stream))
-        if self.router.broker.closing:
-            connecting.cancel("the broker ends")
-
-    def _on_gone(self, stream):
-        """A child's process is reaped."""
-        self.streams.discard(stream)
-        self.router.broker.holds.discard(stream)
-        self.router.broker.stop()
-
-    def _on_await_end(self, msg):
-        """Answer once a child's process is reaped: after its route has gone."""
-        (context_id,) = core._NUMBER.unpack(msg.data)
-        for stream in self.router.broker.holds:
-            if stream.remote_id == context_id:
-                return stream.when_gone.append(lambda: msg.reply(None))
-        msg.reply(None)
-
-    def _on_detaching(self, msg):
-        """A child is about to leave the tree, and to stay; or it has left: see detach.py."""
-        stream = self.router._stream_by_id.get(msg.src_id)
-        if stream and msg.reply_to:
-            stream.detached = True
-            msg.reply(None)
-        elif stream and stream.detached:
-            stream.disconnect("detached")
-
-    def _keep_alive(self, stream, received, unanswered):
-        if stream.closed:
-            return
-        unanswered = unanswered + 1 if received == stream.received else 0
-        if unanswered > stream.conn.keepalive_count:
-            return stream.disconnect("no answer to %d keepalives" % (unanswered - 1))
-        received = stream.received
-        router = self.router
-        handle = router.add_handler(lambda msg: None, router.new_handle(False), persist=False)
-        router.route(
-            Message(dst_id=stream.remote_id, handle=PING, reply_to=handle, flags=RAW), False
-        )
-        router.broker.after(
-            stream.conn.keepalive_interval,
-            lambda: self._keep_alive(stream, received, unanswered),
-        )
-
-    def _tell_parent(self, handle, context_id, name=""):
-        router = self.router
-        if router.node.parent_ids and router.routes.parent:
-            self._tell(router.node.parent_ids[0], handle, context_id, name)
-
-    def _tell(self, dst_id, handle, context_id, name=""):
-        data = core._NUMBER.pack(context_id) + (name or "").encode()
-        self.router.route(Message(dst_id=dst_id, handle=handle, data=data, flags=RAW), False)
-
-    def _on_add_route(self, msg):
-        (context_id,) = core._NUMBER.unpack_from(msg.data)
-        name = msg.data[4:].decode("utf-8", "replace")
-        router = self.router
-        stream = router._stream_by_id.get(msg.src_id)
-        if stream is None or not stream.allows(context_id) or context_id in router._stream_by_id:
-            return router._drop(msg, "context %d is not its to announce" % context_id)
-        router._stream_by_id[context_id] = stream
-        router.context_by_id(context_id, msg.src_id, name=name)
-        self._tell_parent(ADD_ROUTE, context_id, name)
-
-    def _on_routes_lost(self, ids, stream):
-        """Tell the parent, and every neighbour that ever sent to one of those contexts."""
-        forget = getattr(self.modules, "forget", None)
-        for context_id in ids:
-            if forget:
-                forget(context_id)
-            if stream is not self.router.routes.parent:
-                self._tell_parent(DEL_ROUTE, context_id)
-            for other in list(self.streams):
-                if context_id in other.egress_ids or len(other.egress_ids) >= MAX_EGRESS:
-                    other.egress_ids.discard(context_id)
-                    self._tell(other.remote_id, DEL_ROUTE, context_id)
-
-    def _on_parent_lost(self):
-        """What the parent led to is in no table: end every wait for what is not below."""
-        router = self.router
-        econtext = getattr(router, "econtext", None)
-        if not (econtext and econtext.detached):
-            # Nobody is left to be polite to: the end runs down the tree at once.
-            self.cut_off()
-        lost = {handler[3] for handler in list(router._handlers.values())}
-        for table in router._flows, router._longs, router._partials, router._meters:
-            lost.update(key[0] for key in list(table))
-        for context_id in lost - set(router._stream_by_id) - {None}:
-            router.context_lost(context_id)
-
-    def _on_shutdown(self):
-        """Have the children end by themselves; what does not is cut off (spawn.Process.reap)."""
-        for stream in list(self.router.broker.holds):
-            if stream.connecting:
-                stream.connecting.cancel("the broker ends")
-            elif not stream.closed and not stream.detached:
-                self.router.route(_shutdown_now(stream.remote_id), False)
-        self.router.broker.after(self.router.broker.shutdown_timeout, self.cut_off)
-
-    def cut_off(self):
-        """End every stream."""
-        for stream in list(self.streams):
-            stream.disconnect("shutdown")
-
-    # -- ids
-
-    def _on_allocate_id(self, msg):
-        """A neighbour wants a block of ids; or the parent says who has got one further down."""
-        router = self.router
-        if msg.data:
-            target, first, end = core._CREDIT.unpack(msg.data)
-            from_parent = router.routes.parent and msg.src_id == router.node.parent_ids[0]
-            # Who joined has this context's own authority.
-            if from_parent or msg.auth_id == router.context_id:
-                self.grant(target, first, end)
-            return
-        stream = router._stream_by_id.get(msg.src_id)
-        asked = self.requests[msg.src_id] = self.requests.get(msg.src_id, 0) + 1
-        if asked > MAX_BLOCKS:
-            return router._drop(msg, "it has had %d blocks of ids" % MAX_BLOCKS)
-
-        def on_block(block):
-            if block is None or stream is None or stream.closed:
-                return
-            stream.give(*block)
-            msg.reply(Message(data=core._HEADER_BLOCK.pack(*block), flags=RAW))
-
-        self.ids.request(on_block)
-
-    def grant(self, target, first, end):
-        """Record, on every hop towards `target`, that it may announce these ids."""
-        router = self.router
-        stream = router._stream_by_id.get(target)
-        if stream:
-            stream.give(first, end)
-        else:
-            stream = router.routes.parent
-        if stream and stream.remote_id != target:
-            data = core._CREDIT.pack(target, first, end)
-            router.route(
-                Message(dst_id=stream.remote_id, handle=ALLOCATE_ID, data=data, flags=RAW), False
-            )
-
-    # -- modules
-
-    def _on_get_module(self, msg):
-        fullname = msg.data.decode("utf-8", "replace")
-        stream = self.router._stream_by_id.get(msg.src_id)
-        if stream:
-            sent = stream.sent_modules
-            self.modules.fetch(fullname, lambda segment: self._send_segment(stream, segment), sent)
-
-    def _send_segment(self, stream, segment):
-        if stream.closed:
-            return
-        stream.sent_modules.update(entry[0] for entry in segment[0] if entry[1] is not None)
-        self.router.route(
-            Message(dst_id=stream.remote_id, handle=LOAD_MODULE, data=core.encode(segment)), False
-        )
-
-    def send_now(self, stream, target, segments, fullnames):
-        """Any thread: send_segments(), done when this returns."""
-        defer_sync(
-            self.router.broker, lambda: self.send_segments(stream, target, segments, fullnames)
-        )
-
-    def send_segments(self, stream, target, segments, fullnames):
-        """Queue modules for a context: to the next hop what it has not got, then the order to
-        pass them on."""
-        for segment in segments:
-            self._send_segment(stream, segment)
-        if stream.remote_id != target and fullnames:
-            data = core.encode([target, fullnames])
-            msg = Message(dst_id=stream.remote_id, handle=FORWARD_MODULE, data=data)
-            self.router.route(msg, False)
-
-    def _on_forward_module(self, msg):
-        target, fullnames = core.decode(msg.data)
-        stream = self.router._stream_by_id.get(target)
-        if stream:
-            missing = [n for n in fullnames if n not in stream.sent_modules]
-            segments = self.modules.segments(missing)
-            self.send_segments(stream, target, segments, fullnames)
 
 
 class Context(core.Context):
@@ -740,7 +329,7 @@ class Router(core.Router):
         if stream and stream.remote_id == context.context_id:
             self.broker.defer(stream.disconnect, "Router.disconnect()")
         elif stream:
-            self.route(_shutdown_now(context.context_id), False)
+            self.route(shutdown_now(context.context_id), False)
 
     def kill(self, context):
         """Kill a child of this context; a context further down ends itself, whatever runs there."""
@@ -748,6 +337,9 @@ class Router(core.Router):
         if stream and stream.remote_id == context.context_id:
             stream.kill()
         self.disconnect(context)
+
+    def upgrade(self, importer: "Any" = None, parent: "Any" = None) -> "None":
+        """Do nothing (kept for old programs): a router is upgraded when it first connects."""
 
     def get_streams(self):
         """Return the streams to the children."""
@@ -815,7 +407,7 @@ class ProxyConnecting(Attempt):
 
     def _on_answer(self, msg):
         if self.given_up:
-            self.router.route(_shutdown_now(self.context_id), False)
+            self.router.route(shutdown_now(self.context_id), False)
         self._settle(msg)
 
     def _finish(self, msg):
@@ -823,8 +415,8 @@ class ProxyConnecting(Attempt):
             name = msg.unpickle()
         except CallError as e:
             raise _local_error(e) from e
-        name = "%s.%s" % (self.via.name, name)
-        context = self.router.context_by_id(self.context_id, name=name)
+        context = self.router.context_by_id(self.context_id)
+        context.name = "%s.%s" % (self.via.name, name)
         context.via = self.via
         return context
 
@@ -870,7 +462,7 @@ def _proxy_connect(context_id, method_name, kwargs, router=None):
 
 
 #: Held by the thread that upgrades a router.
-_upgrading = core._thread.allocate_lock()
+_upgrading = _thread.allocate_lock()
 
 
 def upgrade(router):

@@ -55,6 +55,7 @@ CONTROLLER_ONLY = (
     "mitogen.minify",
     "mitogen.modgraph",
     "mitogen.modpaths",
+    "mitogen.old_master",
     "mitogen.renames",
     "mitogen.responder",
     "mitogen.shrink",
@@ -229,7 +230,8 @@ class ModuleResponder:
 
     def _check_found_there(self, context: Any, module_names: Iterable[str]) -> None:
         """Nothing is sent to a context that is gone, or that another process of the tree serves."""
-        if self.router.node.parent_ids and "__main__" in module_names:
+        joined = self.router.node.parent_ids and not self.router.shares_main
+        if joined and "__main__" in module_names:
             raise TypeError(
                 f"a function of __main__ cannot be called in {context!r}, which another process "
                 "has started: it would be that one's __main__; put it into a module that is "
@@ -306,7 +308,7 @@ class ModuleResponder:
             from mitogen import minify
 
             started = now()
-            smaller = minify.minimize_source(decode_source(module.source)).encode()
+            smaller = minify.minimize_source(decode_source(module.source), True).encode()
             self.minify_secs += now() - started
             return smaller
         return module.source

@@ -7,6 +7,15 @@ Threads: get() on any; messages come from the broker.
 from mitogen import core
 from mitogen.mailbox import Latch, LatchError
 
+MYPY = False
+if MYPY:
+    from typing import Any, Iterable, Iterator, List, Optional, Union
+
+    from mitogen.mailbox import Receiver
+
+    Source = Union[Receiver, Latch, "Select"]
+
+
 __all__ = ["Error", "Event", "Select"]
 
 
@@ -20,7 +29,7 @@ class Event:
     source = None
     data = None
 
-    def __init__(self, source=None, data=None):
+    def __init__(self, source: "Any" = None, data: "Any" = None) -> "None":
         self.source = source
         self.data = data
 
@@ -36,102 +45,102 @@ class Select:
     :param bool oneshot: take each out after its first message
     """
 
-    notify = None
+    notify = None  # type: Optional[Callable[[Any], object]]
     owned_msg = "Cannot add: Receiver is already owned by another Select"
     loop_msg = "Adding this Select instance would create a Select cycle"
     not_present_msg = "Instance is not a member of this Select"
     empty_msg = "Cannot get(), Select instance is empty"
     closed_msg = "Select was closed during get()"
 
-    def __init__(self, receivers=(), oneshot=True):
-        self._receivers = []
+    def __init__(self, receivers: "Iterable[Source]" = (), oneshot: "bool" = True) -> "None":
+        self._receivers: "List[Any]" = []
         self._oneshot = oneshot
         self._latch = Latch()
         for receiver in receivers:
             self.add(receiver)
 
     @classmethod
-    def all(cls, receivers):
+    def all(cls, receivers: "Iterable[Source]") -> "List[Any]":
         """Yield the values of one message of each."""
         return list(msg.unpickle() for msg in cls(receivers))
 
-    def _put(self, source):
+    def _put(self, source: "Source") -> "None":
         self._latch.put(source)
         if self.notify:
             self.notify(self)
 
-    def __bool__(self):
+    def __bool__(self) -> "bool":
         return bool(self._receivers)
 
-    def __enter__(self):
+    def __enter__(self) -> "Select":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: "object") -> "None":
         self.close()
 
-    def __iter__(self):
+    def __iter__(self) -> "Iterator[Any]":
         return self.iter_data()
 
-    def iter_data(self):
+    def iter_data(self) -> "Iterator[Any]":
         """Yield messages while there is anything to wait on."""
         while self._receivers:
             yield self.get()
 
-    def iter_events(self):
+    def iter_events(self) -> "Iterator[Event]":
         """Yield Events while there is anything to wait on."""
         while self._receivers:
             yield self.get_event()
 
-    def _check_no_loop(self, receiver):
+    def _check_no_loop(self, receiver: "Source") -> "None":
         if receiver is self:
             raise Error(self.loop_msg)
         for inner in getattr(receiver, "_receivers", ()):
             self._check_no_loop(inner)
 
-    def add(self, receiver):
+    def add(self, recv: "Source") -> "None":
         """
-        Wait on `receiver` too.
+        Wait on `recv` too.
 
         :raises Error: another Select waits on it, or it (a Select) waits on this one
         """
-        if isinstance(receiver, Select):
-            self._check_no_loop(receiver)
-        if receiver.notify:
+        if isinstance(recv, Select):
+            self._check_no_loop(recv)
+        if recv.notify:
             raise Error(self.owned_msg)
-        self._receivers.append(receiver)
-        receiver.notify = self._put
+        self._receivers.append(recv)
+        recv.notify = self._put
         # What was there before is announced now; something may be announced twice, which get()
         # takes for nothing.
-        for _ in range(receiver.size()):
-            self._put(receiver)
+        for _ in range(recv.size()):
+            self._put(recv)
 
-    def remove(self, receiver):
+    def remove(self, recv: "Source") -> "None":
         """
-        Wait on `receiver` no more.
+        Wait on `recv` no more.
 
         :raises Error: this does not wait on it
         """
         try:
-            self._receivers.remove(receiver)
+            self._receivers.remove(recv)
         except ValueError:
             raise Error(self.not_present_msg) from None
-        receiver.notify = None
+        recv.notify = None
 
-    def close(self):
+    def close(self) -> "None":
         """Wait on nothing more; who is in get() gets an Error."""
         for receiver in self._receivers[:]:
             self.remove(receiver)
         self._latch.close()
 
-    def size(self):
+    def size(self) -> "int":
         """Return how many messages wait."""
         return sum(receiver.size() for receiver in self._receivers)
 
-    def empty(self):
+    def empty(self) -> "bool":
         """Return True if nothing waits now."""
         return self.size() == 0
 
-    def get(self, timeout=None, block=True):
+    def get(self, timeout: "Optional[float]" = None, block: "bool" = True) -> "Any":
         """
         Return the next message (a Latch's: its item).
 
@@ -141,7 +150,7 @@ class Select:
         """
         return self.get_event(timeout, block).data
 
-    def get_event(self, timeout=None, block=True):
+    def get_event(self, timeout: "Optional[float]" = None, block: "bool" = True) -> "Event":
         """Return the next Event: as get(), with the source."""
         if not self._receivers:
             raise Error(self.empty_msg)
@@ -156,7 +165,7 @@ class Select:
             if event:
                 return event
 
-    def _take(self, source):
+    def _take(self, source: "Any") -> "Optional[Event]":
         if source not in self._receivers:
             return None
         try:

@@ -1,5 +1,6 @@
 """
-core.py as it is sent: minified, with shorter names for what no other module names.
+core.py as it is sent: minified, without annotations, with shorter names for what no other module
+names.
 
 It is made once per version of core.py and kept beside the compiled modules in `__pycache__`, as
 Python does with those. An installed package brings it along (setup.py), since who runs that may not
@@ -50,7 +51,8 @@ def shrink(source: str, others: set[str]) -> str:
     from mitogen import minify, renames
 
     renamed = renames.rename_locals(source)
-    return minify.minimize_source(renamed, rename=renames.private_names(source, others))
+    names = renames.private_names(minify.minimize_source(source, True), others)
+    return minify.minimize_source(renamed, True, names)
 
 
 def core_source() -> bytes:

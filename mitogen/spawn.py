@@ -11,12 +11,21 @@ Rules
 Threads: start() on any; reaping by the broker's timers.
 """
 
-import _signal
+import _signal  # type: ignore[import-not-found]  # typeshed does not have it
 import _socket
 import _thread
 import os
 
 from mitogen.core import StreamError
+
+MYPY = False
+if MYPY:
+    from typing import Any, Callable, Mapping, Optional, Sequence, Tuple, Union
+
+    from mitogen.core import Broker
+
+    Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
+
 
 __all__ = ["Process", "create_socketpair", "start", "status_text"]
 
@@ -33,7 +42,7 @@ _TAKE_TTY = ': <>"$0";exec "$@"'
 _ON_TTY = 'exec 0<>"$0" 1>&0 2>&0;exec "$@"'
 
 
-def create_socketpair(size=BUFFER_SIZE):
+def create_socketpair(size: "int" = BUFFER_SIZE) -> "Tuple[int, int]":
     """Return two descriptors of a connected AF_UNIX stream, with `size` bytes of buffer asked."""
     pair = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
     for sock in pair:
@@ -42,7 +51,7 @@ def create_socketpair(size=BUFFER_SIZE):
     return pair[0].detach(), pair[1].detach()
 
 
-def open_pty():
+def open_pty() -> "Tuple[int, str, int]":
     """Return (master, path of the slave, slave): a terminal that passes bytes unchanged."""
     import tty
 
@@ -63,22 +72,24 @@ class Process:
 
     #: The terminal's other end. Held open, so that the master does not hang up while no program
     #: has it open.
-    slave = None
+    slave = None  # type: Optional[int]
 
-    def __init__(self, proc, pipe, tty=None, err=None):
+    def __init__(
+        self, proc: "Any", pipe: "int", tty: "Optional[int]" = None, err: "Optional[int]" = None
+    ) -> "None":
         self.proc = proc
         self.pid = proc.pid
         self.pipe = pipe
         self.tty = tty
         self.err = err
 
-    def close_slave(self):
+    def close_slave(self) -> "None":
         """Let the terminal hang up once no program has it open."""
         slave, self.slave = self.slave, None
         if slave is not None:
             os.close(slave)
 
-    def signal(self, number):
+    def signal(self, number: "int") -> "None":
         """Send a signal, unless the process was reaped."""
         if self.poll() is None:
             try:
@@ -86,7 +97,7 @@ class Process:
             except ProcessLookupError:
                 pass
 
-    def poll(self):
+    def poll(self) -> "Optional[int]":
         """
         Return the exit status, or None while it runs. What a dead process has started is ended
         before it is reaped: until then the number of its group is nobody else's.
@@ -98,9 +109,12 @@ class Process:
         except (OSError, AttributeError):
             # Reaped already, no group of its own, or a system without waitid().
             pass
-        return self.proc.poll()
+        status: "Optional[int]" = self.proc.poll()
+        return status
 
-    def reap(self, broker, done, waited=0.0):
+    def reap(
+        self, broker: "Broker", done: "Callable[[int], object]", waited: "float" = 0.0
+    ) -> "Any":
         """
         Broker thread: call `done(status)` once the process is gone: soon by itself, else by a
         signal.
@@ -114,7 +128,7 @@ class Process:
                 self.signal(number)
         broker.after(wait, lambda: self.reap(broker, done, waited + wait))
 
-    def leave(self, kill):
+    def leave(self, kill: "bool") -> "None":
         """
         Let the process go on; whenever it ends, it is reaped: by a thread, as the broker may be
         gone by then.
@@ -129,7 +143,7 @@ class Process:
 _SIGNALS = {TERM_AFTER: _signal.SIGTERM, KILL_AFTER: _signal.SIGKILL}
 
 
-def status_text(status):
+def status_text(status: "Optional[int]") -> "str":
     """Return what an exit status of subprocess says, for an error."""
     if status is None:
         return "process still running"
@@ -138,14 +152,20 @@ def status_text(status):
     return "process exited with status %d" % status
 
 
-def check_program(name):
+def check_program(name: "str") -> "None":
     """Raise FileNotFoundError if there is no program of that name or path."""
     paths = [name] if "/" in name else [os.path.join(p, name) for p in os.get_exec_path()]
     if not any(os.access(path, os.X_OK) for path in paths):
         raise FileNotFoundError(2, "No such file or directory", name)
 
 
-def start(argv, stdio="pipe", tty=False, err=False, environ=None):
+def start(
+    argv: "Sequence[Path]",
+    stdio: "str" = "pipe",
+    tty: "bool" = False,
+    err: "bool" = False,
+    environ: "Optional[Mapping[str, str]]" = None,
+) -> "Process":
     """
     Start a program in a session of its own.
 

@@ -10,6 +10,17 @@ from mitogen import connect, handshake
 from mitogen.core import StreamError
 from mitogen.handshake import Rule
 
+MYPY = False
+if MYPY:
+    from typing import Any, Dict, Hashable, Iterable, Iterator, List, Optional, Sequence, Union
+
+    from mitogen.core import Router
+
+    Path = Union[str, "os.PathLike[str]"]
+
+    Command = Union[Path, Sequence[str]]
+
+
 __all__ = ["Connection", "HostKeyError", "Options", "PasswordError"]
 
 auth_incorrect_msg = "SSH authentication is incorrect"
@@ -57,24 +68,25 @@ class Options(connect.Options):
 
     def __init__(
         self,
-        hostname,
-        username=None,
-        ssh_path="ssh",
-        port=None,
-        check_host_keys="enforce",
-        password=None,
-        identity_file=None,
-        compression=True,
-        ssh_args=None,
-        keepalive_enabled=True,
-        keepalive_count=3,
-        keepalive_interval=15,
-        identities_only=True,
-        ssh_debug_level=None,
-        **kwargs,
-    ):
+        hostname: "str",
+        username: "Optional[str]" = None,
+        ssh_path: "Command" = "ssh",
+        port: "Optional[int]" = None,
+        check_host_keys: "Union[str, bool]" = "enforce",
+        password: "Optional[str]" = None,
+        identity_file: "Optional[Path]" = None,
+        compression: "bool" = True,
+        ssh_args: "Optional[Iterable[str]]" = None,
+        keepalive_enabled: "bool" = True,
+        keepalive_count: "int" = 3,
+        keepalive_interval: "int" = 15,
+        identities_only: "bool" = True,
+        ssh_debug_level: "Optional[int]" = None,
+        **kwargs: "Any",
+    ) -> "None":
         connect.Options.__init__(self, **kwargs)
-        check_host_keys = {True: "enforce", False: "ignore"}.get(check_host_keys, check_host_keys)
+        old_names: "Dict[Any, Any]" = {True: "enforce", False: "ignore"}
+        check_host_keys = old_names.get(check_host_keys, check_host_keys)
         if check_host_keys not in ("enforce", "accept", "ignore"):
             raise ValueError(
                 "check_host_keys=%r must be 'enforce', 'accept' or 'ignore'" % (check_host_keys,)
@@ -104,14 +116,14 @@ class Connection(connect.Connection):
     err = True
     is_client = True
 
-    def __init__(self, options, router):
+    def __init__(self, options: "Options", router: "Router") -> "None":
         connect.Connection.__init__(self, options, router)
         self.tty = options.password is not None or options.check_host_keys == "accept"
         if options.keepalive_enabled:
             self.keepalive_interval = options.keepalive_interval
             self.keepalive_count = options.keepalive_count
 
-    def argv(self):
+    def argv(self) -> "List[str]":
         options = self.options
         path = options.ssh_path
         argv = [str(path)] if isinstance(path, (str, bytes, os.PathLike)) else list(path)
@@ -129,7 +141,7 @@ class Connection(connect.Connection):
         argv += [str(arg) for arg in options.ssh_args]
         return argv + ["--", str(options.hostname)] + self.get_boot_command()
 
-    def _settings(self):
+    def _settings(self) -> "Iterator[str]":
         """Yield what goes behind `-o`: see ssh_config(5)."""
         options = self.options
         if options.identities_only and (options.identity_file or options.password):
@@ -154,10 +166,10 @@ class Connection(connect.Connection):
             yield "UserKnownHostsFile /dev/null"
             yield "GlobalKnownHostsFile /dev/null"
 
-    def get_boot_command(self):
+    def get_boot_command(self) -> "List[str]":
         return handshake.remote_command(self.options.python_path, self.options.remote_name)
 
-    def rules(self):
+    def rules(self) -> "Dict[str, List[Rule]]":
         given = self.options.password is not None
         denied = password_incorrect_msg if given else auth_incorrect_msg
         prompts = [
@@ -184,13 +196,13 @@ class Connection(connect.Connection):
         ]
         return {"tty": prompts + errors, "err": errors}
 
-    def answers(self):
+    def answers(self) -> "Dict[str, Optional[str]]":
         accept = self.options.check_host_keys == "accept"
         return {"password": self.options.password, "hostkey": "yes" if accept else None}
 
-    def destination(self):
+    def destination(self) -> "Hashable":
         return self.options.hostname, self.options.port
 
-    def default_name(self):
+    def default_name(self) -> "str":
         port = ":%s" % self.options.port if self.options.port else ""
         return "ssh.%s%s" % (self.options.hostname, port)

@@ -10,6 +10,16 @@ from shlex import quote
 from mitogen import connect
 from mitogen.core import StreamError
 
+MYPY = False
+if MYPY:
+    import os
+    from typing import Any, Dict, Iterable, List, Optional, Union
+
+    from mitogen.handshake import Rule
+
+    Path = Union[str, "os.PathLike[str]"]
+
+
 __all__ = ["Connection", "Options", "PasswordError"]
 
 password_incorrect_msg = "su password is incorrect"
@@ -33,18 +43,18 @@ class Options(connect.AccountOptions):
 
     def __init__(
         self,
-        username="root",
-        password=None,
-        su_path="su",
-        password_prompt="password:",
-        incorrect_prompts=(
+        username: "str" = "root",
+        password: "Optional[str]" = None,
+        su_path: "Path" = "su",
+        password_prompt: "str" = "password:",
+        incorrect_prompts: "Iterable[str]" = (
             "su: sorry",
             "su: authentication failure",
             "su: incorrect password",
             "su: permission denied",
         ),
-        **kwargs,
-    ):
+        **kwargs: "Any",
+    ) -> "None":
         connect.AccountOptions.__init__(
             self, username, password, password_prompt, incorrect_prompts, **kwargs
         )
@@ -61,18 +71,18 @@ class Connection(connect.Connection):
     eager = False
     environ = {"LC_ALL": "C"}
 
-    def argv(self):
+    def argv(self) -> "List[str]":
         options = self.options
         command = "exec " + " ".join(quote(arg) for arg in self.get_boot_command())
         return [str(options.su_path), options.username, "-c", command]
 
-    def rules(self):
+    def rules(self) -> "Dict[str, List[Rule]]":
         texts = password_required_msg, password_incorrect_msg
         prompt, wrong = self.options.rules(PasswordError, *texts)
         return {"pipe": [prompt] + wrong}
 
-    def answers(self):
+    def answers(self) -> "Dict[str, Optional[str]]":
         return {"password": self.options.password}
 
-    def default_name(self):
+    def default_name(self) -> "str":
         return "su.%s" % self.options.username

@@ -12,6 +12,15 @@ from mitogen import connect
 from mitogen.core import StreamError
 from mitogen.handshake import Rule
 
+MYPY = False
+if MYPY:
+    from typing import Any, Dict, Iterable, List, NoReturn, Optional, Union
+
+    from mitogen.core import Router
+
+    Path = Union[str, "os.PathLike[str]"]
+
+
 __all__ = ["Connection", "Options", "PasswordError"]
 
 password_incorrect_msg = "sudo password is incorrect"
@@ -43,7 +52,7 @@ class PasswordError(StreamError):
     """sudo asked for a password and there was none, or it was wrong."""
 
 
-def parse_sudo_args(args):
+def parse_sudo_args(args: "Iterable[object]") -> "Dict[str, Any]":
     """
     Return a dict of what sudo_args set, by the names in SUDO_OPTIONS.
 
@@ -53,7 +62,7 @@ def parse_sudo_args(args):
     import optparse
 
     class Parser(optparse.OptionParser):
-        def error(self, text):
+        def error(self, text: "str") -> "NoReturn":
             raise StreamError("invalid sudo_args=%r: %s", args, text)
 
     parser = Parser(add_help_option=False)
@@ -86,17 +95,17 @@ class Options(connect.LocalOptions):
 
     def __init__(
         self,
-        username=None,
-        sudo_path="sudo",
-        password=None,
-        preserve_env=None,
-        set_home=None,
-        sudo_args=None,
-        login=None,
-        selinux_role=None,
-        selinux_type=None,
-        **kwargs,
-    ):
+        username: "Optional[str]" = None,
+        sudo_path: "Path" = "sudo",
+        password: "Optional[str]" = None,
+        preserve_env: "Optional[bool]" = None,
+        set_home: "Optional[bool]" = None,
+        sudo_args: "Optional[Iterable[str]]" = None,
+        login: "Optional[bool]" = None,
+        selinux_role: "Optional[str]" = None,
+        selinux_type: "Optional[str]" = None,
+        **kwargs: "Any",
+    ) -> "None":
         connect.Options.__init__(self, **kwargs)
         given = parse_sudo_args(sudo_args or ())
         self.sudo_path = sudo_path
@@ -119,11 +128,11 @@ class Connection(connect.Connection):
     #: For messages that can be read.
     environ = {"LC_ALL": "C"}
 
-    def __init__(self, options, router):
+    def __init__(self, options: "Options", router: "Router") -> "None":
         connect.Connection.__init__(self, options, router)
         self.prompt = "[mitogen %s] password: " % os.urandom(8).hex()
 
-    def argv(self):
+    def argv(self) -> "List[str]":
         options = self.options
         argv = [str(options.sudo_path), "-p", self.prompt, "-u", options.username]
         for flag, on in (
@@ -141,7 +150,7 @@ class Connection(connect.Connection):
                 argv += [short, options.other[dest]] if has_value else [short]
         return argv + ["--"] + self.get_boot_command()
 
-    def rules(self):
+    def rules(self) -> "Dict[str, List[Rule]]":
         prompt = Rule(
             re.escape(self.prompt.encode()),
             answer="password",
@@ -150,8 +159,8 @@ class Connection(connect.Connection):
         )
         return {"tty": [prompt], "pipe": [prompt]}
 
-    def answers(self):
+    def answers(self) -> "Dict[str, Optional[str]]":
         return {"password": self.options.password}
 
-    def default_name(self):
+    def default_name(self) -> "str":
         return "sudo.%s" % self.options.username

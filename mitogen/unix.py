@@ -5,15 +5,15 @@ The process that listens gives whoever connects an id, and its own authority: th
 call functions in every context that the listening one may, and start contexts of its own.
 
 On the socket, big-endian: from the one that joins `>L` its pid; back `>LLL` the id that it is given,
-the listener's id, the listener's pid; `>L` a count and as many `>L`, the ids of the listener's
-ancestors, nearest first. Frames follow.
+the listener's id, the listener's pid; `>LL` a count and a length, as many `>L`, the ids of the
+listener's ancestors, nearest first, and as many bytes, the path of its main program. Frames follow.
 
 Rules
     1. Both ends ask the kernel who the other is (SO_PEERCRED): another account is refused.
     2. Only frames of the joined process itself are stamped with the listener's authority; what
        comes through it from others is checked as everywhere.
     3. Functions are found where they are called: the joined process's own modules are not sent to
-       contexts that it did not start.
+       contexts that it did not start. Those of `__main__` can be called where that is one program.
 
 Threads: accepting and all streams on the broker's; connect() on the caller's.
 """
@@ -51,7 +51,7 @@ GREETING_TIMEOUT = 10.0
 MAX_GREETINGS = 1000
 
 _PID = struct.Struct(">L")
-_WELCOME = struct.Struct(">LLLL")
+_WELCOME = struct.Struct(">LLLLL")
 
 
 class Error(core.Error):
@@ -313,8 +313,9 @@ class _Greeting:
         core.listen(stream, "disconnect", lambda: listener._streams.discard(stream))
         router.context_by_id(context_id, name=stream.name)
         above = router.node.parent_ids
-        welcome = _WELCOME.pack(context_id, router.context_id, os.getpid(), len(above))
-        stream.send(welcome, b"".join(_PID.pack(each) for each in above))
+        main = main_path()
+        head = (context_id, router.context_id, os.getpid(), len(above), len(main))
+        stream.send(_WELCOME.pack(*head), b"".join(map(_PID.pack, above)) + main)
         stream.start()
         router.branch.add_stream(stream)
 
@@ -338,8 +339,9 @@ def connect(
     sock = socket.socket(socket.AF_UNIX)
     try:
         sock.settimeout(GREETING_TIMEOUT)
-        context_id, ids = _greet(sock, text)
+        context_id, ids, main = _greet(sock, text)
         router = _make_router(broker, core.Node(context_id, ids))
+        router.shares_main = bool(main) and main == main_path()
     except BaseException:
         sock.close()
         raise
@@ -356,7 +358,17 @@ def connect(
     return router, router.context_by_id(ids[0], name="unix.%s" % text)
 
 
-def _greet(sock: "socket.socket", path: "str") -> "tuple[int, list[int]]":
+def main_path() -> "bytes":
+    """Return the path of this process's main program, a child's too; empty if it has none."""
+    if mitogen.is_master:
+        path = getattr(sys.modules.get("__main__"), "__file__", None)
+        return os.fsencode(os.path.realpath(path)) if path else b""
+    importer = sys.modules["mitogen"].__loader__  # type: Any
+    entry = importer.modules.get("__main__")
+    return os.fsencode(os.path.realpath(entry[0])) if entry and entry[0] else b""
+
+
+def _greet(sock: "socket.socket", path: "str") -> "tuple[int, list[int], bytes]":
     try:
         sock.connect(path)
     except OSError as e:
@@ -366,11 +378,13 @@ def _greet(sock: "socket.socket", path: "str") -> "tuple[int, list[int]]":
     _check_peer(sock, path)
     try:
         sock.sendall(_PID.pack(os.getpid()))
-        context_id, remote_id, _, count = _WELCOME.unpack(_receive(sock, _WELCOME.size))
+        head = _WELCOME.unpack(_receive(sock, _WELCOME.size))
+        context_id, remote_id, _, count, length = head
         rest = _receive(sock, count * _PID.size)
+        main = _receive(sock, length)
     except (OSError, EOFError) as e:
         raise ConnectError("%s: no answer from who listens there: %s", path, e) from e
-    return context_id, [remote_id] + [each for (each,) in _PID.iter_unpack(rest)]
+    return context_id, [remote_id] + [each for (each,) in _PID.iter_unpack(rest)], main
 
 
 def _receive(sock: "socket.socket", size: "int") -> "bytes":

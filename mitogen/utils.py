@@ -6,6 +6,16 @@ import logging
 import os
 import sys
 
+MYPY = False
+if MYPY:
+    from typing import Any, Callable, Optional, Tuple
+
+    from typing_extensions import Concatenate
+
+    from mitogen.core import P, R
+    from mitogen.master import Router
+
+
 __all__ = [
     "cast",
     "disable_site_packages",
@@ -21,25 +31,25 @@ __all__ = [
 IO = 5
 
 
-def setup_gil():
+def setup_gil() -> "None":
     """Do nothing: no longer needed (kept for old programs)."""
 
 
-def disable_site_packages():
+def disable_site_packages() -> "None":
     """Take site-packages and dist-packages off `sys.path`."""
     for path in sys.path[:]:
         if "site-packages" in path or "dist-packages" in path:
             sys.path.remove(path)
 
 
-def log_get_formatter():
+def log_get_formatter() -> "logging.Formatter":
     """Return the formatter that log_to_file() uses."""
     return logging.Formatter(
         "%(asctime)s.%(msecs)03d %(process)d %(levelname).1s %(name)s: %(message)s", "%H:%M:%S"
     )
 
 
-def _level(name):
+def _level(name: "str") -> "int":
     name = os.environ.get("MITOGEN_LOG_LEVEL", name).upper()
     level = IO if name == "IO" else getattr(logging, name, None)
     if not isinstance(level, int):
@@ -47,12 +57,12 @@ def _level(name):
     return level
 
 
-def log_levels_configure(default="INFO"):
+def log_levels_configure(default: "str" = "INFO") -> "None":
     """Set the root logger's level: to `default`, unless MITOGEN_LOG_LEVEL is in the environment."""
     logging.getLogger().setLevel(_level(default))
 
 
-def log_to_file(path=None, level="INFO", io=None):
+def log_to_file(path: "Optional[str]" = None, level: "str" = "INFO", io: "Any" = None) -> "None":
     """
     Write log records to a file.
 
@@ -61,18 +71,20 @@ def log_to_file(path=None, level="INFO", io=None):
     :param io: accepted for old programs
     """
     if path:
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler: "logging.Handler" = logging.FileHandler(path, encoding="utf-8")
     else:
         handler = logging.StreamHandler()
-    level = _level(level)
+    number = _level(level)
     handler.setFormatter(log_get_formatter())
-    handler.setLevel(level)
+    handler.setLevel(number)
     root = logging.getLogger()
-    root.setLevel(min(level, root.level or level))
+    root.setLevel(min(number, root.level or number))
     root.addHandler(handler)
 
 
-def run_with_router(func, *args, **kwargs):
+def run_with_router(
+    func: "Callable[Concatenate[Router, P], R]", *args: "P.args", **kwargs: "P.kwargs"
+) -> "R":
     """
     Call `func(router, *args, **kwargs)` with a new master's Router and return what it returns; end
     the router and all of its contexts after that, whatever happens.
@@ -83,10 +95,10 @@ def run_with_router(func, *args, **kwargs):
         return func(router, *args, **kwargs)
 
 
-def with_router(func):
+def with_router(func: "Callable[Concatenate[Router, P], R]") -> "Callable[P, R]":
     """Decorate a function so that it is called as run_with_router() does."""
 
-    def wrapper(*args, **kwargs):
+    def wrapper(*args: "P.args", **kwargs: "P.kwargs") -> "R":
         return run_with_router(func, *args, **kwargs)
 
     wrapper.__name__ = func.__name__
@@ -96,7 +108,7 @@ def with_router(func):
     return wrapper
 
 
-def cast(obj):
+def cast(obj: "Any") -> "Any":
     """
     Return `obj` with subclasses of dict, list, tuple, str, bytes, int and float replaced by those.
 
@@ -109,7 +121,8 @@ def cast(obj):
         return {cast(key): cast(value) for key, value in obj.items()}
     if isinstance(obj, (list, tuple)):
         return (tuple if isinstance(obj, tuple) else list)(cast(item) for item in obj)
-    for base in (bool, int, float, str, bytes):
+    bases: "Any" = (bool, int, float, str, bytes)
+    for base in bases:
         if isinstance(obj, base):
             return obj if kind is base else base(obj)
     if obj is None:
@@ -117,7 +130,7 @@ def cast(obj):
     raise TypeError("cannot cast %r: %r" % (kind, obj))
 
 
-def _passthrough():
+def _passthrough() -> "Tuple[type, ...]":
     from mitogen import core
 
     return (core.Blob, core.Kwargs, core.Secret, core.Context, core.Sender, core.CallError)

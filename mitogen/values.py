@@ -21,10 +21,25 @@ Any thread.
 import builtins
 import sys
 from _struct import Struct
-from _struct import error as struct_error
+from _struct import error as struct_error  # type: ignore[attr-defined]  # not in typeshed
 from itertools import groupby
 
 from mitogen import core
+
+MYPY = False
+if MYPY:
+    from datetime import date, datetime, time, timedelta, timezone
+    from decimal import Decimal
+    from fractions import Fraction
+    from pathlib import PurePath
+    from subprocess import CompletedProcess
+    from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
+    from uuid import UUID
+
+    from mitogen.core import Encoder
+
+    Decoder = Callable[[Any, Any], Any]
+
 
 __all__ = ["TAGS", "explain", "find_decoder", "find_encoder", "typed_array"]
 
@@ -139,26 +154,26 @@ EPOCH_DAY = 719163
 # Sending: each function returns the content of its tag.
 
 
-def _choose_datetime(value):
+def _choose_datetime(value: "Any") -> "Encoder":
     offset, name = _zone(value.tzinfo)
     if offset is None or offset % 60000000 or name is not None or value.fold:
         return TAG_DATETIME, _from_datetime
     return 0, lambda value: value.isoformat().replace("+00:00", "Z")
 
 
-def _from_datetime(value):
+def _from_datetime(value: "Any") -> "List[Any]":
     return [value.year, value.month, value.day] + _clock(value) + _zone(value.tzinfo)
 
 
-def _from_time(value):
+def _from_time(value: "Any") -> "List[Any]":
     return _clock(value) + _zone(value.tzinfo)
 
 
-def _clock(value):
+def _clock(value: "Any") -> "List[int]":
     return [value.hour, value.minute, value.second, value.microsecond, value.fold]
 
 
-def _zone(zone):
+def _zone(zone: "Any") -> "List[Any]":
     # [offset in microseconds, name], each of them or None
     from datetime import timedelta, timezone
 
@@ -170,42 +185,42 @@ def _zone(zone):
             % (type(zone),)
         )
     # The only way to tell a name that was given from one that was made up.
-    arguments = zone.__getinitargs__() + (None,)
+    arguments = zone.__getinitargs__() + (None,)  # type: ignore[attr-defined]
     return [arguments[0] // timedelta(microseconds=1), arguments[1]]
 
 
-def _choose_decimal(value):
+def _choose_decimal(value: "Any") -> "Encoder":
     sign, digits, exponent = value.as_tuple()
     if not value.is_finite() or len(digits) > MAX_DIGITS or (sign and not any(digits)):
         return TAG_DECIMAL, str
     return 4, _from_decimal
 
 
-def _from_decimal(value):
+def _from_decimal(value: "Any") -> "List[int]":
     sign, digits, exponent = value.as_tuple()
     mantissa = int("".join(map(str, digits)))
     return [exponent, -mantissa if sign else mantissa]
 
 
-def _from_fraction(value):
+def _from_fraction(value: "Any") -> "List[int]":
     content = [value.numerator, value.denominator]
     if max(part.bit_length() for part in content) > MAX_FRACTION_BITS:
         raise ValueError("a Fraction of more than %d bits cannot be sent" % MAX_FRACTION_BITS)
     return content
 
 
-def _from_path(value):
+def _from_path(value: "Any") -> "List[str]":
     return [type(value).__name__, str(value)]
 
 
-def _from_exception(value):
+def _from_exception(value: "Any") -> "List[Any]":
     reduced = value.__reduce__()
     attributes = reduced[2] if len(reduced) > 2 and reduced[2] else None
     return [type(value).__name__, list(reduced[1]), attributes]
 
 
 #: `{name of a class: (name of its module, tag, convert)}`.
-_TYPES = {
+_TYPES: "Dict[str, Tuple[str, Any, Any]]" = {
     "set": ("builtins", 258, list),
     "frozenset": ("builtins", TAG_FROZENSET, list),
     "complex": ("builtins", 43000, lambda value: [value.real, value.imag]),
@@ -230,7 +245,7 @@ _TYPES = {
 _TYPES.update((name, ("pathlib", TAG_PATH, _from_path)) for name in PATHS)
 
 
-def find_encoder(value):
+def find_encoder(value: "Any") -> "Encoder":
     """
     Return the entry of :data:`mitogen.core.ENCODERS` for a value, and put it there, unless the tag
     depends on the value.
@@ -245,12 +260,13 @@ def find_encoder(value):
     ):
         raise TypeError("%r cannot be sent; %s" % (kind, _hint(kind)))
     if tag is None:
-        return convert(value)
+        found: "Encoder" = convert(value)
+        return found
     core.ENCODERS[kind] = tag, convert
     return tag, convert
 
 
-def _hint(kind):
+def _hint(kind: "type") -> "str":
     for plain in (dict, list, tuple, str, bytes, int, float):
         if issubclass(kind, plain):
             return "mitogen.utils.cast() makes it a plain %s" % plain.__name__
@@ -265,7 +281,7 @@ def _hint(kind):
 _ARRAYS = {int: ((72, "b"), (77, "h"), (78, "i"), (79, "q")), float: ((86, "d"),)}
 
 
-def typed_array(value):
+def typed_array(value: "Any") -> "Optional[Tuple[int, bytes]]":
     """Return a list or tuple of numbers as an RFC 8746 typed array: `(tag, bytes)`.
 
     :param value: not empty.
@@ -282,7 +298,7 @@ def typed_array(value):
     return None
 
 
-def explain(value, name, failure):
+def explain(value: "Any", name: "str", failure: "Exception") -> "str":
     """
     Return why a value could not be encoded: the path to what is at fault, and what is wrong there.
 
@@ -301,7 +317,9 @@ def explain(value, name, failure):
     return "%s%.400s: %s" % (name, path, reason)
 
 
-def _find(value, done, above, depth):
+def _find(
+    value: "Any", done: "Set[int]", above: "Dict[int, Any]", depth: "int"
+) -> "Optional[Tuple[str, Any]]":
     # (path, reason) of the first part that cannot be sent. `done` are ids of what was found
     # sendable, `above` maps the id of each container around `value` to itself.
     if id(value) in above:
@@ -326,7 +344,7 @@ def _find(value, done, above, depth):
 _PLAIN = (str, bytes, int, float, bool, type(None), type(Ellipsis))
 
 
-def _parts(value):
+def _parts(value: "Any") -> "Iterator[Tuple[str, Any]]":
     # (step of the path, part) for all that is in a value, in the order of encoding.
     kind = type(value)
     if kind in (dict, core.Kwargs):
@@ -346,7 +364,7 @@ def _parts(value):
 # Receiving: each function is given the content, checked for its type only, and the router.
 
 
-def _to_datetime(content, router):
+def _to_datetime(content: "Any", router: "Any") -> "datetime":
     import re
     from datetime import datetime
 
@@ -357,7 +375,7 @@ def _to_datetime(content, router):
     )
     if match is None:
         raise ValueError("not an RFC 3339 date and time")
-    fields = [int(field) for field in match.groups()[:6]]
+    fields: "List[Any]" = [int(field) for field in match.groups()[:6]]
     offset = 0
     if match.group(8):
         minutes = int(match.group(8)[1:]) * 60 + int(match.group(9))
@@ -366,7 +384,7 @@ def _to_datetime(content, router):
     return datetime(*fields + [int(fraction), _to_zone(offset, None)])
 
 
-def _to_zone(offset, name):
+def _to_zone(offset: "Optional[int]", name: "Optional[str]") -> "Optional[timezone]":
     from datetime import timedelta, timezone
 
     if offset is None:
@@ -376,44 +394,44 @@ def _to_zone(offset, name):
     return timezone(timedelta(microseconds=offset), name)
 
 
-def _to_epoch_datetime(content, router):
+def _to_epoch_datetime(content: "Any", router: "Any") -> "datetime":
     from datetime import datetime, timedelta, timezone
 
     return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(seconds=content)
 
 
-def _to_private_datetime(content, router):
+def _to_private_datetime(content: "Any", router: "Any") -> "datetime":
     from datetime import datetime
 
     *fields, fold, offset, name = content
     return datetime(*fields, tzinfo=_to_zone(offset, name), fold=fold)
 
 
-def _to_time(content, router):
+def _to_time(content: "Any", router: "Any") -> "time":
     from datetime import time
 
     *fields, fold, offset, name = content
     return time(*fields, tzinfo=_to_zone(offset, name), fold=fold)
 
 
-def _to_timedelta(content, router):
+def _to_timedelta(content: "Any", router: "Any") -> "timedelta":
     from datetime import timedelta
 
     days, seconds, microseconds = content
     return timedelta(days, seconds, microseconds)
 
 
-def _to_date(content, router):
+def _to_date(content: "Any", router: "Any") -> "date":
     from datetime import date
 
     return date.fromordinal(EPOCH_DAY + content)
 
 
-def _to_full_date(content, router):
+def _to_full_date(content: "Any", router: "Any") -> "date":
     return _to_datetime(content + "T00:00:00Z", router).date()
 
 
-def _to_decimal(content, router):
+def _to_decimal(content: "Any", router: "Any") -> "Decimal":
     from decimal import Decimal
 
     # Text, as that is exact whatever the context's precision.
@@ -423,27 +441,27 @@ def _to_decimal(content, router):
     return _finite(Decimal("%dE%d" % (mantissa, exponent)))
 
 
-def _finite(value):
+def _finite(value: "Any") -> "Any":
     # Where the program's context does not trap it, an exponent out of range makes NaN.
     if not value.is_finite():
         raise ValueError("the exponent is out of range")
     return value
 
 
-def _bits(number):
+def _bits(number: "int") -> "int":
     if type(number) is not int:
         raise TypeError("not an int")
     return number.bit_length()
 
 
-def _to_private_decimal(content, router):
+def _to_private_decimal(content: "Any", router: "Any") -> "Decimal":
     from decimal import Decimal
 
     value = Decimal(content)
     return value if "n" in content.lower() else _finite(value)
 
 
-def _to_fraction(content, router):
+def _to_fraction(content: "Any", router: "Any") -> "Fraction":
     from fractions import Fraction
 
     numerator, denominator = content
@@ -452,29 +470,30 @@ def _to_fraction(content, router):
     return Fraction(numerator, denominator)
 
 
-def _to_uuid(content, router):
+def _to_uuid(content: "Any", router: "Any") -> "UUID":
     from uuid import UUID
 
     return UUID(bytes=bytes(content))
 
 
-def _to_path(content, router):
+def _to_path(content: "Any", router: "Any") -> "PurePath":
     import pathlib
 
     name, text = content
     if name not in PATHS:
         raise ValueError("not a class of path")
-    return getattr(pathlib, name)(text)
+    path: "PurePath" = getattr(pathlib, name)(text)
+    return path
 
 
-def _to_completed_process(content, router):
+def _to_completed_process(content: "Any", router: "Any") -> "CompletedProcess[Any]":
     from subprocess import CompletedProcess
 
     args, returncode, stdout, stderr = content
     return CompletedProcess(args, returncode, stdout, stderr)
 
 
-def _to_exception(content, router):
+def _to_exception(content: "Any", router: "Any") -> "BaseException":
     name, arguments, attributes = content
     kind = getattr(builtins, name, None)
     if not isinstance(kind, type) or not issubclass(kind, BaseException):
@@ -487,15 +506,15 @@ def _to_exception(content, router):
     return value
 
 
-def _to_complex(content, router):
+def _to_complex(content: "Any", router: "Any") -> "complex":
     real, imaginary = content
     if type(real) is complex or type(imaginary) is complex:
         raise TypeError("complex in complex")
     return complex(real, imaginary)
 
 
-def _to_set(kind):
-    def restore(content, router):
+def _to_set(kind: "Any") -> "Decoder":
+    def restore(content: "Any", router: "Any") -> "Any":
         core.check_hashes(content)
         value = kind(content)
         if len(value) < len(content):
@@ -505,12 +524,12 @@ def _to_set(kind):
     return restore
 
 
-def _to_list(order, code):
+def _to_list(order: "str", code: "str") -> "Decoder":
     # A typed array; memoryview makes the list at once, but does only the machine's own byte order.
     native = {"little": "<", "big": ">"}[sys.byteorder]
     width = Struct("<" + code).size
 
-    def restore(content, router):
+    def restore(content: "Any", router: "Any") -> "Any":
         if code != "e" and (order == native or width == 1):
             return content.cast(code).tolist()
         return list(Struct("%s%d%s" % (order, len(content) // width, code)).unpack(content))
@@ -518,12 +537,12 @@ def _to_list(order, code):
     return restore
 
 
-def _same(content, router):
+def _same(content: "Any", router: "Any") -> "Any":
     return bytes(content) if type(content) is memoryview else content
 
 
 #: `{tag: (type of content, restore)}`.
-_DECODERS = {
+_DECODERS: "Dict[int, Tuple[Any, Decoder]]" = {
     0: (str, _to_datetime),
     1: ((int, float), _to_epoch_datetime),
     4: (list, _to_decimal),
@@ -562,8 +581,8 @@ for _first, _order, _codes in (
         _DECODERS[_first + _step] = (memoryview, _to_list(_order, _code))
 
 
-def _checked(kind, restore):
-    def check(content, router):
+def _checked(kind: "Any", restore: "Decoder") -> "Decoder":
+    def check(content: "Any", router: "Any") -> "Any":
         if not isinstance(content, kind):
             raise TypeError("wrong content of a tag")
         return restore(content, router)
@@ -571,7 +590,7 @@ def _checked(kind, restore):
     return check
 
 
-def find_decoder(tag):
+def find_decoder(tag: "int") -> "Decoder":
     """
     Return the entry of :data:`mitogen.core.TAG_DECODERS` for a tag, and put it there.
 

@@ -119,3 +119,11 @@ def test_a_fork_calls_what_it_is_given_before_it_serves(own_router):
     )
     assert context.call(os.getenv, "MITOGEN_FORK_SAW") == "['fork'] %d" % context.context_id
     assert seen == []
+
+
+def test_the_name_of_a_context_tells_the_way_to_it(own_router):
+    near = own_router.local(name="a")
+    far = own_router.local(via=near, name="b")
+    last = own_router.local(via=far)
+    assert (near.name, far.name) == ("a", "a.b")
+    assert last.name.startswith("a.b.local.")

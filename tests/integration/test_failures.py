@@ -361,3 +361,22 @@ def test_what_the_end_interrupts_is_nobody_s_error(own_router, records):
     while not records.queue.empty():
         logged.append(records.queue.get().getMessage())
     assert not [text for text in logged if "call without answer" in text]
+
+
+def deaf(own_router, **kwargs):
+    """A context that a call keeps, which nothing but a kill ends; its pid."""
+    started = mitogen.core.Receiver(own_router)
+    context = own_router.local(**kwargs)
+    context.call_no_reply(work.deaf, started.to_sender())
+    return context, started.get(SOON).unpickle()
+
+
+def test_a_child_that_has_to_be_ended_ends_itself_and_what_it_started(own_router, records):
+    near = own_router.local()
+    context, pid = deaf(own_router, via=near)
+    own_router.disconnect(context)
+    processes.wait_until(lambda: not processes.alive(pid), SOON)
+    logged = []
+    while not records.queue.empty():
+        logged.append(records.queue.get().getMessage())
+    assert not [text for text in logged if "Traceback" in text or "ValueError" in text]

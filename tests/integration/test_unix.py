@@ -48,6 +48,19 @@ def test_functions_of_its_main_are_refused_with_the_reason(listener, own_router)
     assert text.startswith("a function of __main__ cannot be called in Context(")
 
 
+def test_functions_of_a_main_that_both_run_can_be_called(tmp_path):
+    argv = [sys.executable, str(JOINER.parent / "same_main.py")]
+    path = str(tmp_path / "socket")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*argv, "serve", path], **pipes) as server:
+        pid = server.stdout.readline()
+        done = subprocess.run(
+            [*argv, "join", path], capture_output=True, text=True, timeout=60, check=True
+        )
+        assert pid and done.stdout == pid
+        server.stdin.close()
+
+
 def test_a_second_run_and_several_at_once(listener, own_router):
     child = own_router.local()
     argv = [sys.executable, str(JOINER), listener.path, "identify", str(child.context_id)]

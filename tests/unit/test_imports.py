@@ -33,6 +33,24 @@ try:
     import r
 except ImportError:
     r = None
+MYPY = False
+if MYPY:
+    import unseen
+    from unseen import those
+    if x:
+        import unseen
+if typing.TYPE_CHECKING:
+    import unseen
+else:
+    import s
+def later():
+    if TYPE_CHECKING:
+        import unseen
+    import t
+    if MYPY or x:
+        import u
+if not MYPY:
+    import v
 """
 
 OWN = [
@@ -44,12 +62,16 @@ OWN = [
     (2, "i.j", ("k",)),
     (0, "l", ("*",)),
     (0, "r", ()),
+    (0, "s", ()),
+    (0, "v", ()),
 ]
 NESTED = [
     (0, "m", (), True),
     (0, "n", ("o",), True),
     (0, "p", (), False),
     (2, "", ("q",), True),
+    (0, "t", (), True),
+    (0, "u", (), True),
 ]
 
 

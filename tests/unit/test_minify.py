@@ -302,6 +302,7 @@ def test_annotations():
     for body in (tree.body, tree.body[5].body):  # if MYPY
         body[:] = [n for n in body if not (isinstance(n, ast.If) and n.test.id == "MYPY")]
     wanted = {line for line in ast.unparse(tree).splitlines() if "for i" not in line}
+    wanted.remove("MYPY = False")
     got = set(ast.unparse(parsed(small)).splitlines())
     assert {line for line in wanted - got if "def k" not in line and "j" not in line} == set()
     assert "def f(a,b=[1,2],*c,d={3:4},**e):\n\n local={1:2}[1]\n other:int\n a.b=3\n\n" in small
@@ -318,7 +319,7 @@ def test_annotations():
     "source",
     [
         "def f():\n  if MYPY:\n    a\n",
-        "if MYPY:\n  a\nelse:\n  b\n",
+        "if MYPY:\n  a\nelse: b\n",
         "if TYPE_CHECKING:\n  a\nelif c:\n  b\n",
     ],
 )
@@ -332,6 +333,41 @@ def test_guarded_blocks_that_go():
     assert minimize_source("if MYPY: a\nif not MYPY:\n  c\n", strip_annotations=True) == (
         "\nif not MYPY:\n c\n"
     )
+
+
+@pytest.mark.parametrize(
+    "source, expected",
+    [
+        ("MYPY = False\nif MYPY:\n  a\nb\n", "\n\n\nb\n"),
+        ("TYPE_CHECKING = False\nb\n", "\nb\n"),
+        ("MYPY = False\nif MYPY:\n  a\nelse:\n  b\n  if c:\n   d\n", "\n\n\n\nb\nif c:\n d\n"),
+        ("if c:\n  b\n  if MYPY:\n   a\n  else:\n    b\n  c\n", "if c:\n b\n\n\n\n b\n c\n"),
+        ("MYPY = False\nif MYPY:\n  a\nelse: b\n", None),
+        ("if MYPY:\n a\nelse:\n if MYPY:\n  b\n c\n", "\n\n\n\n\nc\n"),
+        ("MYPY = False\nclass A:\n  c\n  if MYPY:\n    a\n  b\n", "\nclass A:\n c\n\n\n b\n"),
+        ("MYPY = False\ndef f():\n  if MYPY:\n    a\n", None),
+        ("MYPY = True\n", None),
+        ("MYPY = False; b\n", None),
+        ("class A:\n  MYPY = False\n", None),
+    ],
+)
+def test_guards_go_where_nothing_reads_them(source, expected):
+    small = minimize_source(source, strip_annotations=True)
+    assert small == expected or expected is None and compiled(small) == compiled(source)
+    assert minimize_source(small, strip_annotations=True) == small
+
+
+def test_a_header_without_annotations_is_on_its_first_line():
+    source = "def f(\n  a: int,\n  b: str = 'x',\n) -> None:\n  return a\nf(\n1)\n"
+    small = minimize_source(source, strip_annotations=True)
+    assert small == "def f(a,b='x'):\n\n\n\n return a\nf(\n1)\n"
+    before, after = (
+        [c for c in compile(text, "x.py", "exec").co_consts if isinstance(c, types.CodeType)]
+        for text in (source, small)
+    )
+    assert code_key(before[-1]) == code_key(after[-1])
+    for untouched in ('def f(\na="""b\nc"""):\n d\n', "def f(\na):b\n"):
+        assert minimize_source(untouched, strip_annotations=True) == untouched
 
 
 @pytest.mark.parametrize("name", ["dataclasses.py", "asyncio/events.py", "typing.py", "enum.py"])

@@ -65,6 +65,7 @@ def router():
         broker=broker,
         stream=stream,
         node=core.Node(),
+        shares_main=False,
         _stream_by_id={1: stream, 2: stream},
     )
 
@@ -127,7 +128,7 @@ def test_a_segment_is_made_once(server):
 def test_mitogen_s_own_modules_are_minified(server):
     found = sources(server.segment(["mitogen.utils"]))["mitogen.utils"]
     with open(core.__file__.replace("core.py", "utils.py")) as fp:
-        assert found.decode() == minify.minimize_source(fp.read())
+        assert found.decode() == minify.minimize_source(fp.read(), strip_annotations=True)
     assert server.segment(["mitogen.utils"])[2] == []
 
 
@@ -194,6 +195,8 @@ def test_main_of_a_process_that_joined_is_not_the_tree_s(server, router):
     server.push(context(77), ["prog_a"])
     with pytest.raises(TypeError, match="it would be that one's __main__"):
         server.push(context(77), ["__main__"])
+    router.shares_main = True
+    server.push(context(77), ["__main__"])
 
 
 def test_installed_packages_and_the_library_are_not_pushed(server, router):

@@ -101,6 +101,16 @@ def hang(started=None):
     threading.Event().wait()
 
 
+def deaf(started):
+    """Never return, whatever interrupts it."""
+    started.send(os.getpid())
+    while True:
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            pass
+
+
 def call_in(context, function, *args):
     """Call *function* of this module in *context*, from here."""
     return context.call(globals()[function], *args)

@@ -1,0 +1,239 @@
+"""
+What a process does just now: stacks, routers, streams, for people who look for a fault.
+
+Nothing here is imported unless a program does so. Works in a master and in a child, whose log
+records, and so dump_to_logger()'s, come home.
+
+Threads: any. The handler of install_handler() runs on the main thread, as signal handlers do.
+"""
+
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+
+from mitogen import core
+
+MYPY = False
+if MYPY:
+    from typing import Any, Dict, List
+
+__all__ = [
+    "ContextDebugger",
+    "disable_evil_interrupts",
+    "dump_to_logger",
+    "enable_evil_interrupts",
+    "format_stacks",
+    "get_router_info",
+    "get_routers",
+    "get_snapshot",
+    "get_stream_info",
+    "install_handler",
+]
+
+LOG = logging.getLogger("mitogen.debug")
+
+#: Seconds between the interruptions of enable_evil_interrupts().
+EVIL_SECONDS = 0.01
+
+
+def _brokers() -> "Dict[int, core.Broker]":
+    """Return the brokers of this process, by their thread's ident."""
+    # An ended thread's ident may be another's by now.
+    brokers = [router.broker for router in get_routers().values() if router.broker.alive]
+    return {getattr(broker, "ident", 0): broker for broker in brokers}
+
+
+def format_stacks() -> "str":
+    """Return the stack of every thread, as tracebacks are written, the current one's last."""
+    brokers = _brokers()
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    here = threading.get_ident()
+    parts = []
+    for ident, frame in sorted(sys._current_frames().items(), key=lambda item: item[0] == here):
+        name = "broker" if ident in brokers else names.get(ident, "not made by threading")
+        stack = "".join(traceback.format_stack(frame))
+        parts.append("# Thread %d (%s)\n%s" % (ident, name, stack))
+    return "\n".join(parts)
+
+
+def get_routers() -> "Dict[str, core.Router]":
+    """Return the routers of this process, by hexadecimal number."""
+    found = [each for each in gc.get_objects() if isinstance(each, core.Router)]
+    # `dropped` is of the last that a Router is given: the others are being made just now.
+    return {"%x" % id(each): each for each in found if "dropped" in each.__dict__}
+
+
+def _contexts_of(router: "core.Router") -> "List[core.Context]":
+    """Return the contexts that a router knows a way to, by id."""
+    found = [router.context_by_id(i, create=False) for i in sorted(router._stream_by_id)]
+    return [context for context in found if context is not None]
+
+
+def _stream_info(stream: "Any") -> "Dict[str, Any]":
+    # What is looked at may be half made, or half closed.
+    conn = getattr(stream, "conn", None)
+    names = "name remote_id rfd wfd queued received closed".split()
+    found = {name: getattr(stream, name, None) for name in names}
+    found["method"] = type(conn).__module__ if conn else None
+    found["pid"] = getattr(getattr(stream, "process", None), "pid", None)
+    for name in ("sent_modules", "egress_ids"):
+        found[name] = sorted(getattr(stream, name, ()))
+    return found
+
+
+def get_router_info() -> "Dict[str, Any]":
+    """
+    Return what is known of each router, as a tree of plain values.
+
+    Keys are as in get_routers(); what is below is for people and may change.
+    """
+    return {
+        key: {
+            "context_id": router.node.context_id,
+            "parent_ids": list(router.node.parent_ids),
+            "contexts": {c.context_id: c.name for c in _contexts_of(router)},
+            "routes": {i: s.name for i, s in list(router._stream_by_id.items())},
+            "handles": sorted(router._handlers),
+            "dropped": router.dropped,
+            "broker_alive": router.broker.alive,
+        }
+        for key, router in get_routers().items()
+    }
+
+
+def get_stream_info(router_id: "str") -> "Dict[str, Any]":
+    """
+    Return what is known of the streams of a router.
+
+    :param router_id: a key of get_routers()
+    :raises KeyError: there is no such router (any more)
+    """
+    router = get_routers()[router_id]
+    streams = set(router._stream_by_id.values())
+    if router.routes.parent:
+        streams.add(router.routes.parent)
+    return {"streams": {"%x" % id(stream): _stream_info(stream) for stream in streams}}
+
+
+def get_snapshot() -> "str":
+    """Return all of it as text: the process, its threads' stacks, its routers and streams."""
+    lines = ["# pid %d, %s, %s" % (os.getpid(), time.ctime(), " ".join(sys.argv[:1]))]
+    for key, info in get_router_info().items():
+        lines.append("# Router %s" % key)
+        lines += ["    %s: %r" % item for item in sorted(info.items())]
+        for each in get_stream_info(key)["streams"].values():
+            lines.append("  # Stream %s" % each["name"])
+            lines += ["    %s: %r" % item for item in sorted(each.items())]
+    return "\n".join(lines) + "\n\n" + format_stacks()
+
+
+def _to_terminal(text: "str") -> "None":
+    """Write to the terminal; to standard error where there is none."""
+    try:
+        fd = os.open("/dev/tty", os.O_WRONLY | os.O_NOCTTY)
+    except OSError:
+        fd = os.dup(2)
+    with os.fdopen(fd, "w", encoding="utf-8", errors="replace") as fp:
+        fp.write(text)
+
+
+def _on_signal(_signum: "int", _frame: "Any") -> "None":
+    _to_terminal(get_snapshot())
+
+
+def install_handler() -> "None":
+    """
+    Main thread: have SIGUSR2 write get_snapshot() to the terminal, or to standard error where
+    there is none. A child's standard error is log records of the master.
+    """
+    signal.signal(signal.SIGUSR2, _on_signal)
+
+
+class _Dumper(threading.Thread):
+    """Logs a snapshot every so many seconds."""
+
+    def __init__(self, secs: "float") -> "None":
+        threading.Thread.__init__(self, name="mitogen-dump", daemon=True)
+        self._secs = secs
+        self._stopped = threading.Event()
+
+    def run(self) -> "None":
+        while not self._stopped.is_set():
+            LOG.error("%s", get_snapshot())
+            self._stopped.wait(self._secs)
+
+    def stop(self) -> "None":
+        """Any thread: log no more."""
+        self._stopped.set()
+
+
+def dump_to_logger(secs: "float" = 5) -> "_Dumper":
+    """
+    Log get_snapshot() every so many seconds, at level ERROR, until the process ends.
+
+    :param secs: seconds
+    :returns: the thread, a daemon, that does it; its stop() ends that
+    """
+    thread = _Dumper(secs)
+    thread.start()
+    return thread
+
+
+# -- interruptions
+
+
+def enable_evil_interrupts() -> "None":
+    """
+    Main thread: interrupt the process's system calls with SIGALRM a hundred times a second, to find
+    what cannot bear that.
+    """
+    signal.signal(signal.SIGALRM, lambda _signum, _frame: None)
+    signal.siginterrupt(signal.SIGALRM, True)
+    signal.setitimer(signal.ITIMER_REAL, EVIL_SECONDS, EVIL_SECONDS)
+
+
+def disable_evil_interrupts() -> "None":
+    """Main thread: undo enable_evil_interrupts()."""
+    signal.setitimer(signal.ITIMER_REAL, 0, 0)
+    signal.siginterrupt(signal.SIGALRM, False)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+# -- from afar
+
+
+class ContextDebugger:
+    """
+    Master: looks into the contexts of a router, without waiting for the calls that run there.
+
+    :param router: the master's router
+    """
+
+    def __init__(self, router: "Any") -> "None":
+        self.router = router
+
+    def snapshot(self, context: "Any", timeout: "float" = 10.0) -> "str":
+        """
+        Return get_snapshot() of a context.
+
+        :param timeout: seconds
+        :raises mitogen.core.TimeoutError: it did not answer in time
+        """
+        chain = context.call_chain_class(context, timeout=timeout, worker=True)
+        text: str = chain.call(get_snapshot)
+        return text
+
+    def snapshots(self, timeout: "float" = 10.0) -> "Dict[str, str]":
+        """Return the same of every context: name to text, or to the error's."""
+        found: Dict[str, str] = {}
+        for context in _contexts_of(self.router):
+            try:
+                found[context.name] = self.snapshot(context, timeout)
+            except core.Error as e:
+                found[context.name] = "%s: %s" % (type(e).__name__, e)
+        return found

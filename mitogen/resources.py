@@ -1,0 +1,131 @@
+"""
+Data files of packages, for `importlib.resources` in children.
+
+A child asks the master itself; contexts between pass that on as any message. The Importer's
+get_resource_reader() is where importlib begins.
+
+Rules
+    1. A child names a package that the import policy lets it have, and a name without slashes in
+       that: it never makes the master read a file by its path.
+    2. The master reads files on its worker's thread, never on the broker's.
+
+Threads: ResourceRequester and ResourceReader on any but the broker's.
+"""
+
+import os
+from io import BytesIO
+
+from mitogen import core
+from mitogen.core import Message
+
+MYPY = False
+if MYPY:
+    from typing import Any, Iterator, List, Optional
+
+__all__ = ["ResourceReader", "ResourceRequester", "ResourceResponder"]
+
+#: Handle: a data file of a package, or their names.
+GET_RESOURCE = 112
+#: Seconds that a child waits for one.
+TIMEOUT = 120.0
+
+
+class ResourceRequester:
+    """
+    Child: asks for data files.
+
+    :param router: the child's router
+    :param context: whom to ask: the master
+    """
+
+    def __init__(self, router: "core.Router", context: "core.Context") -> "None":
+        self.router = router
+        self.context = context
+
+    def get(self, fullname: "str", resource: "Optional[str]") -> "Any":
+        """
+        Return a data file's bytes; where `resource` is None, the names of all that there are.
+
+        :param fullname: of the package
+        :param resource: name of the file in it
+        :raises FileNotFoundError: there is none, or it is not to be had
+        """
+        data = core.encode([fullname, resource])
+        msg = Message(handle=GET_RESOURCE, data=data)
+        found = self.context.send_await(msg, TIMEOUT)
+        if found is None:
+            raise FileNotFoundError(2, "No such resource in package %s" % fullname, resource)
+        return found
+
+
+class ResourceReader:
+    """
+    Child: what importlib asks for the data files of one package (importlib.abc.ResourceReader).
+
+    :param requester: a ResourceRequester
+    :param fullname: of the package
+    """
+
+    def __init__(self, requester: "ResourceRequester", fullname: "str") -> "None":
+        self.requester = requester
+        self.fullname = fullname
+
+    def open_resource(self, resource: "str") -> "BytesIO":
+        """Return a file object with the bytes of a data file."""
+        return BytesIO(self.requester.get(self.fullname, os.fspath(resource)))
+
+    def resource_path(self, resource: "str") -> "str":
+        """Raise FileNotFoundError: there is no such file on this machine."""
+        raise FileNotFoundError(2, "The file is on the controlling machine only", resource)
+
+    def is_resource(self, name: "str") -> "bool":
+        """Return whether there is a data file of that name."""
+        return name in self.requester.get(self.fullname, None)
+
+    def contents(self) -> "Iterator[str]":
+        """Return the names of the data files."""
+        names: List[str] = self.requester.get(self.fullname, None)
+        return iter(names)
+
+
+class ResourceResponder:
+    """
+    Master: answers them.
+
+    :param router: the master's router; its `responder` decides what a child may have
+    """
+
+    def __init__(self, router: "Any") -> "None":
+        self._router = router
+        router.add_handler(self._on_get_resource, GET_RESOURCE)
+
+    def _on_get_resource(self, msg: "Message") -> "None":
+        if not msg.is_dead:
+            self._router.worker.put(self._answer, msg)
+
+    def _answer(self, msg: "Message") -> "None":
+        try:
+            fullname, resource = core.decode(msg.data)
+            found = self._find(fullname, resource)
+        except Exception:
+            # Whatever a child asks for: it does not exist for it.
+            found = None
+        msg.reply(found)
+
+    def _find(self, fullname: "str", resource: "Optional[str]") -> "Any":
+        responder = self._router.responder
+        module = responder.finder.find(fullname)
+        if responder.policy.denied(fullname) or not module.is_pkg or module.path is None:
+            return None
+        directory = module.path if module.is_namespace else os.path.dirname(module.path)
+        if resource is None:
+            return sorted(n for n in os.listdir(directory) if _is_data(directory, n))
+        if os.path.basename(resource) != resource or not _is_data(directory, resource):
+            return None
+        with open(os.path.join(directory, resource), "rb") as fp:
+            return fp.read()
+
+
+def _is_data(directory: "str", name: "str") -> "bool":
+    # importlib counts a package's modules among its resources, too.
+    return name not in ("", ".", "..") and os.path.isfile(os.path.join(directory, name))

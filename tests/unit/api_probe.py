@@ -1,0 +1,102 @@
+"""What tests call in children, those of the oldest Pythons too: it imports nothing else."""
+
+from mitogen import core
+
+
+@core.takes_econtext
+def missing(names, econtext=None):
+    """Return which of `names` (Class.attribute) the child's own objects and classes lack."""
+    objects = {
+        "ExternalContext": econtext,
+        "Importer": econtext.importer,
+        "Dispatcher": econtext.dispatcher,
+        "Router": econtext.router,
+        "Broker": econtext.broker,
+        "Context": econtext.parent,
+        "Stream": econtext.stream,
+        "Message": core.Message(),
+        "Sender": core.Sender(econtext.parent, 1),
+    }
+    found = []
+    for name in names:
+        owner, _, attribute = name.partition(".")
+        try:
+            getattr(objects.get(owner) or getattr(core, owner), attribute)
+        except AttributeError as error:
+            found.append("%s: %s" % (name, error))
+    return found
+
+
+def use_old_names():
+    """Use what aliases.py adds to core's classes, in a context that has imported none of it."""
+    import sys
+
+    before = "mitogen.aliases" in sys.modules
+    msg = core.Message.pickled(1, "two", dst_id=0, src_id=0, auth_id=0, handle=1)
+    values = list(msg.unpickle_iter())
+    size = len(msg.pack()) - len(msg.data)
+    return before, values, size == core.Message.HEADER_LEN, core.ChannelError.local_msg
+
+
+@core.takes_econtext
+def defer_sync(econtext=None):
+    """Return what a function on the broker's thread returned."""
+    return econtext.broker.defer_sync(lambda: econtext.broker.on_thread())
+
+
+# ---- test_resources.py
+
+
+def use_resources():
+    """Return what importlib.resources finds in the package `resource_pkg`."""
+    from importlib import resources
+
+    import resource_pkg.inner
+
+    return (
+        resources.read_text("resource_pkg", "text.txt"),
+        resources.read_binary("resource_pkg", "data.bin"),
+        resources.read_text("resource_pkg.inner", "deep.txt"),
+        sorted(resources.contents("resource_pkg")),
+        resources.is_resource(resource_pkg, "data.bin"),
+        resources.is_resource(resource_pkg, "inner"),
+    )
+
+
+def ask(fullname, resource):
+    """Return what the loader's reader opens, or the text of its error."""
+    import resource_pkg
+
+    reader = resource_pkg.__loader__.get_resource_reader(fullname)
+    try:
+        with reader.open_resource(resource) as fp:
+            return fp.read()
+    except FileNotFoundError as e:
+        return str(e)
+
+
+def path_of():
+    """Return the error that a resource's path is."""
+    import resource_pkg
+
+    try:
+        return resource_pkg.__loader__.get_resource_reader("resource_pkg").resource_path("x")
+    except FileNotFoundError as e:
+        return str(e)
+
+
+@core.takes_econtext
+def ask_raw(data, econtext=None):
+    """Send any bytes as a question for a resource."""
+    msg = core.Message(handle=core.GET_RESOURCE, data=data)
+    return econtext.master.send_await(msg, 20.0)
+
+
+# ---- test_profiler.py
+
+
+def say_nonsense(sender):
+    """Send what is no profile, and then one with a hostile name."""
+    for value in (None, ["x"], ["x", 5], ["../../x", {("f", "1", "g"): (1, 2)}], ["x", {1: 2}]):
+        sender.send(value)
+    sender.send(["../../good", {("f", 1, "g"): (1, 1, 0.5, 1, {})}])

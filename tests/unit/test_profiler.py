@@ -1,0 +1,164 @@
+"""profiler.py: figures of every context come home."""
+
+import os
+import pstats
+import subprocess
+import sys
+
+import pytest
+
+import mitogen
+from mitogen import master, profiler
+from tests.unit import api_probe
+
+ROOT = os.path.dirname(os.path.dirname(mitogen.__file__))
+
+PROGRAM = """
+import sys
+import mitogen
+import mitogen.utils
+
+def spend():
+    return sum(i * i for i in range(20000))
+
+@mitogen.main()
+def main(router):
+    one = router.local(name="one")
+    two = router.local(name="a/b", via=one)
+    for context in one, two:
+        context.call(spend)
+    sys.exit(int(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+def program(tmp_path):
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM)
+    return path
+
+
+def run(*argv, cwd, **environ):
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MITOGEN_")}
+    env.update(environ, PYTHONPATH=ROOT)
+    return subprocess.run(
+        [sys.executable, *map(str, argv)],
+        capture_output=True,
+        text=True,
+        cwd=str(cwd),
+        env=env,
+        timeout=60,
+    )
+
+
+def functions(path):
+    return {name for _, _, name in pstats.Stats(str(path)).stats}
+
+
+def test_record_and_report(tmp_path, program):
+    kept = tmp_path / "kept"
+    for _ in range(2):  # the second run replaces what the first has kept
+        done = run("-m", "mitogen.profiler", "record", "-o", kept, program, "3", cwd=tmp_path)
+        assert done.returncode == 3, done.stderr
+    names = sorted(path.name for path in kept.iterdir())
+    assert len(names) == 3 and names[1].startswith("master-") and names[2].startswith("one-")
+    assert "/" not in names[0] and names[0].endswith(".pstats")
+    for path in kept.iterdir():
+        assert ("spend" in functions(path)) == (not path.name.startswith("master-"))
+    done = run("-m", "mitogen.profiler", "report", kept, cwd=tmp_path)
+    assert "(<genexpr>)" in done.stdout and done.returncode == 0
+    done = run("-m", "mitogen.profiler", "report", "--each", "-s", "cumulative", kept, cwd=tmp_path)
+    assert done.stdout.count("function calls") == 3
+
+
+def test_stat_keeps_nothing(tmp_path, program):
+    done = run("-m", "mitogen.profiler", "stat", program, "0", cwd=tmp_path)
+    assert done.returncode == 0 and "(<genexpr>)" in done.stdout, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["program.py"]
+
+
+@pytest.mark.parametrize("value, kept", [("1", "mitogen.profile"), ("here", "here"), ("0", None)])
+def test_the_environment_asks_for_it(tmp_path, program, value, kept):
+    done = run(program, "0", cwd=tmp_path, MITOGEN_PROFILING=value)
+    assert done.returncode == 0, done.stderr
+    found = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
+    assert found == ([kept] if kept else [])
+
+
+def test_main_takes_profiling(tmp_path, program):
+    program.write_text(PROGRAM.replace("mitogen.main()", "mitogen.main(profiling=True)"))
+    assert run(program, "0", cwd=tmp_path).returncode == 0
+    assert len(os.listdir(str(tmp_path / "mitogen.profile"))) == 3
+
+
+@pytest.mark.parametrize(
+    "argv, text",
+    [
+        (["record"], "program"),
+        ([], "COMMAND"),
+        (["nonsense"], "choice"),
+        (["report", "."], "no profiles in"),
+    ],
+)
+def test_misuse(tmp_path, argv, text):
+    done = run("-m", "mitogen.profiler", *argv, cwd=tmp_path)
+    assert done.returncode != 0 and text in done.stderr
+
+
+def test_a_program_that_is_killed(tmp_path):
+    (tmp_path / "dies.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    done = run("-m", "mitogen.profiler", "record", "-o", "kept", "dies.py", cwd=tmp_path)
+    assert done.returncode == 128 + 9
+
+
+# ---- within one process
+
+
+def test_the_router_asks_for_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("MITOGEN_PROFILING", str(tmp_path))
+    with master.Router() as router:
+        assert router.profiling
+        child = router.local(name="child")
+        profiler.collect(router, child)  # a second time: no harm
+        child.call(sorted, [3, 1])
+    router.profile_collector.finish()
+    router.profile_collector.finish()
+    assert sorted(path.name.rpartition("-")[0] for path in tmp_path.iterdir()) == [
+        "child",
+        "master",
+    ]
+
+
+def test_contexts_of_connect_many(tmp_path, monkeypatch):
+    monkeypatch.setenv("MITOGEN_PROFILING", str(tmp_path))
+    with master.Router() as router:
+        specs = [("local", {"name": "one"}), ("local", {"name": "two"})]
+        assert len(list(router.connect_many(specs))) == 2
+    router.profile_collector.finish()
+    names = {path.name.rpartition("-")[0] for path in tmp_path.iterdir()}
+    assert names == {"master", "one", "two"}
+
+
+def test_one_context_only(tmp_path, monkeypatch):
+    monkeypatch.delenv("MITOGEN_PROFILING", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with master.Router() as router:
+        router.local(name="quiet").call(int)
+        router.local(name="seen", profiling=True).call(int)
+    router.profile_collector.finish()
+    names = os.listdir(str(tmp_path / profiler.DEFAULT_DIRECTORY))
+    assert sorted(name.rpartition("-")[0] for name in names) == ["master", "seen"]
+
+
+def test_a_hostile_child_writes_nothing_but_figures(tmp_path, capsys):
+    inside = tmp_path / "in" / "side"
+    with master.Router() as router:
+        collector = profiler.Collector(router, str(inside))
+        child = router.local()
+        child.call(api_probe.say_nonsense, collector._receiver.to_sender())
+    collector.finish()
+    assert capsys.readouterr().err.count("no profile") == 5
+    assert [path.name for path in tmp_path.rglob("*.pstats") if "good" in path.name] == [
+        "_.._good-%d.pstats" % child.context_id
+    ]
+    assert {path.parent for path in tmp_path.rglob("*.pstats")} == {inside}

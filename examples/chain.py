@@ -52,14 +52,12 @@ def main(router):
         parser.error("--depth must be 1 or more, --calls 0 or more")
 
     contexts = build_chain(router, args.depth)
-    for context in contexts:
-        print("a context %d below the program" % context.call(distance), flush=True)
-
-    bottom = contexts[-1]
     best = float("inf")
     try:
+        for context in contexts:
+            print("a context %d below the program" % context.call(distance), flush=True)
         for _ in range(args.calls) if args.calls else itertools.count():
-            best = min(best, round_trip(bottom))
+            best = min(best, round_trip(contexts[-1]))
     except KeyboardInterrupt:
         pass  # enough
     print("best round trip to the bottom: %.3f ms" % (best * 1000))

@@ -23,8 +23,6 @@ import mitogen.service
 import mitogen.unix
 import mitogen.utils
 
-DEFAULT_SOCKET = os.path.join(tempfile.gettempdir(), "mitogen-daemon-%d" % os.getuid())
-
 
 class Daemon(mitogen.service.Service):
     """What the daemon does for those that join; here it only counts their requests."""
@@ -83,7 +81,8 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("action", choices=["start", "status", "stop"])
-    parser.add_argument("--socket", metavar="PATH", default=DEFAULT_SOCKET)
+    default = os.path.join(tempfile.gettempdir(), "mitogen-daemon-%d" % os.getuid())
+    parser.add_argument("--socket", metavar="PATH", default=default, help="(default %(default)s)")
     args = parser.parse_args()
 
     if args.action == "start":

@@ -34,18 +34,24 @@ def make_file(fp, megabytes):
     return digest.hexdigest()
 
 
+class Digest:
+    """Stands for a file that is open for writing: all that a transfer needs is write()."""
+
+    def __init__(self):
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data):
+        self.sha256.update(data)
+
+
 @mitogen.core.takes_econtext
 def fetch(path, econtext):
-    """Child: fetch the file into one that has no name; return its size, mode and digest."""
-    with tempfile.TemporaryFile() as copy:
-        ok, metadata = mitogen.service.FileService.get(econtext.parent, path, copy)
-        if not ok:
-            raise OSError("%s was truncated or changed while it was fetched" % path)
-        copy.seek(0)
-        digest = hashlib.sha256()
-        for block in iter(lambda: copy.read(MEGABYTE), b""):
-            digest.update(block)
-    return metadata["size"], metadata["mode"] & 0o777, digest.hexdigest()
+    """Child: fetch the file; return its size, its mode, and the digest of what has come."""
+    digest = Digest()
+    ok, metadata = mitogen.service.FileService.get(econtext.parent, path, digest)
+    if not ok:
+        raise OSError("%s was truncated or changed while it was fetched" % path)
+    return metadata["size"], metadata["mode"] & 0o777, digest.sha256.hexdigest()
 
 
 def distribute(router, path, children):

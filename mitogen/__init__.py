@@ -4,6 +4,13 @@ Run Python on other machines and in other accounts, with nothing installed there
 The names here mirror the process's main router; in a child its configuration sets them.
 """
 
+MYPY = False
+if MYPY:
+    from typing import Any, Callable, List, Optional
+
+    from mitogen.core import R
+    from mitogen.master import Router
+
 __all__ = ["__version__", "context_id", "is_master", "main", "parent_id", "parent_ids"]
 
 #: Version of this library; a child has its parent's.
@@ -13,11 +20,13 @@ is_master = True
 #: Id of this context.
 context_id = 0
 #: Id of the context that started this one, and those of all its ancestors, nearest first.
-parent_id = None
-parent_ids = []
+parent_id: "Optional[int]" = None
+parent_ids: "List[int]" = []
 
 
-def main(log_level="INFO", profiling=None):
+def main(
+    log_level: "str" = "INFO", profiling: "Any" = None
+) -> "Callable[[Callable[[Router], R]], Callable[[Router], R]]":
     """
     Decorate a program's main function: call it at once with a Router, if its module is run.
 
@@ -28,7 +37,7 @@ def main(log_level="INFO", profiling=None):
         is in the environment
     """
 
-    def decorate(func):
+    def decorate(func: "Callable[[Router], R]") -> "Any":
         if func.__module__ == "__main__":
             import os
 

@@ -26,8 +26,16 @@ from mitogen.calls import CallChain
 
 MYPY = False
 if MYPY:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from typing import Any
+
+    from mitogen.core import P, R
+    from mitogen.signatures import Methods
+
+    class _Base(Methods["Context", Awaitable["Context"]]):
+        """The connection methods, whose names __getattr__ knows."""
+else:
+    _Base = object
 
 __all__ = ["Context", "Receiver", "Router", "Sender"]
 
@@ -35,7 +43,7 @@ __all__ = ["Context", "Receiver", "Router", "Sender"]
 HELPERS = 32
 
 
-class Router:
+class Router(_Base):
     """
     A master's router whose connection methods are awaited; an asynchronous context manager, which
     ends the whole tree.
@@ -66,18 +74,20 @@ class Router:
             await self._sleep(self.router.__exit__)
         self._helpers.shutdown(wait=False)
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name not in parent.METHODS:
-            raise AttributeError(
-                f"{type(self).__name__!r} has no attribute {name!r}; its methods are: "
-                + ", ".join(sorted(parent.METHODS))
-            )
+    if not MYPY:
+        # A type checker would take every name for one that is there.
+        def __getattr__(self, name: str) -> Callable[..., Any]:
+            if name not in parent.METHODS:
+                raise AttributeError(
+                    f"{type(self).__name__!r} has no attribute {name!r}; its methods are: "
+                    + ", ".join(sorted(parent.METHODS))
+                )
 
-        def method(**kwargs: Any) -> Any:
-            return self.connect(name, **kwargs)
+            def method(**kwargs: Any) -> Any:
+                return self.connect(name, **kwargs)
 
-        method.__name__ = name
-        return method
+            method.__name__ = name
+            return method
 
     def _sleep(self, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
         """Have `func(*args)` called by a helper thread, as it may sleep."""
@@ -203,7 +213,7 @@ class Context:
     def __hash__(self) -> int:
         return hash(self.context)
 
-    async def call(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    async def call(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """
         Call `fn(*args, **kwargs)` there and return its result; cancelled, interrupt it there.
 
@@ -213,11 +223,11 @@ class Context:
         return await self.call_in(self._chain, fn, *args, **kwargs)
 
     async def call_in(
-        self, chain: CallChain, fn: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> Any:
+        self, chain: CallChain, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
         """The same by a CallChain of this context: pipelined, or with a thread of its own there."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
+        future: asyncio.Future[core.Message] = loop.create_future()
 
         def deliver(msg: Any) -> None:
             if not future.done():
@@ -236,7 +246,8 @@ class Context:
         except asyncio.CancelledError:
             chain.cancel(handle)
             raise
-        return msg.unpickle()
+        result: R = msg.unpickle()
+        return result
 
     async def _start(
         self, chain: CallChain, on_answer: Any, fn: Any, args: Any, kwargs: Any
@@ -249,13 +260,15 @@ class Context:
         try:
             handle = await asyncio.shield(starting)
         except asyncio.CancelledError:
-            starting.add_done_callback(lambda f: f.exception() or chain.cancel(f.result()))
+            starting.add_done_callback(
+                lambda f: None if f.exception() else chain.cancel(f.result())
+            )
             raise
         self._known.add(str(module))
         return handle
 
     def call_no_reply(
-        self, fn: Callable[..., Any], *args: Any, **kwargs: Any
+        self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.Future[Any]:
         """Call `fn` and go on; an error there is logged. What is returned need not be awaited."""
         return self.router._sleep(lambda: self._chain.call_no_reply(fn, *args, **kwargs))

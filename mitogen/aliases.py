@@ -92,7 +92,7 @@ integer_types = (int,)
 PY24 = False
 PY3 = True
 IS_WSL = "microsoft" in os.uname().release.lower()
-all, any, next, range = all, any, next, range
+all, any, next, range = all, any, next, range  # type: ignore[has-type]  # built-in
 
 
 # -- text, tables, threads
@@ -338,19 +338,8 @@ def _pack(self: "Message") -> "bytes":
     return self._header(len(self.data), self.flags) + self.data
 
 
-Message.ENC_MGC = Message.ENC_PKL
-Message.ENCS = (Message.ENC_PKL, RAW)
-Message.HEADER_FMT = ">HBLLLLLL"
-Message.HEADER_LEN = calcsize(Message.HEADER_FMT)
-Message.HEADER_MAGIC = core.MAGIC
-Message.pack = _pack
-Message.unpickle_iter = _unpickle_iter
-
-Sender.put = lambda self, data: self.send(data)
-Sender.explicit_close_msg = ""
-Sender.__repr__ = lambda self: "Sender(%r, %r)" % (self.context, self.dst_handle)
-core.ChannelError.remote_msg = "Channel closed by remote end."
-core.ChannelError.local_msg = "Channel closed by local end."
+def _sender_repr(self: "Sender") -> "str":
+    return "Sender(%r, %r)" % (self.context, self.dst_handle)
 
 
 def _find_module(self: "Importer", fullname: "str", path: "Any" = None) -> "Any":
@@ -362,10 +351,6 @@ def _find_module(self: "Importer", fullname: "str", path: "Any" = None) -> "Any"
 def _load_module(self: "Importer", fullname: "str") -> "Any":
     """Import a module from the parent (PEP 302)."""
     return core.import_module(fullname)
-
-
-Importer.find_module = _find_module
-Importer.load_module = _load_module
 
 
 def _register(self: "core.Router", context: "core.Context", stream: "Any") -> "None":
@@ -382,10 +367,6 @@ def _async_route(self: "core.Router", msg: "Message", in_stream: "Any" = None) -
         self.route(msg, False)
 
 
-core.Router.register = _register
-core.Router._async_route = _async_route
-
-
 def _new_stream(cls: "Any", *args: "Any", **kwargs: "Any") -> "Any":
     if cls is core.Stream and not args and not kwargs:
         # A stream of a program's own.
@@ -395,7 +376,33 @@ def _new_stream(cls: "Any", *args: "Any", **kwargs: "Any") -> "Any":
     return object.__new__(cls)
 
 
-core.Stream.__new__ = _new_stream
+_HEADER = ">HBLLLLLL"
+_ADDED: "Dict[type, Dict[str, Any]]" = {
+    Message: {
+        "ENC_MGC": Message.ENC_PKL,
+        "ENCS": (Message.ENC_PKL, RAW),
+        "HEADER_FMT": _HEADER,
+        "HEADER_LEN": calcsize(_HEADER),
+        "HEADER_MAGIC": core.MAGIC,
+        "pack": _pack,
+        "unpickle_iter": _unpickle_iter,
+    },
+    Sender: {
+        "put": lambda self, data: self.send(data),
+        "explicit_close_msg": "",
+        "__repr__": _sender_repr,
+    },
+    core.ChannelError: {
+        "remote_msg": "Channel closed by remote end.",
+        "local_msg": "Channel closed by local end.",
+    },
+    Importer: {"find_module": _find_module, "load_module": _load_module},
+    core.Router: {"register": _register, "_async_route": _async_route},
+    core.Stream: {"__new__": _new_stream},
+}
+for _cls, _names in _ADDED.items():
+    for _name, _value in _names.items():
+        setattr(_cls, _name, _value)
 
 # Message.pickled(), and those of other modules.
 find_old_names()

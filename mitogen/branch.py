@@ -27,6 +27,14 @@ from mitogen.core import (
 )
 from mitogen.mailbox import Latch
 
+MYPY = False
+if MYPY:
+    from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple
+
+    from mitogen.connect import ChildStream, Connecting
+    from mitogen.core import Broker, Context, R, Segment
+
+
 __all__ = [
     "Branch",
     "ChildIds",
@@ -54,7 +62,7 @@ MAX_EGRESS = 65536
 BLOCK_SIZE = 1000
 
 
-def defer_sync(broker, func):
+def defer_sync(broker: "Broker", func: "Callable[[], R]") -> "R":
     """
     Any thread: return what `func()` returned, or raise what it raised, on the broker thread.
 
@@ -62,10 +70,10 @@ def defer_sync(broker, func):
     """
     if broker.on_thread():
         return func()
-    box = []
+    box: "List[Any]" = []
     lock = core.new_lock()
 
-    def run():
+    def run() -> "None":
         try:
             box.extend((func(), None))
         except BaseException as e:
@@ -78,10 +86,11 @@ def defer_sync(broker, func):
             raise core.Error("the broker has ended")
     if box[1]:
         raise box[1]
-    return box[0]
+    result: "R" = box[0]
+    return result
 
 
-def shutdown_now(context_id):
+def shutdown_now(context_id: "int") -> "Message":
     """Return the message that ends a context at once: nobody wants the results of its calls."""
     return Message(dst_id=context_id, handle=SHUTDOWN, data=b"!", flags=RAW)
 
@@ -96,30 +105,30 @@ class IdAllocator:
 
     BLOCK_SIZE = BLOCK_SIZE
 
-    def __init__(self, router, first=1):
+    def __init__(self, router: "Any", first: "int" = 1) -> "None":
         self.router = router
         self.next_id = first
         self.lock = _thread.allocate_lock()
 
-    def allocate(self):
+    def allocate(self) -> "int":
         """Return a new id."""
         return self._advance(1)[0]
 
-    def allocate_block(self):
+    def allocate_block(self) -> "Tuple[int, int]":
         """Return (first, end) of BLOCK_SIZE new ids."""
         return self._advance(self.BLOCK_SIZE)
 
-    def _advance(self, count):
+    def _advance(self, count: "int") -> "Tuple[int, int]":
         with self.lock:
             first = self.next_id
             self.next_id += count
             return first, self.next_id
 
-    def request(self, done):
+    def request(self, done: "Callable[[Any], object]") -> "None":
         """Broker thread: call `done((first, end))`."""
         done(self.allocate_block())
 
-    def take(self, done):
+    def take(self, done: "Callable[[Any], object]") -> "None":
         """Broker thread: call `done(context_id)`."""
         done(self.allocate())
 
@@ -127,23 +136,23 @@ class IdAllocator:
 class ChildIds:
     """Hands out context ids in a context that has a parent, who is asked for a block at a time."""
 
-    def __init__(self, router):
+    def __init__(self, router: "Any") -> "None":
         self.router = router
-        self.free = iter(())
+        self.free: "Iterator[int]" = iter(())
 
-    def allocate(self):
+    def allocate(self) -> "int":
         """Return a new context id; asks the parent where this context has none left."""
         latch = Latch()
         self.router.broker.defer(self.take, latch.put)
-        context_id = latch.get(core.IMPORT_TIMEOUT)
+        context_id: "Optional[int]" = latch.get(core.IMPORT_TIMEOUT)
         if context_id is None:
             raise core.ChannelError("the parent gave no ids")
         return context_id
 
-    def take(self, done):
+    def take(self, done: "Callable[[Any], object]") -> "Any":
         """Broker thread: call `done(context_id)`, now or later; None if the parent gives none."""
 
-        def on_block(block):
+        def on_block(block: "Optional[Tuple[int, int]]") -> "Any":
             if block is None:
                 return done(None)
             self.free = chain(self.free, range(*block))
@@ -153,10 +162,10 @@ class ChildIds:
             return done(context_id)
         self.request(on_block)
 
-    def request(self, done):
+    def request(self, done: "Callable[[Any], object]") -> "None":
         """Any thread: call `done((first, end))` on the broker once the parent has answered."""
 
-        def on_answer(msg):
+        def on_answer(msg: "Message") -> "None":
             done(None if msg.is_dead else core._HEADER_BLOCK.unpack(msg.data))
 
         router = self.router
@@ -171,18 +180,20 @@ class ChildIds:
 class RelayedModules:
     """Where a context that has a parent gets modules for its children: its own importer."""
 
-    def __init__(self, router):
+    def __init__(self, router: "Any") -> "None":
         self.router = router
         self.importer = router.importer
 
-    def fetch(self, fullname, done, sent=()):
+    def fetch(
+        self, fullname: "str", done: "Callable[[Any], object]", sent: "Iterable[str]" = ()
+    ) -> "Any":
         """Broker thread: call `done(segment)` once the module's segment is here."""
         entry = self.importer.modules.get(fullname)
         if entry:
             return done(entry[2])
         self.importer.request(fullname, lambda: done(self.importer.modules[fullname][2]))
 
-    def segments(self, fullnames):
+    def segments(self, fullnames: "Iterable[str]") -> "List[Segment]":
         """Return the segments that hold those modules, as far as they are here; each once."""
         found = {}
         for fullname in fullnames:
@@ -191,7 +202,7 @@ class RelayedModules:
                 found[id(entry[2])] = entry[2]
         return list(found.values())
 
-    def push(self, context, module_names):
+    def push(self, context: "Context", module_names: "List[str]") -> "None":
         """Any thread: send on what is here of those modules, ahead of a call."""
         target = context.context_id
         stream = self.router._stream_by_id.get(target)
@@ -219,16 +230,18 @@ class Branch:
         "routing mode prevents forward of unidirectional message from context %d to context %d"
     )
 
-    def __init__(self, router, ids, modules, core_source):
+    def __init__(self, router: "Any", ids: "Any", modules: "Any", core_source: "bytes") -> "None":
         self.router = router
         router.forward = self.forward
         self.ids = ids
         self.modules = modules
         self.preamble = handshake.preamble(core_source)
         self.logins = Logins()
-        self.streams = set()
+        #: Streams to processes of ours, from their start until they are reaped.
+        self.processes = set()  # type: Set[Any]
+        self.streams: "Set[Any]" = set()
         #: How many blocks of ids each child has asked for.
-        self.requests = {}
+        self.requests: "Dict[int, int]" = {}
         add = router.add_handler
         add(self._on_add_route, ADD_ROUTE, policy=is_neighbour)
         add(self._on_allocate_id, ALLOCATE_ID, policy=is_neighbour)
@@ -240,12 +253,12 @@ class Branch:
         listen(router, "parent_lost", self._on_parent_lost)
         listen(router.broker, "shutdown", self._on_shutdown)
 
-    def _from_parent(self, msg, stream):
+    def _from_parent(self, msg: "Message", stream: "Any") -> "bool":
         return stream is not None and stream is self.router.routes.parent
 
     # -- streams and routes
 
-    def forward(self, msg, stream):
+    def forward(self, msg: "Message", stream: "Any") -> "Any":
         """Pass a frame on: its payload is not looked at."""
         router = self.router
         dst = msg.dst_id
@@ -261,12 +274,12 @@ class Branch:
         if not msg.flags & core.CONT:
             router._bounce(msg, why)
 
-    def _are_siblings(self, one, other):
+    def _are_siblings(self, one: "Any", other: "Any") -> "bool":
         """Whether neither stream leads to who may talk to all: the parent, or a joined process."""
         trusted = self.router.routes.parent
         return not any(s is trusted or s.auth_id is not None for s in (one, other))
 
-    def add_stream(self, stream):
+    def add_stream(self, stream: "ChildStream") -> "None":
         """A child is ready, or a process has joined."""
         router = self.router
         self.streams.add(stream)
@@ -275,29 +288,31 @@ class Branch:
         if stream.conn.keepalive_interval:
             self._keep_alive(stream, stream.received, 0)
 
-    def add_connecting(self, connecting):
+    def add_connecting(self, connecting: "Connecting") -> "None":
         """A child's process was started; the broker does not end before it is reaped."""
         stream = connecting.stream
+        self.processes.add(stream)
         self.router.broker.holds.add(stream)
         stream.when_gone.append(lambda: self._on_gone(stream))
         if self.router.broker.closing:
             connecting.cancel("the broker ends")
 
-    def _on_gone(self, stream):
+    def _on_gone(self, stream: "ChildStream") -> "None":
         """A child's process is reaped."""
         self.streams.discard(stream)
+        self.processes.discard(stream)
         self.router.broker.holds.discard(stream)
         self.router.broker.stop()
 
-    def _on_await_end(self, msg):
+    def _on_await_end(self, msg: "Message") -> "Any":
         """Answer once a child's process is reaped: after its route has gone."""
         (context_id,) = core._NUMBER.unpack(msg.data)
-        for stream in self.router.broker.holds:
+        for stream in self.processes:
             if stream.remote_id == context_id:
                 return stream.when_gone.append(lambda: msg.reply(None))
         msg.reply(None)
 
-    def _on_detaching(self, msg):
+    def _on_detaching(self, msg: "Message") -> "None":
         """A child is about to leave the tree, and to stay; or it has left: see detach.py."""
         stream = self.router._stream_by_id.get(msg.src_id)
         if stream and msg.reply_to:
@@ -306,7 +321,7 @@ class Branch:
         elif stream and stream.detached:
             stream.disconnect("detached")
 
-    def _keep_alive(self, stream, received, unanswered):
+    def _keep_alive(self, stream: "ChildStream", received: "int", unanswered: "int") -> "None":
         if stream.closed:
             return
         unanswered = unanswered + 1 if received == stream.received else 0
@@ -323,16 +338,18 @@ class Branch:
             lambda: self._keep_alive(stream, received, unanswered),
         )
 
-    def _tell_parent(self, handle, context_id, name=""):
+    def _tell_parent(self, handle: "int", context_id: "int", name: "Optional[str]" = "") -> "None":
         router = self.router
         if router.node.parent_ids and router.routes.parent:
             self._tell(router.node.parent_ids[0], handle, context_id, name)
 
-    def _tell(self, dst_id, handle, context_id, name=""):
+    def _tell(
+        self, dst_id: "int", handle: "int", context_id: "int", name: "Optional[str]" = ""
+    ) -> "None":
         data = core._NUMBER.pack(context_id) + (name or "").encode()
         self.router.route(Message(dst_id=dst_id, handle=handle, data=data, flags=RAW), False)
 
-    def _on_add_route(self, msg):
+    def _on_add_route(self, msg: "Message") -> "Any":
         (context_id,) = core._NUMBER.unpack_from(msg.data)
         name = msg.data[4:].decode("utf-8", "replace")
         router = self.router
@@ -343,7 +360,7 @@ class Branch:
         router.context_by_id(context_id, msg.src_id, name=name)
         self._tell_parent(ADD_ROUTE, context_id, name)
 
-    def _on_routes_lost(self, ids, stream):
+    def _on_routes_lost(self, ids: "Iterable[int]", stream: "Any") -> "None":
         """Tell the parent, and every neighbour that ever sent to one of those contexts."""
         forget = getattr(self.modules, "forget", None)
         for context_id in ids:
@@ -356,7 +373,7 @@ class Branch:
                     other.egress_ids.discard(context_id)
                     self._tell(other.remote_id, DEL_ROUTE, context_id)
 
-    def _on_parent_lost(self):
+    def _on_parent_lost(self) -> "None":
         """What the parent led to is in no table: end every wait for what is not below."""
         router = self.router
         econtext = getattr(router, "econtext", None)
@@ -369,23 +386,23 @@ class Branch:
         for context_id in lost - set(router._stream_by_id) - {None}:
             router.context_lost(context_id)
 
-    def _on_shutdown(self):
+    def _on_shutdown(self) -> "None":
         """Have the children end by themselves; what does not is cut off (spawn.Process.reap)."""
-        for stream in list(self.router.broker.holds):
+        for stream in list(self.processes):
             if stream.connecting:
                 stream.connecting.cancel("the broker ends")
             elif not stream.closed and not stream.detached:
                 self.router.route(shutdown_now(stream.remote_id), False)
         self.router.broker.after(self.router.broker.shutdown_timeout, self.cut_off)
 
-    def cut_off(self):
+    def cut_off(self) -> "None":
         """End every stream."""
         for stream in list(self.streams):
             stream.disconnect("shutdown")
 
     # -- ids
 
-    def _on_allocate_id(self, msg):
+    def _on_allocate_id(self, msg: "Message") -> "Any":
         """A neighbour wants a block of ids; or the parent says who has got one further down."""
         router = self.router
         if msg.data:
@@ -400,7 +417,7 @@ class Branch:
         if asked > MAX_BLOCKS:
             return router._drop(msg, "it has had %d blocks of ids" % MAX_BLOCKS)
 
-        def on_block(block):
+        def on_block(block: "Optional[Tuple[int, int]]") -> "None":
             if block is None or stream is None or stream.closed:
                 return
             stream.give(*block)
@@ -408,7 +425,7 @@ class Branch:
 
         self.ids.request(on_block)
 
-    def grant(self, target, first, end):
+    def grant(self, target: "int", first: "int", end: "int") -> "None":
         """Record, on every hop towards `target`, that it may announce these ids."""
         router = self.router
         stream = router._stream_by_id.get(target)
@@ -424,14 +441,14 @@ class Branch:
 
     # -- modules
 
-    def _on_get_module(self, msg):
+    def _on_get_module(self, msg: "Message") -> "None":
         fullname = msg.data.decode("utf-8", "replace")
         stream = self.router._stream_by_id.get(msg.src_id)
         if stream:
             sent = stream.sent_modules
             self.modules.fetch(fullname, lambda segment: self._send_segment(stream, segment), sent)
 
-    def _send_segment(self, stream, segment):
+    def _send_segment(self, stream: "ChildStream", segment: "Segment") -> "None":
         if stream.closed:
             return
         stream.sent_modules.update(entry[0] for entry in segment[0] if entry[1] is not None)
@@ -439,13 +456,25 @@ class Branch:
             Message(dst_id=stream.remote_id, handle=LOAD_MODULE, data=core.encode(segment)), False
         )
 
-    def send_now(self, stream, target, segments, fullnames):
+    def send_now(
+        self,
+        stream: "ChildStream",
+        target: "int",
+        segments: "Iterable[Segment]",
+        fullnames: "List[str]",
+    ) -> "None":
         """Any thread: send_segments(), done when this returns."""
         defer_sync(
             self.router.broker, lambda: self.send_segments(stream, target, segments, fullnames)
         )
 
-    def send_segments(self, stream, target, segments, fullnames):
+    def send_segments(
+        self,
+        stream: "ChildStream",
+        target: "int",
+        segments: "Iterable[Segment]",
+        fullnames: "List[str]",
+    ) -> "None":
         """Queue modules for a context: to the next hop what it has not got, then the order to
         pass them on."""
         for segment in segments:
@@ -455,7 +484,7 @@ class Branch:
             msg = Message(dst_id=stream.remote_id, handle=FORWARD_MODULE, data=data)
             self.router.route(msg, False)
 
-    def _on_forward_module(self, msg):
+    def _on_forward_module(self, msg: "Message") -> "None":
         target, fullnames = core.decode(msg.data)
         stream = self.router._stream_by_id.get(target)
         if stream:

@@ -224,7 +224,8 @@ class CallChain:
         """
         msg = self.make_msg(fn, *args, **kwargs)
         router = self.context.router
-        handle = msg.reply_to = router.expect(on_answer, self.context.context_id)
+        handle: "int" = router.expect(on_answer, self.context.context_id)
+        msg.reply_to = handle
         try:
             router.push_modules(self.context, fn)
             router.route(msg, wait)

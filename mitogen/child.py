@@ -233,7 +233,7 @@ class Canceller:
         _signal.signal(_signal.SIGINT, self._on_sigint)
 
     def interrupt(self) -> "None":
-        """Broker thread: interrupt the current call, if there is one, once it is at its function."""
+        """Broker thread: interrupt the current call, if any, once it is at its function."""
         call = self.dispatcher.current
         if call:
             self._interrupt_call(self.dispatcher, call)
@@ -381,7 +381,7 @@ class ModuleText:
 
     def get_code(self: "Any", fullname: "str") -> "Any":
         filename = ModuleText.get_filename(self, fullname)
-        return compile(self.source(fullname), filename, "exec", 0, 1)
+        return compile(self.source(fullname), filename, "exec", 0, 1)  # type: ignore[call-overload]
 
 
 class LogSender:

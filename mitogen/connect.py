@@ -38,9 +38,9 @@ if MYPY:
         Type,
     )
 
-    from mitogen.core import Action, Context
+    from mitogen.core import Action
     from mitogen.handshake import PythonPath, Rule
-    from mitogen.parent import Router
+    from mitogen.parent import Context, Router
     from mitogen.spawn import Process
 
 
@@ -280,8 +280,9 @@ class Connection:
 
     def start(self) -> "Process":
         """Start the child's process."""
-        self.process = spawn.start(self.argv(), self.stdio, self.tty, self.err, self.environ)
-        return self.process
+        process = spawn.start(self.argv(), self.stdio, self.tty, self.err, self.environ)
+        self.process = process
+        return process
 
 
 class ChildStream(core.Stream):
@@ -423,7 +424,7 @@ class Connecting(Attempt):
         self.conn = conn
         self.context_id = context_id
         self.stream: "Any" = None
-        self.deadline: "Optional[List[Action]]" = None
+        self.deadline: "Any" = None
         self.error: "Optional[Callable[[int], object]]" = None
 
     # -- on the caller's thread
@@ -434,7 +435,7 @@ class Connecting(Attempt):
     def _begin(self) -> "None":
         self.broker.defer(self._on_started)
 
-    def _finish(self, context: "Any") -> "Context":
+    def _finish(self, context: "Context") -> "Context":
         return context
 
     def give_up(self) -> "None":
@@ -466,7 +467,7 @@ class Connecting(Attempt):
         stream = self.stream
         for fd, channel in self.side_fds.items():
             os.set_blocking(fd, False)
-            self.broker.poller.watch(fd, lambda fd=fd, c=channel: self._on_side(fd, c))
+            self.broker.poller.watch(fd, lambda fd=fd, c=channel: self._on_side(fd, c))  # type: ignore[misc]
         listen(stream, "disconnect", self._on_disconnect)
         stream.start()
         self.router.branch.add_connecting(self)
@@ -550,7 +551,7 @@ class Connecting(Attempt):
     def _on_failed(self, error: "BaseException") -> "None":
         self._abandon(lambda status: self._report(error))
 
-    _EVENTS = {
+    _EVENTS: "Dict[str, Any]" = {
         "send": _on_send,
         "hello": _on_hello,
         "eaten": _on_eaten,
@@ -601,7 +602,7 @@ class Connecting(Attempt):
 
     def _on_eof(self, status: "int") -> "None":
         if status in (126, 127) and self.shake.state == "login":
-            error = self.shake._unsupported("found none\n%s" % self.shake.output())
+            error: "StreamError" = self.shake._unsupported("found none\n%s" % self.shake.output())
         else:
             error = self.shake.eof(spawn.status_text(status))
         self._report(error)

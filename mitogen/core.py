@@ -35,6 +35,7 @@ from itertools import chain, count, repeat
 
 MYPY = False
 if MYPY:
+    from concurrent.futures import Future
     from types import ModuleType
     from typing import (
         Any,
@@ -42,6 +43,7 @@ if MYPY:
         Deque,
         Dict,
         Iterable,
+        Iterator,
         List,
         NoReturn,
         Optional,
@@ -56,8 +58,79 @@ if MYPY:
 
     # What _Module finds.
     from mitogen.aliases import *  # noqa: F403
+    from mitogen.aliases import (
+        ADD_ROUTE as ADD_ROUTE,
+    )
+    from mitogen.aliases import (
+        ALLOCATE_ID as ALLOCATE_ID,
+    )
+    from mitogen.aliases import (
+        DETACHING as DETACHING,
+    )
+    from mitogen.aliases import (
+        FORWARD_MODULE as FORWARD_MODULE,
+    )
+    from mitogen.aliases import (
+        GET_RESOURCE as GET_RESOURCE,
+    )
+    from mitogen.aliases import (
+        IS_WSL as IS_WSL,
+    )
+    from mitogen.aliases import (
+        LOAD_RESOURCE as LOAD_RESOURCE,
+    )
+    from mitogen.aliases import (
+        STUB_CALL_SERVICE as STUB_CALL_SERVICE,
+    )
     from mitogen.flow import LongSend
-    from mitogen.futures import CallFuture
+    from mitogen.old_logs import (
+        IOLOG as IOLOG,
+    )
+    from mitogen.old_logs import (
+        LOG as LOG,
+    )
+    from mitogen.old_logs import (
+        LOGGERS as LOGGERS,
+    )
+    from mitogen.old_logs import (
+        LogHandler as LogHandler,
+    )
+    from mitogen.old_logs import (
+        PidfulStreamHandler as PidfulStreamHandler,
+    )
+    from mitogen.resources import (
+        ResourceReader as ResourceReader,
+    )
+    from mitogen.resources import (
+        ResourceRequester as ResourceRequester,
+    )
+    from mitogen.streams import (
+        BasicStream as BasicStream,
+    )
+    from mitogen.streams import (
+        BufferedWriter as BufferedWriter,
+    )
+    from mitogen.streams import (
+        DelimitedProtocol as DelimitedProtocol,
+    )
+    from mitogen.streams import (
+        IoLogger as IoLogger,
+    )
+    from mitogen.streams import (
+        IoLoggerProtocol as IoLoggerProtocol,
+    )
+    from mitogen.streams import (
+        MitogenProtocol as MitogenProtocol,
+    )
+    from mitogen.streams import (
+        Protocol as Protocol,
+    )
+    from mitogen.streams import (
+        Side as Side,
+    )
+    from mitogen.streams import (
+        Waker as Waker,
+    )
 
     P = ParamSpec("P")
     R = TypeVar("R")
@@ -137,6 +210,10 @@ class StreamError(Error):
 
 class ChannelError(Error):
     """The far end of a mailbox has gone, or ended the flow."""
+
+    if MYPY:
+        remote_msg: str
+        local_msg: str
 
 
 class TimeoutError(Error):
@@ -479,7 +556,7 @@ def decode_next(data: "Bytes", position: "int" = 0, router: "Any" = None) -> "Tu
         ) from failure
     finally:
         # It refers to itself; the data must not wait for the garbage collector.
-        take = None  # type: ignore[assignment]
+        take = None  # type: ignore[assignment]  # it is not called again
 
 
 def decode(data: "Bytes", router: "Any" = None) -> "Any":
@@ -515,7 +592,18 @@ class Message:
     :param bytes data: encoded value, or raw bytes where `enc` is ENC_BIN
     """
 
-    dst_id = src_id = auth_id = handle = None  # type: int  # type: ignore[assignment]
+    if MYPY:
+        # What aliases.py adds; likewise below.
+        ENC_MGC: int
+        ENCS: Tuple[int, ...]
+        HEADER_FMT: str
+        HEADER_LEN: int
+        HEADER_MAGIC: int
+
+        def pack(self) -> bytes: ...
+        def unpickle_iter(self, throw: bool = True, throw_dead: bool = True) -> Iterator[Any]: ...
+
+    dst_id = src_id = auth_id = handle = None  # type: int  # type: ignore[assignment]  # set later
     reply_to = number = flags = cost = 0
     data = b""
     router = receiver = None  # type: Any
@@ -1198,6 +1286,10 @@ class Router:
     :param Node node: who this context is
     """
 
+    if MYPY:
+
+        def register(self, context: "Context", stream: Any) -> None: ...
+
     context_class = None  # type: Any
     max_message_size = MAX_MESSAGE_SIZE
     unidirectional = False
@@ -1279,7 +1371,7 @@ class Router:
         :raises Error: there is a handler for that handle
         """
         if hasattr(policy, "context_id") or callable(respondent):
-            policy, respondent = respondent, policy  # type: ignore[assignment]
+            policy, respondent = respondent, policy  # type: ignore[assignment]  # old order
         if handle is None:
             handle = self.new_handle(persist)
         elif handle in self._handlers and not overwrite:
@@ -1687,9 +1779,9 @@ class Context:
     """
 
     #: `user@host:pid`-like name of the process, where known.
-    remote_name = None
+    remote_name = None  # type: Optional[str]
     #: The context that it was connected through, if any.
-    via = None
+    via = None  # type: Any
 
     def __init__(self, router: "Router", context_id: "int", name: "Optional[str]" = None) -> "None":
         self.router = router
@@ -1720,7 +1812,7 @@ class Context:
         ) -> "None": ...
         def submit(
             self, fn: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs"
-        ) -> "CallFuture[R]": ...
+        ) -> "Future[R]": ...
 
     def __getattr__(self, name: "str") -> "Any":
         # What a context can do for one that calls is in parent.py; it is imported at first use.
@@ -1746,6 +1838,11 @@ class Sender:
     :param Context context: where the mailbox is
     :param int dst_handle: which one
     """
+
+    if MYPY:
+        explicit_close_msg: str
+
+        def put(self, data: Any) -> None: ...
 
     def __init__(self, context: "Context", dst_handle: "int") -> "None":
         self.context = context
@@ -1798,6 +1895,11 @@ class Importer:
 
     :param Router router: asks the parent through it
     """
+
+    if MYPY:
+
+        def find_module(self, fullname: str, path: Any = None) -> Any: ...
+        def load_module(self, fullname: str) -> Any: ...
 
     def __init__(self, router: "Router", own: "Iterable[str]" = ()) -> "None":
         self.router = router
@@ -1965,13 +2067,17 @@ class ChildRouter(Router):
 
 
 def takes_econtext(func: "Callable[..., R]") -> "Callable[..., R]":
-    """Have `func` called with `econtext=` (an ExternalContext) when it is called from afar."""
+    """
+    Have `func` called with `econtext=` (an ExternalContext) when it is called from afar.
+
+    Its callers do not pass that, which types cannot say: to a type checker they may pass anything.
+    """
     func.mitogen_takes_econtext = True  # type: ignore[attr-defined]
     return func
 
 
 def takes_router(func: "Callable[..., R]") -> "Callable[..., R]":
-    """Have `func` called with `router=` when it is called from afar."""
+    """Have `func` called with `router=` when it is called from afar; see takes_econtext()."""
     func.mitogen_takes_router = True  # type: ignore[attr-defined]
     return func
 
@@ -2216,13 +2322,13 @@ class ExternalContext:
 def end_process(status: "int") -> "NoReturn":
     """End at once, with the programs that calls have started."""
     if os.getpgrp() == os.getpid():
-        # Of this thread only, which need not be the main one: should it reach another, that will do.
+        # Of this thread only, which need not be the main one: another may well be ended by it.
         _signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGTERM])
         os.kill(0, _signal.SIGTERM)
     os._exit(status)
 
 
-class _Module(type(sys)):  # type: ignore[misc]
+class _Module(type(sys)):  # type: ignore[misc]  # types.ModuleType, without that import
     """Finds what only some programs need, and old names, in mailbox.py and aliases.py."""
 
     def __getattr__(self, name: "str") -> "Any":

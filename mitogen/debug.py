@@ -232,8 +232,9 @@ class ContextDebugger:
         """Return the same of every context: name to text, or to the error's."""
         found: Dict[str, str] = {}
         for context in _contexts_of(self.router):
+            name = str(context.name)
             try:
-                found[context.name] = self.snapshot(context, timeout)
+                found[name] = self.snapshot(context, timeout)
             except core.Error as e:
-                found[context.name] = "%s: %s" % (type(e).__name__, e)
+                found[name] = "%s: %s" % (type(e).__name__, e)
         return found

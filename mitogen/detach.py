@@ -70,7 +70,7 @@ def _cut_when_sent(econtext: "core.ExternalContext", first_id: "int", done: "Any
 
 
 def _cut(econtext: "core.ExternalContext", first_id: "int") -> None:
-    router = econtext.router
+    router: Any = econtext.router
     router.branch.ids = parent.IdAllocator(router, first_id)
     router.importer.request = _refuse_imports(router)
     router.send_log = lambda fields: None

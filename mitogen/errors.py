@@ -43,7 +43,7 @@ def restore_call_error(fields: "Any", router: "Any" = None) -> "CallError":
     type_name, message, traceback, text = (None if f is None else "%s" % (f,) for f in fields)
     cls = _error_type(type_name)
     try:
-        error = cls.__new__(cls, text)
+        error: "CallError" = cls.__new__(cls, text)
     except TypeError:
         # A type that wants more than a text: MemoryError, ExceptionGroup.
         error = CallError.__new__(CallError, text)

@@ -189,7 +189,7 @@ def _record_of(msg: "Message") -> "Record":
     return msg.data if msg.flags & RAW else msg.unpickle()
 
 
-@takes_router  # type: ignore[untyped-decorator]
+@takes_router
 def _store(
     path: "bytes",
     options: "Dict[str, Any]",
@@ -323,11 +323,9 @@ def _put(
                     break
                 outlet.record(record)
         except ChannelError:
-            # The far half has given up: it says why.
+            # The far half has ended, and says why.
             if call._is_late():
                 raise
-            call.get().unpickle()
-            raise
     call.get().unpickle()
 
 

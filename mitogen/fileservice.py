@@ -101,7 +101,6 @@ class FileService(Service):
         self._prefixes: "Set[str]" = set()
         #: Context id to [threads, what waits for one].
         self._transfers: "Dict[int, List[Any]]" = {}
-        self._closed = False
 
     @expose(policy=AllowParents())
     @arg_spec({"path": _PATH})
@@ -170,7 +169,8 @@ class FileService(Service):
             if entry[0] >= MAX_TRANSFERS:
                 if len(entry[1]) >= MAX_WAITING:
                     raise Error("%d file transfers to this context wait already" % MAX_WAITING)
-                return entry[1].append(transfer)
+                entry[1].append(transfer)
+                return
             entry[0] += 1
         try:
             _thread.start_new_thread(self._run, (context_id, transfer))
@@ -182,8 +182,9 @@ class FileService(Service):
         """Return what waits for a thread of this context's; None if that ends."""
         with self._lock:
             entry = self._transfers[context_id]
-            if entry[1] and not self._closed:
-                return entry[1].pop(0)
+            waiting: "List[Transfer]" = entry[1]
+            if waiting:
+                return waiting.pop(0)
             entry[0] -= 1
             if not entry[0]:
                 del self._transfers[context_id]
@@ -227,7 +228,13 @@ class FileService(Service):
         """
 
     def on_shutdown(self) -> "None":
-        self._closed = True
+        with self._lock:
+            given_up = [each for entry in self._transfers.values() for each in entry[1]]
+            for entry in self._transfers.values():
+                entry[1].clear()
+        for _, sender, _ in given_up:
+            # Those that are under way go on; whoever waits for one of these would wait for ever.
+            pieces.Outlet(sender).abort()
 
     @classmethod
     def get(cls, context: "Any", path: "Any", out_fp: "Any") -> "Tuple[bool, Metadata]":
@@ -251,7 +258,7 @@ class FileService(Service):
             arguments = {"path": path, "sender": receiver.to_sender()}
             metadata = ask(context, cls, "fetch", arguments)
             try:
-                pieces.receive_pieces(receiver, out_fp.write)
+                pieces.receive_pieces(receiver, out_fp.write, pieces.is_relayed(context))
             except (pieces.Error, core.ChannelError, CallError) as error:
                 router.log(ERROR, "%s from context %d: %s", path, context.context_id, error)
                 return False, metadata

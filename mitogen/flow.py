@@ -99,7 +99,7 @@ def wait(router: "Router", ticket: "Optional[Ticket]", stream: "Stream") -> "Non
             break
         # Where bytes are under way, the link's keepalive ends this.
         under_way = ticket is None or (ticket.msg.dst_id, ticket.msg.number) in router._longs
-        if not under_way and _wait_for_credit(router, ticket, lock):
+        if ticket and not under_way and _wait_for_credit(router, ticket, lock):
             break
     if ticket and ticket.error:
         raise core.ChannelError("%s", ticket.error)

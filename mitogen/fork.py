@@ -20,7 +20,8 @@ MYPY = False
 if MYPY:
     from typing import Any, Callable, NoReturn, Optional
 
-    from mitogen.core import ExternalContext, Router
+    from mitogen.core import ExternalContext
+    from mitogen.parent import Router
 
 
 __all__ = ["FORK_SUPPORTED", "Connection", "Error", "Options", "Process"]
@@ -77,7 +78,7 @@ class Process:
                     self._note(status)
         return self.status
 
-    def wait(self) -> "int":
+    def wait(self) -> "Any":
         """Return the exit status, once there is one."""
         if self.status is None:
             try:
@@ -120,8 +121,9 @@ class Connection(connect.Connection):
         finally:
             corker.uncork()
         os.close(theirs)
-        self.process = spawn.Process(Process(pid), ours)
-        return self.process
+        process = spawn.Process(Process(pid), ours)
+        self.process = process
+        return process
 
 
 def _become_child(conn: "Connection", fd: "int") -> "NoReturn":

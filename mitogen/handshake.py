@@ -135,7 +135,8 @@ def remote_command(python_path: "PythonPath", remote_name: "str") -> "List[str]"
         return ["exec", "sh", "-c", quote(_SEARCH), quote(first_stage()), quote(remote_name)]
     if isinstance(python_path, (str, bytes)):
         python_path = [python_path]
-    return [quote(str(arg)) for arg in python_path] + [
+    words: "Any" = python_path
+    return [quote(str(arg)) for arg in words] + [
         "-c",
         quote(first_stage()),
         quote(remote_name),

@@ -27,12 +27,14 @@ _IMPORT_NAME = opcode.opmap["IMPORT_NAME"]
 _LOAD_CONST = opcode.opmap["LOAD_CONST"]
 _LOAD_SMALL_INT = opcode.opmap.get("LOAD_SMALL_INT")  # 3.14 and later; its argument is the number.
 _EXTENDED_ARG = opcode.opmap["EXTENDED_ARG"]
+# A variable, as type checkers look at one branch only where it is the real thing.
+_VERSION: tuple[int, ...] = sys.version_info[:2]
 _GUARDS = frozenset(["MYPY", "TYPE_CHECKING"])
 #: What loads a name, with what to shift its argument by for the name's number.
 _LOADS = {
     opcode.opmap["LOAD_NAME"]: 0,
-    opcode.opmap["LOAD_GLOBAL"]: int(sys.version_info >= (3, 11)),
-    opcode.opmap["LOAD_ATTR"]: int(sys.version_info >= (3, 12)),
+    opcode.opmap["LOAD_GLOBAL"]: int(_VERSION >= (3, 11)),
+    opcode.opmap["LOAD_ATTR"]: int(_VERSION >= (3, 12)),
 }
 #: What may stand between such a load and the jump: a cache, and the making of a bool.
 _BETWEEN = {0, opcode.opmap.get("TO_BOOL")}
@@ -77,9 +79,9 @@ def codeobj_imports(co: CodeType) -> Iterator[tuple[int, str, tuple[str, ...]]]:
 
 def _jump_target(number: int, arg: int) -> int:
     """Return the number of the instruction that _JUMP, the one of that *number*, goes to."""
-    if sys.version_info >= (3, 11):
+    if _VERSION >= (3, 11):
         return number + 1 + arg
-    return arg if sys.version_info >= (3, 10) else arg // 2
+    return arg if _VERSION >= (3, 10) else arg // 2
 
 
 def all_imports(co: CodeType) -> Iterator[tuple[int, str, tuple[str, ...], bool]]:

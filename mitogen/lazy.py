@@ -33,9 +33,9 @@ def find_elsewhere(
     if not isinstance(places, str):
         where = {name: place for place, names in places.items() for name in names.split()}
 
-    class Module(type(sys)):  # type: ignore[misc]
+    class Module(type(sys)):  # type: ignore[misc]  # as in core.py
         def __getattr__(self, name: "str") -> "Any":
-            place = where.get(name) if where else places
+            place: Any = where.get(name) if where else places
             # Private names are asked for by the import system, all the time.
             if place and name[0] != "_":
                 found = import_module(place)

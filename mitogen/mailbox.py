@@ -22,9 +22,11 @@ from mitogen.core import (
 
 MYPY = False
 if MYPY:
-    from typing import Any, Deque, Iterator, Optional
+    from typing import Any, Callable, Deque, Iterator, Optional
 
     from mitogen.core import Context, Lock, Message, Policy, Router
+
+    Notify = Callable[[Any], object]
 
 
 __all__ = ["Channel", "Latch", "LatchError", "Receiver"]
@@ -37,7 +39,7 @@ class LatchError(Error):
 class Latch:
     """A queue on which any number of threads may wait; `notify(latch)` is called at each put."""
 
-    notify = None  # type: Optional[Callable[[Any], object]]
+    notify = None  # type: Optional[Notify]
     closed = False
 
     def __init__(self) -> "None":
@@ -123,7 +125,7 @@ class Receiver:
     """
 
     #: Called with this Receiver whenever something arrives, on the broker thread.
-    notify = None  # type: Optional[Callable[[Any], object]]
+    notify = None  # type: Optional[Notify]
     raise_channelerror = True
     closed_msg = "the Receiver has been closed"
 

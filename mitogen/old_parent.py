@@ -423,10 +423,6 @@ class Reaper:
         seconds at most
     """
 
-    # For who looks for connections among what holds the broker.
-    connecting = None
-    closed = True
-
     def __init__(
         self, broker: "core.Broker", proc: "Process", kill: "bool", wait_on_shutdown: "bool"
     ) -> "None":

@@ -15,34 +15,78 @@ import sys
 import mitogen
 import mitogen.flow
 from mitogen import core
-from mitogen.branch import (  # noqa: F401
-    ADD_ROUTE,
-    ALLOCATE_ID,
-    AWAIT_END,
-    BLOCK_SIZE,
-    DETACHING,
-    FORWARD_MODULE,
-    GET_RESOURCE,
-    LOAD_RESOURCE,
-    Branch,
-    ChildIds,
-    IdAllocator,
-    RelayedModules,
-    defer_sync,
-    shutdown_now,
+from mitogen.branch import (
+    ADD_ROUTE as ADD_ROUTE,
+)
+from mitogen.branch import (
+    ALLOCATE_ID as ALLOCATE_ID,
+)
+from mitogen.branch import (
+    AWAIT_END as AWAIT_END,
+)
+from mitogen.branch import (
+    BLOCK_SIZE as BLOCK_SIZE,
+)
+from mitogen.branch import (
+    DETACHING as DETACHING,
+)
+from mitogen.branch import (
+    FORWARD_MODULE as FORWARD_MODULE,
+)
+from mitogen.branch import (
+    GET_RESOURCE as GET_RESOURCE,
+)
+from mitogen.branch import (
+    LOAD_RESOURCE as LOAD_RESOURCE,
+)
+from mitogen.branch import (
+    Branch as Branch,
+)
+from mitogen.branch import (
+    ChildIds as ChildIds,
+)
+from mitogen.branch import (
+    IdAllocator as IdAllocator,
+)
+from mitogen.branch import (
+    RelayedModules as RelayedModules,
+)
+from mitogen.branch import (
+    defer_sync as defer_sync,
+)
+from mitogen.branch import (
+    shutdown_now as shutdown_now,
 )
 from mitogen.calls import CallChain
-from mitogen.connect import (  # noqa: F401
-    Attempt,
-    CancelledError,
-    ChildStream,
-    Connecting,
-    Connection,
-    LocalOptions,
-    Logins,
-    Options,
-    get_default_remote_name,
-    get_sys_executable,
+from mitogen.connect import (
+    Attempt as Attempt,
+)
+from mitogen.connect import (
+    CancelledError as CancelledError,
+)
+from mitogen.connect import (
+    ChildStream as ChildStream,
+)
+from mitogen.connect import (
+    Connecting as Connecting,
+)
+from mitogen.connect import (
+    Connection as Connection,
+)
+from mitogen.connect import (
+    LocalOptions as LocalOptions,
+)
+from mitogen.connect import (
+    Logins as Logins,
+)
+from mitogen.connect import (
+    Options as Options,
+)
+from mitogen.connect import (
+    get_default_remote_name as get_default_remote_name,
+)
+from mitogen.connect import (
+    get_sys_executable as get_sys_executable,
 )
 from mitogen.core import (
     CALL_SERVICE,
@@ -57,6 +101,53 @@ from mitogen.core import (
 from mitogen.handshake import EofError
 from mitogen.lazy import find_elsewhere
 from mitogen.mailbox import Latch, Receiver
+
+MYPY = False
+if MYPY:
+    from concurrent.futures import Future
+    from typing import (
+        Any,
+        Callable,
+        Dict,
+        Iterable,
+        Iterator,
+        List,
+        Optional,
+        Set,
+        Tuple,
+        Type,
+        Union,
+        overload,
+    )
+
+    from typing_extensions import Literal
+
+    from mitogen.core import ExternalContext, P, R, Stream
+    from mitogen.many import Result
+
+    # What find_elsewhere() finds.
+    from mitogen.old_parent import *  # noqa: F403
+    from mitogen.signatures import Methods
+
+    Path = Union[str, "os.PathLike[str]"]
+
+    # Its connection methods are made at the end of this module.
+    class _Base(core.Router, Methods["Context", "Context"]):
+        branch: Branch
+        econtext: Any
+        importer: Any
+        log_level: int
+
+        def context_by_id(
+            self,
+            context_id: "int",
+            via_id: "Optional[int]" = None,
+            create: "bool" = True,
+            name: "Optional[str]" = None,
+        ) -> "Any": ...
+else:
+    _Base = core.Router
+
 
 __all__ = [
     "Branch",
@@ -98,7 +189,7 @@ METHODS = {
 }
 
 
-def get_connection_class(name):
+def get_connection_class(name: "str") -> "Type[Connection]":
     """
     Return the Connection class of a connection method.
 
@@ -109,7 +200,8 @@ def get_connection_class(name):
         raise ValueError(
             "no connection method %r; there are: %s" % (name, ", ".join(sorted(METHODS)))
         )
-    return core.import_module(METHODS[name]).Connection
+    found: "Type[Connection]" = core.import_module(METHODS[name]).Connection
+    return found
 
 
 class Context(core.Context):
@@ -117,35 +209,39 @@ class Context(core.Context):
 
     call_chain_class = CallChain
 
+    if MYPY:
+        # Or every misspelt name would be accepted, as in core.Context.
+        __getattr__: "Any"
+
     @property
-    def default_call_chain(self):
+    def default_call_chain(self) -> "CallChain":
         """The CallChain that call() and its like use."""
         chain = self.__dict__.get("_chain")
         if chain is None:
             chain = self.__dict__["_chain"] = Context.call_chain_class(self)
         return chain
 
-    def call(self, fn, *args, **kwargs):
+    def call(self, fn: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs") -> "R":
         """Call a function there and return its result: see CallChain.call()."""
         # From here on found on the instance: two calls less on the way of each.
-        self.__dict__["call"] = call = Context.default_call_chain.fget(self).call
+        self.__dict__["call"] = call = _chain_of(self).call
         return call(fn, *args, **kwargs)
 
-    def call_async(self, fn, *args, **kwargs):
+    def call_async(self, fn: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs") -> "Receiver":
         """Call a function there; return a Receiver for its result."""
-        return Context.default_call_chain.fget(self).call_async(fn, *args, **kwargs)
+        return _chain_of(self).call_async(fn, *args, **kwargs)
 
-    def call_no_reply(self, fn, *args, **kwargs):
+    def call_no_reply(self, fn: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs") -> "None":
         """Call a function there and go on; an error is logged."""
-        Context.default_call_chain.fget(self).call_no_reply(fn, *args, **kwargs)
+        _chain_of(self).call_no_reply(fn, *args, **kwargs)
 
-    def submit(self, fn, *args, **kwargs):
+    def submit(self, fn: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs") -> "Future[R]":
         """Call a function there; return a concurrent.futures.Future: see futures.CallFuture."""
         from mitogen import futures
 
-        return futures.submit(Context.default_call_chain.fget(self), fn, args, kwargs)
+        return futures.submit(_chain_of(self), fn, args, kwargs)
 
-    def send_async(self, msg, persist=False):
+    def send_async(self, msg: "Message", persist: "bool" = False) -> "Receiver":
         """Send `msg` there; return a Receiver for the answer."""
         receiver = Receiver(self.router, persist=persist, respondent=self)
         msg.reply_to = receiver.handle
@@ -153,7 +249,7 @@ class Context(core.Context):
         self.send(msg)
         return receiver
 
-    def send_await(self, msg, deadline=None):
+    def send_await(self, msg: "Message", deadline: "Optional[float]" = None) -> "Any":
         """Send `msg` there; return the answer's value, waiting `deadline` seconds at most."""
         receiver = self.send_async(msg)
         try:
@@ -161,34 +257,43 @@ class Context(core.Context):
         finally:
             receiver.close()
 
-    def call_service_async(self, service_name, method_name, **kwargs):
+    def call_service_async(
+        self, service_name: "Any", method_name: "str", **kwargs: "Any"
+    ) -> "Receiver":
         """Call a method of a service there; return a Receiver for its result."""
         if not isinstance(service_name, str):
             service_name = service_name.name()
         msg = Message.pickled((service_name, method_name, Kwargs(kwargs)), handle=CALL_SERVICE)
         return self.send_async(msg)
 
-    def call_service(self, service_name, method_name, **kwargs):
+    def call_service(self, service_name: "Any", method_name: "str", **kwargs: "Any") -> "Any":
         """Call a method of a service there; return its result."""
         return self.call_service_async(service_name, method_name, **kwargs).get().unpickle()
 
-    def put(self, path, remote_path, *args, **kwargs):
+    def put(self, path: "Path", remote_path: "Path", *args: "Any", **kwargs: "Any") -> "None":
         """Send a file or a tree there: see mitogen.files.put()."""
         from mitogen import files
 
         files.put(self, path, remote_path, *args, **kwargs)
 
-    def get(self, remote_path, path, *args, **kwargs):
+    def get(self, remote_path: "Path", path: "Path", *args: "Any", **kwargs: "Any") -> "None":
         """Fetch a file or a tree from there: see mitogen.files.get()."""
         from mitogen import files
 
         files.get(self, remote_path, path, *args, **kwargs)
 
-    def on_disconnect(self):
+    def on_disconnect(self) -> "None":
         """Tell those that listen for `disconnect`."""
         core.fire(self, "disconnect")
 
-    def shutdown(self, wait=False):
+    if MYPY:
+
+        @overload
+        def shutdown(self, wait: "Literal[False]" = False) -> "Latch": ...
+        @overload
+        def shutdown(self, wait: "Literal[True]") -> "None": ...
+
+    def shutdown(self, wait: "bool" = False) -> "Any":
         """
         End the context.
 
@@ -209,10 +314,14 @@ class Context(core.Context):
 
 
 core.ENCODERS[Context] = core.ENCODERS[core.Context]
+#: Returns what `default_call_chain` is, for a Context of core.py too.
+_chain_of: "Callable[[core.Context], CallChain]" = (
+    Context.default_call_chain.fget  # type: ignore[attr-defined]  # a property, seen as a function
+)
 
 
-def _when_gone(router, context, latch):
-    def put():
+def _when_gone(router: "Any", context: "Context", latch: "Latch") -> "None":
+    def put() -> "None":
         if not latch.size():
             latch.put(None)
 
@@ -231,7 +340,7 @@ def _when_gone(router, context, latch):
         listen(context, "disconnect", put)
 
 
-class Router(core.Router):
+class Router(_Base):
     """The facade over a router that has a Branch; its functions serve a child's router too."""
 
     context_class = Context
@@ -239,11 +348,11 @@ class Router(core.Router):
     profiling = False
     unidirectional = False
 
-    def push_modules(self, context, fn):
+    def push_modules(self, context: "core.Context", fn: "Any") -> "None":
         """Any thread: send `fn`'s module and what that imports, as far as it has not gone there."""
         self.branch.modules.push(context, [fn.__module__])
 
-    def preamble_for(self, connecting):
+    def preamble_for(self, connecting: "Any") -> "bytes":
         """Return all that a child is sent before frames: bytes."""
         conn = connecting.conn
         options = conn.options
@@ -273,19 +382,26 @@ class Router(core.Router):
         }
         return self.branch.preamble(core.encode(config))
 
-    def log_config(self):
+    def log_config(self) -> "Tuple[int, List[Any]]":
         """Return (level of mitogen's own records, [[logger, level]]) for a child."""
         return self.log_level, self.econtext.config["log_levels"]
 
-    def myself(self):
+    def myself(self) -> "Context":
         """Return the Context that stands for this process."""
-        return self.context_by_id(self.context_id, name="self")
+        me: "Context" = self.context_by_id(self.context_id, name="self")
+        return me
 
-    def allocate_id(self):
+    def allocate_id(self) -> "int":
         """Return a new context id."""
-        return self.branch.ids.allocate()
+        return int(self.branch.ids.allocate())
 
-    def connect(self, method_name, name=None, via=None, **kwargs):
+    def connect(
+        self,
+        method_name: "str",
+        name: "Optional[str]" = None,
+        via: "Optional[Context]" = None,
+        **kwargs: "Any",
+    ) -> "Context":
         """
         Start a child and return its Context.
 
@@ -297,7 +413,13 @@ class Router(core.Router):
         """
         return self.connecting(method_name, name, via, **kwargs).run()
 
-    def connecting(self, method_name, name=None, via=None, **kwargs):
+    def connecting(
+        self,
+        method_name: "str",
+        name: "Optional[str]" = None,
+        via: "Optional[Context]" = None,
+        **kwargs: "Any",
+    ) -> "Attempt":
         """Return what will do as connect() does when it is started: see connect.Connecting."""
         klass = get_connection_class(method_name)
         if via is not None:
@@ -307,23 +429,29 @@ class Router(core.Router):
         conn = klass(klass.options_class(name=name, **kwargs), self)
         return Connecting(self, conn, self.allocate_id())
 
-    def proxy_connect(self, via_context, method_name, name=None, **kwargs):
+    def proxy_connect(
+        self,
+        via_context: "Context",
+        method_name: "str",
+        name: "Optional[str]" = None,
+        **kwargs: "Any",
+    ) -> "Context":
         """Have `via_context` start a child of its own; return its Context."""
         return self.connect(method_name, name, via_context, **kwargs)
 
-    def connect_many(self, specs, limit=100):
+    def connect_many(self, specs: "Iterable[Any]", limit: "int" = 100) -> "Iterator[Result]":
         """Connect to many at once: see many.connect_many()."""
         from mitogen import many
 
         return many.connect_many(self, specs, limit)
 
-    def from_spec(self, text, **kwargs):
+    def from_spec(self, text: "str", **kwargs: "Any") -> "Context":
         """Connect hop by hop, as a text such as "ssh:host/sudo:root" says: see specs.connect()."""
         from mitogen import specs
 
         return specs.connect(self, text, **kwargs)
 
-    def disconnect(self, context):
+    def disconnect(self, context: "core.Context") -> "None":
         """Close the stream to a child of this context; a context further down is told to end."""
         stream = self._stream_by_id.get(context.context_id)
         if stream and stream.remote_id == context.context_id:
@@ -331,9 +459,9 @@ class Router(core.Router):
         elif stream:
             self.route(shutdown_now(context.context_id), False)
 
-    def kill(self, context):
+    def kill(self, context: "core.Context") -> "None":
         """Kill a child of this context; a context further down ends itself, whatever runs there."""
-        stream = self._stream_by_id.get(context.context_id)
+        stream: "Any" = self._stream_by_id.get(context.context_id)
         if stream and stream.remote_id == context.context_id:
             stream.kill()
         self.disconnect(context)
@@ -341,26 +469,26 @@ class Router(core.Router):
     def upgrade(self, importer: "Any" = None, parent: "Any" = None) -> "None":
         """Do nothing (kept for old programs): a router is upgraded when it first connects."""
 
-    def get_streams(self):
+    def get_streams(self) -> "Set[ChildStream]":
         """Return the streams to the children."""
         return set(self.branch.streams)
 
-    def stream_by_id(self, dst_id):
+    def stream_by_id(self, dst_id: "int") -> "Optional[Stream]":
         """Return the stream that leads to a context, or None."""
         return self.routes.get(dst_id)
 
-    def _async_route(self, msg, in_stream=None):
+    def _async_route(self, msg: "Message", in_stream: "Optional[Stream]" = None) -> "None":
         # Old programs call this on the broker thread.
         if in_stream:
             self.on_frame(msg, in_stream)
         else:
             self.route(msg, False)
 
-    def add_route(self, target_id, stream):
+    def add_route(self, target_id: "int", stream: "Stream") -> "None":
         """Broker thread: record that `stream` leads to a context."""
         self._stream_by_id[target_id] = stream
 
-    def del_route(self, target_id):
+    def del_route(self, target_id: "int") -> "None":
         """Broker thread: forget a context."""
         stream = self._stream_by_id.pop(target_id, None)
         if stream:
@@ -379,7 +507,14 @@ class ProxyConnecting(Attempt):
     :param dict kwargs: its options
     """
 
-    def __init__(self, router, klass, via, method_name, kwargs):
+    def __init__(
+        self,
+        router: "Router",
+        klass: "Type[Connection]",
+        via: "Context",
+        method_name: "str",
+        kwargs: "Dict[str, Any]",
+    ) -> "None":
         self.kwargs = {
             k: os.fspath(v) if hasattr(v, "__fspath__") else v for k, v in kwargs.items()
         }
@@ -393,7 +528,7 @@ class ProxyConnecting(Attempt):
         #: For many at once: have them made beside each other there.
         self.chain = CallChain(via)
 
-    def _start(self):
+    def _start(self) -> "None":
         router = self.router
         target = self.via.context_id
         self.context_id = first = router.allocate_id()
@@ -401,33 +536,33 @@ class ProxyConnecting(Attempt):
         defer_sync(router.broker, lambda: router.branch.grant(target, first, first + 1))
         router.branch.modules.push(self.via, ["mitogen.parent", METHODS[self.method_name]])
 
-    def _begin(self):
+    def _begin(self) -> "None":
         args = (self.context_id, self.method_name, Kwargs(self.kwargs))
         self.handle = self.chain.start(self._on_answer, _proxy_connect, args, {})
 
-    def _on_answer(self, msg):
+    def _on_answer(self, msg: "Message") -> "None":
         if self.given_up:
             self.router.route(shutdown_now(self.context_id), False)
         self._settle(msg)
 
-    def _finish(self, msg):
+    def _finish(self, msg: "Message") -> "Context":
         try:
             name = msg.unpickle()
         except CallError as e:
             raise _local_error(e) from e
-        context = self.router.context_by_id(self.context_id)
+        context: "Context" = self.router.context_by_id(self.context_id)
         context.name = "%s.%s" % (self.via.name, name)
         context.via = self.via
         return context
 
-    def give_up(self):
+    def give_up(self) -> "None":
         """Any thread: nobody will have the context."""
         self.given_up = True
         self.chain.cancel(self.handle)
 
 
-def _connection_method(name):
-    def method(self, **kwargs):
+def _connection_method(name: "str") -> "Callable[..., Context]":
+    def method(self: "Router", **kwargs: "Any") -> "Context":
         return self.connect(name, **kwargs)
 
     method.__name__ = name
@@ -440,7 +575,7 @@ for _name in METHODS:
     setattr(Router, _name, _connection_method(_name))
 
 
-def _local_error(error):
+def _local_error(error: "CallError") -> "BaseException":
     """Return the exception that `error` was where it was raised, if it was one of ours."""
     module, _, name = (error.type_name or "").rpartition(".")
     if module.partition(".")[0] == "mitogen":
@@ -454,18 +589,20 @@ def _local_error(error):
 
 
 @takes_router
-def _proxy_connect(context_id, method_name, kwargs, router=None):
+def _proxy_connect(
+    context_id: "int", method_name: "str", kwargs: "Dict[str, Any]", router: "Any" = None
+) -> "str":
     upgrade(router)
     klass = get_connection_class(method_name)
     conn = klass(klass.options_class(**kwargs), router)
-    return Connecting(router, conn, context_id).run().name
+    return str(Connecting(router, conn, context_id).run().name)
 
 
 #: Held by the thread that upgrades a router.
 _upgrading = _thread.allocate_lock()
 
 
-def upgrade(router):
+def upgrade(router: "Any") -> "None":
     """Any thread: give a child's router what it needs to have children of its own; once."""
     with _upgrading:
         if "branch" not in router.__dict__:
@@ -476,6 +613,6 @@ def upgrade(router):
 
 
 @core.takes_econtext
-def upgrade_router(econtext):
+def upgrade_router(econtext: "ExternalContext") -> "None":
     """Have `econtext.router` able to connect to others (it is, at first use, anyway)."""
     upgrade(econtext.router)

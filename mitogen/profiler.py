@@ -46,7 +46,7 @@ def _figures(profile: "Any") -> "Dict[Any, Any]":
     return found
 
 
-@core.takes_econtext  # type: ignore[untyped-decorator,unused-ignore]
+@core.takes_econtext
 def start_here(sender: "core.Sender", econtext: "Any" = None) -> "None":
     """
     In a child: profile the main thread from now on; send the figures when the context ends.

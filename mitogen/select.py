@@ -9,10 +9,11 @@ from mitogen.mailbox import Latch, LatchError
 
 MYPY = False
 if MYPY:
-    from typing import Any, Iterable, Iterator, List, Optional, Union
+    from typing import Any, Callable, Iterable, Iterator, List, Optional, Union
 
     from mitogen.mailbox import Receiver
 
+    Notify = Callable[[Any], object]
     Source = Union[Receiver, Latch, "Select"]
 
 
@@ -45,7 +46,7 @@ class Select:
     :param bool oneshot: take each out after its first message
     """
 
-    notify = None  # type: Optional[Callable[[Any], object]]
+    notify = None  # type: Optional[Notify]
     owned_msg = "Cannot add: Receiver is already owned by another Select"
     loop_msg = "Adding this Select instance would create a Select cycle"
     not_present_msg = "Instance is not a member of this Select"
@@ -146,6 +147,7 @@ class Select:
 
         :param float timeout: seconds to wait; None for ever
         :raises TimeoutError: nothing came in time
+        :raises ChannelError: what came is the end of a receiver's sender; the others go on
         :raises Error: there is nothing to wait on, or close() was called
         """
         return self.get_event(timeout, block).data
@@ -168,17 +170,16 @@ class Select:
     def _take(self, source: "Any") -> "Optional[Event]":
         if source not in self._receivers:
             return None
+        delivered = True
         try:
             if isinstance(source, Select):
-                event = source.get_event(block=False)
-            elif isinstance(source, Latch):
-                event = Event(source, source.get(block=False))
-            else:
-                event = Event(source, source.get(block=False, throw_dead=False))
-        except (core.TimeoutError, core.ChannelError, LatchError, Error):
+                return source.get_event(block=False)
+            return Event(source, source.get(block=False))
+        except (core.TimeoutError, LatchError, Error):
+            # It was announced twice, or somebody else was quicker.
+            delivered = False
             return None
-        if self._oneshot and not isinstance(source, Select):
-            self.remove(source)
-        elif isinstance(source, Select) and self._oneshot and not source:
-            self.remove(source)
-        return event
+        finally:
+            # After a dead message too, which is raised as ChannelError.
+            if delivered and self._oneshot and not (isinstance(source, Select) and source):
+                self.remove(source)

@@ -230,9 +230,14 @@ class Pool:
         self._receiver = _CallReceiver(self, True)
 
     def adopt(self, messages: "List[Message]") -> "None":
-        """Serve calls that have arrived elsewhere; the list is emptied."""
+        """Broker thread: serve calls that have arrived elsewhere; the list is emptied."""
         while messages:
             self._enqueue(messages.pop(0))
+        receiver = self._receiver
+        if not self.closed and isinstance(receiver, _CallReceiver) and _is_stub(self.router):
+            # What keeps calls until there is a pool came after this one.
+            add = self.router.add_handler
+            add(receiver._on_receive, CALL_SERVICE, overwrite=True, consumer=True)
 
     def _listen_to(self, recv: "Any") -> "None":
         recv.notify = lambda _: self._put(lambda: self._take(recv))

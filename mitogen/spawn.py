@@ -20,7 +20,7 @@ from mitogen.core import StreamError
 
 MYPY = False
 if MYPY:
-    from typing import Any, Callable, Mapping, Optional, Sequence, Tuple, Union
+    from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple, Union
 
     from mitogen.core import Broker
 
@@ -182,17 +182,17 @@ def start(
 
     ours = []
     theirs = []
-    argv = [os.fspath(arg) for arg in argv]
+    words: "List[Any]" = [os.fspath(arg) for arg in argv]
     try:
         if tty or stdio == "tty":
             # A shell starts it then, whose error would be the child's.
-            check_program(argv[0])
-        master = slave = err_r = err_w = None
+            check_program(words[0])
+        master = slave = err_r = err_w = None  # type: Any
         if stdio == "tty" or tty:
             master, path, slave = open_pty()
             ours.append(master)
             ours.append(slave)
-            argv = ["/bin/sh", "-c", _ON_TTY if stdio == "tty" else _TAKE_TTY, path] + argv
+            words = ["/bin/sh", "-c", _ON_TTY if stdio == "tty" else _TAKE_TTY, path] + words
         if err:
             err_r, err_w = os.pipe()
             ours.append(err_r)
@@ -206,7 +206,7 @@ def start(
             stdout = stdin
             ours.append(pipe)
         proc = subprocess.Popen(
-            argv,
+            words,
             stdin=stdin,
             stdout=stdout,
             stderr=err_w if err else subprocess.STDOUT,
@@ -217,7 +217,7 @@ def start(
         for fd in ours:
             os.close(fd)
         raise StreamError(
-            "cannot start %s: %s; is it installed, and the path right?", argv[0], e
+            "cannot start %s: %s; is it installed, and the path right?", words[0], e
         ) from e
     finally:
         for fd in theirs:

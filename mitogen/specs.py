@@ -256,7 +256,7 @@ def connect(router: "parent.Router", text: "str", **kwargs: "Any") -> "parent.Co
             if isinstance(e, (core.StreamError, core.TimeoutError)):
                 raise type(e)("hop %d, %s: %s", len(made) + 1, method, e) from e
         raise
-    return via
+    return made[-1]
 
 
 def _end(router: "parent.Router", context: "parent.Context") -> "None":

@@ -14,7 +14,7 @@ MYPY = False
 if MYPY:
     from typing import Any, Dict, Hashable, Iterable, Iterator, List, Optional, Sequence, Union
 
-    from mitogen.core import Router
+    from mitogen.parent import Router
 
     Path = Union[str, "os.PathLike[str]"]
 

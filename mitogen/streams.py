@@ -443,10 +443,6 @@ def _log(logger: "str", level: "int", fmt: "str", *args: "Any") -> "None":
 class _Watched:
     """The sides that a broker watches: descriptor to [side to read from, side to write to]."""
 
-    # For who looks for connections among what holds the broker.
-    connecting = None
-    closed = True
-
     def __init__(self, broker: "Any") -> "None":
         self.broker = broker
         self.table: Dict[int, List[Optional[Side]]] = {}
@@ -512,7 +508,8 @@ def _watched(broker: "Any") -> "_Watched":
     found = broker.__dict__.get("_watched")
     if found is None:
         found = broker.__dict__["_watched"] = _Watched(broker)
-    return found
+    watched: _Watched = found
+    return watched
 
 
 def release(broker: "Any", stream: "Any") -> "None":
@@ -653,7 +650,8 @@ class _BrokerNames:
     @property
     def timers(self: "Any") -> "BrokerTimers":
         """The broker's TimerList."""
-        return self.__dict__.setdefault("_timer_list", BrokerTimers(self))
+        found: BrokerTimers = self.__dict__.setdefault("_timer_list", BrokerTimers(self))
+        return found
 
 
 class _OwnSide(Side):

@@ -16,7 +16,7 @@ MYPY = False
 if MYPY:
     from typing import Any, Dict, Iterable, List, NoReturn, Optional, Union
 
-    from mitogen.core import Router
+    from mitogen.parent import Router
 
     Path = Union[str, "os.PathLike[str]"]
 

@@ -4,9 +4,10 @@ Processes of this machine and account join the tree by a UNIX domain socket.
 The process that listens gives whoever connects an id, and its own authority: the joined process may
 call functions in every context that the listening one may, and start contexts of its own.
 
-On the socket, big-endian: from the one that joins `>L` its pid; back `>LLL` the id that it is given,
-the listener's id, the listener's pid; `>LL` a count and a length, as many `>L`, the ids of the
-listener's ancestors, nearest first, and as many bytes, the path of its main program. Frames follow.
+On the socket, big-endian: from the one that joins `>L` its pid; back `>LLL` the id that it is
+given, the listener's id, the listener's pid; `>LL` a count and a length, as many `>L`, the ids of
+the listener's ancestors, nearest first, and as many bytes, the path of its main program. Frames
+follow.
 
 Rules
     1. Both ends ask the kernel who the other is (SO_PEERCRED): another account is refused.
@@ -129,6 +130,7 @@ class JoinedStream(ChildStream):
 
     def __init__(self, router: "Any", remote_id: "int", fd: "int", name: "str") -> None:
         ChildStream.__init__(self, router, remote_id, fd)
+        self.router: Any = router
         self.name = name
         self.auth_id = router.context_id
         self.give(remote_id, remote_id + 1)
@@ -138,7 +140,8 @@ class JoinedStream(ChildStream):
     def _stamp(self, msg: "Any", stream: "Any") -> None:
         router = self.router
         if msg.src_id != self.remote_id or msg.auth_id != self.remote_id:
-            return router.on_frame(msg, stream)
+            router.on_frame(msg, stream)
+            return
         if router.routes.get(msg.src_id) is stream:
             msg.auth_id = self.auth_id
             router.accept(msg, stream)
@@ -240,7 +243,8 @@ class Listener:
                 raise Error("%s: too many connections at once", self.path)
         except (Error, OSError) as e:
             sock.close()
-            return self.router.log(core.ERROR, "unix: %s", e)
+            self.router.log(core.ERROR, "unix: %s", e)
+            return
         greeting = _Greeting(self, sock)
         self._greetings[sock.fileno()] = greeting
 

@@ -185,7 +185,7 @@ def _zone(zone: "Any") -> "List[Any]":
             % (type(zone),)
         )
     # The only way to tell a name that was given from one that was made up.
-    arguments = zone.__getinitargs__() + (None,)  # type: ignore[attr-defined]
+    arguments = zone.__getinitargs__() + (None,)  # type: ignore[attr-defined]  # not in typeshed
     return [arguments[0] // timedelta(microseconds=1), arguments[1]]
 
 
@@ -254,14 +254,15 @@ def find_encoder(value: "Any") -> "Encoder":
     :raises TypeError: the value cannot be sent; the text says what to do.
     """
     kind = type(value)
-    module, tag, convert = _TYPES.get(kind.__name__) or ("builtins", TAG_EXCEPTION, _from_exception)
+    exception: "Any" = ("builtins", TAG_EXCEPTION, _from_exception)
+    module, tag, convert = _TYPES.get(kind.__name__, exception)
     if getattr(sys.modules.get(module), kind.__name__, None) is not kind or (
         tag == TAG_EXCEPTION and not issubclass(kind, BaseException)
     ):
         raise TypeError("%r cannot be sent; %s" % (kind, _hint(kind)))
     if tag is None:
-        found: "Encoder" = convert(value)
-        return found
+        chosen: "Encoder" = convert(value)
+        return chosen
     core.ENCODERS[kind] = tag, convert
     return tag, convert
 
@@ -404,14 +405,16 @@ def _to_private_datetime(content: "Any", router: "Any") -> "datetime":
     from datetime import datetime
 
     *fields, fold, offset, name = content
-    return datetime(*fields, tzinfo=_to_zone(offset, name), fold=fold)
+    zone: "Dict[str, Any]" = {"tzinfo": _to_zone(offset, name), "fold": fold}
+    return datetime(*fields, **zone)
 
 
 def _to_time(content: "Any", router: "Any") -> "time":
     from datetime import time
 
     *fields, fold, offset, name = content
-    return time(*fields, tzinfo=_to_zone(offset, name), fold=fold)
+    zone: "Dict[str, Any]" = {"tzinfo": _to_zone(offset, name), "fold": fold}
+    return time(*fields, **zone)
 
 
 def _to_timedelta(content: "Any", router: "Any") -> "timedelta":
@@ -441,7 +444,7 @@ def _to_decimal(content: "Any", router: "Any") -> "Decimal":
     return _finite(Decimal("%dE%d" % (mantissa, exponent)))
 
 
-def _finite(value: "Any") -> "Any":
+def _finite(value: "Decimal") -> "Decimal":
     # Where the program's context does not trap it, an exponent out of range makes NaN.
     if not value.is_finite():
         raise ValueError("the exponent is out of range")

@@ -62,7 +62,7 @@ class Worker(core.Dispatcher):
             return False
 
     def _run_current(self) -> None:
-        msg = self.current
+        msg: Any = self.current
         _, position = core.decode_next(msg.data, 1)
         msg.data = b"\x83" + msg.data[position:]
         try:

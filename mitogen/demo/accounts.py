@@ -6,7 +6,7 @@ import os
 import pwd
 
 
-def user_name():
+def user_name() -> "str":
     """Return the account's name, or its number where it has none."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name

@@ -7,8 +7,12 @@ import platform
 
 from mitogen.demo import accounts, clocks
 
+MYPY = False
+if MYPY:
+    from typing import Dict
 
-def collect():
+
+def collect() -> "Dict[str, object]":
     """Return a dict: pid, parent, user, Python version, seconds of CPU time used so far."""
     return {
         "pid": os.getpid(),

@@ -453,7 +453,7 @@ def test_from_spec(router, stand_ins):
     context = router.from_spec("local?name=first/docker:ann@web?name=x&python_path=" + PYTHON)
     ((_, *args),) = stand_ins.calls()
     assert args[:5] == ["exec", "--interactive", "--user", "ann", "web"] and args[5] == PYTHON
-    assert context.name == "x" and context.via.name == "first"
+    assert context.name == "first.x" and context.via.name == "first"
     first = context.via
     check(context)
     first.shutdown(wait=True)
@@ -461,9 +461,9 @@ def test_from_spec(router, stand_ins):
 
 def test_from_spec_through_a_context_and_from_a_child(router, via):
     context = router.from_spec("local/command:env A=b", via=via, name="mine")
-    assert context.call(os.getenv, "A") == "b" and context.name == "mine"
+    assert context.call(os.getenv, "A") == "b" and context.name.endswith(".mine")
     number, name = context.call(places.follow, "local/docker:web")
-    assert number == 3 and name == "docker.web"
+    assert number == 3 and name.endswith(".docker.web")
     context.via.shutdown(wait=True)
 
 
@@ -485,7 +485,8 @@ def test_all_of_it_from_the_oldest_python(router, python36, stand_ins, holder):
     assert context.call(socket.gethostname) == "inside"
     check(context)
     spec = "local?python_path=%s/docker:web?python_path=%s" % (python36, python36)
-    assert old.call(places.follow, spec) == (3, "docker.web")
+    length, name = old.call(places.follow, spec)
+    assert length == 3 and name.endswith(".docker.web")
     old.shutdown(wait=True)
 
 

@@ -280,7 +280,6 @@ class TestSource:
         assert 'raise KeyError("here")  # the line that fails' in str(caught.value)
         assert "looks.py" in str(caught.value)
 
-    @pytest.mark.xfail(strict=True, reason="GET_RESOURCE comes with the whole public API")
     def test_resources_of_a_package(self, program, own_router):
         text = """
             def read():

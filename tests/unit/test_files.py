@@ -301,6 +301,20 @@ def test_the_context_itself(node, way, source, where):
         send(node, way, source, where / "g", context=myself)
 
 
+def test_an_end_that_is_heard_of_before_the_last_record_is_sent(node, source, where, monkeypatch):
+    """The far half has all, and has closed its mailbox: that is no error."""
+    record = pieces.Outlet.record
+
+    def send_and_fail(self, value):
+        record(self, value)
+        if value[0] == "end":
+            raise core.ChannelError("it reads no more")
+
+    monkeypatch.setattr(pieces.Outlet, "record", send_and_fail)
+    files.put(node.context, source, where / "g")
+    assert (where / "g").read_bytes() == source.read_bytes()
+
+
 # ---- file objects
 
 

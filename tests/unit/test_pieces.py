@@ -179,7 +179,7 @@ def test_a_context_that_is_gone_before_the_first_piece(net, pair):
     """There is no route, so no flow either; what is sent would be dropped, all of it."""
     master, child, _, outlet = pair
     master.down[child.id].disconnect("gone")
-    with pytest.raises(core.ChannelError, match="context 1 is gone, or reads no more"):
+    with pytest.raises(core.ChannelError, match="context 1 is gone"):
         outlet.send(b"1")
 
 
@@ -260,11 +260,22 @@ def transfer(net, pair, tmp_path, data, write):
     return pieces.receive_pieces(receiver, write)
 
 
+@pytest.mark.parametrize("relayed", [False, True])
 @pytest.mark.parametrize("size", [0, 1, PIECE, 5 * PIECE + 7])
-def test_one_file(net, pair, tmp_path, size):
+def test_one_file(net, pair, tmp_path, size, relayed, monkeypatch):
+    monkeypatch.setattr(pieces, "is_relayed", lambda context: relayed)
     data, out = os.urandom(size), io.BytesIO()
     assert transfer(net, pair, tmp_path, data, out.write) == size
     assert out.getvalue() == data
+
+
+def test_what_passes_through_others_is_checked(net):
+    master, middle, far = net.line(3)
+    contexts = [master.context(each) for each in (middle, far)]
+    assert [pieces.is_relayed(each) for each in contexts] == [False, True]
+    assert [pieces.is_relayed(far.context(each)) for each in (middle, master)] == [False, True]
+    middle.up.peer.disconnect("gone")
+    assert pieces.is_relayed(contexts[1])
 
 
 def test_a_raw_file_takes_what_it_can(net, pair, tmp_path):
@@ -287,7 +298,7 @@ def test_a_file_that_was_changed_since_it_was_asked_for(tmp_path, pair):
     os.close(fd)
 
 
-@pytest.mark.parametrize("end", [[3, 1], [2, 99], "nonsense", None, [3]])
+@pytest.mark.parametrize("end", [[3, 1], [2, 99], [2, None], "nonsense", None, [3]])
 def test_what_is_not_what_was_sent(net, pair, end):
     _, _, receiver, outlet = pair
     outlet.send(b"abc")

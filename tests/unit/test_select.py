@@ -101,13 +101,19 @@ def test_all(master):
     assert sorted(Select.all(both)) == ["a", "b"]
 
 
-def test_dead_messages_are_delivered(master):
-    (one,) = receivers(master, 1)
+@pytest.mark.parametrize("oneshot", [True, False])
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_end_of_a_sender_is_raised_and_the_others_go_on(master, oneshot, nested):
+    one, other = receivers(master, 2)
+    select = Select([one, other], oneshot=oneshot)
+    outer = Select([select], oneshot=oneshot) if nested else select
     one._on_receive(Message.dead("gone"))
-    msg = Select([one]).get()
-    assert msg.is_dead
-    with pytest.raises(core.ChannelError):
-        msg.unpickle()
+    with pytest.raises(core.ChannelError, match="gone"):
+        outer.get()
+    assert (one in select._receivers) is not oneshot
+    put(other, "x")
+    assert outer.get().unpickle() == "x"
+    assert bool(outer) is not oneshot
 
 
 def test_waiting(net, master):

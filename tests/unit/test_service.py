@@ -581,6 +581,20 @@ def test_adopt(node, own_pool):
     assert node.pools[0] is node.pools[-1]
 
 
+def test_adopt_where_the_stub_came_after_the_pool(node):
+    pool = service.Pool(node.child)
+    node.pools.append(pool)
+    stub = Stub(node.child)
+    early = send(node, Other.name(), "hello", context=node.context)
+    node.wait_for(lambda: stub.kept)
+    service.adopt(node.child, stub.kept)
+    assert early.get(SOON).unpickle() == "hello"
+    assert send(node, Other.name(), "hello", context=node.context).get(SOON).unpickle() == "hello"
+    assert stub.kept == []
+    pool.stop()
+    assert core.CALL_SERVICE not in node.child._handlers
+
+
 def test_adopt_loses_none_that_comes_meanwhile(node):
     stub = Stub(node.child)
     answers = []

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mitogen import core, master, streams
+from mitogen import core, master, parent, streams
 
 #: Seconds that a test waits for what should come at once; only a failure takes so long.
 SOON = 20.0
@@ -598,3 +598,27 @@ def test_in_a_child():
         receiver = core.Receiver(router)
         router.local().call(lines_through_a_pipe, receiver.to_sender())
         assert [receiver.get(SOON).unpickle() for _ in range(2)] == [b"from", b"afar"]
+
+
+def test_what_holds_the_broker_is_no_child_of_the_tree(broker):
+    """A Branch that looks for streams to children among what holds the broker passes by."""
+    stream, wfp = reading(broker, Lingering)
+    router = master.Router(broker)
+    process = parent.create_child(["cat"])
+    reaper = parent.Reaper(broker, process, False, True)
+    reaper._look()
+    broker.shutdown()
+    broker.step()
+    assert len(broker.holds) == 2 and broker.closing and not broker.stopping
+    answers = []
+    ask = core.Message(data=core._NUMBER.pack(5), src_id=0, reply_to=1, router=router)
+    ask.reply = answers.append
+    router.branch._on_await_end(ask)
+    assert answers == [None]
+    for fp in (wfp, process.stdin, process.stdout):
+        fp.close()
+    process.proc.wait(SOON)
+    while not broker.stopping:
+        broker.step()
+    assert stream.protocol.events == ["shutdown", "disconnect"] and process.returncode == 0
+    router.worker.join()

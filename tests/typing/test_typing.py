@@ -1,0 +1,64 @@
+"""
+The types of the public API, as a program's author meets them.
+
+One run of mypy, strict, over programs/: those named good_* have no errors; in those named bad_*
+each line that ends in `# E: code` has that one, and no other line has any.
+"""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PROGRAMS = ROOT / "tests" / "typing" / "programs"
+NAMES = sorted(path.name for path in PROGRAMS.glob("*.py"))
+_ERROR = re.compile(r"^(.*?):(\d+): error: .*\[([a-z-]+)\]$")
+
+
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory):
+    """Return [(file's name, line, code)] of what mypy says; with no settings of this checkout's."""
+    work = tmp_path_factory.mktemp("mypy")
+    argv = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary"]
+    argv += ["--show-error-codes", "--no-pretty", "--cache-dir", str(work / "cache")]
+    done = subprocess.run(
+        argv + [str(PROGRAMS / name) for name in NAMES],
+        cwd=str(work),
+        env={"MYPYPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode in (0, 1) and done.stderr == "", done.stdout + done.stderr
+    lines = [line for line in done.stdout.splitlines() if ": note: " not in line]
+    matches = [_ERROR.match(line) for line in lines]
+    assert all(matches), done.stdout
+    return [(pathlib.Path(m[1]).name, int(m[2]), m[3]) for m in matches]
+
+
+def expected(name):
+    """Return [(line, code)] of what a program's comments say."""
+    lines = (PROGRAMS / name).read_text(encoding="utf-8").splitlines()
+    found = [(number, re.search(r"# E: ([a-z-]+)$", line)) for number, line in enumerate(lines, 1)]
+    return [(number, match[1]) for number, match in found if match]
+
+
+def test_the_library_itself_has_no_errors(errors):
+    assert [error for error in errors if error[0] not in NAMES] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_program(errors, name):
+    wanted = expected(name)
+    assert bool(wanted) == name.startswith("bad_")
+    assert sorted({(line, code) for file, line, code in errors if file == name}) == wanted
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (ROOT / "mitogen" / "py.typed").read_bytes() == b""
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    assert 'package_data={"mitogen": ["py.typed"]}' in setup
+    assert "recursive-include mitogen py.typed" in (ROOT / "MANIFEST.in").read_text()

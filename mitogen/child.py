@@ -313,7 +313,9 @@ class Diverter:
             add = self.router.add_handler
             policy = core.has_parent_authority
             add(self.on_call, core.CALL_FUNCTION, True, policy, None, True, True)
-            add(self.on_call, core.CALL_SERVICE, True, None, None, True, True)
+            # A fork may have made a pool before it served calls.
+            if self.router._handlers[core.CALL_SERVICE][0] == self.econtext.dispatcher._on_call:
+                add(self.on_call, core.CALL_SERVICE, True, None, None, True, True)
             add(self.on_cancel, core.CANCEL, True, policy, None, True)
             done.release()
 

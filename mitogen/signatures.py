@@ -34,7 +34,7 @@ if MYPY:
         remote_name: Optional[str]
         python_path: PythonPath
         debug: bool
-        connect_timeout: float
+        connect_timeout: Optional[float]
         profiling: bool
         unidirectional: bool
         max_message_size: Optional[int]

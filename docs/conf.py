@@ -12,3 +12,6 @@ extensions = ["sphinx.ext.autodoc"]
 html_theme = "alabaster"
 autodoc_member_order = "bysource"
 exclude_patterns = ["_build"]
+
+# "Context" in a parameter's type is the one of the module that it stands in.
+suppress_warnings = ["ref.python"]

@@ -10,7 +10,6 @@ Threads: Branch runs on the broker, but for what says otherwise.
 """
 
 import _thread
-from itertools import chain
 
 from mitogen import core, handshake
 from mitogen.connect import Logins
@@ -139,6 +138,8 @@ class ChildIds:
     def __init__(self, router: "Any") -> "None":
         self.router = router
         self.free: "Iterator[int]" = iter(())
+        #: Who gets an id once the parent has given a block.
+        self.waiting: "List[Callable[[Any], object]]" = []
 
     def allocate(self) -> "int":
         """Return a new context id; asks the parent where this context has none left."""
@@ -149,18 +150,25 @@ class ChildIds:
             raise core.ChannelError("the parent gave no ids")
         return context_id
 
-    def take(self, done: "Callable[[Any], object]") -> "Any":
+    def take(self, done: "Callable[[Any], object]") -> "None":
         """Broker thread: call `done(context_id)`, now or later; None if the parent gives none."""
+        context_id = next(self.free, None)
+        if context_id is not None:
+            done(context_id)
+            return
+        self.waiting.append(done)
+        if len(self.waiting) == 1:
+            self.request(self._on_block)
 
-        def on_block(block: "Optional[Tuple[int, int]]") -> "Any":
+    def _on_block(self, block: "Optional[Tuple[int, int]]") -> "None":
+        waiting, self.waiting = self.waiting, []
+        if block is not None:
+            self.free = iter(range(*block))
+        for done in waiting:
             if block is None:
-                return done(None)
-            self.free = chain(self.free, range(*block))
-            self.take(done)
-
-        for context_id in self.free:
-            return done(context_id)
-        self.request(on_block)
+                done(None)
+            else:
+                self.take(done)
 
     def request(self, done: "Callable[[Any], object]") -> "None":
         """Any thread: call `done((first, end))` on the broker once the parent has answered."""

@@ -103,7 +103,7 @@ class Options:
         remote_name: "Optional[str]" = None,
         python_path: "PythonPath" = None,
         debug: "bool" = False,
-        connect_timeout: "float" = 30.0,
+        connect_timeout: "Optional[float]" = 30.0,
         profiling: "bool" = False,
         unidirectional: "bool" = False,
         max_message_size: "Optional[int]" = None,

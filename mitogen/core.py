@@ -60,75 +60,35 @@ if MYPY:
     from mitogen.aliases import *  # noqa: F403
     from mitogen.aliases import (
         ADD_ROUTE as ADD_ROUTE,
-    )
-    from mitogen.aliases import (
         ALLOCATE_ID as ALLOCATE_ID,
-    )
-    from mitogen.aliases import (
         DETACHING as DETACHING,
-    )
-    from mitogen.aliases import (
         FORWARD_MODULE as FORWARD_MODULE,
-    )
-    from mitogen.aliases import (
         GET_RESOURCE as GET_RESOURCE,
-    )
-    from mitogen.aliases import (
         IS_WSL as IS_WSL,
-    )
-    from mitogen.aliases import (
         LOAD_RESOURCE as LOAD_RESOURCE,
-    )
-    from mitogen.aliases import (
         STUB_CALL_SERVICE as STUB_CALL_SERVICE,
     )
     from mitogen.flow import LongSend
     from mitogen.old_logs import (
         IOLOG as IOLOG,
-    )
-    from mitogen.old_logs import (
         LOG as LOG,
-    )
-    from mitogen.old_logs import (
         LOGGERS as LOGGERS,
-    )
-    from mitogen.old_logs import (
         LogHandler as LogHandler,
-    )
-    from mitogen.old_logs import (
         PidfulStreamHandler as PidfulStreamHandler,
     )
     from mitogen.resources import (
         ResourceReader as ResourceReader,
-    )
-    from mitogen.resources import (
         ResourceRequester as ResourceRequester,
     )
     from mitogen.streams import (
         BasicStream as BasicStream,
-    )
-    from mitogen.streams import (
         BufferedWriter as BufferedWriter,
-    )
-    from mitogen.streams import (
         DelimitedProtocol as DelimitedProtocol,
-    )
-    from mitogen.streams import (
         IoLogger as IoLogger,
-    )
-    from mitogen.streams import (
         IoLoggerProtocol as IoLoggerProtocol,
-    )
-    from mitogen.streams import (
         MitogenProtocol as MitogenProtocol,
-    )
-    from mitogen.streams import (
         Protocol as Protocol,
-    )
-    from mitogen.streams import (
         Side as Side,
-    )
-    from mitogen.streams import (
         Waker as Waker,
     )
 

@@ -15,9 +15,7 @@ import zlib
 
 from mitogen import aliases, core, parent, pollers, spawn
 from mitogen.connect import ChildStream as MitogenProtocol
-from mitogen.core import Poller as PollPoller
-from mitogen.core import fire
-from mitogen.core import is_neighbour as is_immediate_child
+from mitogen.core import Poller as PollPoller, fire, is_neighbour as is_immediate_child
 from mitogen.parent import ChildIds as ChildIdAllocator
 from mitogen.pollers import EpollPoller, KqueuePoller
 from mitogen.streams import (

@@ -17,75 +17,31 @@ import mitogen.flow
 from mitogen import core
 from mitogen.branch import (
     ADD_ROUTE as ADD_ROUTE,
-)
-from mitogen.branch import (
     ALLOCATE_ID as ALLOCATE_ID,
-)
-from mitogen.branch import (
     AWAIT_END as AWAIT_END,
-)
-from mitogen.branch import (
     BLOCK_SIZE as BLOCK_SIZE,
-)
-from mitogen.branch import (
     DETACHING as DETACHING,
-)
-from mitogen.branch import (
     FORWARD_MODULE as FORWARD_MODULE,
-)
-from mitogen.branch import (
     GET_RESOURCE as GET_RESOURCE,
-)
-from mitogen.branch import (
     LOAD_RESOURCE as LOAD_RESOURCE,
-)
-from mitogen.branch import (
     Branch as Branch,
-)
-from mitogen.branch import (
     ChildIds as ChildIds,
-)
-from mitogen.branch import (
     IdAllocator as IdAllocator,
-)
-from mitogen.branch import (
     RelayedModules as RelayedModules,
-)
-from mitogen.branch import (
     defer_sync as defer_sync,
-)
-from mitogen.branch import (
     shutdown_now as shutdown_now,
 )
 from mitogen.calls import CallChain
 from mitogen.connect import (
     Attempt as Attempt,
-)
-from mitogen.connect import (
     CancelledError as CancelledError,
-)
-from mitogen.connect import (
     ChildStream as ChildStream,
-)
-from mitogen.connect import (
     Connecting as Connecting,
-)
-from mitogen.connect import (
     Connection as Connection,
-)
-from mitogen.connect import (
     LocalOptions as LocalOptions,
-)
-from mitogen.connect import (
     Logins as Logins,
-)
-from mitogen.connect import (
     Options as Options,
-)
-from mitogen.connect import (
     get_default_remote_name as get_default_remote_name,
-)
-from mitogen.connect import (
     get_sys_executable as get_sys_executable,
 )
 from mitogen.core import (

@@ -20,8 +20,10 @@ Any thread.
 
 import builtins
 import sys
-from _struct import Struct
-from _struct import error as struct_error  # type: ignore[attr-defined]  # not in typeshed
+from _struct import (  # type: ignore[attr-defined]  # typeshed has no error there
+    Struct,
+    error as struct_error,
+)
 from itertools import groupby
 
 from mitogen import core

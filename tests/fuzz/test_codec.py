@@ -4,8 +4,7 @@ The strategies are those of tests/unit/test_codec.py, which has the cases with n
 """
 
 import cbor2
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from mitogen import core, values
 from tests.unit.test_codec import COMMON, COMMON_KEYS, VALUES, alike, spoilt

@@ -1,8 +1,7 @@
 """The Framer under any bytes: valid frames in any pieces are the same messages, and the rest is a
 StreamError or nothing yet."""
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from mitogen import core
 from mitogen.core import Framer, StreamError

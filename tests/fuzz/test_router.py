@@ -9,8 +9,7 @@ import itertools
 import tracemalloc
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from mitogen import core, parent
 from mitogen.core import CONT, MORE, RAW

@@ -341,8 +341,6 @@ def test_jumphost_without_root(users, place, hosts_directory):
             shutil.copytree(ROOT / part, place.root / part)
         place.python = "/usr/bin/python3"
         place.options["cwd"] = users.plain.home
-        # Where bytecode goes, new files in the account's home are looked for after the run.
-        place.tmpdir.chmod(0o777)
         output = place.output("jumphost", user=users.plain.uid)
     finally:
         shutil.rmtree(place.root)
@@ -379,7 +377,8 @@ def interrupt(program: "subprocess.Popen[str]", group: bool) -> tuple[str, str]:
 
     It has 5 s to end.
     """
-    (os.killpg if group else os.kill)(program.pid, signal.SIGINT)
+    if program.poll() is None:
+        (os.killpg if group else os.kill)(program.pid, signal.SIGINT)
     return program.communicate(timeout=5)
 
 
@@ -396,9 +395,9 @@ def test_interrupted_as_soon_as_it_has_a_child(name, group, place):
     program = place.start(name, *LONG[name])
     processes.wait_until(lambda: has_child(program))
     _, stderr = interrupt(program, group)
-    if name == "daemon" and program.returncode == 0:
-        # It was faster.
-        place.output("daemon", "stop")
+    if name == "daemon":
+        # Its child may have left it just before: then that is as it should be, and stays.
+        place.run("daemon", "stop")
         processes.wait_until(lambda: not place.files(), what="removal of the socket")
     assert program.returncode in (0, -signal.SIGINT)
     assert_only_interrupted(stderr)

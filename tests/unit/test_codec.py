@@ -21,8 +21,7 @@ import tracemalloc
 
 import cbor2
 import pytest
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from mitogen import core, values
 

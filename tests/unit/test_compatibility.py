@@ -11,8 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 import mitogen
-from mitogen import core, master, parent
-from mitogen import select as mitogen_select
+from mitogen import core, master, parent, select as mitogen_select
 from tests import hosts
 from tests.unit import api_check, api_names, api_probe
 

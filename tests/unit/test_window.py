@@ -1,8 +1,7 @@
 """core.Window and Meter: the two sides of a flow, pure."""
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from mitogen import core
 from mitogen.core import Meter, Window

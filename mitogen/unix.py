@@ -176,9 +176,8 @@ class Listener:
         self.closed = False
         self._greetings = {}  # type: dict[int, _Greeting]
         self._streams = set()  # type: set[JoinedStream]
-        self.sock = self._listen(backlog)
-        core.listen(self.broker, "shutdown", self._close)
-        self.broker.defer(self.broker.poller.watch, self.sock.fileno(), self._on_accept)
+        # There it cannot be interrupted between the socket's making and what will remove it.
+        parent.defer_sync(self.broker, lambda: self._open(backlog))
 
     @classmethod
     def build_stream(
@@ -198,9 +197,16 @@ class Listener:
         try:
             return cls(router, text, backlog, own)
         except BaseException:
-            if own:
+            if own and not os.path.lexists(text):
                 os.rmdir(os.path.dirname(text))
             raise
+
+    def _open(self, backlog: "int") -> None:
+        if self.broker.closing:
+            raise Error("%s: this context ends", self.path)
+        self.sock = self._listen(backlog)
+        core.listen(self.broker, "shutdown", self._close)
+        self.broker.poller.watch(self.sock.fileno(), self._on_accept)
 
     @property
     def protocol(self) -> "Listener":
@@ -317,11 +323,12 @@ class _Greeting:
         core.listen(stream, "disconnect", lambda: listener._streams.discard(stream))
         router.context_by_id(context_id, name=stream.name)
         above = router.node.parent_ids
+        # Before it learns of its id: it may be spoken of at once.
+        router.branch.add_stream(stream)
         main = main_path()
         head = (context_id, router.context_id, os.getpid(), len(above), len(main))
         stream.send(_WELCOME.pack(*head), b"".join(map(_PID.pack, above)) + main)
         stream.start()
-        router.branch.add_stream(stream)
 
 
 def connect(

@@ -3,6 +3,9 @@ The types of the public API, as a program's author meets them.
 
 One run of mypy, strict, over programs/: those named good_* have no errors; in those named bad_*
 each line that ends in `# E: code` has that one, and no other line has any.
+
+There is no __init__.py here: scripts of tests/ that run as programs would import this directory
+where they mean the standard library's typing.
 """
 
 import pathlib

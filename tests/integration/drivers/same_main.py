@@ -1,4 +1,4 @@
-"""Listens (argv: serve PATH) or joins and calls a function of this very program (argv: join PATH)."""
+"""Listens (argv: serve PATH), or joins and calls a function of this very program (join PATH)."""
 
 import os
 import sys

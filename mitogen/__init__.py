@@ -39,14 +39,15 @@ def main(
 
     def decorate(func: "Callable[[Router], R]") -> "Any":
         if func.__module__ == "__main__":
-            import os
-
             import mitogen.utils
 
-            if profiling:
-                os.environ.setdefault("MITOGEN_PROFILING", "1")
+            def run(router: "Router") -> "R":
+                if profiling is not None:
+                    router.profiling = bool(profiling)
+                return func(router)
+
             mitogen.utils.log_to_file(level=log_level)
-            return mitogen.utils.run_with_router(func)
+            return mitogen.utils.run_with_router(run)
         return func
 
     return decorate

@@ -126,6 +126,13 @@ def records() -> Iterator[Records]:
     logging.getLogger().removeHandler(handler)
 
 
+@pytest.fixture
+def mirror(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put back what mitogen.unix.connect() sets in this process."""
+    for name in ("context_id", "parent_id", "parent_ids"):
+        monkeypatch.setattr(mitogen, name, getattr(mitogen, name))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def info_level() -> Iterator[None]:
     """Children forward what the master's loggers let through at the time of connecting."""

@@ -27,13 +27,6 @@ class Joined:
 
 
 @pytest.fixture
-def mirror(monkeypatch):
-    """Put back what unix.connect() sets."""
-    for name in ("context_id", "parent_id", "parent_ids"):
-        monkeypatch.setattr(mitogen, name, getattr(mitogen, name))
-
-
-@pytest.fixture
 def path(tmp_path, mirror):
     """Where a daemon listens; it is ended after the test."""
     path = str(tmp_path / "socket")

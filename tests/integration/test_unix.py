@@ -15,6 +15,7 @@ from tests import processes
 from tests.integration.conftest import SOON
 from tests.integration.far import joining, work
 
+pytestmark = pytest.mark.usefixtures("mirror")
 JOINER = pathlib.Path(__file__).parent / "drivers" / "joiner.py"
 
 

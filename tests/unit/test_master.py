@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from mitogen import core, master, responder, shrink
+from mitogen import core, master, responder
 from mitogen.master import IdAllocator, LogForwarder, ThreadWatcher
 from tests.unit import nodes
 
@@ -169,7 +169,7 @@ def test_a_watcher_that_was_removed_does_not(monkeypatch):
 @pytest.fixture(autouse=True)
 def small_core(monkeypatch):
     """Not the 100 ms that it takes where its result can't be kept."""
-    monkeypatch.setattr(shrink, "core_source", lambda: b"")
+    monkeypatch.setattr(master, "_core_source", lambda: b"")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import collections
 import logging
 import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -99,7 +100,7 @@ def test_the_rest_is_refused(value):
 @pytest.fixture(autouse=True)
 def small_core(monkeypatch):
     """Not the 100 ms that it takes where its result can't be kept."""
-    monkeypatch.setattr("mitogen.shrink.core_source", lambda: b"")
+    monkeypatch.setattr("mitogen.master._core_source", lambda: b"")
 
 
 def used(router, *args, **kwargs):
@@ -133,15 +134,17 @@ def test_an_error_ends_the_router_too():
 
 def test_main(monkeypatch, root):
     ran = []
-    monkeypatch.setattr(utils, "run_with_router", ran.append)
+    router = SimpleNamespace(profiling=False)
+    monkeypatch.setattr(utils, "run_with_router", lambda func: func(router))
 
     def program(router):
-        pass
+        ran.append(router.profiling)
 
     assert mitogen.main()(program) is program and ran == []
     program.__module__ = "__main__"
     mitogen.main(log_level="ERROR", profiling=True)(program)
-    assert ran == [program] and root.level <= logging.ERROR
+    mitogen.main()(program)
+    assert ran == [True, True] and root.level <= logging.ERROR
 
 
 # ---- logging

@@ -258,7 +258,7 @@ class FileService(Service):
             arguments = {"path": path, "sender": receiver.to_sender()}
             metadata = ask(context, cls, "fetch", arguments)
             try:
-                pieces.receive_pieces(receiver, out_fp.write, pieces.is_relayed(context))
+                pieces.receive_pieces(receiver, out_fp.write)
             except (pieces.Error, core.ChannelError, CallError) as error:
                 router.log(ERROR, "%s from context %d: %s", path, context.context_id, error)
                 return False, metadata

@@ -27,12 +27,10 @@ if MYPY:
 __all__ = [
     "Crc",
     "Error",
-    "NoCheck",
     "Outlet",
     "Sha256",
     "check_for",
     "describe",
-    "is_relayed",
     "kind_of",
     "open_below",
     "open_regular",
@@ -82,16 +80,6 @@ class Crc:
     def value(self) -> "Any":
         """Return what both ends must have."""
         return self.state
-
-
-class NoCheck:
-    """In place of a check where there is none."""
-
-    def update(self, piece: "Any") -> "None":
-        """Take in one piece."""
-
-    def value(self) -> "Any":
-        """Return None."""
 
 
 class Sha256:
@@ -294,16 +282,6 @@ def describe(found: "os.stat_result") -> "Dict[str, Any]":
     }
 
 
-def is_relayed(context: "Any") -> "bool":
-    """
-    Return whether messages to a context, or from it, pass through others.
-
-    :param Context context: as seen from here
-    """
-    stream = context.router.routes.get(context.context_id)
-    return stream is None or bool(stream.remote_id != context.context_id)
-
-
 def send_pieces(fd: "int", path: "str", outlet: "Outlet", size: "int", mtime: "float") -> "None":
     """
     Send one file, for receive_pieces().
@@ -319,7 +297,7 @@ def send_pieces(fd: "int", path: "str", outlet: "Outlet", size: "int", mtime: "f
     before = os.fstat(fd)
     if (before.st_size, before.st_mtime) != (size, mtime):
         raise Error("%r changed between being asked for and being sent", path)
-    check: "Any" = Crc() if is_relayed(outlet.context) else NoCheck()
+    check = Crc()
     sent = 0
     for piece in read_pieces(fd, path, before):
         check.update(piece)
@@ -335,21 +313,18 @@ def write_all(write: "Callable[[Any], Any]", piece: "bytes") -> "None":
         write_all(write, piece[taken:])
 
 
-def receive_pieces(
-    receiver: "Any", write: "Callable[[bytes], Any]", relayed: "bool" = True
-) -> "int":
+def receive_pieces(receiver: "Any", write: "Callable[[bytes], Any]") -> "int":
     """
     Take in one file, as send_pieces() sends it.
 
     :param Receiver receiver: where it arrives
     :param write: called with each piece
-    :param bool relayed: whether is_relayed() says so of the sender
     :returns: how many bytes
     :raises Error: it did not arrive as it was sent
     :raises CallError: the sender failed
     :raises ChannelError: the sender is gone
     """
-    check: "Any" = Crc() if relayed else NoCheck()
+    check = Crc()
     size = 0
     while True:
         msg = receiver.get()
@@ -358,7 +333,6 @@ def receive_pieces(
         check.update(msg.data)
         size += len(msg.data)
         write_all(write, msg.data)
-    # What one end did not compute is not compared.
-    if msg.unpickle() not in ([size, check.value()], [size, None]):
+    if msg.unpickle() != [size, check.value()]:
         raise Error("what arrived, %d bytes, is not what was sent", size)
     return size

@@ -127,3 +127,37 @@ def test_the_name_of_a_context_tells_the_way_to_it(own_router):
     last = own_router.local(via=far)
     assert (near.name, far.name) == ("a", "a.b")
     assert last.name.startswith("a.b.local.")
+
+
+def test_values_of_the_wider_set_go_both_ways(context):
+    import datetime
+    import decimal
+    import pathlib
+    import subprocess
+
+    values = [
+        {1, "a", (2, 3)},
+        datetime.datetime(2026, 1, 2, 3, 4, 5, 6, datetime.timezone.utc),
+        pathlib.PurePosixPath("/a/b"),
+        pathlib.Path("/a/b"),
+        decimal.Decimal("1.10"),
+        subprocess.CompletedProcess(["a"], 3, b"out", "err"),
+    ]
+    for value in values:
+        found = context.call(work.echo, value)
+        assert type(found) is type(value)
+        assert repr(found) == repr(value)
+
+
+def test_a_long_text_of_an_error_arrives(context):
+    text = "x" * 20000 + "end"
+    with pytest.raises(ValueError) as caught:
+        context.call(work.fail, text)
+    assert caught.value.message == text and text in str(caught.value)
+
+
+def test_sys_exit_is_an_error_of_the_call(context):
+    pid = context.call(work.identity)[0]
+    with pytest.raises(mitogen.core.CallError, match="SystemExit: 3"):
+        context.call(work.leave, 3)
+    assert context.call(work.identity)[0] == pid

@@ -259,7 +259,6 @@ def test_what_does_not_arrive_as_it_was_sent(node, tmp_path, monkeypatch):
     path = write(tmp_path / "f", 3)
     node.files.register(str(path))
     send = pieces.Outlet.send
-    monkeypatch.setattr(pieces, "is_relayed", lambda context: True)
     monkeypatch.setattr(pieces.Outlet, "send", lambda self, piece: send(self, b"abc"))
     ok, _, data = get(node, path)
     assert not ok and data == b"abc"

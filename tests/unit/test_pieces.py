@@ -260,22 +260,11 @@ def transfer(net, pair, tmp_path, data, write):
     return pieces.receive_pieces(receiver, write)
 
 
-@pytest.mark.parametrize("relayed", [False, True])
 @pytest.mark.parametrize("size", [0, 1, PIECE, 5 * PIECE + 7])
-def test_one_file(net, pair, tmp_path, size, relayed, monkeypatch):
-    monkeypatch.setattr(pieces, "is_relayed", lambda context: relayed)
+def test_one_file(net, pair, tmp_path, size):
     data, out = os.urandom(size), io.BytesIO()
     assert transfer(net, pair, tmp_path, data, out.write) == size
     assert out.getvalue() == data
-
-
-def test_what_passes_through_others_is_checked(net):
-    master, middle, far = net.line(3)
-    contexts = [master.context(each) for each in (middle, far)]
-    assert [pieces.is_relayed(each) for each in contexts] == [False, True]
-    assert [pieces.is_relayed(far.context(each)) for each in (middle, master)] == [False, True]
-    middle.up.peer.disconnect("gone")
-    assert pieces.is_relayed(contexts[1])
 
 
 def test_a_raw_file_takes_what_it_can(net, pair, tmp_path):

@@ -48,6 +48,7 @@ if MYPY:
 #: Modules of ours that no child runs, though many a program imports them beside the functions that
 #: it calls. A child gets a stand-in with the same names: a target may be too old for the real one.
 CONTROLLER_ONLY = (
+    "mitogen.aio",
     "mitogen.cli",
     "mitogen.finder",
     "mitogen.imports",

@@ -370,3 +370,10 @@ def test_what_was_put_is_done_before_it_stops():
     gate.set()
     worker.join()
     assert seen == [1]
+
+
+def test_no_child_gets_what_is_for_the_controller_only():
+    from tests.unit import test_layering
+
+    wanted = {"mitogen." + name for name in test_layering.CONTROLLER_ONLY}
+    assert wanted == set(responder.CONTROLLER_ONLY)

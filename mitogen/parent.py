@@ -382,7 +382,7 @@ class Router(_Base):
             return ProxyConnecting(self, klass, via, method_name, dict(kwargs, name=name))
         if "debug" not in kwargs and getattr(self, "debug", False):
             kwargs["debug"] = True
-        conn = klass(klass.options_class(name=name, **kwargs), self)
+        conn = klass(_options(klass, method_name, dict(kwargs, name=name)), self)
         return Connecting(self, conn, self.allocate_id())
 
     def proxy_connect(
@@ -452,6 +452,17 @@ class Router(_Base):
             core.fire(self, "routes_lost", [target_id], stream)
 
 
+def _options(klass: "Any", method_name: "str", kwargs: "Dict[str, Any]") -> "Any":
+    try:
+        return klass.options_class(**kwargs)
+    except TypeError as e:
+        text = str(e).rpartition("__init__() ")[2]
+        if text == str(e):
+            raise
+        # Python names a class that the caller has never heard of.
+        raise TypeError("%s: %s" % (method_name, text)) from None
+
+
 class ProxyConnecting(Attempt):
     """
     A connection that another context makes.
@@ -474,7 +485,8 @@ class ProxyConnecting(Attempt):
         self.kwargs = {
             k: os.fspath(v) if hasattr(v, "__fspath__") else v for k, v in kwargs.items()
         }
-        destination = klass(klass.options_class(**self.kwargs), router).destination()
+        options = _options(klass, method_name, self.kwargs)
+        destination = klass(options, router).destination()
         if destination is not None:
             destination = (via.context_id, destination)
         Attempt.__init__(self, router, destination)

@@ -197,9 +197,16 @@ def test_via(pair, connected):
     assert pushed[0][0] == 1 and pushed[0][1][0] == "mitogen.parent"
 
 
+@pytest.mark.parametrize("via", [False, True])
+def test_a_wrong_option_is_told_with_its_method(pair, via):
+    master, _, there = pair
+    with pytest.raises(TypeError, match="^ssh: .*'hostnam'|^ssh: missing .*'hostname'"):
+        master.router.ssh(via=there if via else None, hostnam="x")
+
+
 def test_options_are_checked_before_anything_is_sent(pair, connected):
     master, _, there = pair
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="^local: got an unexpected .*'no_such_option'"):
         master.router.local(via=there, no_such_option=1)
     assert connected == [] and master.router.branch.modules.pushed == []
 

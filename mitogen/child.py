@@ -24,7 +24,7 @@ from mitogen.core import read_fd
 MYPY = False
 if MYPY:
     import logging
-    from typing import Any, Deque, Dict, List, Optional, Set, Tuple, Type
+    from typing import Any, Deque, Dict, List, Optional, Set, Tuple
 
     from mitogen.core import Dispatcher, ExternalContext, Message
 
@@ -116,18 +116,12 @@ class Late:
 
 def find_old_names() -> "None":
     """Have the names of OLD_NAMES found, where their modules are not imported yet."""
-    core.Message.pickled = classmethod(message_of)  # type: ignore[method-assign, assignment]
     for place, classes in OLD_NAMES.items():
         for class_name, names in classes.items():
             cls = getattr(core, class_name)
             for name in names.split():
                 if name not in cls.__dict__:
                     setattr(cls, name, Late(place, name))
-
-
-def message_of(cls: "Type[Message]", *objs: "Any", **kwargs: "Any") -> "Message":
-    """Return a message that carries `objs` as values, one after the other."""
-    return cls(data=b"".join(map(core.encode, objs)), **kwargs)
 
 
 def import_main(econtext: "ExternalContext") -> "None":

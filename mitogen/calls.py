@@ -132,16 +132,23 @@ class CallChain:
         :raises TypeError: `fn` has no name that another context could find it by
         :raises EncodeError: an argument cannot be sent
         """
+        before = None
         try:
             data = self._heads[fn]
         except KeyError:
             data = self._head(fn)
+            before = getattr(fn, "mitogen_before_call", None)
         if args or kwargs:
             limit = self.context.router.max_message_size
             data += core.encode(list(args), limit, "args") + core.encode(kwargs, limit, "kwargs")
         else:
             data += _NO_ARGUMENTS
-        return core.Message(data=data, handle=core.CALL_FUNCTION, dst_id=self.context.context_id)
+        msg = core.Message(data=data, handle=core.CALL_FUNCTION, dst_id=self.context.context_id)
+        if before:
+            # Not kept with those that have nothing to see to.
+            del self._heads[fn]
+            before(msg, self.context, args, kwargs)
+        return msg
 
     def _head(self, fn: "Any") -> "bytes":
         """Return the payload of a call of `fn`, up to its arguments; kept for the next call."""

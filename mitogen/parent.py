@@ -238,6 +238,24 @@ class Context(core.Context):
 
         files.get(self, remote_path, path, *args, **kwargs)
 
+    def popen(self, args: "Any", **options: "Any") -> "Any":
+        """Start a program there: see mitogen.process.Popen."""
+        from mitogen import process
+
+        return process.Popen(self, args, **options)
+
+    def run(self, args: "Any", **options: "Any") -> "Any":
+        """Run a program there and return what it printed: see mitogen.process.run()."""
+        from mitogen import process
+
+        return process.run(self, args, **options)
+
+    def shell(self, argv: "Any" = None, **options: "Any") -> "Any":
+        """Put this process' terminal in front of a shell there: see mitogen.terminal.shell()."""
+        from mitogen import terminal
+
+        return terminal.shell(self, argv, **options)
+
     def on_disconnect(self) -> "None":
         """Tell those that listen for `disconnect`."""
         core.fire(self, "disconnect")

@@ -1,0 +1,671 @@
+"""
+What a pipe (pipes.py) reads from and writes to: a descriptor of whatever kind, or memory.
+
+Rules
+    1. The broker never sleeps in a read or write.
+    2. O_NONBLOCK is a property of an open file description, which may be shared with any program:
+       it is set only on what was opened here. A socket is asked not to wait by each call; a pipe is
+       opened anew through /proc; all else (files, terminals, devices, and pipes where that cannot
+       be) has a thread that may wait.
+    3. A descriptor that somebody else has made non-blocking is waited for, not failed on.
+    4. Each object owns its descriptor and closes it, once.
+    5. Bytes are never joined to what is queued: no work grows with the backlog.
+
+Threads: the broker's, where nothing else is said.
+"""
+
+import _thread
+import os
+import select
+import stat
+from collections import deque
+
+from mitogen import core
+from mitogen.core import read_fd
+
+MYPY = False
+if MYPY:
+    from typing import Any, Callable, Deque, List, Optional, Union
+
+    from mitogen.core import Broker
+
+    Reader = Union["PolledReader", "ThreadReader", "Feed"]
+    Writer = Union["PolledWriter", "ThreadWriter", "Buffer", "Discard"]
+    Deliver = Callable[[bytes], object]
+    OnWritten = Callable[[int], object]
+    OnClosed = Callable[[bool], object]
+
+__all__ = [
+    "Buffer",
+    "Discard",
+    "Feed",
+    "PolledReader",
+    "PolledWriter",
+    "Socket",
+    "ThreadReader",
+    "ThreadWriter",
+    "open_reader",
+    "open_writer",
+]
+
+#: Bytes that a reader delivers at once, unless it is told otherwise.
+LIMIT = 65536
+#: What a pipe is opened anew by: on Linux; elsewhere /dev/fd only makes a copy.
+_FD_PATH = "/proc/self/fd/%d"
+
+
+# -- readers: start(deliver), then resume() and pause(); deliver(b"") is the end of file.
+
+
+class PolledReader:
+    """
+    Reads a descriptor that never makes one wait.
+
+    :param Broker broker: watches it
+    :param int fd: the descriptor
+    :param read: `read(fd, size)`: bytes, None for nothing yet, b"" at the end
+    :param close: called with the descriptor at the end
+    """
+
+    limit = LIMIT
+
+    def __init__(
+        self,
+        broker: "Broker",
+        fd: "int",
+        read: "Callable[[int, int], Optional[bytes]]" = read_fd,
+        close: "Callable[[int], object]" = os.close,
+    ) -> "None":
+        self.poller = broker.poller
+        self.fd = fd
+        self.flowing = self.finishing = False
+        self._read = read
+        self._close = close
+
+    def start(self, deliver: "Deliver") -> "None":
+        self.deliver = deliver
+
+    def resume(self) -> "None":
+        self.flowing = True
+        if self.fd >= 0:
+            self.poller.watch(self.fd, self._on_readable)
+            self._drain()
+
+    def pause(self) -> "None":
+        self.flowing = False
+        if self.fd >= 0:
+            self.poller.watch(self.fd)
+
+    def _on_readable(self) -> "None":
+        data = self._read(self.fd, self.limit)
+        if data is None and self.finishing:
+            data = b""
+        if data is not None:
+            if not data:
+                self.close()
+            self.deliver(data)
+
+    def finish(self) -> "None":
+        """The end is where nothing is to be read now, whoever may still write."""
+        self.finishing = True
+        self._drain()
+
+    def _drain(self) -> "None":
+        while self.finishing and self.flowing and self.fd >= 0:
+            self._on_readable()
+
+    def close(self) -> "None":
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            self.poller.watch(fd)
+            self._close(fd)
+
+
+def _wait(fd: "int", event: "int", wake: "int" = -1) -> "bool":
+    """Sleep until `fd` is ready, or `wake` readable; return whether it was `fd`."""
+    poll = select.poll()
+    poll.register(fd, event)
+    if wake >= 0:
+        poll.register(wake, select.POLLIN)
+    return wake not in [ready for ready, _ in poll.poll()]
+
+
+class ThreadReader:
+    """
+    Reads a descriptor that may make one wait, on a thread, one piece ahead.
+
+    :param Broker broker: where what was read is delivered
+    :param int fd: the descriptor
+    """
+
+    limit = LIMIT
+
+    def __init__(self, broker: "Broker", fd: "int") -> "None":
+        self.broker = broker
+        self.fd = fd
+        self.closed = False
+        self.paused = True
+        self.asked = False
+        self.piece: "Optional[bytes]" = None
+        self.lock = core.new_lock()
+        self.wake_r, self.wake_w = os.pipe()
+
+    def start(self, deliver: "Deliver") -> "None":
+        self.deliver = deliver
+        _thread.start_new_thread(self._run, ())
+
+    def resume(self) -> "None":
+        self.paused = False
+        self._ask()
+
+    def pause(self) -> "None":
+        self.paused = True
+
+    def _ask(self) -> "None":
+        if self.closed or self.paused:
+            return
+        piece, self.piece = self.piece, None
+        if piece is not None:
+            self._hand_over(piece)
+        elif not self.asked:
+            self.asked = True
+            self.lock.release()
+
+    def _hand_over(self, piece: "bytes") -> "None":
+        if not piece:
+            self.close()
+        self.deliver(piece)
+        self._ask()
+
+    def _on_piece(self, piece: "bytes") -> "None":
+        self.asked = False
+        if self.closed:
+            return
+        if self.paused:
+            self.piece = piece
+        else:
+            self._hand_over(piece)
+
+    def _run(self) -> "None":
+        """The thread."""
+        piece = b"?"
+        while piece:
+            self.lock.acquire()
+            if self.closed:
+                break
+            read: "Optional[bytes]" = None
+            while read is None and _wait(self.fd, select.POLLIN, self.wake_r):
+                read = read_fd(self.fd, self.limit)
+            if read is None:
+                break
+            piece = read
+            self.broker.defer(self._on_piece, piece)
+        os.close(self.fd)
+        os.close(self.wake_r)
+
+    def close(self) -> "None":
+        if not self.closed:
+            self.closed = True
+            # Wakes the thread, which closes the rest.
+            os.close(self.wake_w)
+            if not self.asked:
+                self.asked = True
+                self.lock.release()
+
+
+class Feed:
+    """
+    Reads what a program's thread writes to it.
+
+    :param Broker broker: where that is delivered
+    :param int size: bytes queued at which write() sleeps
+    """
+
+    limit = LIMIT
+
+    def __init__(self, broker: "Broker", size: "int") -> "None":
+        self.broker = broker
+        self.size = size
+        self.queue: "Deque[Any]" = deque()
+        self.queued = 0
+        self.ended = False
+        #: Nobody reads any more.
+        self.closed = False
+        self.paused = True
+        self.deliver: "Optional[Deliver]" = None
+        self.lock = _thread.allocate_lock()
+        self.waiters: "List[Any]" = []
+
+    # -- a program's thread
+
+    def write(self, data: "Any") -> "int":
+        """
+        Any thread: queue bytes; sleep first while there are too many; return how many.
+
+        :raises BrokenPipeError: nobody reads them
+        """
+        while not self.offer(data):
+            with self.lock:
+                if self.queued < self.size or self.closed:
+                    continue
+                waiter = core.new_lock()
+                self.waiters.append(waiter)
+            waiter.acquire()
+        return memoryview(data).nbytes
+
+    def offer(self, data: "Any", copy: "bool" = True) -> "bool":
+        """
+        Any thread: queue bytes, unless there are too many; return whether they were taken.
+
+        :param bool copy: False: the caller does not change `data` any more
+        :raises BrokenPipeError: nobody reads them
+        """
+        view = memoryview(data).cast("B")
+        with self.lock:
+            if self.closed:
+                raise BrokenPipeError(32, "the program does not read its standard input any more")
+            if self.queued >= self.size:
+                return False
+            if not len(view):
+                return True
+            self.queue.append(memoryview(view.tobytes()) if copy else view)
+            self.queued += len(view)
+        self.broker.defer(self._flow)
+        return True
+
+    def end(self) -> "None":
+        """Any thread: the end of file follows what is queued."""
+        self.ended = True
+        self.broker.defer(self._flow)
+
+    # -- the broker's
+
+    def start(self, deliver: "Deliver") -> "None":
+        self.deliver = deliver
+
+    def resume(self) -> "None":
+        self.paused = False
+        self.broker.defer(self._flow)
+
+    def pause(self) -> "None":
+        self.paused = True
+
+    def _flow(self) -> "None":
+        deliver = self.deliver
+        while deliver and not (self.paused or self.closed):
+            piece = self._take()
+            if not piece:
+                if self.ended:
+                    self.close()
+                    deliver(b"")
+                break
+            deliver(piece)
+
+    def _take(self) -> "bytes":
+        with self.lock:
+            if not self.queue:
+                return b""
+            view = self.queue.popleft()
+            piece = bytes(view[: self.limit])
+            if len(piece) < len(view):
+                self.queue.appendleft(view[len(piece) :])
+            self.queued -= len(piece)
+            if self.queued < self.size:
+                self._wake()
+        return piece
+
+    def _wake(self) -> "None":
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            waiter.release()
+
+    def close(self) -> "None":
+        with self.lock:
+            self.closed = True
+            self.queue.clear()
+            self._wake()
+
+
+# -- writers: start(on_written, on_closed), then write(); end() after the last; close() gives up.
+
+
+class PolledWriter:
+    """
+    Writes to a descriptor that never makes one wait.
+
+    :param Broker broker: watches it
+    :param int fd: the descriptor
+    :param write: `write(fd, data)`: bytes taken, BlockingIOError for none
+    :param finish: called with the descriptor at the end of file, before close
+    :param close: called with the descriptor at the end
+    """
+
+    def __init__(
+        self,
+        broker: "Broker",
+        fd: "int",
+        write: "Callable[[int, Any], int]" = os.write,
+        finish: "Optional[Callable[[int], object]]" = None,
+        close: "Callable[[int], object]" = os.close,
+    ) -> "None":
+        self.poller = broker.poller
+        self.fd = fd
+        self._write = write
+        self.finish = finish
+        self._close = close
+        self.queue: "Deque[Any]" = deque()
+        self.ended = False
+
+    def start(self, on_written: "OnWritten", on_closed: "OnClosed") -> "None":
+        self.on_written = on_written
+        self.on_closed = on_closed
+
+    def write(self, data: "bytes") -> "None":
+        if self.fd < 0 or self.ended:
+            return
+        self.queue.append(data)
+        if len(self.queue) == 1:
+            self._flush()
+
+    def _flush(self) -> "None":
+        written = 0
+        try:
+            while self.queue:
+                data = self.queue[0]
+                sent = self._write(self.fd, data)
+                written += sent
+                if sent == len(data):
+                    self.queue.popleft()
+                else:
+                    self.queue[0] = memoryview(data)[sent:]
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:
+            self.close()
+            return self.on_closed(True)  # type: ignore[return-value]
+        if written:
+            self.on_written(written)
+        if self.fd < 0:
+            return
+        if self.queue:
+            self.poller.watch(self.fd, None, self._flush)
+        else:
+            self.poller.watch(self.fd)
+            if self.ended:
+                self._finish()
+
+    def end(self) -> "None":
+        if not self.ended:
+            self.ended = True
+            if not self.queue and self.fd >= 0:
+                self._finish()
+
+    def _finish(self) -> "None":
+        if self.finish:
+            try:
+                self.finish(self.fd)
+            except OSError:
+                pass
+        self.close()
+        self.on_closed(False)
+
+    def close(self) -> "None":
+        fd, self.fd = self.fd, -1
+        self.queue.clear()
+        if fd >= 0:
+            self.poller.watch(fd)
+            self._close(fd)
+
+
+class ThreadWriter:
+    """
+    Writes to a descriptor that may make one wait, on a thread.
+
+    :param Broker broker: where what was written is told
+    :param int fd: the descriptor
+    """
+
+    def __init__(self, broker: "Broker", fd: "int") -> "None":
+        self.broker = broker
+        self.fd = fd
+        self.queue: "Deque[Any]" = deque()
+        self.ended = self.closed = False
+        self.lock = core.new_lock()
+
+    def start(self, on_written: "OnWritten", on_closed: "OnClosed") -> "None":
+        self.on_written = on_written
+        self.on_closed = on_closed
+        _thread.start_new_thread(self._run, ())
+
+    def write(self, data: "bytes") -> "None":
+        self.queue.append(data)
+        self._wake()
+
+    def end(self) -> "None":
+        self.ended = True
+        self._wake()
+
+    def close(self) -> "None":
+        # Should the thread be in a write, it goes when that is over.
+        self.ended = self.closed = True
+        self._wake()
+
+    def _wake(self) -> "None":
+        try:
+            self.lock.release()
+        except RuntimeError:
+            # The thread has not looked since the last time.
+            pass
+
+    def _run(self) -> "None":
+        """The thread."""
+        broken = False
+        while not (broken or self.closed or (self.ended and not self.queue)):
+            self.lock.acquire()
+            while self.queue and not (broken or self.closed):
+                broken = not self._write_all(self.queue.popleft())
+        os.close(self.fd)
+        self.broker.defer(self._done, broken)
+
+    def _write_all(self, data: "Any") -> "bool":
+        size = len(data)
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(self.fd, view) :]
+            except BlockingIOError:
+                _wait(self.fd, select.POLLOUT)
+            except OSError:
+                return False
+        self.broker.defer(self.on_written, size)
+        return True
+
+    def _done(self, broken: "bool") -> "None":
+        self.on_closed(broken)
+
+
+class Buffer:
+    """
+    Keeps what is written until a program's thread reads it.
+
+    :param Broker broker: where what was read is told
+    """
+
+    #: Any thread: called when there is something to take.
+    on_change = staticmethod(int)  # type: Any
+
+    def __init__(self, broker: "Broker") -> "None":
+        self.broker = broker
+        self.chunks: "Deque[Any]" = deque()
+        self.ended = False
+        self.lock = _thread.allocate_lock()
+        self.waiters: "List[Any]" = []
+
+    # -- the broker's
+
+    def start(self, on_written: "OnWritten", on_closed: "OnClosed") -> "None":
+        self.on_written = on_written
+        self.on_closed = on_closed
+
+    def write(self, data: "bytes") -> "None":
+        if not self.ended:
+            with self.lock:
+                self.chunks.append(data)
+            self._wake()
+
+    def end(self) -> "None":
+        if not self.ended:
+            self.ended = True
+            self._wake()
+            self.on_closed(False)
+
+    def close(self) -> "None":
+        # What has come may still be read.
+        self.ended = True
+        self._wake()
+
+    def _wake(self) -> "None":
+        with self.lock:
+            waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            waiter.release()
+        self.on_change()
+
+    # -- a program's thread
+
+    def take(self, size: "int") -> "Any":
+        """Any thread: return up to `size` bytes, b"" at the end, None if there is nothing now."""
+        with self.lock:
+            if not self.chunks:
+                return b"" if self.ended else None
+            chunk = self.chunks.popleft()
+            if len(chunk) > size:
+                self.chunks.appendleft(memoryview(chunk)[size:])
+                chunk = chunk[:size]
+        self.broker.defer(self.on_written, len(chunk))
+        return chunk
+
+    def read(self, size: "int") -> "Any":
+        """Any thread: sleep until there is something; otherwise as take()."""
+        while True:
+            chunk = self.take(size)
+            if chunk is not None:
+                return chunk
+            with self.lock:
+                if self.chunks or self.ended:
+                    continue
+                waiter = core.new_lock()
+                self.waiters.append(waiter)
+            waiter.acquire()
+
+    def abandon(self) -> "None":
+        """Any thread: nobody will read any more."""
+        self.broker.defer(self._abandon)
+
+    def _abandon(self) -> "None":
+        if not self.ended:
+            self.close()
+            self.on_closed(True)
+
+
+class Discard:
+    """Takes all there is."""
+
+    def start(self, on_written: "OnWritten", on_closed: "OnClosed") -> "None":
+        self.on_written = on_written
+        self.on_closed = on_closed
+
+    def write(self, data: "bytes") -> "None":
+        self.on_written(len(data))
+
+    def end(self) -> "None":
+        self.on_closed(False)
+
+    def close(self) -> "None":
+        """There is nothing to give up."""
+
+
+# -- the right one for a descriptor
+
+
+def _reopen(fd: "int", flags: "int") -> "Optional[int]":
+    """Open a pipe once more, so that it has a description of its own; None where that can't be."""
+    try:
+        return os.open(_FD_PATH % fd, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        # Another system; another account's pipe; or one whose other end is closed.
+        return None
+
+
+class Socket:
+    """
+    A connected socket, read and written without waiting: what PolledReader and PolledWriter take.
+
+    :param int fd: its descriptor; from now on this object's own
+    """
+
+    def __init__(self, fd: "int") -> "None":
+        import _socket
+
+        # Whatever its family is: only what all have is used.
+        self.socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fd)
+        self.flags = _socket.MSG_DONTWAIT
+
+    def read(self, _fd: "int", size: "int") -> "Optional[bytes]":
+        try:
+            data: "bytes" = self.socket.recv(size, self.flags)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError:
+            return b""
+        return data
+
+    def write(self, _fd: "int", data: "Any") -> "int":
+        sent: "int" = self.socket.send(data, self.flags)
+        return sent
+
+    def end(self, _fd: "int") -> "None":
+        """Say that nothing follows, whoever else has the socket open."""
+        self.socket.shutdown(1)
+
+    def close(self, _fd: "int") -> "None":
+        self.socket.close()
+
+
+def open_reader(broker: "Broker", fd: "int") -> "Reader":
+    """
+    Return what reads a descriptor of somebody else's.
+
+    :param Broker broker: this context's
+    :param int fd: the descriptor; from now on the reader's own
+    """
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISSOCK(mode):
+        sock = Socket(fd)
+        return PolledReader(broker, fd, sock.read, sock.close)
+    if stat.S_ISFIFO(mode):
+        own = _reopen(fd, os.O_RDONLY)
+        if own is not None:
+            os.close(fd)
+            return PolledReader(broker, own)
+    return ThreadReader(broker, fd)
+
+
+def open_writer(broker: "Broker", fd: "int") -> "Writer":
+    """
+    Return what writes to a descriptor of somebody else's.
+
+    :param Broker broker: this context's
+    :param int fd: the descriptor; from now on the writer's own
+    """
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISSOCK(mode):
+        # No shutdown at its end: others, as a shell that goes on, may have it open too.
+        sock = Socket(fd)
+        return PolledWriter(broker, fd, sock.write, None, sock.close)
+    if stat.S_ISFIFO(mode):
+        own = _reopen(fd, os.O_WRONLY)
+        if own is not None:
+            os.close(fd)
+            return PolledWriter(broker, own)
+    return ThreadWriter(broker, fd)

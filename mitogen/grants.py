@@ -99,7 +99,7 @@ class _Question:
 
     def _on_answer(self, msg: "Message") -> "None":
         if msg.is_dead:
-            # It has never granted anything, or is gone.
+            # It does not grant that, or has never granted anything, or is gone.
             self.ask()
         else:
             self.on_answer(msg)
@@ -201,7 +201,10 @@ class Grants:
     ) -> "None":
         """A thread of its own: a policy is a program's."""
         try:
-            self._check(msg.src_id, target_id, spec)
+            if not self._allows(msg.src_id, target_id, spec):
+                return msg.reply(Message.dead("not granted"))
+            if self.router.unidirectional and target_id != self.router.context_id:
+                raise Refused("in a unidirectional tree contexts do not talk to each other")
             target = self.router.context_by_id(target_id)
             # As it came, so that what only the target knows goes through.
             request(target, spec, handles, lambda answer: _pass_on(msg, answer), msg.src_id)
@@ -211,21 +214,15 @@ class Grants:
             error: "CallError" = core.CallError(e)
             msg.reply(error)
 
-    def _check(self, source_id: "int", target_id: "int", spec: "Dict[str, Any]") -> "None":
+    def _allows(self, source_id: "int", target_id: "int", spec: "Dict[str, Any]") -> "bool":
         router = self.router
-        known = router.context_by_id(target_id, None, False)
-        granted = self._is_granted(source_id, target_id)
-        if not granted and self.policy and known:
-            granted = bool(self.policy(router.context_by_id(source_id), known, spec))
-        if not granted:
-            raise Refused(
-                "context %d may not run programs in context %d: context %d has not granted it",
-                source_id,
-                target_id,
-                router.context_id,
-            )
-        if router.unidirectional and target_id != router.context_id:
-            raise Refused("this tree is unidirectional: its contexts do not talk to each other")
+        # Of what is not below it, this context has no say.
+        if target_id != router.context_id and target_id not in router.routes.streams:
+            return False
+        if self._is_granted(source_id, target_id):
+            return True
+        source, target = [router.context_by_id(i) for i in (source_id, target_id)]
+        return bool(self.policy and self.policy(source, target, spec))
 
 
 def _pass_on(question: "Message", answer: "Message") -> "None":

@@ -314,7 +314,7 @@ class Popen:
         cwd: "Optional[Word]" = None,
         pty: "Union[None, bool, Pty]" = None,
     ) -> "None":
-        self.args = args
+        self.args: "Any" = args
         self.context = context
         self.router = context.router
         spec = spec_of(args, env, add_env, cwd, pty, stderr == STDOUT)
@@ -633,7 +633,7 @@ def _input_bytes(input: "Any", text: "bool") -> "Any":
 
 def run(
     context: "Any",
-    args: "Args",
+    args: "Union[Word, Sequence[Word]]",
     *,
     input: "Any" = None,
     check: "bool" = False,

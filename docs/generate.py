@@ -14,7 +14,7 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
 
-from mitogen import aliases, core, values  # noqa: E402 (the checkout's)
+from mitogen import aliases, core, grants, values  # noqa: E402 (the checkout's)
 from tests.unit import api_check, api_names  # noqa: E402
 
 WIRE = os.path.join(HERE, "design", "wire.rst")
@@ -41,6 +41,12 @@ HANDLES = (
     ("PING", "parent to child", "empty", "empty"),
     ("AWAIT_END", "ancestor to descendant", "raw: >L id of a child of it", "None, once reaped"),
     ("CANCEL", "ancestor to descendant", "raw: >L handle of the answer", ""),
+    (
+        "START_PROGRAM",
+        "descendant to ancestor",
+        "[target, what to start, mailboxes]",
+        "as of programs.start(); dead if not granted",
+    ),
 )
 
 TEXT = """\
@@ -99,7 +105,10 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 def number(name: str) -> int:
     """Return the number of a handle."""
-    return int(getattr(core, name, None) or getattr(aliases, name))
+    for module in (core, grants):
+        if hasattr(module, name):
+            return int(getattr(module, name))
+    return int(getattr(aliases, name))
 
 
 def wire() -> str:

@@ -61,6 +61,7 @@ from mitogen.mailbox import Latch, Receiver
 MYPY = False
 if MYPY:
     from concurrent.futures import Future
+    from subprocess import CompletedProcess
     from typing import (
         Any,
         Callable,
@@ -69,6 +70,7 @@ if MYPY:
         Iterator,
         List,
         Optional,
+        Sequence,
         Set,
         Tuple,
         Type,
@@ -80,6 +82,7 @@ if MYPY:
 
     from mitogen.core import ExternalContext, P, R, Stream
     from mitogen.many import Result
+    from mitogen.process import Args, Popen, Word
 
     # What find_elsewhere() finds.
     from mitogen.old_parent import *  # noqa: F403
@@ -238,19 +241,19 @@ class Context(core.Context):
 
         files.get(self, remote_path, path, *args, **kwargs)
 
-    def popen(self, args: "Any", **options: "Any") -> "Any":
+    def popen(self, args: "Args", **options: "Any") -> "Popen":
         """Start a program there: see mitogen.process.Popen."""
         from mitogen import process
 
         return process.Popen(self, args, **options)
 
-    def run(self, args: "Any", **options: "Any") -> "Any":
+    def run(self, args: "Union[Word, Sequence[Word]]", **options: "Any") -> "CompletedProcess[Any]":
         """Run a program there and return what it printed: see mitogen.process.run()."""
         from mitogen import process
 
         return process.run(self, args, **options)
 
-    def shell(self, argv: "Any" = None, **options: "Any") -> "Any":
+    def shell(self, argv: "Union[None, str, Sequence[Word]]" = None, **options: "Any") -> "int":
         """Put this process' terminal in front of a shell there: see mitogen.terminal.shell()."""
         from mitogen import terminal
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from mitogen import aliases, calls, core, parent
+from mitogen import aliases, calls, core, grants, parent
 
 DOCS = os.path.join(os.path.dirname(__file__), "..", "..", "docs")
 
@@ -40,7 +40,7 @@ def test_the_generator_writes_all_pages(tmp_path, monkeypatch):
 def test_every_handle_is_in_the_table():
     listed = {name for name, *_ in _generate().HANDLES}
     found = {}
-    for module in (core, aliases, parent, calls):
+    for module in (core, aliases, parent, calls, grants):
         for name, value in vars(module).items():
             if name.isupper() and type(value) is int and 100 <= value < 200:
                 assert found.setdefault(name, value) == value, f"{name} has two numbers"

@@ -62,6 +62,11 @@ def parse(argv):
     return parser, options
 
 
+def file_of(group, subject):
+    """Return the file that has a group's function, for a subject."""
+    return group.file or SUBJECT_FILES[subject]
+
+
 class Suite:
     """One run.
 
@@ -117,7 +122,7 @@ class Suite:
             text = self.task(group, name, str(answer))
             task.write_text(json.dumps(text))
             output = run_process(
-                [self.hosts.python, str(hosts.ROOT / "bench" / SUBJECT_FILES[name]), str(task)],
+                [self.hosts.python, str(hosts.ROOT / "bench" / file_of(group, name)), str(task)],
                 cpus,
                 min(group.timeout, QUICK_TIMEOUT) if self.options.quick else group.timeout,
             )

@@ -57,6 +57,7 @@ class Group(NamedTuple):
     :param needs: "sshd", "sudo", "tree": what the hosts must have ready.
     :param rounds: no more rounds than this, for what takes long.
     :param timeout: seconds for one process.
+    :param file: where the function is, if not with the subject's others.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Group(NamedTuple):
     needs: tuple[str, ...] = ()
     rounds: int = 100
     timeout: float = 60.0
+    file: str = ""
 
     def params(self, quick: bool) -> dict[str, Any]:
         """Return the arguments of the function."""
@@ -96,6 +98,8 @@ class Row(NamedTuple):
 
 
 BOTH = (PINNED, FREE)
+#: Where the functions are that run programs, beside OpenSSH's.
+PROGRAMS = "subject_programs.py"
 
 GROUPS = {
     group.name: group
@@ -228,6 +232,51 @@ GROUPS = {
             rounds=3,
         ),
         Group(
+            "rsync_large",
+            "rsync_large",
+            ("ours",),
+            (FREE,),
+            {"megabytes": 500, "depths": [0, 1, 3], "times": 3},
+            {"megabytes": 20, "times": 1},
+            needs=("sshd",),
+            rounds=3,
+            timeout=300,
+            file=PROGRAMS,
+        ),
+        Group(
+            "rsync_small",
+            "rsync_small",
+            ("ours",),
+            (FREE,),
+            {"count": 5000, "size": 2000, "depths": [0, 1, 3], "times": 3},
+            {"count": 200, "times": 1},
+            needs=("sshd",),
+            rounds=3,
+            timeout=300,
+            file=PROGRAMS,
+        ),
+        Group(
+            "ssh_true",
+            "start",
+            ("ours",),
+            (FREE,),
+            {"count": 20},
+            {"count": 3},
+            needs=("sshd",),
+            rounds=3,
+            file=PROGRAMS,
+        ),
+        Group(
+            "run_busy",
+            "busy_call",
+            ("ours",),
+            BOTH,
+            {"megabytes": 1000},
+            {"megabytes": 100},
+            rounds=5,
+            file=PROGRAMS,
+        ),
+        Group(
             "slow_reader",
             "slow_reader",
             BASIC,
@@ -328,6 +377,20 @@ ROWS = [
     Row("put_get", FREE, "deep_put", "MB/s", "put(), three hops"),
     Row("put_get", FREE, "deep_get", "MB/s", "get(), three hops"),
     Row("put_get", FREE, "growth", "MiB", "... growth of any process", ours(32)),
+    Row("rsync_large", FREE, "ssh", "s", "rsync of 500 MB over loopback ssh"),
+    Row("rsync_large", FREE, "ratio_0", "x ssh", "... through fakessh, this process", ours(1)),
+    Row("rsync_large", FREE, "ratio_1", "x ssh", "... one hop", ours(1)),
+    Row("rsync_large", FREE, "ratio_3", "x ssh", "... three hops", ours(1.2)),
+    Row("rsync_small", FREE, "ssh", "s", "rsync of 5,000 small files over loopback ssh"),
+    Row("rsync_small", FREE, "ratio_0", "x ssh", "... through fakessh, this process", ours(1)),
+    Row("rsync_small", FREE, "ratio_1", "x ssh", "... one hop", ours(1)),
+    Row("rsync_small", FREE, "ratio_3", "x ssh", "... three hops", ours(1)),
+    Row("ssh_true", FREE, "ssh", "ms", "ssh x true, with a login"),
+    Row("ssh_true", FREE, "ours", "ms", "... through an open context"),
+    Row("ssh_true", FREE, "ratio", "x ssh", "... of ssh's", ours(0.5)),
+    *each_pin("run_busy", "median", "ms", "call beside 1 GB of a program's output", None),
+    *each_pin("run_busy", "p99", "ms", "... 99th percentile", ours(5)),
+    *each_pin("run_busy", "rate", "MB/s", "... that output", None),
     Row("slow_reader", FREE, "down", "MiB", "growth: child's mailbox is not read", ours(8)),
     Row("slow_reader", FREE, "up", "MiB", "growth: master's mailbox is not read", ours(8)),
     Row("slow_reader", FREE, "stopped", "MiB", "growth: child is stopped (SIGSTOP)", ours(8)),

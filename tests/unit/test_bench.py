@@ -3,6 +3,7 @@
 import ast
 import json
 import pathlib
+import re
 
 import pytest
 
@@ -53,7 +54,7 @@ def test_each_group_has_a_row_for_each_pin() -> None:
 @pytest.mark.parametrize("group", table.GROUPS.values(), ids=lambda each: each.name)
 def test_subjects_have_the_function_and_its_parameters(group: table.Group) -> None:
     for subject in group.subjects:
-        parameters = functions_of(suite.SUBJECT_FILES[subject])[group.function]
+        parameters = functions_of(suite.file_of(group, subject))[group.function]
         assert parameters == {"setting", *group.full}
     assert set(group.quick) <= set(group.full)
     assert "ours" in group.subjects
@@ -61,10 +62,13 @@ def test_subjects_have_the_function_and_its_parameters(group: table.Group) -> No
 
 @pytest.mark.parametrize("group", table.GROUPS.values(), ids=lambda each: each.name)
 def test_keys_occur_in_the_driver(group: table.Group) -> None:
-    source = (BENCH / "subject_mitogen.py").read_text() + (BENCH / "probe.py").read_text()
+    names = [suite.file_of(group, "ours"), "probe.py"]
+    source = "".join((BENCH / name).read_text() for name in names)
     for each in table.ROWS:
         if each.group == group.name:
             key = each.key.replace("raw_", "").replace("_flights", "").replace("_elapsed", "")
+            # One for each depth: "ratio_{depth}".
+            key = re.sub(r"(?<=_)[0-9]$", "{depth}", key)
             assert '"{}"'.format(key) in source, each.name
 
 

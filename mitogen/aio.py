@@ -21,12 +21,13 @@ import asyncio
 import concurrent.futures
 from collections import deque
 
-from mitogen import core, mailbox, master, parent
+from mitogen import core, mailbox, master, parent, process
 from mitogen.calls import CallChain
 
 MYPY = False
 if MYPY:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from subprocess import CompletedProcess
     from typing import Any
 
     from mitogen.core import P, R
@@ -288,6 +289,57 @@ class Context:
     async def get(self, remote_path: Any, path: Any, **kwargs: Any) -> Any:
         """Fetch a file or a tree: see :meth:`mitogen.parent.Context.get`."""
         return await self.router._sleep(lambda: self.context.get(remote_path, path, **kwargs))
+
+    async def run(
+        self,
+        args: Any,
+        *,
+        timeout: float | None = None,
+        env: Any = None,
+        cwd: Any = None,
+        pty: Any = False,
+        **kwargs: Any,
+    ) -> CompletedProcess[Any]:
+        """
+        Run a program there and return what it printed: see :func:`mitogen.process.run`.
+
+        Cancelled, it is killed. Callbacks are called in the event loop.
+        """
+        capture = process.Capture(**kwargs)
+        where = capture.options
+        starting = self.router._sleep(
+            lambda: self.context.popen(args, env=env, cwd=cwd, pty=pty, **where)
+        )
+        try:
+            popen = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(_end)
+            raise
+        try:
+            await asyncio.wait_for(_converse(popen, capture), timeout)
+        except asyncio.TimeoutError:
+            raise capture.too_late(popen, timeout or 0) from None
+        finally:
+            _end(starting)
+        return capture.result(popen)
+
+
+def _end(starting: asyncio.Future[Any]) -> None:
+    if not starting.cancelled() and not starting.exception():
+        starting.result().kill()
+        starting.result().close()
+
+
+async def _converse(popen: process.Popen, capture: process.Capture) -> None:
+    ready = _Event()
+    conversation = process.Conversation(popen, capture.input, capture.sinks, lambda: ready.set())
+    while not conversation.go_on():
+        await ready.wait()
+        ready = _Event()
+    done = _Event()
+    popen.when_done(lambda popen: done.set())
+    await done.wait()
+    popen.wait()
 
 
 class Receiver:

@@ -48,7 +48,9 @@ __all__ = [
     "STDOUT",
     "CalledProcessError",
     "CompletedProcess",
+    "Capture",
     "Connect",
+    "Conversation",
     "Popen",
     "Pty",
     "Refused",
@@ -505,30 +507,10 @@ class Popen:
         def left() -> "float":
             return -1 if deadline is None else max(0, deadline - core.now())
 
-        if self.stdin and not self.stdin.closed:
-            feed: "Any" = self._in.reader
-            view = memoryview(input or b"")
-            try:
-                feed.offer(view, False)
-                self.stdin.close()
-            except BrokenPipeError:
-                # It reads nothing: as in subprocess, that is its own affair.
-                pass
         ready = core.new_lock()
-        pairs = [(b, sink) for b, sink in zip(self._buffers, sinks) if b]
-        for buffer, _ in pairs:
-            buffer.on_change = lambda: _release(ready)
-        while pairs:
-            idle = True
-            for pair in list(pairs):
-                chunk = pair[0].take(pipes.CHUNK)
-                if chunk is not None:
-                    idle = False
-                    if len(chunk):
-                        pair[1](chunk)
-                    else:
-                        pairs.remove(pair)
-            if idle and not ready.acquire(True, left()):
+        conversation = Conversation(self, input, sinks, lambda: _release(ready))
+        while not conversation.go_on():
+            if not ready.acquire(True, left()):
                 raise TimeoutExpired(self.args, timeout or 0)
         self.wait(None if deadline is None else left())
 
@@ -580,6 +562,48 @@ def _release(lock: "Any") -> "None":
         pass
 
 
+class Conversation:
+    """
+    Gives a program all of its input and takes what it prints, without sleeping.
+
+    :param Popen popen: the program
+    :param input: bytes or None, if `stdin` is PIPE
+    :param list sinks: what is called with each piece of output, and of error output
+    :param on_change: any thread: called when go_on() has something to do
+    """
+
+    def __init__(
+        self,
+        popen: "Popen",
+        input: "Any",
+        sinks: "Sequence[Callback]",
+        on_change: "Callable[[], object]",
+    ) -> "None":
+        if popen.stdin and not popen.stdin.closed:
+            feed: "Any" = popen._in.reader
+            try:
+                feed.offer(memoryview(input or b""), False)
+                popen.stdin.close()
+            except BrokenPipeError:
+                # It reads nothing: as in subprocess, that is its own affair.
+                pass
+        self.pairs = [(b, sink) for b, sink in zip(popen._buffers, sinks) if b]
+        for buffer, _ in self.pairs:
+            buffer.on_change = on_change
+
+    def go_on(self) -> "bool":
+        """Take all there is now; return whether that was the end of it."""
+        for pair in list(self.pairs):
+            while True:
+                chunk = pair[0].take(pipes.CHUNK)
+                if not chunk:
+                    break
+                pair[1](chunk)
+            if chunk is not None:
+                self.pairs.remove(pair)
+        return not self.pairs
+
+
 # -- run()
 
 
@@ -597,11 +621,8 @@ def _decoder(text: "bool") -> "Any":
     return decode
 
 
-def _teller(callback: "Optional[Callback]", text: "bool") -> "Callback":
+def _teller(call: "Callback", text: "bool") -> "Callback":
     """Return what is called with each piece of bytes, for a caller's callback."""
-    if not callback:
-        return lambda data: None
-    call = callback
     if not text:
         return lambda data: call(bytes(data))
     import codecs
@@ -629,6 +650,63 @@ def _input_bytes(input: "Any", text: "bool") -> "Any":
     if isinstance(input, str):
         raise TypeError("input: bytes are wanted, not str; or text=True")
     return memoryview(input).cast("B")
+
+
+class Capture:
+    """
+    What run() makes of a program: options checked before anything is started, then its result.
+
+    The arguments are those of run().
+    """
+
+    def __init__(
+        self,
+        *,
+        input: "Any" = None,
+        check: "bool" = False,
+        capture_output: "bool" = True,
+        text: "bool" = False,
+        on_stdout: "Optional[Callback]" = None,
+        on_stderr: "Optional[Callback]" = None,
+    ) -> "None":
+        self.input = _input_bytes(input, text)
+        self.check = check
+        self.capture_output = capture_output
+        self.decode = _decoder(text)
+        self.chunks: "List[List[bytes]]" = [[], []]
+        #: What is called with each piece of output, and of error output.
+        self.sinks = [
+            self._sink(keep, _teller(callback, text) if callback else None)
+            for keep, callback in zip(self.chunks, (on_stdout, on_stderr))
+        ]
+        where = [PIPE if capture_output or each else None for each in (on_stdout, on_stderr)]
+        #: For Popen.
+        self.options: "Dict[str, Any]" = {"stdout": where[0], "stderr": where[1]}
+
+    def _sink(self, chunks: "List[bytes]", tell: "Optional[Callback]") -> "Callback":
+        def take(data: "bytes") -> "None":
+            if self.capture_output:
+                chunks.append(data)
+            if tell:
+                tell(data)
+
+        return take
+
+    def _printed(self, finish: "Callable[[bytes], Any]") -> "List[Any]":
+        return [finish(b"".join(c)) if self.capture_output else None for c in self.chunks]
+
+    def result(self, popen: "Popen") -> "CompletedProcess[Any]":
+        """Return what run() returns, or raise CalledProcessError."""
+        out, err = self._printed(self.decode)
+        status = popen.returncode or 0
+        if self.check and status:
+            raise CalledProcessError(status, popen.args, out, err)
+        return CompletedProcess(popen.args, status, out, err)
+
+    def too_late(self, popen: "Popen", timeout: "float") -> "TimeoutExpired":
+        """Return the error of a deadline that has passed, with the output so far."""
+        out, err = self._printed(lambda data: data or None)
+        return TimeoutExpired(popen.args, timeout, out, err)
 
 
 def run(
@@ -667,37 +745,21 @@ def run(
     :raises OSError: it could not be started
     :raises ChannelError: the context was lost
     """
-    data = _input_bytes(input, text)
-    decode = _decoder(text)
-    chunks: "List[List[bytes]]" = [[], []]
-    tell = [_teller(on_stdout, text), _teller(on_stderr, text)]
-
-    def sink(number: "int") -> "Callback":
-        keep, call = chunks[number].append, tell[number]
-
-        def take(data: "bytes") -> "None":
-            if capture_output:
-                keep(data)
-            call(data)
-
-        return take
-
-    def printed(finish: "Any") -> "List[Any]":
-        return [finish(b"".join(c)) if capture_output else None for c in chunks]
-
-    wheres = [PIPE if capture_output or callback else None for callback in (on_stdout, on_stderr)]
-    popen = Popen(context, args, stdout=wheres[0], stderr=wheres[1], env=env, cwd=cwd, pty=pty)
-    with popen:
+    capture = Capture(
+        input=input,
+        check=check,
+        capture_output=capture_output,
+        text=text,
+        on_stdout=on_stdout,
+        on_stderr=on_stderr,
+    )
+    with Popen(context, args, env=env, cwd=cwd, pty=pty, **capture.options) as popen:
         try:
-            popen._converse(data, timeout, [sink(0), sink(1)])
-        except BaseException as e:
+            popen._converse(capture.input, timeout, capture.sinks)
+        except TimeoutExpired:
             popen.kill()
-            if not isinstance(e, TimeoutExpired):
-                raise
-            out, err = printed(lambda data: data or None)
-            raise TimeoutExpired(args, timeout or 0, out, err) from None
-    out, err = printed(decode)
-    status = popen.returncode
-    if check and status:
-        raise CalledProcessError(status, args, out, err)
-    return CompletedProcess(args, status or 0, out, err)
+            raise capture.too_late(popen, timeout or 0) from None
+        except BaseException:
+            popen.kill()
+            raise
+    return capture.result(popen)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 import sys
 
 import pytest
@@ -227,3 +228,49 @@ def test_receivers_of_the_plain_kind_work_beside(own_router):
 
     asyncio.run(main())
     assert [receiver.get(SOON).unpickle() for _ in range(3)] == [0, 1, 2]
+
+
+# ---- programs
+
+
+def test_run_a_program():
+    async def main(router):
+        context = await router.local()
+        found = []
+        done = await context.run(["cat"], input="text\n", text=True, on_stdout=found.append)
+        assert (done.stdout, done.returncode, found) == ("text\n", 0, ["text\n"])
+        data = os.urandom(5000000)
+        both = await asyncio.gather(*[context.run(["cat"], input=data) for _ in range(40)])
+        assert all(each.stdout == data for each in both)
+        with pytest.raises(subprocess.CalledProcessError):
+            await context.run(["false"], check=True)
+        with pytest.raises(FileNotFoundError):
+            await context.run(["no such program"])
+        with pytest.raises(TypeError):
+            await context.run(["true"], nonsense=1)
+
+    run(main)
+
+
+def test_a_program_that_is_too_slow_or_cancelled_is_killed():
+    async def main(router):
+        context = await router.local()
+        slow = ["sh", "-c", "echo $$; exec sleep 1000"]
+        pids = []
+        with pytest.raises(subprocess.TimeoutExpired) as caught:
+            await context.run(slow, timeout=0.5, on_stdout=lambda data: pids.append(int(data)))
+        assert int(caught.value.output) == pids[0]
+        started = asyncio.Event()
+
+        def note(data):
+            pids.append(int(data))
+            started.set()
+
+        task = asyncio.ensure_future(context.run(slow, on_stdout=note))
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        processes.wait_until(lambda: not any(map(processes.alive, pids)))
+
+    run(main)

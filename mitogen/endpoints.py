@@ -143,7 +143,7 @@ class ThreadReader:
     def __init__(self, broker: "Broker", fd: "int") -> "None":
         self.broker = broker
         self.fd = fd
-        self.closed = False
+        self.closed = self.started = False
         self.paused = True
         self.asked = False
         self.piece: "Optional[bytes]" = None
@@ -152,6 +152,7 @@ class ThreadReader:
 
     def start(self, deliver: "Deliver") -> "None":
         self.deliver = deliver
+        self.started = True
         _thread.start_new_thread(self._run, ())
 
     def resume(self) -> "None":
@@ -200,6 +201,9 @@ class ThreadReader:
                 break
             piece = read
             self.broker.defer(self._on_piece, piece)
+        self._release()
+
+    def _release(self) -> "None":
         os.close(self.fd)
         os.close(self.wake_r)
 
@@ -208,7 +212,9 @@ class ThreadReader:
             self.closed = True
             # Wakes the thread, which closes the rest.
             os.close(self.wake_w)
-            if not self.asked:
+            if not self.started:
+                self._release()
+            elif not self.asked:
                 self.asked = True
                 self.lock.release()
 
@@ -430,27 +436,40 @@ class ThreadWriter:
         self.fd = fd
         self.queue: "Deque[Any]" = deque()
         self.ended = self.closed = False
+        #: Before there is something to do there is no thread.
+        self.started = False
         self.lock = core.new_lock()
 
     def start(self, on_written: "OnWritten", on_closed: "OnClosed") -> "None":
         self.on_written = on_written
         self.on_closed = on_closed
-        _thread.start_new_thread(self._run, ())
 
     def write(self, data: "bytes") -> "None":
-        self.queue.append(data)
-        self._wake()
+        if not self.ended:
+            self.queue.append(data)
+            self._wake()
 
     def end(self) -> "None":
-        self.ended = True
-        self._wake()
+        if not self.ended:
+            self.ended = True
+            if self.started:
+                self._wake()
+            else:
+                os.close(self.fd)
+                self.on_closed(False)
 
     def close(self) -> "None":
         # Should the thread be in a write, it goes when that is over.
-        self.ended = self.closed = True
-        self._wake()
+        ended, self.ended, self.closed = self.ended, True, True
+        if self.started:
+            self._wake()
+        elif not ended:
+            os.close(self.fd)
 
     def _wake(self) -> "None":
+        if not self.started:
+            self.started = True
+            _thread.start_new_thread(self._run, ())
         try:
             self.lock.release()
         except RuntimeError:

@@ -486,6 +486,8 @@ class Program:
     def hurry(self) -> "None":
         """As close(), where there is no time."""
         self.pause = SHORT_PAUSE
+        if self.closing and not self.ending:
+            self._end_group(0)
         self.close(0)
 
     def close(self, grace: "Optional[float]" = None) -> "None":

@@ -465,6 +465,15 @@ def test_the_context_ends_in_order(own_router):
     assert popen.wait(SOON) == -signal.SIGHUP
 
 
+def test_the_context_ends_in_order_while_a_program_has_its_grace(own_router):
+    context = own_router.local()
+    popen = context.popen(["sleep", "1000"])
+    popen.close()
+    context.call(os.getpid)
+    context.shutdown(wait=True)
+    assert not processes.alive(popen.pid)
+
+
 @pytest.mark.parametrize("args", [["sleep", "1000"], [SH, "-c", STUBBORN]])
 def test_the_context_is_killed(args, own_router):
     """Then its guard ends what it ran."""

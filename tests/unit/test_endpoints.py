@@ -171,6 +171,24 @@ def test_a_writer_whose_reader_is_gone(kind, broker, tmp_path):
     assert watcher.done.wait(SOON) and watcher.closed == [True]
 
 
+@pytest.mark.parametrize("kind", ["pipe", "socket", "file", "tty"])
+def test_what_is_closed_before_it_was_used_leaves_nothing(kind, broker, tmp_path):
+    """The fixture looks: as where a program can't be started."""
+    rfd, wfd = make_pair(kind, tmp_path)
+    reader, writer = endpoints.open_reader(broker, rfd), endpoints.open_writer(broker, wfd)
+    for endpoint in (reader, writer, reader, writer):
+        endpoint.close()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "file", "tty"])
+def test_an_end_without_anything_before_it(kind, broker, tmp_path):
+    rfd, wfd = make_pair(kind, tmp_path)
+    watcher = Watcher(endpoints.open_writer(broker, wfd))
+    broker.defer(watcher.writer.end)
+    assert watcher.done.wait(SOON) and watcher.closed == [False]
+    os.close(rfd)
+
+
 @pytest.mark.parametrize("kind", ["pipe", "socket", "tty"])
 def test_a_writer_that_is_given_up_while_it_waits(kind, broker, tmp_path):
     rfd, wfd = make_pair(kind, tmp_path)

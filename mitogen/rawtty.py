@@ -1,0 +1,703 @@
+"""
+The local half of a person's terminal: make it raw and put it back, find escapes among the keys, and
+relay keys and screen between it and two descriptors.
+
+Rules
+    1. Only the standard library, and of that what is cheap: the stand-in of fakessh loads this file
+       by its path, in a bare `python -I -S`.
+    2. The terminal is put back on every way out; what puts it back can be interrupted anywhere and
+       done again. Only the process that made it raw does so, and none that is in the background.
+    3. The flags of open files that others share are left alone: the terminal is opened once more to
+       write to it without waiting. relay() never waits but in poll(), so that `~.` always works.
+    4. Signal handlers are put in and taken out on the main thread only; elsewhere nothing is
+       noticed but a new size, once a second.
+
+Threads: a RawTty and its relay() belong to one thread; handlers run on the main one.
+"""
+
+import _signal  # type: ignore[import-not-found]  # typeshed does not have it
+import _thread
+import atexit
+import errno
+import fcntl
+import os
+import select
+import stat
+import struct
+import termios
+
+MYPY = False
+if MYPY:
+    from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+
+    Size = Tuple[int, int, int, int]
+
+__all__ = ["Escapes", "RawTty", "escape_char", "relay"]
+
+#: Why relay() ended.
+CLOSED, DISCONNECT, HANGUP, WATCH = "closed", "disconnect", "hangup", "watch"
+#: What escapes ask for, besides DISCONNECT.
+SUSPEND, HELP, LIST, BREAK = "suspend", "help", "list", "break"
+
+#: The key after the escape character to (what it asks for, what is shown for the key).
+KEYS = {
+    b".": (DISCONNECT, b"."),
+    b"\x1a": (SUSPEND, b"^Z"),
+    b"?": (HELP, b"?"),
+    b"#": (LIST, b"#"),
+    b"B": (BREAK, b"B"),
+}
+HELP_TEXT = b"""\
+Supported escape sequences:
+ ~.   - end the connection
+ ~B   - send a BREAK to the remote system
+ ~^Z  - suspend this program
+ ~#   - list connections
+ ~?   - this message
+ ~~   - send the escape character by typing it twice
+(Note that escapes are only recognized immediately after newline.)
+"""
+
+#: Bytes read at once, and queued per direction before reading stops.
+LIMIT = 65536
+#: Bytes that a terminal takes at once where it could not be opened once more: poll() promises no
+#: number, the Linux line discipline has had more room than this whenever it said so.
+TERMINAL_PIECE = 256
+#: Milliseconds between looks at the size where no signal tells.
+LOOK = 1000
+
+#: Signals that end a program.
+ENDING = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT)
+#: Signals that stay ignored if they are.
+RESPECTED = (_signal.SIGTSTP,) + ENDING
+
+
+def _bits(names: "str") -> "int":
+    """Return flags of termios, as far as this system has them."""
+    found = 0
+    for name in names.split():
+        found |= getattr(termios, name, 0)
+    return found
+
+
+def raw_attrs(attrs: "List[Any]") -> "List[Any]":
+    """Return terminal attributes made raw: with the changes that OpenSSH makes, and no others."""
+    iflag, oflag, cflag, lflag, ispeed, ospeed, cc = attrs
+    iflag |= termios.IGNPAR
+    iflag &= ~_bits("ISTRIP INLCR IGNCR ICRNL IXON IXANY IXOFF IUCLC")
+    lflag &= ~_bits("ISIG ICANON ECHO ECHOE ECHOK ECHONL IEXTEN")
+    oflag &= ~termios.OPOST
+    cc = list(cc)
+    cc[termios.VMIN], cc[termios.VTIME] = 1, 0
+    return [iflag, oflag, cflag, lflag, ispeed, ospeed, cc]
+
+
+def escape_char(text: "str") -> "Optional[bytes]":
+    """
+    Return the escape character that a text names, None for none: as ssh_config(5), EscapeChar.
+
+    :param str text: a character, `^` and a character for a control character, or `none`
+    :raises ValueError: it is none of these
+    """
+    if text == "none":
+        return None
+    code = ord(text) if len(text) == 1 else -1
+    if len(text) == 2 and text[0] == "^" and 64 <= ord(text[1]) < 128:
+        code = ord(text[1]) & 31
+    if not 0 <= code < 128:
+        raise ValueError("%r is no escape character: give one, like ~, or ^] or none" % (text,))
+    return bytes((code,))
+
+
+class Escapes:
+    """
+    Tells data from escapes, which are recognized after a newline and at the start only.
+
+    :param bytes char: the escape character; None for none: then all is data
+    """
+
+    def __init__(self, char: "Optional[bytes]" = b"~") -> "None":
+        self._char = char
+        self._at_start = True
+        self._pending = False
+
+    def feed(self, data: "bytes") -> "List[Union[bytes, str]]":
+        """
+        Return what typed bytes mean, in order: bytes are data to send; a str is what an escape asks
+        for: DISCONNECT, SUSPEND, HELP, LIST or BREAK.
+
+        :param bytes data: as typed; an escape may be spread over several calls
+        """
+        char = self._char
+        if char is None:
+            return [data] if data else []
+        found = []  # type: List[Union[bytes, str]]
+        plain = bytearray()
+        for code in data:
+            byte = bytes((code,))
+            if self._pending:
+                self._pending = False
+                if byte in KEYS:
+                    found += [bytes(plain)] if plain else []
+                    found.append(KEYS[byte][0])
+                    plain = bytearray()
+                    continue
+                plain += b"" if byte == char else char
+            elif self._at_start and byte == char:
+                self._pending = True
+                continue
+            plain += byte
+            self._at_start = code in b"\r\n"
+        return found + ([bytes(plain)] if plain else [])
+
+    def flush(self) -> "bytes":
+        """Return what was held back when the input ends: the escape character, or nothing."""
+        pending, self._pending = self._pending, False
+        return self._char if pending and self._char else b""
+
+    def show(self, action: "str") -> "bytes":
+        """Return how an escape is shown: `~?`."""
+        return self._caret() + [key for name, key in KEYS.values() if name == action][0]
+
+    def help(self) -> "bytes":
+        """Return what `~?` shows; lines end with a newline only."""
+        return HELP_TEXT.replace(b" ~~ ", b" " + self._caret() * 2 + b" ").replace(
+            b" ~", b" " + self._caret()
+        )
+
+    def _caret(self) -> "bytes":
+        code = ord(self._char or b"~")
+        return b"^" + bytes((code ^ 64,)) if code < 32 or code == 127 else bytes((code,))
+
+
+class RawTty:
+    """
+    The local terminal: raw from enter() to leave(), or within `with`.
+
+    While it is raw, and on the main thread, SIGINT, SIGTERM, SIGHUP and SIGQUIT put it back, and
+    then do what they did before: a handler of Python is called (if it returns, the terminal is made
+    raw again), else the process dies by the signal. SIGTSTP puts it back, stops, and makes it raw
+    again on SIGCONT. What is ignored (SIG_IGN) stays so. leave() puts the handlers back.
+
+    :param int fd_in: the terminal, to read from and to set
+    :param int fd_out: where the screen is; both stay the caller's
+    """
+
+    #: True while the terminal is raw; False while the process is suspended.
+    is_raw = False
+    #: True if there was a signal that may mean a new size.
+    resized = False
+
+    def __init__(self, fd_in: "int" = 0, fd_out: "int" = 1) -> "None":
+        self.fd_in = fd_in
+        self.fd_out = fd_out
+        #: The attributes as they were, as of tcgetattr(); None if `fd_in` is no terminal.
+        self.before = termios.tcgetattr(fd_in) if os.isatty(fd_in) else None  # type: Any
+        #: Descriptors of a pipe: any signal makes the first one readable, since another thread may
+        #: be who gets it, and then this one would sleep on in poll(). Seen after SIGCONT.
+        self.wake = ()  # type: Tuple[int, ...]
+        self._wakeup_before = None  # type: Optional[int]
+        self._pid = 0
+        self._previous = {}  # type: Dict[int, Any]
+
+    def size(self) -> "Size":
+        """Return columns, lines, and both in pixels; zeros for what is unknown."""
+        for fd in (self.fd_in, self.fd_out):
+            try:
+                packed = fcntl.ioctl(fd, termios.TIOCGWINSZ, b"\0" * 8)
+            except (OSError, ValueError):
+                continue
+            lines, columns, x, y = struct.unpack("HHHH", packed)
+            return columns, lines, x, y
+        return 0, 0, 0, 0
+
+    @property
+    def notified(self) -> "bool":
+        """True if a signal tells of a new size."""
+        return _signal.SIGWINCH in self._previous
+
+    # ---- in and out
+
+    def enter(self) -> "None":
+        """
+        Make the terminal raw; what was typed ahead is kept.
+
+        :raises termios.error: `fd_in` is no terminal, or it is gone
+        """
+        if self._pid:
+            return
+        self.before = termios.tcgetattr(self.fd_in)
+        try:
+            self._pid = os.getpid()
+            atexit.register(self.leave)
+            self.wake = os.pipe()
+            for fd in self.wake:
+                os.set_blocking(fd, False)
+            self._install()
+            self._make_raw()
+        except BaseException:
+            self.leave()
+            raise
+
+    def leave(self) -> "None":
+        """Put the terminal and the signal handlers back."""
+        if self._pid != os.getpid():
+            return
+        self._put_back()
+        self._uninstall()
+        atexit.unregister(self.leave)
+        can_close = self._give_back_wakeup()
+        wake, self.wake = self.wake, ()
+        for fd in wake if can_close else ():
+            os.close(fd)
+        self._pid = 0
+
+    def __enter__(self) -> "RawTty":
+        self.enter()
+        return self
+
+    def __exit__(self, *_exc_info: "Any") -> "None":
+        self.leave()
+
+    def suspend(self) -> "None":
+        """Put the terminal back and stop this process; once it is resumed, go raw again."""
+        self._on_stop(_signal.SIGTSTP, None)
+
+    def _make_raw(self) -> "None":
+        self.is_raw = True
+        self._set(raw_attrs(self.before))
+
+    def _make_raw_again(self) -> "None":
+        if self._pid != os.getpid():  # left meanwhile, or a fork
+            return
+        try:
+            self._make_raw()
+        except termios.error:
+            pass  # it is gone; relay() will see
+
+    def _put_back(self) -> "bool":
+        """Put the terminal back, once more if it is already; return whether it was raw."""
+        if self._pid != os.getpid():
+            return False
+        # First, so that no signal that is handled meanwhile makes it raw again.
+        was_raw, self.is_raw = self.is_raw, False
+        # In the background the terminal is the shell's, and setting it would stop us (SIGTTOU).
+        if self._in_foreground():
+            try:
+                self._set(self.before)
+            except termios.error:
+                pass  # it is gone
+        return was_raw
+
+    def _set(self, attrs: "List[Any]") -> "None":
+        """Set attributes once all output is written, or a signal has shown that it is stuck."""
+        when = termios.TCSADRAIN
+        while True:
+            try:
+                return termios.tcsetattr(self.fd_in, when, attrs)
+            except termios.error as e:
+                if e.args[0] != errno.EINTR:
+                    raise
+                when = termios.TCSANOW
+
+    def _in_foreground(self) -> "bool":
+        try:
+            # 0: a group outside of this namespace of processes.
+            return os.tcgetpgrp(self.fd_in) in (os.getpgrp(), 0)
+        except OSError:  # not our controlling terminal: anybody may set it
+            return True
+
+    # ---- signals
+
+    def _install(self) -> "None":
+        try:
+            self._wakeup_before = _signal.set_wakeup_fd(self.wake[1])
+        except ValueError:  # not the main thread
+            return
+        handlers = dict.fromkeys(ENDING, self._on_end)
+        handlers[_signal.SIGTSTP] = self._on_stop
+        handlers[_signal.SIGCONT] = self._on_continue
+        handlers[_signal.SIGWINCH] = self._on_resize
+        for number, handler in handlers.items():
+            previous = _signal.getsignal(number)
+            ignored = previous == _signal.SIG_IGN and number in RESPECTED
+            if previous is not None and not ignored:  # None: somebody's in C
+                self._previous[number] = previous
+                _signal.signal(number, handler)
+
+    def _uninstall(self) -> "None":
+        for number, previous in list(self._previous.items()):
+            handler = _signal.getsignal(number)
+            if getattr(handler, "__self__", None) is self:
+                try:
+                    _signal.signal(number, previous)
+                except ValueError:  # left on a thread that did not enter; they chain on
+                    continue
+            del self._previous[number]
+
+    def _give_back_wakeup(self) -> "bool":
+        """Have signals no longer written to our pipe; return whether it can be closed."""
+        before, self._wakeup_before = self._wakeup_before, None
+        for fd in () if before is None else (before, -1):
+            try:
+                current = _signal.set_wakeup_fd(fd)
+            except (OSError, ValueError):  # closed by now, or this is not the thread that entered
+                continue
+            if current not in self.wake:  # somebody has put in another
+                _signal.set_wakeup_fd(current)
+            return True
+        return before is None
+
+    def _chain(self, number: "int", frame: "Any") -> "bool":
+        """Call the handler that was there before; return whether there was one."""
+        previous = self._previous.get(number)
+        if not callable(previous):
+            return False
+        previous(number, frame)
+        return True
+
+    def _on_end(self, number: "int", frame: "Any") -> "None":
+        was_raw = self._put_back()
+        if not self._chain(number, frame):
+            _signal.signal(number, _signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif was_raw:
+            self._make_raw_again()
+
+    def _on_stop(self, number: "int", frame: "Any") -> "None":
+        was_raw = self._put_back()
+        if not self._chain(number, frame):
+            handled = number in self._previous
+            if handled:
+                _signal.signal(number, _signal.SIG_DFL)
+            # To this thread, so that it is stopped before the call returns.
+            _signal.pthread_kill(_thread.get_ident(), number)
+            if handled:
+                _signal.signal(number, self._on_stop)
+        if was_raw:
+            self._make_raw_again()
+        self._notice()
+
+    def _on_continue(self, number: "int", frame: "Any") -> "None":
+        self._chain(number, frame)
+        if self.is_raw:  # after a SIGSTOP, which can't be handled
+            self._make_raw_again()
+            self._notice()
+
+    def _on_resize(self, number: "int", frame: "Any") -> "None":
+        self._chain(number, frame)
+        self._notice()
+
+    def _notice(self) -> "None":
+        """Wake relay(), at most once until it looks."""
+        if not self.resized and self.wake and self._pid == os.getpid():
+            self.resized = True
+            try:
+                os.write(self.wake[1], b"\0")
+            except OSError:
+                pass  # it is full, and so readable
+
+    def noticed(self) -> "bool":
+        """Return whether there may be a new size since the last call; empty the pipe."""
+        resized = self.resized
+        if resized:
+            # Before the size is asked for; set meanwhile it is for the next call.
+            self.resized = False
+        try:
+            numbers = os.read(self.wake[0], LIMIT) if self.wake else b""
+            if self._wakeup_before not in (None, -1):
+                os.write(self._wakeup_before, numbers.strip(b"\0"))
+        except OSError:
+            pass  # there is nothing, or whoever wanted to know has gone
+        return resized
+
+
+# ---- the loop
+
+
+def relay(
+    tty: "RawTty",
+    keys_out: "int",
+    screen_in: "Optional[int]",
+    *,
+    escapes: "Optional[Escapes]" = None,
+    on_size: "Optional[Callable[[int, int, int, int], object]]" = None,
+    on_action: "Optional[Callable[[str], Optional[bytes]]]" = None,
+    watch: "Optional[Dict[int, Callable[[], object]]]" = None,
+) -> "str":
+    """
+    Carry keys and screen until one side ends, and return why: CLOSED, `screen_in` has ended and is
+    written out; DISCONNECT, `~.` was typed; HANGUP, the local terminal is gone; WATCH.
+
+    :param RawTty tty: entered; or not, then an end of the keys closes `keys_out`
+    :param int keys_out: a pipe or socket; relay() makes it non-blocking and closes it
+    :param int screen_in: another, likewise; None: only keys are carried, until `watch` ends it
+    :param Escapes escapes: None for none
+    :param on_size: called with columns, lines and both in pixels: first, after each change, and
+        when the process was stopped and is resumed
+    :param on_action: called with LIST or BREAK, returns what to show or None
+    :param watch: {descriptor: function}: called when it is readable; what it returns, if true, ends
+        this, once what `screen_in` holds is written
+
+    What callbacks and signal handlers raise passes through.
+    """
+    loop = _Relay(tty, keys_out, screen_in, escapes or Escapes(None))
+    loop.on_size = on_size
+    loop.on_action = on_action
+    loop.watch = watch or {}
+    try:
+        return loop.run()
+    finally:
+        loop.close()
+
+
+class _Relay:
+    """The state of relay()."""
+
+    on_size = on_action = None  # type: Any
+    watch = {}  # type: Dict[int, Callable[[], object]]
+    _reason = None  # type: Optional[str]
+    _keys_ended = _watch_ended = False
+    _last_size = None  # type: Optional[Size]
+
+    def __init__(
+        self, tty: "RawTty", keys_out: "int", screen_in: "Optional[int]", escapes: "Escapes"
+    ) -> "None":
+        self._tty = tty
+        self._keys_out = keys_out  # type: Optional[int]
+        self._screen_in = screen_in
+        self._both_ways = screen_in is not None
+        self._escapes = escapes
+        self._keys = bytearray()
+        self._screen = bytearray()
+        self._own_out = None  # type: Optional[int]
+        self._out = tty.fd_out
+        self._piece = LIMIT
+
+    def run(self) -> "str":
+        for fd in (self._keys_out, self._screen_in):
+            if fd is not None:
+                os.set_blocking(fd, False)
+        if self._both_ways:
+            self._own_out, self._piece = _open_again(self._tty.fd_out)
+        if self._own_out is not None:
+            self._out = self._own_out
+        self._look_at_size(True)
+        while self._reason is None:
+            self._turn()
+        if self._screen:
+            self._last_words()
+        return self._reason
+
+    def close(self) -> "None":
+        for fd in (self._keys_out, self._screen_in, self._own_out):
+            if fd is not None:
+                os.close(fd)
+        self._keys_out = self._screen_in = self._own_out = None
+
+    def _turn(self) -> "None":
+        """Wait for something, and do it."""
+        wanted = self._wanted()
+        poll = select.poll()
+        for fd, events in wanted.items():
+            poll.register(fd, events)
+        ready = poll.poll(self._timeout())
+        self._look_at_size(self._tty.noticed())
+        for fd, events in ready:
+            self._dispatch(fd, events, wanted[fd])
+        self._settle()
+
+    def _timeout(self) -> "Optional[int]":
+        """Return how long to wait, in milliseconds."""
+        if self._tty.resized:
+            return 0
+        return LOOK if self.on_size and not self._tty.notified else None
+
+    def _wanted(self) -> "Dict[int, int]":
+        """Return {descriptor: events to wait for}."""
+        wanted = dict.fromkeys(self._tty.wake[:1], select.POLLIN)
+        if not self._watch_ended:
+            wanted.update(dict.fromkeys(self.watch, select.POLLIN))
+
+        def want(fd: "Optional[int]", event: "int", condition: "object") -> "None":
+            if condition and fd is not None:
+                wanted[fd] = wanted.get(fd, 0) | event
+
+        want(self._tty.fd_in, select.POLLIN, not self._keys_ended and len(self._keys) < LIMIT)
+        want(self._keys_out, select.POLLOUT, self._keys)
+        want(self._screen_in, select.POLLIN, not self._screen)
+        want(self._out, select.POLLOUT, self._screen)
+        return wanted
+
+    def _dispatch(self, fd: "int", events: "int", wanted: "int") -> "None":
+        """Do what can be done; an error or a hangup is found out by trying."""
+        readable = wanted & select.POLLIN and events & ~select.POLLOUT
+        writable = wanted & select.POLLOUT and events & ~select.POLLIN
+        if self._reason is not None:
+            return
+        if readable and fd in self.watch and self.watch[fd]():
+            self._watch_ended = True
+        if readable and fd == self._tty.fd_in:
+            self._read_keys()
+        if writable and fd == self._keys_out:
+            self._write_keys()
+        if readable and fd == self._screen_in:
+            self._read_screen()
+        if writable and fd == self._out:
+            self._write_screen()
+
+    def _settle(self) -> "None":
+        """Draw conclusions from what has ended."""
+        if self._keys_ended and not self._keys:
+            self._close_keys()
+        if self._watch_ended and self._screen_in is not None and not self._screen:
+            self._read_screen()
+        if self._screen or self._reason is not None:
+            return
+        if self._both_ways and self._screen_in is None:
+            self._reason = CLOSED
+        elif self._watch_ended:
+            self._reason = WATCH
+
+    # ---- keys
+
+    def _read_keys(self) -> "None":
+        try:
+            data = os.read(self._tty.fd_in, LIMIT)
+        except BlockingIOError:  # somebody else was quicker
+            return
+        except OSError:
+            self._reason = HANGUP
+            return
+        if not data:
+            self._end_of_keys()
+        for each in self._escapes.feed(data):
+            if isinstance(each, bytes):
+                self._keys += each if self._keys_out is not None else b""
+            elif self._reason is None:
+                self._act(each)
+
+    def _end_of_keys(self) -> "None":
+        """A raw terminal has no end but its own; else ^D was typed, or it is a pipe or a file."""
+        if self._tty.is_raw:
+            self._reason = HANGUP
+        self._keys_ended = True
+        self._keys += self._escapes.flush()
+
+    def _write_keys(self) -> "None":
+        assert self._keys_out is not None
+        try:
+            del self._keys[: os.write(self._keys_out, self._keys)]
+        except BlockingIOError:
+            pass
+        except OSError:  # nobody reads them; escapes still count
+            self._close_keys()
+            self._keys_ended = not self._tty.is_raw
+
+    def _close_keys(self) -> "None":
+        fd, self._keys_out = self._keys_out, None
+        del self._keys[:]
+        if fd is not None:
+            os.close(fd)
+
+    def _act(self, action: "str") -> "None":
+        """Do what an escape asks for."""
+        shown = self._escapes.show(action)
+        if action == SUSPEND:
+            self._screen += shown + b" [suspended]\r\n"
+            self._last_words()
+            self._tty.suspend()
+            return
+        self._screen += shown + b"\r\n"
+        if action == DISCONNECT:
+            self._reason = DISCONNECT
+        elif action == HELP:
+            self._screen += self._escapes.help().replace(b"\n", b"\r\n")
+        elif self.on_action is not None:
+            self._screen += self.on_action(action) or b""
+
+    # ---- screen
+
+    def _read_screen(self) -> "None":
+        assert self._screen_in is not None
+        try:
+            data = os.read(self._screen_in, LIMIT)
+        except BlockingIOError:
+            return
+        except OSError:  # the other side was closed with keys unread
+            data = b""
+        self._screen += data
+        if not data:
+            os.close(self._screen_in)
+            self._screen_in = None
+
+    def _write_screen(self) -> "None":
+        try:
+            with memoryview(self._screen)[: self._piece] as piece:
+                written = os.write(self._out, piece)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._reason = HANGUP
+            return
+        del self._screen[:written]
+
+    def _last_words(self) -> "None":
+        """Write what the screen takes at once."""
+        poll = select.poll()
+        poll.register(self._out, select.POLLOUT)
+        left = len(self._screen) + 1
+        while 0 < len(self._screen) < left and poll.poll(0):
+            left = len(self._screen)
+            self._write_screen()
+
+    # ---- size
+
+    def _look_at_size(self, force: "bool") -> "None":
+        if self.on_size is None or not (force or not self._tty.notified):
+            return
+        size = self._tty.size()
+        if any(size[:2]) and (force or size != self._last_size):
+            self.on_size(*size)
+        self._last_size = size
+
+
+def _open_again(fd: "int") -> "Tuple[Optional[int], int]":
+    """
+    Return a descriptor that writes to the same terminal and never waits, or None where there can be
+    none; and the number of bytes to write at once.
+    """
+    if not os.isatty(fd):
+        return None, LIMIT if _is_regular(fd) else select.PIPE_BUF
+    flags = os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
+    for path in _names(fd):
+        try:
+            return os.open(path, flags), LIMIT
+        except OSError:  # another user's
+            pass
+    return None, TERMINAL_PIECE
+
+
+def _is_regular(fd: "int") -> "bool":
+    try:
+        return stat.S_ISREG(os.fstat(fd).st_mode)
+    except OSError:  # closed: writing will tell
+        return False
+
+
+def _names(fd: "int") -> "List[str]":
+    """Return the paths that are a terminal's, as seen from this process."""
+    names = []
+    try:
+        path = os.ttyname(fd)
+        there, here = os.stat(path), os.fstat(fd)
+        if (there.st_dev, there.st_rdev) == (here.st_dev, here.st_rdev):
+            names.append(path)
+    except OSError:  # made outside of this container
+        pass
+    try:
+        os.tcgetpgrp(fd)
+        names.append("/dev/tty")
+    except OSError:  # not our controlling terminal
+        pass
+    return names

@@ -594,20 +594,30 @@ class Guard:
 
     def add(self, program: "Program") -> "None":
         self.programs.append(program)
-        self._say("+", program)
+        if program.proc:
+            self.watch(program.proc.pid)
 
     def discard(self, program: "Program") -> "None":
         if program in self.programs:
             self.programs.remove(program)
-            self._say("-", program)
+            if program.proc:
+                self.unwatch(program.proc.pid)
         if not self.programs:
             self.router.broker.holds.discard(self)
             self.router.broker.stop()
 
-    def _say(self, what: "str", program: "Program") -> "None":
-        if self.pipe is not None and program.proc:
+    def watch(self, pid: "int") -> "None":
+        """Any thread: have the process group of that number ended, should this process be."""
+        self._say(b"+ %d\n" % pid)
+
+    def unwatch(self, pid: "int") -> "None":
+        """Any thread: it is over; to be said before it is reaped."""
+        self._say(b"- %d\n" % pid)
+
+    def _say(self, line: "bytes") -> "None":
+        if self.pipe is not None:
             try:
-                os.write(self.pipe, b"%s %d\n" % (what.encode(), program.proc.pid))
+                os.write(self.pipe, line)
             except OSError as e:
                 self.router.log(ERROR, "the guard of this context's programs is gone: %s", e)
                 os.close(self.pipe)

@@ -82,10 +82,10 @@ if MYPY:
 
     from mitogen.core import ExternalContext, P, R, Stream
     from mitogen.many import Result
-    from mitogen.process import Args, Popen, Word
 
     # What find_elsewhere() finds.
     from mitogen.old_parent import *  # noqa: F403
+    from mitogen.process import Args, Popen, Word
     from mitogen.signatures import Methods
 
     Path = Union[str, "os.PathLike[str]"]

@@ -543,7 +543,8 @@ def test_in_a_child_it_is_guarded(alone, start, router, monkeypatch):
     told = []
     guard = types.SimpleNamespace(
         start=lambda: told.append("start"),
-        _say=lambda what, tool: told.append((what, tool.proc.pid)),
+        watch=lambda pid: told.append(("+", pid)),
+        unwatch=lambda pid: told.append(("-", pid)),
     )
     monkeypatch.setattr(fakessh.programs, "programs", lambda of: guard)
     router.econtext = "econtext"

@@ -27,8 +27,15 @@ def long_description():
     return readme.read_text(encoding="utf-8") if readme.exists() else ""
 
 
+#: Where Ansible looks for plugins of its own accord: a collection, `mitogen.ansible`.
+COLLECTION = pathlib.Path("ansible_collections", "mitogen", "ansible", "plugins")
+
+
 class Build(build_py):
-    """Adds core.py as it is sent, which an ordinary user's process could not keep there."""
+    """
+    Adds core.py as it is sent, which an ordinary user's process could not keep there, and Ansible's
+    plugins where Ansible finds them.
+    """
 
     def run(self):
         super().run()
@@ -37,6 +44,12 @@ class Build(build_py):
 
         target = pathlib.Path(self.build_lib, "mitogen", shrink.SHIPPED)
         target.write_bytes(shrink.stamp_of_contents() + b"\n" + shrink.make())
+        for source in sorted(HERE.glob("ansible_plugins/*/*.py")):
+            # Beside stock plugins, from a checkout, they need another name than those.
+            name = source.name.removeprefix("mitogen_")
+            place = pathlib.Path(self.build_lib, COLLECTION, source.parent.name, name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(source.read_bytes())
 
 
 setup(

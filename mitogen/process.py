@@ -38,7 +38,7 @@ if MYPY:
     )
 
     Word = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
-    Args = Union[None, Word, Sequence[Word], "Subsystem", "Connect"]
+    Args = Union[None, Word, Sequence[Word], "Subsystem", "Connect", "Custom"]
     Env = Mapping[str, str]
     Callback = Callable[[Any], object]
 
@@ -51,6 +51,7 @@ __all__ = [
     "Capture",
     "Connect",
     "Conversation",
+    "Custom",
     "Popen",
     "Pty",
     "Refused",
@@ -76,6 +77,19 @@ class Subsystem:
     def __init__(self, name: "str", builtin: "bool" = False) -> "None":
         self.name = name
         self.builtin = builtin
+
+
+class Custom:
+    """
+    What stands for a program: whatever a function of the target's starts.
+
+    :param str function: dotted name of `function(router, spec)`, which returns programs.Started
+    :param args: what it finds as `spec["args"]`
+    """
+
+    def __init__(self, function: "str", args: "Any") -> "None":
+        self.function = function
+        self.args = args
 
 
 class Connect:
@@ -135,6 +149,8 @@ def _kind_of(args: "Any") -> "Tuple[str, Any]":
         return "shell", None
     if isinstance(args, Subsystem):
         return "subsystem", args.name
+    if isinstance(args, Custom):
+        return args.function, args.args
     if isinstance(args, Connect):
         return "connect", [args.host, args.port]
     if isinstance(args, (str, bytes)):

@@ -27,6 +27,7 @@ from mitogen import core
 from mitogen.core import ERROR, IS_DEAD, Message, takes_router
 from mitogen.endpoints import PolledReader, PolledWriter, Socket
 from mitogen.pipes import ReceivingEnd, SendingEnd
+from mitogen.spawn import own_environment
 
 MYPY = False
 if MYPY:
@@ -37,7 +38,7 @@ if MYPY:
     Spec = Dict[str, Any]
     Word = Union[str, bytes]
 
-__all__ = ["GRACE", "Guard", "Refused", "start"]
+__all__ = ["GRACE", "Guard", "Refused", "Started", "start", "start_on_pipes"]
 
 #: Seconds that a program has after the end of its input, before it gets signals.
 GRACE = 5.0
@@ -136,7 +137,7 @@ def environment(spec: "Spec") -> "Dict[Any, Any]":
     if spec.get("env") is not None:
         env: "Dict[Any, Any]" = dict(spec["env"])
     else:
-        env = dict(os.environ)
+        env = own_environment()
         env.setdefault("HOME", home())
         env.setdefault("SHELL", login_shell())
     env.update(spec.get("add_env") or {})
@@ -148,9 +149,9 @@ def command_of(spec: "Spec") -> "Tuple[List[Word], Optional[str]]":
     if spec["kind"] == "argv":
         return list(spec["args"]), None
     shell = login_shell()
-    if spec["kind"] == "command":
-        return [shell, "-c", spec["args"]], None
-    return ["-" + os.path.basename(shell)], shell
+    name = os.path.basename(shell)
+    # As sshd(8) names it; what it says of itself in errors is that.
+    return ([name, "-c", spec["args"]] if spec["kind"] == "command" else ["-" + name]), shell
 
 
 def _check_program(name: "Word", path: "Optional[str]") -> "None":
@@ -210,14 +211,16 @@ class _TtyWriter(PolledWriter):
             if attrs[3] & termios.ICANON:
                 # In mid-line the first only sends what is there of the line.
                 eof = attrs[6][termios.VEOF]
-                self.write(eof if self.last == b"\n" else eof * 2)
+                # NUL: it is switched off, and there is no other way to say it.
+                if eof != b"\0":
+                    self.write(eof if self.last == b"\n" else eof * 2)
         PolledWriter.end(self)
 
 
 # -- started
 
 
-class _Started:
+class Started:
     """What runs, and its ends of the three pipes."""
 
     def __init__(
@@ -235,7 +238,12 @@ def _popen(spec: "Spec", **kwargs: "Any") -> "Any":
     return subprocess.Popen(cwd=cwd, env=environment(spec), start_new_session=True, **kwargs)
 
 
-def _start_on_pipes(router: "Router", spec: "Spec") -> "_Started":
+def start_on_pipes(router: "Router", spec: "Spec", source: "Optional[int]" = None) -> "Started":
+    """
+    Start a program on three pipes.
+
+    :param int source: descriptor to be its standard input instead
+    """
     words, path = command_of(spec)
     ours: "List[int]" = []
     theirs: "List[int]" = []
@@ -247,7 +255,14 @@ def _start_on_pipes(router: "Router", spec: "Spec") -> "_Started":
         stdin, stdout, stderr = theirs
         if spec.get("merge"):
             stderr = stdout
-        proc = _popen(spec, args=words, executable=path, stdin=stdin, stdout=stdout, stderr=stderr)
+        proc = _popen(
+            spec,
+            args=words,
+            executable=path,
+            stdin=stdin if source is None else source,
+            stdout=stdout,
+            stderr=stderr,
+        )
     except BaseException:
         for fd in ours:
             os.close(fd)
@@ -259,10 +274,10 @@ def _start_on_pipes(router: "Router", spec: "Spec") -> "_Started":
     for fd in ours:
         os.set_blocking(fd, False)
     writer = PolledWriter(broker, ours[0])
-    return _Started(writer, PolledReader(broker, ours[1]), PolledReader(broker, ours[2]), proc)
+    return Started(writer, PolledReader(broker, ours[1]), PolledReader(broker, ours[2]), proc)
 
 
-def _start_on_tty(router: "Router", spec: "Spec") -> "_Started":
+def _start_on_tty(router: "Router", spec: "Spec") -> "Started":
     words: "List[Any]"
     words, path = command_of(spec)
     facts = spec["pty"]
@@ -286,12 +301,12 @@ def _start_on_tty(router: "Router", spec: "Spec") -> "_Started":
     os.set_blocking(tty.master, False)
     copy = os.dup(tty.master)
     broker = router.broker
-    started = _Started(_TtyWriter(broker, copy), PolledReader(broker, tty.master), None, proc)
+    started = Started(_TtyWriter(broker, copy), PolledReader(broker, tty.master), None, proc)
     started.tty = tty
     return started
 
 
-def _start_connection(router: "Router", spec: "Spec") -> "_Started":
+def _start_connection(router: "Router", spec: "Spec") -> "Started":
     import socket
 
     host, port = spec["args"]
@@ -303,23 +318,23 @@ def _start_connection(router: "Router", spec: "Spec") -> "_Started":
     return _on_socket(router, sock.detach())
 
 
-def _on_socket(router: "Router", fd: "int") -> "_Started":
+def _on_socket(router: "Router", fd: "int") -> "Started":
     copy = os.dup(fd)
     write, read = Socket(fd), Socket(copy)
     broker = router.broker
-    return _Started(
+    return Started(
         PolledWriter(broker, fd, write.write, write.end, write.close),
         PolledReader(broker, copy, read.read, read.close),
     )
 
 
-def _start_subsystem(router: "Router", spec: "Spec") -> "_Started":
+def _start_subsystem(router: "Router", spec: "Spec") -> "Started":
     name = spec["args"]
     if name != "sftp":
         raise Refused("there is no subsystem %r; there is: sftp", name)
     path = find_sftp_server()
     if path and not spec.get("builtin"):
-        return _start_on_pipes(router, dict(spec, kind="argv", args=[path]))
+        return start_on_pipes(router, dict(spec, kind="argv", args=[path]))
     import socket
 
     from mitogen import sftp
@@ -338,12 +353,19 @@ def _start_subsystem(router: "Router", spec: "Spec") -> "_Started":
 
 
 KINDS = {
-    "argv": _start_on_pipes,
-    "command": _start_on_pipes,
-    "shell": _start_on_pipes,
+    "argv": start_on_pipes,
+    "command": start_on_pipes,
+    "shell": start_on_pipes,
     "connect": _start_connection,
     "subsystem": _start_subsystem,
 }
+
+
+def starter_of(kind: "str") -> "Callable[[Router, Spec], Started]":
+    """Return what starts one of KINDS, or the function of that dotted name."""
+    module, _, name = kind.rpartition(".")
+    found: "Any" = getattr(core.import_module(module), name) if module else KINDS[kind]
+    return found  # type: ignore[no-any-return]
 
 
 #: Those that can have a terminal.
@@ -370,8 +392,11 @@ class Program:
         self.peer = peer
         self.control_to = handles[0]
         self.is_tty = bool(spec.get("pty")) and spec["kind"] in TTY_KINDS
-        self.started = (_start_on_tty if self.is_tty else KINDS[spec["kind"]])(router, spec)
+        self.started = (_start_on_tty if self.is_tty else starter_of(spec["kind"]))(router, spec)
         self.proc = self.started.proc
+        if self.proc:
+            # Before anybody knows of it, or this process could be killed in between.
+            programs(router).watch(self.proc.pid)
         self.status: "Optional[List[Any]]" = None if self.proc else [0, None, False]
         self.reaped = self.proc is None
         self.closing = self.ending = self.over = False
@@ -594,8 +619,6 @@ class Guard:
 
     def add(self, program: "Program") -> "None":
         self.programs.append(program)
-        if program.proc:
-            self.watch(program.proc.pid)
 
     def discard(self, program: "Program") -> "None":
         if program in self.programs:

@@ -20,14 +20,14 @@ from mitogen.core import StreamError
 
 MYPY = False
 if MYPY:
-    from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple, Union
+    from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
     from mitogen.core import Broker
 
     Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 
 
-__all__ = ["Process", "create_socketpair", "start", "status_text"]
+__all__ = ["Process", "create_socketpair", "own_environment", "start", "status_text"]
 
 #: Bytes of socket buffer asked for; the system may give less.
 BUFFER_SIZE = 425984
@@ -159,6 +159,20 @@ def check_program(name: "str") -> "None":
         raise FileNotFoundError(2, "No such file or directory", name)
 
 
+def own_environment() -> "Dict[str, str]":
+    """Return this account's environment, without what its Python has added (PEP 538)."""
+    env = dict(os.environ)
+    if "LC_CTYPE" in env:
+        try:
+            with open("/proc/self/environ", "rb") as fp:
+                given = fp.read()
+        except OSError:
+            return env
+        if b"\0LC_CTYPE=" not in b"\0" + given:
+            del env["LC_CTYPE"]
+    return env
+
+
 def start(
     argv: "Sequence[Path]",
     stdio: "str" = "pipe",
@@ -211,7 +225,7 @@ def start(
             stdout=stdout,
             stderr=err_w if err else subprocess.STDOUT,
             start_new_session=True,
-            env=dict(os.environ, **environ) if environ else None,
+            env=dict(own_environment(), **(environ or {})),
         )
     except (OSError, ValueError) as e:
         for fd in ours:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import pwd
 import signal
 import subprocess
 import threading
@@ -126,7 +127,7 @@ def ids(value):
 
 @pytest.mark.parametrize(("args", "kwargs"), TABLE, ids=ids)
 def test_run_is_subprocess_run(args, kwargs, local):
-    shell = local.run("echo $0", text=True).stdout.strip()
+    shell = pwd.getpwuid(os.getuid()).pw_shell
 
     def here():
         more = {"capture_output": True, **kwargs}
@@ -164,7 +165,7 @@ def test_a_command_string_runs_in_the_home_directory_under_the_login_shell(reach
         ["getent", "passwd", user or found[0]], capture_output=True, text=True, check=True
     ).stdout.strip()
     name, _, _, _, _, home, shell = entry.split(":")
-    assert found[:2] == [name, home] and found[2] == shell
+    assert found[:2] == [name, home] and found[2] == os.path.basename(shell)
 
 
 def test_each_way(reached):

@@ -55,8 +55,8 @@ def test_a_login_shell(account):
     account.pw_shell = "/bin/bash"
     assert programs.login_shell() == "/bin/bash"
     assert programs.command_of({"kind": "command", "args": "x y"}) == (
-        ["/bin/bash", "-c", "x y"],
-        None,
+        ["bash", "-c", "x y"],
+        "/bin/bash",
     )
     assert programs.command_of({"kind": "shell"}) == (["-bash"], "/bin/bash")
     assert programs.command_of({"kind": "argv", "args": ["x", "y"]}) == (["x", "y"], None)
@@ -192,10 +192,10 @@ class Ended:
         monkeypatch.setattr(programs.os, "killpg", lambda pid, number: self.signals.append(number))
         monkeypatch.setattr(programs._thread, "start_new_thread", lambda *args: None)
         monkeypatch.setattr(programs.Guard, "start", lambda guard: None)
-        started = programs._Started(Endpoint(), Endpoint(), None if tty else Endpoint(), self)
-        for kind in ("_start_on_pipes", "_start_on_tty"):
+        started = programs.Started(Endpoint(), Endpoint(), None if tty else Endpoint(), self)
+        for kind in ("start_on_pipes", "_start_on_tty"):
             monkeypatch.setattr(programs, kind, lambda router, spec: started)
-        monkeypatch.setitem(programs.KINDS, "argv", programs._start_on_pipes)
+        monkeypatch.setitem(programs.KINDS, "argv", programs.start_on_pipes)
         self.endpoints = started
         self.told = self.master.inbox(1 << 31)
         spec = {"kind": "argv", "args": ["x"], "window": 100, "pty": {"term": "x"} if tty else None}

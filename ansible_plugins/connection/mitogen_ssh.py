@@ -1,0 +1,19 @@
+"""`ssh` over a context: see mitogen/ansible/connection.py."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ansible.plugins.connection import ssh as stock
+
+try:
+    import mitogen.ansible.connection as ours
+except ImportError:
+    # Loaded from a checkout by its path.
+    sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
+    import mitogen.ansible.connection as ours
+
+DOCUMENTATION = ours.documentation(stock, "ssh")
+
+Connection = ours.ssh(stock)

@@ -1,0 +1,371 @@
+"""
+The process that holds the contexts of one run of Ansible: `python -m mitogen.ansible.broker`. The
+run's workers, which come and go, ask it through a socket (rpc.py).
+
+Rules
+    1. It is started by whoever needs it first, and ends with the run's main process: then all
+       contexts end, and what runs in them.
+    2. A context is connected once for each account on a host, whoever waits for it. One that is
+       lost is connected again by the next request; a request that was under way has failed.
+    3. A worker that goes away has what it asked for ended.
+    4. Nothing of Ansible is imported here.
+
+Threads: one for each worker's connection.
+"""
+
+import os
+import select
+import socket
+import sys
+import threading
+
+import mitogen.master
+from mitogen import core, process, programs
+from mitogen.ansible import rpc, scripts, target
+from mitogen.ansible.broker_names import SOCKET
+
+MYPY = False
+if MYPY:
+    from typing import Any, Dict, List, Optional, Set, Tuple
+
+__all__ = ["Broker", "main"]
+
+
+BACKLOG = 128
+#: Bytes of a part from which on it is a zip, or other data.
+LONG = 65536
+#: Seconds between looks at the main process, where the system can't tell.
+LOOK = 0.5
+
+
+class NoAccount(core.Error):
+    """The host is there, the other account on it is not."""
+
+
+class Account:
+    """
+    A context, and what it has been sent.
+
+    :param list steps: [method, options] of each connection on the way
+    """
+
+    def __init__(self, router: "mitogen.master.Router", steps: "List[Any]") -> "None":
+        self.router = router
+        self.steps = steps
+        self.lock = threading.Lock()
+        self.context: "Any" = None
+        self.sent: "Set[bytes]" = set()
+        #: Where programs of an account that another has become begin: where that one's would.
+        self.cwd: "Optional[str]" = None
+
+    def connect(self, via: "Any") -> "Any":
+        """Return the context; connect it if there is none, or not any more."""
+        with self.lock:
+            if self.context is None:
+                method, options = self.steps[-1]
+                context = self.router.connect(method, via=via, **options)
+                core.listen(context, "disconnect", lambda: self._forget(context))
+                self.sent = set()
+                if via is not None:
+                    home = via.call(programs.home)
+                    self.cwd = home if context.call(os.access, home, os.X_OK) else None
+                self.context = context
+            return self.context
+
+    def _forget(self, context: "Any") -> "None":
+        if self.context is context:
+            self.context = None
+
+    def reset(self) -> "None":
+        """End the context, if there is one."""
+        with self.lock:
+            context, self.context = self.context, None
+        if context is not None:
+            context.shutdown(wait=True)
+
+
+class Broker:
+    """
+    :param str directory: private to the run; it is the working directory
+    """
+
+    def __init__(self, directory: "str") -> "None":
+        self.directory = directory
+        self.router = mitogen.master.Router()
+        self.lock = threading.Lock()
+        self.accounts: "Dict[str, Account]" = {}
+        self.listener = socket.socket(socket.AF_UNIX)
+        # By its name alone: a path may be longer than a socket's name.
+        os.chdir(directory)
+        self.listener.bind(SOCKET)
+        self.listener.listen(BACKLOG)
+
+    # -- connections
+
+    def serve(self, main_pid: "int") -> "None":
+        """Serve until the main process has ended."""
+        gone = _Watch(main_pid)
+        poll = select.poll()
+        poll.register(self.listener, select.POLLIN)
+        if gone.fd is not None:
+            poll.register(gone.fd, select.POLLIN)
+        while gone.is_there():
+            for fd, _ in poll.poll(None if gone.fd is not None else LOOK * 1000):
+                if fd == self.listener.fileno():
+                    sock, _ = self.listener.accept()
+                    threading.Thread(target=self._serve_one, args=(sock,), daemon=True).start()
+        self.close()
+
+    def close(self) -> "None":
+        """End all contexts."""
+        self.listener.close()
+        self.router.broker.shutdown()
+        self.router.broker.join()
+
+    def _serve_one(self, sock: "socket.socket") -> "None":
+        connection = rpc.Connection(sock)
+        try:
+            while True:
+                request = connection.receive()
+                connection.send(self._answer(connection, *request))
+        except rpc.Lost:
+            pass
+        finally:
+            connection.close()
+
+    def _answer(self, connection: "rpc.Connection", name: "str", *args: "Any") -> "Any":
+        try:
+            return ["ok", REQUESTS[name](self, connection, *args)]
+        except Exception as e:
+            return ["error", type(e).__name__, str(e)]
+
+    # -- accounts
+
+    def account(self, steps: "List[Any]") -> "Account":
+        """Return the Account that these steps lead to."""
+        with self.lock:
+            return self.accounts.setdefault(repr(steps), Account(self.router, steps))
+
+    def context(self, steps: "List[Any]") -> "Tuple[Account, Any]":
+        """Return an Account and its context, connected; and so each on the way."""
+        via = None
+        for number in range(len(steps)):
+            account = self.account(steps[: number + 1])
+            try:
+                via = account.connect(via)
+            except core.StreamError as e:
+                if number:
+                    raise NoAccount("%s", e) from e
+                raise
+        return account, via
+
+    def let_go(self, steps: "List[Any]", text: "bytes") -> "None":
+        """
+        End the contexts of other accounts that a command names: it may be about to remove one,
+        which can't be done while that has processes.
+        """
+        with self.lock:
+            others = list(self.accounts.values())
+        for other in others:
+            if other.steps[:-1] == steps[: len(other.steps) - 1] and other.steps != steps:
+                name = other.steps[-1][1].get("username")
+                if len(other.steps) > 1 and name and name.encode() in text:
+                    other.reset()
+
+    # -- requests
+
+    def run(
+        self,
+        connection: "rpc.Connection",
+        steps: "List[Any]",
+        command: "str",
+        data: "Optional[bytes]",
+        options: "Dict[str, Any]",
+    ) -> "List[Any]":
+        """Run a command string; return [status, output, error output]."""
+        self.let_go(steps, command.encode("utf-8", "surrogateescape") + (data or b""))
+        account, context = self.context(steps)
+        inner = scripts.inner_command(command)
+        # The login shell would only become that shell; what it sets the context has from its start.
+        program = command if inner is None else ["/bin/sh", "-c", inner]
+        return self._run(connection, account, context, program, data, options)
+
+    def script(
+        self,
+        connection: "rpc.Connection",
+        steps: "List[Any]",
+        interpreter: "str",
+        environment: "Dict[str, str]",
+        script: "bytes",
+        options: "Dict[str, Any]",
+    ) -> "List[Any]":
+        """Have a Python run a script; return [status, output, error output]."""
+        parts = scripts.parts_of(script)
+        self.let_go(steps, b"".join(data for _, data in parts if len(data) < LONG))
+        account, context = self.context(steps)
+        try:
+            return self._script(
+                connection, account, context, interpreter, environment, parts, options
+            )
+        except process.Refused as e:
+            if not str(e).startswith(target.MISSING):
+                raise
+            account.sent = set()
+        return self._script(connection, account, context, interpreter, environment, parts, options)
+
+    def _script(
+        self,
+        connection: "rpc.Connection",
+        account: "Account",
+        context: "Any",
+        interpreter: "str",
+        environment: "Dict[str, str]",
+        parts: "List[Any]",
+        options: "Dict[str, Any]",
+    ) -> "List[Any]":
+        known = account.sent
+        sent = [[digest, None if digest in known else data] for digest, data in parts]
+        program = process.Custom(
+            "mitogen.ansible.target.start_script", [interpreter, sent, environment]
+        )
+        answer = self._run(connection, account, context, program, None, options)
+        # Here by now, whatever became of the script.
+        known.update(digest for digest, _ in parts)
+        return answer
+
+    def _run(
+        self,
+        connection: "rpc.Connection",
+        account: "Account",
+        context: "Any",
+        program: "Any",
+        data: "Optional[bytes]",
+        options: "Dict[str, Any]",
+    ) -> "List[Any]":
+        options = dict(options)
+        if account.cwd is not None:
+            options.setdefault("cwd", account.cwd)
+        term = options.pop("terminal", None)
+        if term is not None:
+            options["pty"] = process.Pty(term, 0, 0)
+        stdin = process.PIPE if data else process.DEVNULL
+        chunks: "Tuple[List[bytes], List[bytes]]" = ([], [])
+        with context.popen(program, stdin=stdin, **options) as popen:
+            done = _Event()
+            talk = process.Conversation(popen, data, [chunks[0].append, chunks[1].append], done.set)
+            popen.when_done(lambda popen: done.set())
+            poll = select.poll()
+            poll.register(connection.sock, select.POLLIN)
+            poll.register(done.fd, select.POLLIN)
+            try:
+                while not (talk.go_on() and popen.poll() is not None) and popen.error is None:
+                    ready = [fd for fd, _ in poll.poll()]
+                    if connection.sock.fileno() in ready:
+                        popen.kill()
+                        raise rpc.Lost("the worker has ended")
+                    done.clear()
+            finally:
+                done.close()
+            talk.go_on()
+            status = popen.wait()
+        return [status, b"".join(chunks[0]), b"".join(chunks[1])]
+
+    def put(self, _: "rpc.Connection", steps: "List[Any]", path: "str", remote: "str") -> "None":
+        """Send a file."""
+        self.context(steps)[1].put(path, remote)
+
+    def get(self, _: "rpc.Connection", steps: "List[Any]", remote: "str", path: "str") -> "None":
+        """Fetch a file."""
+        self.context(steps)[1].get(remote, path)
+
+    def connect(self, _: "rpc.Connection", steps: "List[Any]") -> "None":
+        """Connect an account."""
+        self.context(steps)
+
+    def reset(self, _: "rpc.Connection", steps: "List[Any]") -> "None":
+        """End an account's context: the next request connects it again."""
+        self.account(steps).reset()
+
+
+REQUESTS: "Dict[str, Any]" = {
+    "connect": Broker.connect,
+    "get": Broker.get,
+    "put": Broker.put,
+    "reset": Broker.reset,
+    "run": Broker.run,
+    "script": Broker.script,
+}
+
+
+class _Event:
+    """Something to poll that any thread may set."""
+
+    def __init__(self) -> "None":
+        self.fd, self._wfd = os.pipe()
+        os.set_blocking(self.fd, False)
+        os.set_blocking(self._wfd, False)
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def set(self) -> "None":
+        with self._lock:
+            if not self._closed:
+                try:
+                    os.write(self._wfd, b"!")
+                except BlockingIOError:
+                    pass
+
+    def clear(self) -> "None":
+        try:
+            os.read(self.fd, 4096)
+        except BlockingIOError:
+            pass
+
+    def close(self) -> "None":
+        with self._lock:
+            self._closed = True
+            os.close(self.fd)
+            os.close(self._wfd)
+
+
+class _Watch:
+    """
+    Whether a process that is no child is still there.
+
+    :param int pid: the process
+    """
+
+    def __init__(self, pid: "int") -> "None":
+        self.pid = pid
+        #: Readable once it has ended; None where the system has no such thing.
+        self.fd: "Optional[int]" = None
+        try:
+            self.fd = os.pidfd_open(pid)
+        except (AttributeError, OSError):
+            pass
+
+    def is_there(self) -> "bool":
+        if self.fd is not None:
+            return not select.select([self.fd], [], [], 0)[0]
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
+        return True
+
+
+def main() -> "None":
+    """Be the process; its arguments are the run's directory and main process."""
+    directory, main_pid = sys.argv[1:]
+    broker = Broker(directory)
+    # Whoever has started this one waits for it.
+    os.write(1, b"ready\n")
+    null = os.open("/dev/null", os.O_RDWR)
+    os.dup2(null, 1)
+    broker.serve(int(main_pid))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""
+A worker's way to the broker process of its run: started by whoever needs it first.
+
+Rules
+    1. The run's directory is private to its account, and named by its main process.
+    2. Who starts the broker holds a lock, so that there is one.
+    3. A connection is a process' own: a copy of the process makes another.
+
+Threads: one at a time for each Client.
+"""
+
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+
+from mitogen import core
+from mitogen.ansible import rpc
+from mitogen.ansible.broker_names import SOCKET
+
+MYPY = False
+if MYPY:
+    from typing import Any, Optional
+
+__all__ = ["Client", "Failed"]
+
+
+#: What the broker process runs: this mitogen, wherever it is.
+_MAIN = "import sys;sys.path.insert(0,%r);from mitogen.ansible.broker import main;main()"
+
+
+class Failed(core.Error):
+    """
+    The broker could not do something.
+
+    :param str kind: name of the exception there
+    """
+
+    def __init__(self, kind: "str", text: "str") -> "None":
+        core.Error.__init__(self, "%s", text)
+        self.kind = kind
+
+
+class Client:
+    """
+    :param str directory: the run's; made if need be
+    :param int main_pid: the run's main process
+    """
+
+    def __init__(self, directory: "str", main_pid: "int") -> "None":
+        self.directory = directory
+        self.main_pid = main_pid
+        self._connection: "Optional[rpc.Connection]" = None
+        self._pid = 0
+
+    def request(self, name: "str", *args: "Any") -> "Any":
+        """
+        Ask the broker and return its answer.
+
+        :raises Failed: it could not do that
+        :raises Lost: it is gone
+        """
+        connection = self._connect()
+        try:
+            connection.send([name, *args])
+            answer = connection.receive()
+        except BaseException:
+            # Interrupted, or lost: an answer that comes yet would be the next one's.
+            self.close()
+            raise
+        if answer[0] == "error":
+            raise Failed(*answer[1:])
+        return answer[1]
+
+    def close(self) -> "None":
+        """Close the connection; what was asked for is ended."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _connect(self) -> "rpc.Connection":
+        if self._connection is None or self._pid != os.getpid():
+            self._connection = rpc.Connection(self._open())
+            self._pid = os.getpid()
+        return self._connection
+
+    def _open(self) -> "socket.socket":
+        os.makedirs(self.directory, 0o700, exist_ok=True)
+        found = os.stat(self.directory)
+        if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            raise core.Error("%s is not private to this account", self.directory)
+        fd = os.open(os.path.join(self.directory, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            try:
+                return self._dial()
+            except OSError:
+                self._start()
+                return self._dial()
+        finally:
+            os.close(fd)
+
+    def _dial(self) -> "socket.socket":
+        sock = socket.socket(socket.AF_UNIX)
+        directory = os.open(self.directory, os.O_RDONLY)
+        try:
+            # However long the path is.
+            sock.connect("/proc/self/fd/%d/%s" % (directory, SOCKET))
+            return sock
+        except BaseException:
+            sock.close()
+            raise
+        finally:
+            os.close(directory)
+
+    def _start(self) -> "None":
+        path = os.path.join(self.directory, SOCKET)
+        if os.path.exists(path):
+            os.unlink(path)
+        # With the environment as it is: that is what local tasks have.
+        place = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        process = subprocess.Popen(
+            [sys.executable, "-c", _MAIN % place, self.directory, str(self.main_pid)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            cwd="/",
+            start_new_session=True,
+        )
+        stdout: "Any" = process.stdout
+        with stdout:
+            if not stdout.readline():
+                status = process.wait()
+                raise core.Error("the broker process has ended with status %s", status)

@@ -1,0 +1,103 @@
+"""
+Recognises what Ansible runs on a host, and divides scripts into parts that need to be sent once.
+
+Rules
+    1. Only what is known to mean "this Python, reading a script from its standard input" is taken
+       for that. All else is a command, and is run as it is.
+    2. Nothing is asked of a script but that its bytes are those of an earlier one in part: which
+       release of Ansible has written it does not matter.
+
+Threads: any; pure.
+"""
+
+import hashlib
+import re
+import shlex
+
+MYPY = False
+if MYPY:
+    from typing import Dict, List, NamedTuple, Optional, Tuple
+
+    class Piped(NamedTuple):
+        interpreter: str
+        environment: Dict[str, str]
+else:
+    from collections import namedtuple
+
+    Piped = namedtuple("Piped", "interpreter environment")
+
+__all__ = ["Piped", "inner_command", "parts_of", "piped_python"]
+
+#: What the `sh` plugin puts after a command that runs over a connection with a terminal.
+_PAUSE = ["&&", "sleep", "0"]
+_ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)\Z", re.DOTALL)
+_INTERPRETER = re.compile(r"(?:/[\w.+@~-]+)*/?(?:python|pypy)[\w.-]*\Z")
+#: What no word of a command may have to mean the same without a shell.
+_SHELL = set("$`\\\"';|<>()*?[]#~%!{}\n&")
+#: Bytes of a part, about: a boundary is a line's end whose digest says so.
+_BOUNDARY = 16
+#: Bytes of a line from which on it is a part by itself.
+_LONG = 1024
+
+
+def _words(command: "str") -> "Optional[List[str]]":
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return None
+
+
+def inner_command(command: "str", executable: "str" = "/bin/sh") -> "Optional[str]":
+    """Return what `/bin/sh -c ...` runs; None if it is something else."""
+    words = _words(command)
+    if words and len(words) == 3 and words[:2] == [executable, "-c"]:
+        return words[2]
+    return None
+
+
+def piped_python(command: "str") -> "Optional[Piped]":
+    """
+    Return (interpreter, environment) of a command that is a Python that reads its standard input.
+
+    :param str command: as a shell gets it, without `/bin/sh -c`
+    """
+    words = _words(command)
+    if not words:
+        return None
+    if words[-3:] == _PAUSE:
+        words = words[:-3]
+    environment = {}
+    while words:
+        found = _ASSIGNMENT.match(words[0])
+        if not found:
+            break
+        environment[found.group(1)] = found.group(2)
+        words = words[1:]
+    if len(words) != 1 or not _INTERPRETER.match(words[0]):
+        return None
+    bare = command[: command.index(words[0])] if environment else ""
+    if any(char in bare for char in "$`"):
+        # The shell would put something in its place.
+        return None
+    return Piped(words[0], environment)
+
+
+def parts_of(script: "bytes") -> "List[Tuple[bytes, bytes]]":
+    """
+    Divide a script at lines' ends, at the same places where the text is the same.
+
+    :returns: pairs of digest and bytes
+    """
+    parts = []
+    part: "List[bytes]" = []
+    for line in script.splitlines(True):
+        if len(line) > _LONG and part:
+            parts.append(b"".join(part))
+            part = []
+        part.append(line)
+        if len(line) > _LONG or hashlib.md5(line).digest()[0] < 256 // _BOUNDARY:
+            parts.append(b"".join(part))
+            part = []
+    if part:
+        parts.append(b"".join(part))
+    return [(hashlib.sha256(data).digest()[:16], data) for data in parts]

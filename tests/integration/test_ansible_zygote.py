@@ -1,0 +1,234 @@
+"""Scripts in a warm interpreter: what each finds is what a Python that has just started would."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import zipfile
+from base64 import b64encode
+
+import pytest
+
+from mitogen import process
+from mitogen.ansible import scripts
+from tests import hosts, processes
+
+SOON = 30.0
+PYTHONS = {v: p for v, p in hosts.find_pythons().items() if v >= (3, 6)}
+
+
+@pytest.fixture(scope="module")
+def context(router):
+    return router.local(python_path="/usr/bin/python3")
+
+
+def text_of(script):
+    return textwrap.dedent(script).encode() if isinstance(script, str) else script
+
+
+def run(context, script, interpreter=sys.executable, environment=None, **options):
+    """Run a script in the zygote; return (status, output, error output)."""
+    parts = [[digest, data] for digest, data in scripts.parts_of(text_of(script))]
+    program = process.Custom(
+        "mitogen.ansible.target.start_script", [interpreter, parts, environment or {}]
+    )
+    with context.popen(program, stdin=process.DEVNULL, **options) as popen:
+        out, err = popen.communicate(timeout=SOON)
+        return popen.returncode, out, err
+
+
+def run_plain(script, interpreter=sys.executable, environment=None):
+    done = subprocess.run(
+        [interpreter],
+        input=text_of(script),
+        capture_output=True,
+        env=dict(os.environ, **(environment or {})),
+        cwd=os.path.expanduser("~"),
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+SCRIPTS = {
+    "nothing": "",
+    "output": "import sys; print('out'); print('err', file=sys.stderr)",
+    "status": "import sys; sys.exit(3)",
+    "no status": "import sys; sys.exit(None)",
+    "status that is text": "import sys; sys.exit('words')",
+    "a large status": "import sys; sys.exit(259)",
+    "an error": "def f():\n    raise KeyError('x')\nf()",
+    "a syntax error": "def f(:\n",
+    "a cause": "try:\n    1/0\nexcept Exception as e:\n    raise ValueError('x') from e",
+    "an interrupt": "print('x'); raise KeyboardInterrupt",
+    "os._exit": "import os; print('lost'); os._exit(4)",
+    "a signal": "import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
+    "its modules": "import sys; print(sorted(m for m in sys.modules if m[:7] == 'ansible'))",
+    "main": "import __main__; print(sorted(n for n in vars(__main__) if n[:2] != '__'), __name__)",
+    "arguments": "import sys; print(sys.argv, sys.path[0] == '')",
+    "directory": "import os; print(os.getcwd())",
+    "input": "import sys; print(repr(sys.stdin.read()))",
+    "signals": """
+        import signal
+        print([signal.getsignal(n) for n in (1, 2, 3, 13, 15, 17)])
+        print(signal.pthread_sigmask(0, []))
+        """,
+    "descriptors": "import os; print(len(os.listdir('/proc/self/fd')))",
+    "leads": """
+        import os
+        print(os.getsid(0) == os.getpid(), os.getpgid(0) == os.getpid())
+        os.setsid()
+        """,
+    "atexit": "import atexit; atexit.register(print, 'at exit')",
+    "a file that nobody closes": """
+        import os, tempfile
+        path = tempfile.mktemp()
+        f = open(path, 'w')
+        f.write('x' * 10)
+        if not os.fork():
+            os._exit(0)
+        os.wait()
+        f = None
+        print(os.path.getsize(path))
+        os.unlink(path)
+        """,
+    "a thread that goes on": """
+        import threading, time
+        def late():
+            time.sleep(0.2)
+            print('late')
+        threading.Thread(target=late).start()
+        """,
+    "a closed output": "import sys; sys.stdout.close()",
+    "encodings": "import sys; print(sys.stdout.encoding, sys.getfilesystemencoding(), sys.flags)",
+    "binary": "import sys; sys.stdout.buffer.write(bytes(range(256)) * 1000)",
+    "pickled by name": "import pickle\nclass C: pass\nprint(type(pickle.loads(pickle.dumps(C()))))",
+    "forks": "import os\npid = os.fork()\nif pid: print(os.waitpid(pid, 0)[1])\nelse: os._exit(5)",
+    "a program": "import subprocess; print(subprocess.check_output(['echo', 'x']))",
+    "deep": "def f(): f()\ntry: f()\nexcept RecursionError: print('deep')",
+    "umask": "import os; m = os.umask(0); print(m)",
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+def test_a_script_is_what_it_would_be(script, context):
+    assert run(context, script) == run_plain(script)
+
+
+@pytest.mark.parametrize("environment", [{"A": "1"}, {"LC_ALL": "C"}, {"PYTHONHASHSEED": "7"}])
+def test_environment(environment, context):
+    script = """
+        import os, sys
+        print(os.environ.get('A'), os.environ.get('LC_ALL'), sys.flags.hash_randomization)
+        print(sys.getfilesystemencoding())
+        """
+    plain = run_plain(script, environment=environment)
+    assert run(context, script, environment=environment) == plain
+
+
+@pytest.mark.parametrize("version", sorted(PYTHONS), ids=str)
+def test_every_interpreter(version, context):
+    script = "import sys; print(sys.version_info[:2], 2 ** 70); sys.exit(9)"
+    assert run(context, script, PYTHONS[version]) == (
+        9,
+        "{} {}\n".format(version, 2**70).encode(),
+        b"",
+    )
+
+
+def test_an_interpreter_that_can_be_no_zygote(context):
+    pythons = hosts.find_pythons()
+    if (2, 7) not in pythons:
+        pytest.skip("needs a Python 2.7 (pyenv or PATH)")
+    for _ in range(2):
+        assert run(context, "print 'two'", pythons[2, 7]) == (0, b"two\n", b"")
+
+
+def test_no_interpreter(context):
+    with pytest.raises(FileNotFoundError):
+        run(context, "1", "/no/such/python")
+
+
+def test_nothing_leaks_from_one_script_to_the_next(context):
+    run(context, "import sys, os, random, builtins; builtins.leak = 1; os.environ['LEAK'] = '1'")
+    script = "import os, builtins; print(hasattr(builtins, 'leak'), os.environ.get('LEAK'))"
+    assert run(context, script)[1] == b"False None\n"
+
+
+def test_random_numbers_differ(context):
+    script = "import random, uuid, tempfile; print(random.random(), tempfile.mktemp())"
+    assert run(context, script)[1] != run(context, script)[1]
+
+
+def archive(**modules):
+    """Return the base64 of a zip with these modules of ansible.module_utils."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as fp:
+        for name in ("ansible/__init__", "ansible/module_utils/__init__"):
+            fp.writestr(name + ".py", "")
+        for name, source in modules.items():
+            fp.writestr("ansible/module_utils/%s.py" % name, source)
+        fp.writestr("filler", os.urandom(3000))
+    return b64encode(file.getvalue()).decode()
+
+
+WITH_ZIP = """
+import base64, os, sys, tempfile
+directory = tempfile.mkdtemp()
+path = os.path.join(directory, "x.zip")
+with open(path, "wb") as fp:
+    fp.write(base64.b64decode({!r}))
+sys.path.insert(0, path)
+print("ansible" in sys.modules)
+from ansible.module_utils import basic
+print(basic.VALUE)
+from ansible.module_utils import only_here
+print(only_here.VALUE, only_here.__file__.startswith(path))
+import shutil
+shutil.rmtree(directory)
+"""
+
+
+def test_modules_imported_ahead_are_those_of_the_script(router):
+    """The same bytes: imported ahead. Other bytes: forgotten, and taken from the script's zip."""
+    context = router.local(python_path="/usr/bin/python3")
+    one = WITH_ZIP.format(archive(basic="VALUE = 1", only_here="VALUE = 'a'"))
+    two = WITH_ZIP.format(archive(basic="VALUE = 2", only_here="VALUE = 'b'"))
+    more = WITH_ZIP.format(archive(basic="VALUE = 1", only_here="VALUE = 'a'", third=""))
+    for script, warm, value, name in [
+        (one, True, 1, "a"),
+        (two, False, 2, "b"),
+        (one, True, 1, "a"),
+        (more, True, 1, "a"),
+    ]:
+        status, out, err = run(context, script)
+        assert (status, err) == (0, b"")
+        lines = out.decode().split()
+        assert lines[:3] == [str(warm), str(value), name]
+
+
+def test_one_that_hangs_is_ended_with_all_it_has_started(context):
+    script = """
+        import os, subprocess, sys
+        p = subprocess.Popen(['sleep', '1000'])
+        print(os.getpid(), p.pid, flush=True)
+        p.wait()
+        """
+    parts = [[digest, data] for digest, data in scripts.parts_of(text_of(script))]
+    program = process.Custom("mitogen.ansible.target.start_script", [sys.executable, parts, {}])
+    with context.popen(program, stdin=process.DEVNULL) as popen:
+        pids = list(map(int, popen.stdout.readline().split()))
+        popen.kill()
+    processes.wait_until(lambda: not any(map(processes.alive, pids)), SOON)
+
+
+def test_a_zygote_that_was_killed_is_replaced(context):
+    # Above a script is what leads its session, and above that the zygote.
+    hang = "import os, time\nprint(os.getppid(), flush=True)\ntime.sleep(1000)"
+    parts = [[digest, data] for digest, data in scripts.parts_of(hang.encode())]
+    program = process.Custom("mitogen.ansible.target.start_script", [sys.executable, parts, {}])
+    with context.popen(program, stdin=process.DEVNULL) as popen:
+        leader = processes.process(int(popen.stdout.readline()))
+        os.kill(leader.ppid, signal.SIGKILL)
+        assert popen.wait(SOON) == -signal.SIGKILL
+    assert run(context, "print('again')") == (0, b"again\n", b"")

@@ -235,11 +235,16 @@ class Zygote:
             fullname = fullname[:-9]
         if "respawn" in fullname or "_extensions" in fullname:
             return
+        streams = sys.stdout, sys.stderr
+        # What it says is not for a script that comes later, whose buffers are copies of these.
+        sys.stdout = sys.stderr = io.StringIO()
         try:
             __import__(fullname)
         except BaseException:
             # What it needs may not be here. It is looked for again by who wants it.
             sys.modules.pop(fullname, None)
+        finally:
+            sys.stdout, sys.stderr = streams
 
     # -- a child
 

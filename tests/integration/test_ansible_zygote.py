@@ -173,8 +173,9 @@ def archive(**modules):
 
 
 WITH_ZIP = """
-import base64, os, sys, tempfile
+import atexit, base64, os, shutil, sys, tempfile
 directory = tempfile.mkdtemp()
+atexit.register(shutil.rmtree, directory)
 path = os.path.join(directory, "x.zip")
 with open(path, "wb") as fp:
     fp.write(base64.b64decode({!r}))
@@ -184,8 +185,6 @@ from ansible.module_utils import basic
 print(basic.VALUE)
 from ansible.module_utils import only_here
 print(only_here.VALUE, only_here.__file__.startswith(path))
-import shutil
-shutil.rmtree(directory)
 """
 
 
@@ -205,6 +204,14 @@ def test_modules_imported_ahead_are_those_of_the_script(router):
         assert (status, err) == (0, b"")
         lines = out.decode().split()
         assert lines[:3] == [str(warm), str(value), name]
+
+
+def test_a_module_that_does_not_want_this_python(router):
+    """As ansible.module_utils.basic, which says so and exits: once for each script."""
+    context = router.local(python_path="/usr/bin/python3")
+    script = WITH_ZIP.format(archive(basic="print('too old'); raise SystemExit(1)", only_here=""))
+    for _ in range(3):
+        assert run(context, script) == (1, b"True\ntoo old\n", b"")
 
 
 def test_one_that_hangs_is_ended_with_all_it_has_started(context):

@@ -26,6 +26,19 @@ DROP = re.compile(r"PYTHON|SSH_AUTH_SOCK\Z|SSH_AGENT_PID\Z|SSH_ASKPASS|DISPLAY\Z
 MAY_STAY_OPEN = re.compile(r"/dev/u?random\Z|.*/\.coverage|.*/\.hypothesis/")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--ansible",
+        action="store_true",
+        help="run the playbooks of tests/ansible too, by each way; see its README.rst",
+    )
+    parser.addoption(
+        "--all",
+        action="store_true",
+        help="run every playbook on every release of Ansible, where a sample is run otherwise",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if DROP.match(name)]:
         del os.environ[name]

@@ -107,7 +107,8 @@ def run(*argv: str, **kwargs: Any) -> str:
     kwargs.setdefault("stdin", subprocess.DEVNULL if "input" not in kwargs else None)
     if kwargs["stdin"] is None:
         del kwargs["stdin"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, **kwargs)
+    kwargs.setdefault("timeout", 30)
+    done = subprocess.run(argv, capture_output=True, text=True, **kwargs)
     if done.returncode:
         raise AssertionError(
             "{} ended with {}:\n{}{}".format(argv, done.returncode, done.stdout, done.stderr)
@@ -160,7 +161,8 @@ class Sshd:
     Accepts `identity_file` for every account, and passwords (as root). Everything it reads and
     writes is in *directory*.
 
-    :param extra: lines put first in sshd_config, where they win: `ForceCommand ...`, `Banner ...`.
+    :param extra: lines put first in sshd_config, where they win: `ForceCommand ...`, `Banner ...`;
+        `{port}` in them becomes the port.
     """
 
     hostname = "127.0.0.1"
@@ -184,7 +186,7 @@ class Sshd:
             if not os.path.exists("/usr/lib/openssh/sftp-server")
             else ("/usr/lib/openssh/sftp-server")
         )
-        lines = self.extra + [
+        lines = [line.replace("{port}", str(self.port)) for line in self.extra] + [
             "ListenAddress 127.0.0.1:{}".format(self.port),
             "HostKey {}".format(self.keys.host),
             "AuthorizedKeysFile {}/authorized_keys".format(self.keys.directory),

@@ -1,0 +1,116 @@
+"""Runs playbooks by hand; see README.rst beside this file.
+
+python -m tests.ansible run [--release 2.21] [--way plain] [--keep DIRECTORY] PLAYBOOK [ARGUMENT...]
+python -m tests.ansible compare [--release 2.21] [--way plain] [--against plain] [PLAYBOOK...]
+"""
+
+import argparse
+import contextlib
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent import futures
+
+from tests import hosts, processes
+from tests.ansible import bed, environments, ways
+
+
+@contextlib.contextmanager
+def made() -> Iterator[bed.Bed]:
+    """A bed that is gone afterwards; what the runs left on the host is printed."""
+    os.environ[processes.RUN_VARIABLE] = str(os.getpid())
+    directory = hosts.make_directory()
+    try:
+        sshd = hosts.Sshd(directory / "sshd", hosts.Keys(directory), bed.SSHD_LINES).start()
+        try:
+            with hosts.Accounts(directory) as users:
+                here = bed.Bed(directory, sshd, users, hosts.find_pythons())
+                try:
+                    yield here
+                finally:
+                    for path in here.close() + users.new_files():
+                        print("left behind: " + path)
+        finally:
+            with contextlib.suppress(AssertionError):  # what ends soon by itself is not left
+                processes.wait_until(lambda: not marked())
+            for each in sshd.stop() + marked():
+                print("left behind: process {}".format(each))
+    finally:
+        shutil.rmtree(str(directory), ignore_errors=True)
+
+
+def marked() -> list[processes.Process]:
+    """Return what still runs of our runs, sshd aside."""
+    found = processes.marked_processes(str(os.getpid()))
+    return [each for each in found if not each.comm.startswith("sshd")]
+
+
+def find(name: str) -> bed.Playbook:
+    """Return the playbook *name*: a path, or the name of one of the bed's."""
+    path = pathlib.Path(name)
+    return bed.read_playbook(path if path.exists() else bed.PLAYBOOKS / (path.stem + ".yml"))
+
+
+def keep(outcome: bed.Outcome, target: str) -> None:
+    """Copy what a run wrote, for a look afterwards."""
+    os.makedirs(target, exist_ok=True)
+    for name in ("results.jsonl", "output", "ansible.cfg", "inventory.json"):
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copy(str(outcome.directory / name), target)
+
+
+def run(options: argparse.Namespace) -> int:
+    with made() as here:
+        playbook = find(options.playbook)
+        outcome = here.run(options.release, options.way, playbook, options.arguments)
+        if options.keep:
+            keep(outcome, options.keep)
+        print(outcome.output, end="")
+    text = "{}: status {}, {:.2f} s, controller's CPU {:.2f} s"
+    print(text.format(playbook.name, outcome.status, outcome.wall, outcome.cpu))
+    return outcome.status
+
+
+def compared(here: bed.Bed, options: argparse.Namespace, playbook: bed.Playbook) -> bool:
+    outcomes = [here.run(options.release, w, playbook) for w in (options.against, options.way)]
+    problems = [outcome.wrong() for outcome in outcomes if outcome.wrong()]
+    problems += bed.differences(outcomes[0], outcomes[1], options.way)
+    times = ", ".join("{:.2f} s".format(outcome.wall) for outcome in outcomes)
+    lines = ["{}: {} ({})".format(playbook.name, "differs" if problems else "equal", times)]
+    print("\n    ".join(lines + problems), flush=True)
+    return not problems
+
+
+def compare_all(options: argparse.Namespace) -> int:
+    with made() as here, futures.ThreadPoolExecutor(options.jobs) as pool:
+        environments.ready(options.release)
+        found = [find(name) for name in options.playbooks] or bed.playbooks()
+        found = [each for each in found if options.release in each.releases]
+        same = list(pool.map(lambda each: compared(here, options, each), found))
+    return 0 if all(same) else 1
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.ansible")
+    commands = parser.add_subparsers(required=True)
+    for name, function in (("run", run), ("compare", compare_all)):
+        command = commands.add_parser(name)
+        command.set_defaults(function=function)
+        command.add_argument("--release", default="2.21", choices=environments.ALL)
+        command.add_argument("--way", default="plain", choices=list(ways.WAYS))
+        if name == "run":
+            command.add_argument("--keep", help="copy results.jsonl, output, ... to this directory")
+            command.add_argument("playbook", help="a path, or a name below playbooks/")
+            command.add_argument("arguments", nargs=argparse.REMAINDER)
+        else:
+            command.add_argument("--against", default="plain", choices=list(ways.WAYS))
+            command.add_argument("--jobs", type=int, default=3, help="how many at once")
+            command.add_argument("playbooks", nargs="*", help="all, where none is named")
+    options = parser.parse_args(arguments)
+    return int(options.function(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,549 @@
+"""The test bed: runs ansible-playbook against this machine's own sshd and writes down what it did.
+
+Rules: each run has a directory of its own, with its HOME, ansible.cfg, inventory, temporary files
+and results, and takes nothing from the machine's settings. Runs don't disturb each other, so
+several go at once. `Bed.close()` ends what is left (ssh's masters) and says what a run left on the
+host; what it removes is what every Ansible leaves: empty .ansible/tmp in a home.
+
+The inventory's hosts are in `inventory()`; playbooks use these variables:
+
+    there           a directory on the host, of this run alone, that every account may write to
+    here            a directory on the controller, of this run alone
+    mark            four letters that no other run has: for names of accounts and the like
+    big_file        a file of 10 MB on the controller
+    login, su_user, pw_user, su_password, pw_password    accounts, see tests/hosts.py
+    way                                                  how the playbook is run: see ways.py
+    ssh_connection, local_connection, *_strategy         what that way calls these
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import pathlib
+import re
+import select
+import shlex
+import shutil
+import signal
+import string
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Callable, NamedTuple, Optional
+
+from tests import hosts, processes
+from tests.ansible import compare, environments, ways
+
+__all__ = [
+    "LIMIT",
+    "PLAYBOOKS",
+    "SSHD_LINES",
+    "Bed",
+    "Outcome",
+    "Playbook",
+    "differences",
+    "playbooks",
+    "read_playbook",
+]
+
+HERE = pathlib.Path(__file__).resolve().parent
+PLAYBOOKS = HERE / "playbooks"
+LIBRARY = PLAYBOOKS / "library"
+
+#: Seconds that a playbook may take; then it and all that it started is killed.
+LIMIT = 150.0
+#: Seconds that a playbook has for its way out after SIGTERM.
+GRACE = 5.0
+#: What every process that a run starts on a host has in its environment, unless sudo takes it out.
+RUN_MARK = "BED_RUN"
+OWN_DIRECTORY = re.compile(r"/\.ansible(_async|/tmp|/cp)?\Z")
+#: Seconds between two looks at whether a run is to be ended.
+POLL = 0.05
+BIG = 10 * 1024 * 1024
+PYTHON = "/usr/bin/python3"  # that every account may run
+
+#: Several addresses, as many hosts; more sessions and logins at once than sshd allows by default.
+ADDRESSES = ["127.0.0.{}".format(number) for number in range(1, 17)]  # sshd takes no more than 16
+SSHD_LINES = ["ListenAddress {}:{{port}}".format(address) for address in ADDRESSES[1:]]
+SSHD_LINES += ["MaxStartups 200", "MaxSessions 100"]
+
+
+class Playbook(NamedTuple):
+    """A playbook and what the lines at its head that begin with `#:` say.
+
+    :param path: the file.
+    :param arguments: `#: arguments: --check`: more of them for ansible-playbook. In these and the
+        environment's values `{playbooks}` and `{run}` become directories: ours, the run's.
+    :param ends: `#: ends: 2`: the exit status.
+    :param environment: `#: environment: NAME=value`, may be repeated.
+    :param leaves: `#: leaves: REGEX - why`, may be repeated: what plain Ansible leaves on the host.
+    :param better: `#: better: task - why`, may be repeated: tasks that only ours does right.
+    :param releases: `#: releases: 2.19 2.20`: those that can run it.
+    """
+
+    path: pathlib.Path
+    arguments: list[str]
+    ends: int
+    environment: dict[str, str]
+    leaves: list[str]
+    better: list[str]
+    releases: list[str]
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+
+def read_playbook(path: pathlib.Path) -> Playbook:
+    """Return the playbook at *path*.
+
+    :raises ValueError: its head has a key that there isn't.
+    """
+    found: dict[str, list[str]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        match = re.match(r"#: ([a-z]+): (.*)", line)
+        if match:
+            found.setdefault(match.group(1), []).append(match.group(2))
+    known = {"arguments", "ends", "environment", "leaves", "better", "releases"}
+    if found.keys() - known:
+        raise ValueError("{}: no such key: {}".format(path, ", ".join(found.keys() - known)))
+    return Playbook(
+        path,
+        shlex.split(" ".join(found.get("arguments", []))),
+        int(found.get("ends", ["0"])[0]),
+        dict(shlex.split(pair)[0].split("=", 1) for pair in found.get("environment", [])),
+        [line.split(" - ")[0] for line in found.get("leaves", [])],
+        [line.split(" - ")[0] for line in found.get("better", [])],
+        " ".join(found.get("releases", environments.ALL)).split(),
+    )
+
+
+def playbooks() -> list[Playbook]:
+    """Return all playbooks of the bed, by name."""
+    return [read_playbook(path) for path in sorted(PLAYBOOKS.glob("*.yml"))]
+
+
+class Outcome(NamedTuple):
+    """What a run did.
+
+    :param playbook: what was run.
+    :param directory: the run's files: results.jsonl, output, ansible.cfg, inventory.json.
+    :param status: exit status of ansible-playbook.
+    :param records: what the callback plugin wrote; see callbacks/bed_results.py.
+    :param output: what was printed, stdout and stderr.
+    :param wall: seconds from start to end.
+    :param cpu: seconds of processor time, of the controller's processes alone.
+    :param left: temporary files that it left on the controller.
+    :param replace: for `compare`: what names this run's own things.
+    """
+
+    playbook: Playbook
+    directory: pathlib.Path
+    status: int
+    records: list[dict[str, Any]]
+    output: str
+    wall: float
+    cpu: float
+    left: list[str]
+    replace: list[tuple[str, str]]
+
+    def wrong(self) -> str:
+        """Return what is wrong with this run by itself; '' if it did what the playbook expects."""
+        if self.status != self.playbook.ends:
+            text = "{} ended with {}, not {}:\n{}"
+            ends = self.playbook.ends
+            return text.format(self.playbook.name, self.status, ends, self.output[-6000:])
+        if self.left:
+            return "{} left on the controller: {}".format(self.playbook.name, self.left)
+        return ""
+
+
+def differences(plain: Outcome, other: Outcome, way: str) -> list[str]:
+    """Return how a run differs from plain Ansible's, a line each; [] if it is equal.
+
+    :param plain: plain Ansible's run.
+    :param other: a run of the same playbook.
+    :param way: how that one was run. Plain Ansible itself is not excused from what ours do better.
+    """
+    replace = [plain.replace, other.replace]
+    better = [] if way == "plain" else plain.playbook.better
+    found = compare.compare(plain.records, other.records, replace, better)
+    if not better:
+        output = plain.output, other.output
+        found += compare.compare_output(*output, replace, ways.WAYS[way].may_print)
+    return found
+
+
+def binary_module(path: pathlib.Path) -> None:
+    """Make a module that Ansible takes for binary: sh never reads past `exit`."""
+    text = b'#!/bin/sh\nprintf \'{"changed": false, "binary": true, "arguments": %s}\' '
+    text += b'"$(cat "$1")"\nexit 0\n'
+    path.write_bytes(text + bytes(range(256)) * 8)
+    path.chmod(0o755)
+
+
+class Bed:
+    """Everything that playbooks run against, from construction to `close()`.
+
+    :param directory: where runs get their directories; every account can read it.
+    :param sshd: started with `SSHD_LINES`.
+    :param users: the test accounts.
+    """
+
+    def __init__(
+        self, directory: pathlib.Path, sshd: hosts.Sshd, users: hosts.Accounts, pythons: Any
+    ) -> None:
+        self.directory = directory / "ansible"
+        self.directory.mkdir()
+        self.sshd, self.users, self.pythons = sshd, users, pythons
+        self.known_hosts = self.directory / "known_hosts"
+        line = "[127.0.0.*]:{} {}".format(sshd.port, sshd.keys.host_public)
+        self.known_hosts.write_text(line)
+        self.big_file = self.directory / "big.bin"
+        self.big_file.write_bytes(bytes(range(256)) * (BIG // 256))
+        self.library = self.directory / "library"
+        self.library.mkdir()
+        binary_module(self.library / "binary_module")
+        self._marks = itertools.product(string.ascii_lowercase, repeat=4)
+        self._homes = [user.home for user in users] + [os.path.expanduser("~root")]
+        self._before = {home: self._traces(home) for home in self._homes}
+        self._tmp_before = self._in_tmp()
+        self._may_leave: set[str] = set()
+
+    # ---- the host
+
+    @staticmethod
+    def _traces(home: str) -> list[str]:
+        """Return what Ansible has below *home*."""
+        found = []
+        for name in (".ansible", ".ansible_async"):
+            # os.walk() takes no offence at what is gone meanwhile.
+            for top, directories, files in os.walk(os.path.join(home, name)):
+                found += [top] + [os.path.join(top, each) for each in files]
+                found += [os.path.join(top, each) for each in directories]
+        return sorted(set(found))
+
+    def _in_tmp(self) -> set[str]:
+        """Return what in /tmp and /var/tmp is the test accounts'."""
+        mine, found = {user.uid for user in self.users}, set()
+        for entry in itertools.chain(os.scandir("/tmp"), os.scandir("/var/tmp")):
+            with contextlib.suppress(FileNotFoundError):
+                if entry.stat(follow_symlinks=False).st_uid in mine:
+                    found.add(entry.path)
+        return found
+
+    def left(self) -> list[str]:
+        """Return what is on the host beyond what was there and what plain Ansible may leave.
+
+        Directories that Ansible makes in a home count only if something is in them.
+        """
+        may_leave = re.compile("|".join(self._may_leave) or r"(?!)")
+        found = [path for path in self._in_tmp() - self._tmp_before if not may_leave.match(path)]
+        for home in self._homes:
+            new = set(self._traces(home)) - set(self._before[home])
+            found += [path for path in new if not OWN_DIRECTORY.search(path)]
+        return sorted(found)
+
+    def close(self) -> list[str]:
+        """Remove what every Ansible leaves; return what else the runs left on the host.
+
+        What runs in the background removes its files a moment after the playbook's end.
+        """
+        with contextlib.suppress(AssertionError):
+            processes.wait_until(lambda: not self.left())
+        found = self.left()
+        for path in self._in_tmp() - self._tmp_before - set(found):
+            shutil.rmtree(path, ignore_errors=True)
+        for home in self._homes:
+            for path in sorted(set(self._traces(home)) - set(self._before[home]), reverse=True):
+                with contextlib.suppress(OSError):
+                    os.rmdir(path)
+        return found
+
+    # ---- a run's files
+
+    def _members(self, way: ways.Way, run: pathlib.Path) -> dict[str, dict[str, Any]]:
+        """Return the hosts and what is particular to each."""
+        # In root's own home nothing is to be changed.
+        root = {
+            "ansible_user": "root",
+            "ansible_remote_tmp": str(run / "root_tmp"),
+            "ansible_async_dir": str(run / "root_async"),
+        }
+        members: dict[str, dict[str, Any]] = {
+            "one": {},
+            "two": {},
+            "three": {},
+            "four": {},
+            "five": {},
+            # sudo asks for a password.
+            "asks": {
+                "ansible_user": self.users.pw.name,
+                "ansible_become_password": self.users.pw.password,
+            },
+            # Logs in as root.
+            "superuser": dict(root),
+            # Prints a greeting on both stdout and stderr.
+            "noisy": {"ansible_user": self.users.motd.name},
+            # The interpreter is found by Ansible; there is none where it is said to be.
+            "auto": {"ansible_python_interpreter": "auto"},
+            "silent": {"ansible_python_interpreter": "auto_silent"},
+            "nopython": {"ansible_python_interpreter": "/nowhere/python3"},
+        }
+        for number, host in enumerate(members.values()):
+            host["ansible_host"] = ADDRESSES[number]
+        others = itertools.cycle(ADDRESSES[len(members) :])
+        for (major, minor), path in self.pythons.items():
+            python = {"ansible_python_interpreter": path, "ansible_host": next(others)}
+            members["python{}{}".format(major, minor)] = {**root, **python}
+        # The same host as one, by a connection with its full name; another kind of connection.
+        members["fqcn"] = {"ansible_connection": "ansible.builtin.ssh"}
+        members["alien"] = {"ansible_connection": "alien"}
+        # Nobody listens there.
+        members["gone"] = {"ansible_host": "127.0.0.99"}
+        members["nearby"] = {
+            "ansible_connection": way.variables["local_connection"],
+            "ansible_remote_tmp": root["ansible_remote_tmp"],
+            "ansible_async_dir": root["ansible_async_dir"],
+        }
+        for host in members.values():
+            host.setdefault("ansible_host", ADDRESSES[0])
+            host.setdefault("ansible_connection", way.variables["ssh_connection"])
+        return members
+
+    def inventory(self, way: ways.Way, run: pathlib.Path, mark: str) -> dict[str, Any]:
+        """Return the inventory of one run, as YAML's or JSON's dict."""
+        sshd, users = self.sshd, self.users
+        members = self._members(way, run)
+        everyone: dict[str, Any] = {
+            "ansible_port": sshd.port,
+            "ansible_user": users.plain.name,
+            "ansible_ssh_private_key_file": sshd.identity_file,
+            "ansible_ssh_common_args": " ".join(
+                ["-o", "IdentitiesOnly=yes", "-o", "SetEnv={}={}".format(RUN_MARK, run)]
+                + sshd.ssh_args_for(str(self.known_hosts))
+            ),
+            "ansible_python_interpreter": PYTHON,
+            "login": users.plain.name,
+            "su_user": users.su.name,
+            "su_password": users.su.password,
+            "pw_user": users.pw.name,
+            "pw_password": users.pw.password,
+            "there": str(run / "there"),
+            "here": str(run / "here"),
+            "mark": mark,
+            "run_id": users.run,
+            "big_file": str(self.big_file),
+        }
+        groups = {
+            "trio": dict.fromkeys(["one", "two", "three"]),
+            "pythons": dict.fromkeys(name for name in members if name.startswith("python")),
+        }
+        children: dict[str, Any] = {name: {"hosts": names} for name, names in groups.items()}
+        return {"all": {"vars": everyone, "hosts": members, "children": children}}
+
+    def settings(self, way: ways.Way, run: pathlib.Path) -> str:
+        """Return the run's ansible.cfg."""
+        found: dict[str, dict[str, str]] = {
+            "defaults": {
+                "inventory": str(run / "inventory.json"),
+                "library": "{}:{}".format(LIBRARY, self.library),
+                "forks": "10",
+                "timeout": "20",
+            },
+            "ssh_connection": {
+                "pipelining": "true",
+                "control_path_dir": str(run / "cp"),
+                "ssh_args": "-C -o ControlMaster=auto -o ControlPersist=60s",
+            },
+        }
+        for section, values in way.settings.items():
+            found.setdefault(section, {}).update(values)
+        lines = []
+        for section, values in found.items():
+            lines.append("[{}]".format(section))
+            lines += ["{} = {}".format(name, value) for name, value in values.items()]
+        return "\n".join(lines) + "\n"
+
+    def prepare(self, way: ways.Way) -> tuple[pathlib.Path, str]:
+        """Make the directory of a run; return it and the run's mark."""
+        mark = "".join(next(self._marks))
+        run = self.directory / mark
+        for name in ("", "here", "there", "home", "tmp", "cp"):
+            (run / name).mkdir()
+        run.joinpath("there").chmod(0o1777)
+        run.joinpath("cp").chmod(0o700)
+        inventory = json.dumps(self.inventory(way, run, mark), indent=1)
+        (run / "inventory.json").write_text(inventory)
+        (run / "ansible.cfg").write_text(self.settings(way, run))
+        return run, mark
+
+    def environment(
+        self, installed: environments.Environment, way: ways.Way, run: pathlib.Path
+    ) -> dict[str, str]:
+        """Return what ansible-playbook is started with: nothing of the machine's own settings."""
+        return {
+            "PATH": "{}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin".format(
+                installed.directory / "bin"
+            ),
+            "HOME": str(run / "home"),
+            "ANSIBLE_HOME": str(run / "home" / ".ansible"),
+            "ANSIBLE_CONFIG": str(run / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_CALLBACK_PLUGINS": str(HERE / "callbacks"),
+            "BED_RESULTS": str(run / "results.jsonl"),
+            "COLUMNS": "200",
+            "LANG": "C.UTF-8",
+            "TMPDIR": str(run / "tmp"),
+            "USER": "root",
+            processes.RUN_VARIABLE: os.environ[processes.RUN_VARIABLE],
+            **way.environment,
+        }
+
+    # ---- running
+
+    def run(
+        self,
+        release: str,
+        way: str,
+        playbook: Playbook,
+        extra: Sequence[str] = (),
+        cancelled: Optional[threading.Event] = None,
+        limit: float = LIMIT,
+        interrupt: Optional[Callable[[], object]] = None,
+    ) -> Outcome:
+        """Run *playbook* and return what it did.
+
+        :param release: one of `environments.ALL`.
+        :param way: one of `ways.WAYS`.
+        :param playbook: what to run.
+        :param extra: more arguments for ansible-playbook.
+        :param cancelled: once it is set, the run is ended.
+        :param limit: seconds that it may take.
+        :param interrupt: asked again and again; once it says yes, there is a ^C.
+        :raises AssertionError: it took longer, or was cancelled; all that it started is ended.
+        """
+        installed = environments.ready(release)
+        run, mark = self.prepare(ways.WAYS[way])
+        if way == "plain":
+            self._may_leave.update(playbook.leaves)
+
+        def filled(text: str) -> str:
+            return text.replace("{playbooks}", str(PLAYBOOKS)).replace("{run}", str(run))
+
+        # An extra variable, as a play's keywords know no others.
+        names = json.dumps({"way": way, **ways.WAYS[way].variables})
+        argv = [installed.program("ansible-playbook"), "--extra-vars", names]
+        argv += [*map(filled, playbook.arguments), *extra]
+        environment = self.environment(installed, ways.WAYS[way], run)
+        environment.update({key: filled(value) for key, value in playbook.environment.items()})
+        started = time.monotonic()
+        with open(str(run / "output"), "wb") as output:
+            child = subprocess.Popen(
+                [*argv, str(playbook.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                cwd=str(run / "here"),
+                start_new_session=True,
+            )
+        try:
+            cpu = self._wait(child, started + limit, cancelled, interrupt)
+        except BaseException:
+            self._end_sessions(run)
+            raise
+        finally:
+            self._end_masters(run)
+        wall = time.monotonic() - started
+        left = self._clean(run)
+        printed = (run / "output").read_text(errors="surrogateescape")
+        # Before any other rule: other places in a text look like what these replace.
+        replace = [
+            (str(run), "RUN"),
+            ("_" + mark, "_MARK"),
+            (installed.version, "RELEASE"),
+            (str(self.sshd.port), "PORT"),
+        ]
+        records = self._records(run)
+        return Outcome(playbook, run, child.returncode, records, printed, wall, cpu, left, replace)
+
+    @staticmethod
+    def _records(run: pathlib.Path) -> list[dict[str, Any]]:
+        try:
+            lines = (run / "results.jsonl").read_text(errors="surrogateescape").splitlines()
+        except FileNotFoundError:  # it ended before plugins were loaded: its output says why
+            return []
+        return [json.loads(line) for line in lines]
+
+    @staticmethod
+    def _wait(
+        child: "subprocess.Popen[bytes]",
+        deadline: float,
+        cancelled: Optional[threading.Event],
+        interrupt: Optional[Callable[[], object]],
+    ) -> float:
+        """Wait for the end of *child*; return the processor time it and its children took."""
+        ends = os.pidfd_open(child.pid)
+        try:
+            while time.monotonic() < deadline and not (cancelled and cancelled.is_set()):
+                if select.select([ends], [], [], POLL)[0]:
+                    _, status, usage = os.wait4(child.pid, 0)
+                    child.returncode = os.waitstatus_to_exitcode(status)
+                    return usage.ru_utime + usage.ru_stime
+                if interrupt is not None and interrupt():
+                    os.killpg(child.pid, signal.SIGINT)  # as a terminal does
+                    interrupt = None
+        finally:
+            os.close(ends)
+        tree = processes.process_tree(child.pid)
+        child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(GRACE)
+        processes.end_processes(tree)
+        child.kill()
+        child.wait()
+        raise AssertionError("ansible-playbook was ended: it took too long, or was cancelled")
+
+    @staticmethod
+    def _end_sessions(run: pathlib.Path) -> None:
+        """End what a run that was cut short left on the host, as plain Ansible does."""
+        marked = [
+            each
+            for each in processes.processes().values()
+            if processes.environment(each.pid).get(RUN_MARK) == str(run)
+        ]
+        below = [child for each in marked for child in processes.process_tree(each.pid)]
+        processes.end_processes(marked + below)
+
+    @staticmethod
+    def _end_masters(run: pathlib.Path) -> None:
+        """End ssh's masters, which would wait for ControlPersist's minute."""
+        for path in (run / "cp").iterdir():
+            command = [
+                "ssh",
+                "-F",
+                "/dev/null",
+                "-O",
+                "exit",
+                "-o",
+                "ControlPath=" + str(path),
+                "x",
+            ]
+            subprocess.run(command, capture_output=True, timeout=20, stdin=subprocess.DEVNULL)
+
+    @staticmethod
+    def _clean(run: pathlib.Path) -> list[str]:
+        """Remove all of a run but what it wrote down; return what Ansible should have removed."""
+        left = [
+            str(each.relative_to(run))
+            for top in (run / "tmp", run / "home" / ".ansible" / "tmp")
+            for each in sorted(top.rglob("*"))
+        ]
+        for name in ("here", "there", "home", "tmp", "cp"):
+            shutil.rmtree(str(run / name), ignore_errors=True)
+        return left

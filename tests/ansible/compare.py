@@ -1,0 +1,305 @@
+"""Compares what two runs of one playbook did: task by task, key by key.
+
+Rules: pure; no file, no process. Whatever isn't named in `KEYS` or `STRINGS` must be equal, in
+value and in type. A rule says why two right runs differ in it, and never hides the key: it must be
+there on both sides, with a value of the same type.
+"""
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Callable, NamedTuple
+
+__all__ = ["KEYS", "STRINGS", "Key", "compare", "compare_output", "paragraphs", "reduced"]
+
+Record = dict[str, Any]
+
+#: Characters of a value that a difference shows.
+SHOWN = 200
+
+
+class Key(NamedTuple):
+    """A key that may differ.
+
+    :param pattern: regular expression for the end of its path: `stat.atime` in
+        `results[].stat.atime`.
+    :param why: why two right runs differ here.
+    :param action: regular expression for the task's action; any if empty.
+    :param keep: what must still be equal of it: takes the value, returns that.
+    """
+
+    pattern: str
+    why: str
+    action: str = ""
+    keep: Callable[[Any], Any] = lambda value: "<" + type(value).__name__ + ">"
+
+    def matches(self, path: str, action: str) -> bool:
+        """Return whether this rule is about the key at *path* of a task with *action*."""
+        if self.action and not re.fullmatch(
+            r"(ansible\.(builtin|legacy)\.)?" + self.action, action
+        ):
+            return False
+        return bool(re.search(r"(?:\A|\.)(?:" + self.pattern + r")\Z", path))
+
+
+def frameless(text: Any) -> Any:
+    """Return *text* without the frames of tracebacks: what was raised is left."""
+    if not isinstance(text, str) or "Traceback (most recent call last)" not in text:
+        return text
+    return "\n".join(line.rstrip() for line in text.splitlines() if not line.startswith("  "))
+
+
+CLOCK = "the time of the run"
+FACTS = "(setup|gather_facts)"
+
+KEYS = (
+    Key(r"start|end|delta", CLOCK),
+    Key(r"elapsed", "whole seconds that passed: a run on the border has one more"),
+    Key(r"(stat|status|files\[\])\.(atime|mtime|ctime|inode|version)", "made anew by each run"),
+    Key(r"diff(\[\])?\.(before|after)\.(atime|mtime)", CLOCK),
+    Key(r"ansible_job_id|results_file", "a random number and a pid"),
+    Key(
+        r"exception", "the frames between core and the module differ, the error not", "", frameless
+    ),
+    Key(r"module_stdout|module_stderr", "may hold a traceback, as above", "", frameless),
+    Key(r"(uid|group|gid)", "the next free number", "(user|group)"),
+    Key(r"ssh_key_fingerprint|ssh_public_key", "a key pair of its own", "user"),
+    # Facts that never stand still, or say how the connection was made.
+    Key(r"ansible_date_time(\..*)?", CLOCK, FACTS),
+    Key(r"ansible_(uptime_seconds|loadavg\..*|mem\w+_mb|swap\w+_mb|memory_mb\..*)", "load", FACTS),
+    Key(r"ansible_mounts(\[\]\..*|.*)?", "blocks and inodes in use, other runs' mounts", FACTS),
+    Key(r"ansible_devices(\..*)?|ansible_device_links(\..*)?", "sectors in use", FACTS),
+    Key(
+        r"ansible_interfaces|\w+_tech_(guest|host)",
+        "in no order",
+        FACTS,
+        lambda value: sorted(map(str, value)),
+    ),
+    Key(r"ansible_env\.(SSH_\w+|XDG_\w+|SHLVL|_|MAIL)", "ports of this login", FACTS),
+)
+
+#: (pattern, replacement, why), applied in this order to every string, also within long texts.
+STRINGS = (
+    (r"ansible-tmp-[\d.]+-\d+-\d+", "ansible-tmp-N", "time, pid and a random number"),
+    (
+        r"ansible-local-\d+\w*(/\.?\w{8}\b)?",
+        "ansible-local-N",
+        "pid of the controller and random letters",
+    ),
+    (r"ansible_[\w.]*payload_\w+", "ansible_payload_N", "random letters"),
+    (r"ansible-moduletmp-[\d.]+-\w+", "ansible-moduletmp-N", "time and random letters"),
+    (r"(ansible\.|\.ansible_tmp|ansible_file_)[a-z0-9_]{8}\b", r"\1N", "random letters"),
+    (r"\.ansible_tmp\w{8}", ".ansible_tmpN", "random letters"),
+    (r"\A\.[a-z0-9_]{8}\Z", ".N", "the name of a file that has copy's content"),
+    (r"\btmp[a-z0-9_]{8}\b", "tmpN", "tempfile's random letters"),
+    (r"ControlSocket \S+ already exists, disabling multiplexing\r?\n", "", "two logins at once"),
+    (r"\bj?\d{6,}\.\d+(?=\b)", "JOB", "a job's random number and pid"),
+    (r"\.\d+\.\d{4}-\d\d-\d\d@\d\d:\d\d:\d\d~", ".BACKUP~", "a backup's pid and time"),
+    (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?", "TIME", CLOCK),
+    (r"\b0:00:0\d\.\d{6}", "DELTA", CLOCK),
+    (r" at 0x[0-9a-f]{6,}", " at 0xN", "an address"),
+    (r"\b(port|localhost|127\.0\.0\.\d+)([: ]+)\d{4,5}\b", r"\1\2PORT", "whatever port was free"),
+)
+
+#: Likewise, in what is printed.
+PRINTED = (
+    (r"(UNREACHABLE! => ).*", r"\1", "why a host can't be reached is said in other words"),
+    (r"(\[ERROR\]: Task failed: )(Failed to connect|Data could not be sent).*", r"\1", "likewise"),
+    (r'\\n  (?:\\[^n]|[^\\"])*?(?=(?:\\r)?\\n|")', "", "a traceback's frames within a result"),
+    (r" \*{3,}\Z", "", "as many as fit beside a name"),
+    (r"\A(ASYNC POLL|FAILED - RETRYING).*", "", "how often was a matter of time"),
+)
+
+HEADING = re.compile(r"(TASK|RUNNING HANDLER) \[")
+COMPILED = [(re.compile(pattern), new) for pattern, new, _ in STRINGS]
+
+
+def reduced_text(text: str, replace: Sequence[tuple[str, str]]) -> str:
+    for old, new in replace:
+        text = text.replace(old, new)
+    for pattern, new in COMPILED:
+        text = pattern.sub(new, text)
+    return text
+
+
+def reduced(
+    value: Any, action: str, replace: Sequence[tuple[str, str]] = (), path: str = ""
+) -> Any:
+    """Return *value* with what may differ replaced by what it stands for.
+
+    :param value: a result, or a part of one.
+    :param action: the task's action.
+    :param replace: (text, what to write for it): the run's own directory, account and so on.
+    :param path: where in the result *value* is: `results[].stat`.
+    """
+    for key in KEYS:
+        if path and key.matches(path, action):
+            value = key.keep(value)
+            break
+    if isinstance(value, str):
+        return reduced_text(value, replace)
+    if isinstance(value, list):
+        return [reduced(item, action, replace, path + "[]") for item in value]
+    if isinstance(value, dict):
+        prefix = path + "." if path else ""
+        if value.get("unreachable") is True and "msg" in value:
+            # Why a host can't be reached is said in other words by each connection plugin.
+            value = {**value, "msg": "<{}>".format(type(value["msg"]).__name__)}
+        return {
+            reduced_text(name, replace): reduced(item, action, replace, prefix + name)
+            for name, item in value.items()
+        }
+    return value
+
+
+def shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else "{}... ({} characters)".format(text[:SHOWN], len(text))
+
+
+def shown_pair(first: Any, second: Any) -> str:
+    """Return both values; of two long strings the part where they begin to differ."""
+    if isinstance(first, str) and isinstance(second, str) and max(len(first), len(second)) > SHOWN:
+        pairs = itertools.zip_longest(first, second)
+        at = next(number for number, (one, other) in enumerate(pairs) if one != other)
+        start = max(0, at - 40)
+        cut = [shown(text[start : start + SHOWN]) for text in (first, second)]
+        return "at character {}: {} / {}".format(at, *cut)
+    return "{} / {}".format(shown(first), shown(second))
+
+
+def differences(first: Any, second: Any, path: str) -> Iterator[str]:
+    """Yield a line for each leaf in which two reduced values differ."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        for name in sorted(first.keys() | second.keys()):
+            where = path + "." + name
+            if name not in second:
+                yield "{}: {} / missing".format(where, shown(first[name]))
+            elif name not in first:
+                yield "{}: missing / {}".format(where, shown(second[name]))
+            else:
+                yield from differences(first[name], second[name], where)
+    elif isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+        for number, (one, other) in enumerate(zip(first, second)):
+            yield from differences(one, other, "{}[{}]".format(path, number))
+    elif type(first) is not type(second) or first != second:
+        # NaN is the one value that differs from itself.
+        if not (first != first and second != second):
+            yield "{}: {}".format(path, shown_pair(first, second))
+
+
+def by_host(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Return the records by host, each host's in its order; between hosts there is no order.
+
+    How often a job was asked for its state is a question of time, so polls are left out.
+    """
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        if record["event"] != "poll":
+            found.setdefault(record["host"], []).append(record)
+    return found
+
+
+def title(record: Record) -> str:
+    item = "" if record.get("item", "None") == "None" else " item " + shown(record["item"])
+    return "{} {!r}{}".format(record["event"], record.get("task", ""), item)
+
+
+def compare(
+    first: Sequence[Record],
+    second: Sequence[Record],
+    replace: Sequence[Sequence[tuple[str, str]]] = ((), ()),
+    but: Sequence[str] = (),
+) -> list[str]:
+    """Return how the results of two runs differ, one line each; [] if they are equal.
+
+    :param first: the records of a run, as the callback plugin writes them.
+    :param second: those of another run.
+    :param replace: for each run, (text, what to write for it).
+    :param but: names of tasks that are left out.
+    """
+    found: list[str] = []
+    one, other = by_host(first), by_host(second)
+    for host in sorted(one.keys() | other.keys()):
+        ours, theirs = one.get(host, []), other.get(host, [])
+        # Whoever recovers from an error that the other has not got counts otherwise.
+        lists = [
+            [each for each in records if not but or each["event"] != "stats"]
+            for records in (ours, theirs)
+        ]
+        found += compare_host(host, lists, replace, but)
+    return found
+
+
+def compare_host(
+    host: str,
+    lists: Sequence[list[Record]],
+    replace: Sequence[Sequence[tuple[str, str]]],
+    but: Sequence[str],
+) -> list[str]:
+    lists = [[each for each in records if each.get("task") not in but] for records in lists]
+    titles = [
+        [reduced_text(title(record), texts) for record in records]
+        for records, texts in zip(lists, replace)
+    ]
+    if titles[0] != titles[1]:
+        pairs = itertools.zip_longest(*titles)
+        number, pair = next((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1])
+        return ["{}: result {}: {} / {}".format(host, number + 1, *pair)]
+    found = []
+    for record, twin, name in zip(lists[0], lists[1], titles[0]):
+        action = str(record.get("action", ""))
+        values = [
+            reduced({"result": each.get("result"), "types": each.get("types")}, action, texts)
+            for each, texts in zip((record, twin), replace)
+        ]
+        found += differences(values[0], values[1], "{}: {}".format(host, name))
+    return found
+
+
+def paragraphs(output: str) -> list[str]:
+    """Return the messages of *output*: a warning and the lines that it was broken into are one.
+
+    Frames of tracebacks are left out.
+    """
+    found: list[str] = []
+    in_frame = False
+    for line in map(str.rstrip, output.splitlines()):
+        in_frame = bool(re.match(r' +File ".*", line \d+', line)) or (
+            in_frame and line[:4] == "    "
+        )
+        if in_frame:
+            continue
+        if found and found[-1].startswith("[") and line and not re.match(r"\[|[a-zA-Z]+: \[", line):
+            found[-1] += " " + line.strip()
+        else:
+            found.append(line)
+    for pattern, new, _ in PRINTED:
+        found = [re.sub(pattern, new, each) for each in found]
+    return [each for each in found if each]
+
+
+def compare_output(
+    first: str,
+    second: str,
+    replace: Sequence[Sequence[tuple[str, str]]] = ((), ()),
+    more: str = "",
+) -> list[str]:
+    """Return how what two runs printed differs, without regard to order; [] if it is equal.
+
+    :param first: what a run printed.
+    :param second: what another run printed.
+    :param replace: as in `compare`.
+    :param more: regular expression for messages that only the second run may print.
+    """
+    counts = []
+    for output, texts in zip((first, second), replace):
+        count = Counter(reduced_text(each, texts) for each in paragraphs(output))
+        # A heading is repeated whenever hosts that go their own ways take turns.
+        counts.append(Counter({key: 1 if HEADING.match(key) else n for key, n in count.items()}))
+    found = ["printed: {} / nothing".format(shown(each)) for each in counts[0] - counts[1]]
+    for each in counts[1] - counts[0]:
+        if not (more and re.search(more, each)):
+            found.append("printed: nothing / {}".format(shown(each)))
+    return sorted(found)

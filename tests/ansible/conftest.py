@@ -1,0 +1,87 @@
+"""Fixtures of the Ansible tests: the bed, and the runs, several at once.
+
+Rules: every run that the chosen tests need is started in their order as soon as the first of them
+asks, `JOBS` at a time, and happens once, however many tests look at it.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from concurrent import futures
+from typing import Any, Callable
+
+import pytest
+
+from tests import hosts
+from tests.ansible import bed, environments
+
+#: A run waits for others half of its time; more than one and a half per processor gains nothing.
+JOBS = max(2, (os.cpu_count() or 1) * 3 // 2)
+
+Key = tuple[str, str, str, int]
+
+
+def pytest_ignore_collect(config: Any) -> Any:
+    """Leave this directory out of a run that does not ask for it: it takes many minutes yet."""
+    asked = config.getoption("--ansible") or config.getoption("--all")
+    return None if asked else True
+
+
+class Runs:
+    """Runs of playbooks, by (release, way, playbook, number).
+
+    :param here: the bed.
+    :param wanted: what to start, in this order.
+    """
+
+    def __init__(self, here: bed.Bed, wanted: list[Key]) -> None:
+        self._cancelled = threading.Event()
+        self._pool = futures.ThreadPoolExecutor(JOBS)
+        self._here, self._found = here, {each.name: each for each in bed.playbooks()}
+        self._runs: dict[Key, futures.Future[bed.Outcome]] = {}
+        for key in wanted:
+            self._runs[key] = self._pool.submit(self._run, key)
+
+    def _run(self, key: Key) -> bed.Outcome:
+        if self._cancelled.is_set():
+            raise AssertionError("cancelled")
+        release, way, playbook, _ = key
+        return self._here.run(release, way, self._found[playbook], cancelled=self._cancelled)
+
+    def __call__(self, *key: Any) -> bed.Outcome:
+        """Return the outcome of a run, waiting for it if need be."""
+        return self._runs[key].result()
+
+    def close(self) -> None:
+        self._cancelled.set()
+        self._pool.shutdown(wait=True)
+
+
+@pytest.fixture(scope="package")
+def ansible_bed(
+    hosts_directory: Any, sshd_with: Callable[..., hosts.Sshd], users: hosts.Accounts, pythons: Any
+) -> Iterator[bed.Bed]:
+    """Where playbooks are run; see bed.py."""
+    here = bed.Bed(hosts_directory, sshd_with(*bed.SSHD_LINES), users, pythons)
+    yield here
+    left = here.close()
+    assert not left, "left on the host by playbooks: " + ", ".join(left)
+
+
+@pytest.fixture(scope="package")
+def runs(request: pytest.FixtureRequest, ansible_bed: bed.Bed) -> Iterator[Runs]:
+    """`runs(release, way, playbook, number)`: what that run did."""
+    wanted: dict[Key, None] = {}
+    for item in request.session.items:
+        marker = item.get_closest_marker("ansible_runs")
+        if marker and not item.get_closest_marker("skip"):
+            wanted.update(dict.fromkeys(marker.args))
+    started = Runs(ansible_bed, list(wanted))
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="session")
+def installed() -> Callable[[str], environments.Environment]:
+    """`installed("2.21")`: the environment of that release, made if need be."""
+    return environments.ready

@@ -1,0 +1,2 @@
+#!/usr/bin/python
+"""Never run: the action plugin of the same name is."""

@@ -1,0 +1,24 @@
+"""A connection of a kind that is nobody's business: not ssh, not local, not ours to touch."""
+
+import os
+
+from ansible.plugins.connection import local
+
+DOCUMENTATION = """
+    name: alien
+    short_description: runs on the controller, and says who it is
+    description: Like local; what it is asked for is what its own class does.
+    version_added: "1.0"
+    options: {}
+    extends_documentation_fragment: [connection_pipelining]
+"""
+
+
+class Connection(local.Connection):
+    transport = "alien"
+    has_pipelining = False
+
+    def exec_command(self, cmd, in_data=None, sudoable=True):
+        with open(os.environ["BED_RESULTS"] + ".alien", "a") as file:
+            file.write(cmd + "\n")
+        return super().exec_command(cmd, in_data=in_data, sudoable=sudoable)

@@ -1,0 +1,4 @@
+#!/bin/sh
+echo "arguments: $#: $1, $2"
+echo "in $(basename "$(pwd)")" >&2
+exit "${STATUS:-0}"

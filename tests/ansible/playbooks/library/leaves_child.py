@@ -1,0 +1,18 @@
+#!/usr/bin/python
+"""Starts a program that goes on after the module's end, holding its stdout or not."""
+
+import subprocess
+
+from ansible.module_utils.basic import AnsibleModule
+
+
+def main():
+    module = AnsibleModule(argument_spec={"seconds": {"type": "float"}, "path": {}})
+    command = "sleep {seconds}; echo done > {path}".format(**module.params)
+    streams = dict.fromkeys(["stdin", "stdout", "stderr"], subprocess.DEVNULL)
+    subprocess.Popen(["/bin/sh", "-c", command], start_new_session=True, **streams)
+    module.exit_json(changed=True)
+
+
+if __name__ == "__main__":
+    main()

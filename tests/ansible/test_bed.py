@@ -1,0 +1,105 @@
+"""The bed itself: what goes wrong in a run is told, and nothing of it stays."""
+
+import threading
+
+import pytest
+
+from tests import processes
+from tests.ansible import bed, environments, ways
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.ssh,
+    pytest.mark.skipif(bool(environments.why_not("2.21")), reason=environments.why_not("2.21")),
+]
+
+
+@pytest.fixture
+def run(ansible_bed, tmp_path):
+    def run(text, way="plain", **kwargs):
+        path = tmp_path / "playbook.yml"
+        path.write_text(text)
+        return ansible_bed.run("2.21", way, bed.read_playbook(path), **kwargs)
+
+    return run
+
+
+HEAD = """\
+#: leaves: /tmp/ansible_ansible.legacy.command_payload_ - where a run is cut short
+- hosts: one
+  gather_facts: false
+  tasks:
+    - """
+
+
+def hosts_play(task):
+    return HEAD + task + "\n"
+
+
+def test_no_playbook(run):
+    outcome = run("no playbook")
+    assert outcome.records == [] and outcome.status == 4
+    assert "ended with 4, not 0" in outcome.wrong()
+
+
+def test_empty(run):
+    assert run("").status != 0
+
+
+def test_an_error_that_was_not_expected(run):
+    outcome = run(hosts_play("command: 'false'"))
+    assert outcome.status == 2 and "ended with 2" in outcome.wrong()
+    assert [each["event"] for each in outcome.records] == ["failed", "stats"]
+
+
+def test_an_error_that_was_expected(run):
+    assert run("#: ends: 2\n" + hosts_play("command: 'false'")).wrong() == ""
+
+
+def test_a_difference(run):
+    """What a playbook does otherwise is found: in a result, in a status, in what is printed."""
+    first = run(hosts_play("command: echo a"))
+    assert bed.differences(first, run(hosts_play("command: echo a")), "plain") == []
+    assert bed.differences(first, run(hosts_play("command: echo b")), "plain")
+    assert bed.differences(first, run(hosts_play("shell: echo a; exit 1")), "plain")
+
+
+def test_too_long(run):
+    with pytest.raises(AssertionError, match="took too long"):
+        run(hosts_play("command: sleep 4321"), limit=4.0)
+    processes.wait_until(lambda: not sleeping("sleep 4321"))
+
+
+def test_cancelled(run):
+    cancelled = threading.Event()
+    timer = threading.Timer(3.0, cancelled.set)
+    timer.start()
+    with pytest.raises(AssertionError, match="cancelled"):
+        run(hosts_play("command: sleep 4322"), cancelled=cancelled)
+    timer.join()
+    processes.wait_until(lambda: not sleeping("sleep 4322"))
+
+
+@pytest.mark.parametrize("way", list(ways.WAYS))
+def test_interrupted(way, run):
+    """^C ends Ansible at once; with ours also what ran on the host."""
+    if ways.WAYS[way].why_not():
+        pytest.skip(ways.WAYS[way].why_not())
+    command = "sleep 4{}".format(5000 + list(ways.WAYS).index(way))
+    outcome = run(hosts_play("command: " + command), way=way, interrupt=lambda: sleeping(command))
+    assert outcome.status == 99 and "interrupt" in outcome.output.lower()
+    if way != "plain":
+        processes.wait_until(lambda: not sleeping(command))
+    processes.end_processes(sleeping(command))
+
+
+def sleeping(command):
+    return [each for each in processes.processes().values() if each.cmdline == command]
+
+
+def test_what_is_left_is_told(ansible_bed, run, users):
+    run(hosts_play("copy: {content: x, dest: ~/.ansible/left}"))
+    path = users.plain.home + "/.ansible/left"
+    assert path in ansible_bed.left()
+    run(hosts_play("file: {path: ~/.ansible/left, state: absent}"))
+    assert path not in ansible_bed.left()

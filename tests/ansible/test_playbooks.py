@@ -1,0 +1,84 @@
+"""Every playbook does the same by each way as by plain Ansible, on every release.
+
+One release is run in full, `SAMPLE` on the others; `--all` runs all on all, and plain Ansible a
+second time: what differs between two plain runs is the bed's fault, not a way's.
+"""
+
+import pytest
+
+from tests import hosts
+from tests.ansible import bed, environments, ways
+
+#: The release that is run in full.
+FULL = "2.21"
+#: What the other releases run: become, files, errors, background, delegation.
+SAMPLE = ["become_sudo", "check_diff", "style_output", "async_later", "delegation"]
+#: The way that is compared in full. The others, which end in the same connections, take the sample
+#: on that release, and its first on the other releases.
+FULL_WAY = "callback"
+
+pytestmark = [pytest.mark.root, pytest.mark.ssh]
+
+
+def chosen(release, way, name):
+    """Return whether a run without --all has the playbook *name*."""
+    if way in ("plain", FULL_WAY):
+        return release == FULL or name in SAMPLE
+    return name in (SAMPLE if release == FULL else SAMPLE[:1])
+
+
+def cases(everything):
+    """Return (release, way, playbook) of all that is to be compared with plain Ansible."""
+    return [
+        (release, way, playbook.name)
+        for release in (environments.ALL if everything else environments.RELEASES)
+        for playbook in bed.playbooks()
+        for way in ways.WAYS
+        if release in playbook.releases and (everything or chosen(release, way, playbook.name))
+    ]
+
+
+def why_not(release, way):
+    """Return why this can't be run here; '' if it can."""
+    if not hosts.program("doas"):
+        return "needs doas"
+    return environments.why_not(release) or ways.WAYS[way].why_not()
+
+
+def pytest_generate_tests(metafunc):
+    everything = metafunc.config.getoption("--all")
+    if "way" not in metafunc.fixturenames:
+        metafunc.parametrize("release", environments.ALL if everything else environments.RELEASES)
+        return
+    parameters = []
+    for release, way, playbook in cases(everything):
+        keys, reason = [(release, "plain", playbook, 0)], why_not(release, way)
+        if way != "plain":
+            keys.append((release, way, playbook, 0))
+        elif everything:
+            keys.append((release, way, playbook, 1))
+        marks = [pytest.mark.skip(reason=reason)] if reason else [pytest.mark.ansible_runs(*keys)]
+        name = "{}-{}-{}".format(release, way, playbook)
+        parameters.append(pytest.param(keys, way, playbook, id=name, marks=marks))
+    metafunc.parametrize(("keys", "way", "playbook"), parameters)
+
+
+@pytest.mark.timeout(900)  # pip downloads
+def test_environment(release, installed):
+    """There is an environment of each release that can be had, with its newest patch."""
+    if environments.why_not(release):
+        pytest.skip(environments.why_not(release))
+    environment = installed(release)
+    output = hosts.run(environment.program("ansible-playbook"), "--version")
+    assert "[core {}]".format(environment.version) in output
+    assert environment.version.startswith(release + ".")
+
+
+# A test waits for its runs only, but the machine is busy with others' as well.
+@pytest.mark.timeout(4 * bed.LIMIT)
+def test_playbook(keys, way, playbook, runs):
+    outcomes = [runs(*key) for key in keys]
+    problems = [outcome.wrong() for outcome in outcomes if outcome.wrong()]
+    if len(outcomes) > 1:
+        problems += bed.differences(outcomes[0], outcomes[1], way)
+    assert not problems, "\n".join(problems)

@@ -43,6 +43,8 @@ MAX_DEPTH = 8
 DEPTH_VARIABLE = "MITOGEN_FAKESSH_DEPTH"
 #: Seconds that a program has after SIGTERM, before it gets SIGKILL.
 GRACE = 5.0
+#: Seconds that an `ssh` has to end after its tool.
+SETTLE = 1.0
 #: Seconds between looks at processes that should end.
 LOOK = 0.02
 
@@ -437,7 +439,10 @@ def run(
             stdout=stdout,
             stderr=stderr,
         )
-        return _wait(found, tool, deadline)
+        status = _wait(found, tool, deadline)
+        # A tool may end before its ssh has: what that has yet to say belongs to it.
+        found.rendezvous.settle(SETTLE)
+        return status
     finally:
         found.close()
 

@@ -244,7 +244,7 @@ class Rendezvous:
         try:
             self._write_programs(path)
             self._listen()
-            self._start(self._accept_all)
+            self._acceptor = self._start(self._accept_all)
         except BaseException:
             self.close()
             self._close_sockets()
@@ -296,10 +296,11 @@ class Rendezvous:
 
     # -- threads
 
-    def _start(self, target: "Callable[..., None]", *args: "object") -> "None":
+    def _start(self, target: "Callable[..., None]", *args: "object") -> "threading.Thread":
         thread = threading.Thread(target=target, args=args, name="mitogen.ssh", daemon=True)
         self._threads.add(thread)
         thread.start()
+        return thread
 
     def _accept_all(self) -> "None":
         poll = select.poll()
@@ -367,6 +368,13 @@ class Rendezvous:
         self._wake.close()
         for visit in visits:
             visit.let_down()
+
+    def settle(self, timeout: "float") -> "None":
+        """Wait until no stand-in is at work, `timeout` seconds at most."""
+        deadline = time.monotonic() + timeout
+        for thread in list(self._threads):
+            if thread is not self._acceptor:
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def join(self) -> "None":
         """Wait until what close() has let down is gone, JOIN_TIMEOUT seconds at most."""

@@ -444,3 +444,12 @@ def test_nothing_is_left(near, tool, tmp_path):
     before = there()
     tool(near, "rsync", "-a", make_tree(tmp_path / "source"), "x:%s/far/" % tmp_path)
     processes.wait_until(lambda: there() == before, SOON)
+
+
+def test_what_an_ssh_says_after_its_tool_has_ended_is_not_lost(router, tool):
+    """As of rsync, which ends with its server's status before the server's own words have come."""
+    context = router.local()
+    script = "mkfifo f; ssh x 'echo; sleep 0.3; echo late >&2' > f & read line < f; exit 3"
+    text = tool(context, "sh", "-c", script, status=3)
+    assert text == "late\n"
+    context.shutdown(wait=True)

@@ -111,7 +111,9 @@ PRINTED = (
     (r"\A(ASYNC POLL|FAILED - RETRYING).*", "", "how often was a matter of time"),
 )
 
-HEADING = re.compile(r"(TASK|RUNNING HANDLER) \[")
+#: Printed once or more: a heading, whenever hosts that go their own ways take turns; a message of
+#: several hosts with where it comes from, unless Ansible has just printed it.
+ONCE = re.compile(r"(TASK|RUNNING HANDLER) \[|\[|Origin: |<<< caused by|\d+ |\s+\^ column")
 COMPILED = [(re.compile(pattern), new) for pattern, new, _ in STRINGS]
 
 
@@ -192,11 +194,12 @@ def differences(first: Any, second: Any, path: str) -> Iterator[str]:
 def by_host(records: Iterable[Record]) -> dict[str, list[Record]]:
     """Return the records by host, each host's in its order; between hosts there is no order.
 
-    How often a job was asked for its state is a question of time, so polls are left out.
+    How often a job was asked for its state is a question of time, so that is left out.
     """
     found: dict[str, list[Record]] = {}
     for record in records:
-        if record["event"] != "poll":
+        asked = record["event"] == "retry" and str(record.get("action")).endswith("async_status")
+        if not asked and record["event"] != "poll":
             found.setdefault(record["host"], []).append(record)
     return found
 
@@ -296,8 +299,7 @@ def compare_output(
     counts = []
     for output, texts in zip((first, second), replace):
         count = Counter(reduced_text(each, texts) for each in paragraphs(output))
-        # A heading is repeated whenever hosts that go their own ways take turns.
-        counts.append(Counter({key: 1 if HEADING.match(key) else n for key, n in count.items()}))
+        counts.append(Counter({key: 1 if ONCE.match(key) else n for key, n in count.items()}))
     found = ["printed: {} / nothing".format(shown(each)) for each in counts[0] - counts[1]]
     for each in counts[1] - counts[0]:
         if not (more and re.search(more, each)):

@@ -129,6 +129,13 @@ def test_polls_do_not_count():
     assert compare.compare([record(event="poll"), command()], [command()]) == []
 
 
+def test_retries():
+    """They count, but for who waits for a job's end."""
+    assert compare.compare([record(event="retry"), command()], [command()])
+    retry = record(event="retry", action="async_status")
+    assert compare.compare([retry, command()], [command()]) == []
+
+
 def test_stats():
     one, other = record(event="stats", ok=3), record(event="stats", ok=4)
     assert compare.compare([one], [other])

@@ -43,8 +43,10 @@ MAX_DEPTH = 8
 DEPTH_VARIABLE = "MITOGEN_FAKESSH_DEPTH"
 #: Seconds that a program has after SIGTERM, before it gets SIGKILL.
 GRACE = 5.0
+#: Seconds that a program has to end, after rsync has ended the `ssh` that it served.
+LAST_WORDS = 2.0
 #: Seconds that an `ssh` has to end after its tool.
-SETTLE = 1.0
+SETTLE = 3.0
 #: Seconds between looks at processes that should end.
 LOOK = 0.02
 
@@ -265,6 +267,10 @@ def _follow(visit: "Visit", popen: "Any") -> "None":
             return
         if frame[0] == b"W":
             popen.resize(*numbers(frame[1]))
+        elif frame[0] == b"S":
+            with contextlib.suppress(process.TimeoutExpired, core.Error):
+                popen.wait(LAST_WORDS)
+            return
 
 
 def _warn_of_forwardings(visit: "Visit", found: "Invocation") -> "None":

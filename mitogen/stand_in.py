@@ -12,6 +12,7 @@ payload:
                   K  "columns lines x y", NUL, terminal modes (RFC 4254, 8): the answer to T, with
                      one or two descriptors: keys, screen
                   W  "columns lines x y": the terminal's new size
+                  S  it ends by SIGUSR1: what the program still says on its own is wanted
     from fakessh  T  "r" or "c": pump keys, in raw mode or as the terminal is; then the escape
                      character, if there is one
                   O  the program has been started: "b": go to the background; "n": there is
@@ -24,8 +25,8 @@ Rules
        there is one: it is started for each connection of a tool.
     2. Once O has come it holds neither standard input nor output: who reads waits for their end.
     3. Never ends by a signal: tools take that for a crash. INT, TERM, HUP, QUIT are status 255.
-       What the parent had ignored stays ignored; SIGUSR1 and SIGUSR2 are left alone: rsync ends
-       its ssh so.
+       What the parent had ignored stays ignored. SIGUSR1 is how rsync ends its ssh as soon as
+       it has the server's status: what the server has yet to say may still come after that.
 
 Threads: one.
 """
@@ -112,6 +113,7 @@ class StandIn:
         self.buffer = b""
         self.catch_signals()
         self.sock = _connect()
+        _signal.signal(_signal.SIGUSR1, self.on_usr1)
 
     # -- signals
 
@@ -124,6 +126,11 @@ class StandIn:
         for number in SIGNALS:
             if _signal.getsignal(number) != _signal.SIG_IGN:
                 _signal.signal(number, self.on_signal)
+
+    def on_usr1(self, number: "int", frame: "Any") -> "None":
+        self.send(b"S", b"")
+        _signal.signal(number, _signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
     def on_signal(self, number: "int", frame: "Any") -> "NoReturn":
         os._exit(self.terminated if number == _signal.SIGTERM else FAILED)

@@ -453,3 +453,16 @@ def test_what_an_ssh_says_after_its_tool_has_ended_is_not_lost(router, tool):
     text = tool(context, "sh", "-c", script, status=3)
     assert text == "late\n"
     context.shutdown(wait=True)
+
+
+def test_what_a_program_says_after_its_ssh_was_ended_by_rsync_is_not_lost(router, tool):
+    """rsync has its server's status from the data, and ends its ssh by SIGUSR1."""
+    context = router.local()
+    script = """
+        mkfifo f
+        ssh x 'echo; sleep 0.3; echo late >&2' > f & read line < f
+        kill -USR1 $!; exit 3
+    """
+    text = tool(context, "sh", "-c", script, status=3)
+    assert text == "late\n"
+    context.shutdown(wait=True)

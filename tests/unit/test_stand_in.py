@@ -202,7 +202,7 @@ def test_signals_are_caught_but_those_that_are_ignored(monkeypatch):
     monkeypatch.setattr(stand_in._signal, "set_wakeup_fd", wakeups.append)
     monkeypatch.setattr(stand_in, "_connect", lambda: None)
     it = StandIn([])
-    assert caught == [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT]
+    assert caught == [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1]
     assert not os.get_blocking(wakeups[0])
     os.close(it.wakeup)
     os.close(wakeups[0])

@@ -59,6 +59,8 @@ GRACE = 5.0
 #: What every process that a run starts on a host has in its environment, unless sudo takes it out.
 RUN_MARK = "BED_RUN"
 OWN_DIRECTORY = re.compile(r"/\.ansible(_async|/tmp|/cp)?\Z")
+#: Seconds that background jobs have, after all runs, to remove their files: async_wrapper waits 5.
+SETTLE = 15.0
 #: Seconds between two looks at whether a run is to be ended.
 POLL = 0.05
 BIG = 10 * 1024 * 1024
@@ -254,7 +256,7 @@ class Bed:
         What runs in the background removes its files a moment after the playbook's end.
         """
         with contextlib.suppress(AssertionError):
-            processes.wait_until(lambda: not self.left())
+            processes.wait_until(lambda: not self.left(), SETTLE)
         found = self.left()
         for path in self._in_tmp() - self._tmp_before - set(found):
             shutil.rmtree(path, ignore_errors=True)

@@ -54,6 +54,7 @@ CLOCK = "the time of the run"
 FACTS = "(setup|gather_facts)"
 
 KEYS = (
+    Key(r"attempts", "how often a job was asked for its state", "async_status"),
     Key(r"start|end|delta", CLOCK),
     Key(r"elapsed", "whole seconds that passed: a run on the border has one more"),
     Key(r"(stat|status|files\[\])\.(atime|mtime|ctime|inode|version)", "made anew by each run"),

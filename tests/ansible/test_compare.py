@@ -134,6 +134,9 @@ def test_retries():
     assert compare.compare([record(event="retry"), command()], [command()])
     retry = record(event="retry", action="async_status")
     assert compare.compare([retry, command()], [command()]) == []
+    often = [record(action=action, attempts=n) for action in ("async_status", "x") for n in (2, 3)]
+    assert compare.compare(often[:1], often[1:2]) == []
+    assert compare.compare(often[2:3], often[3:])
 
 
 def test_stats():

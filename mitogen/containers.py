@@ -65,10 +65,25 @@ Row = namedtuple("Row", "options command_lines absent is_client tidies")
 #: Connection method to its program.
 TABLE = {
     "docker": Row(
-        options={"docker_path": "docker", "username": None},
+        options={"docker_path": "docker", "docker_args": None, "username": None},
         command_lines={
-            "container": ("{docker_path}", "exec", "--interactive", _OCI_USER, "{container}"),
-            "image": ("{docker_path}", "run", "--interactive", "--rm", _OCI_USER, "{image}"),
+            "container": (
+                "{docker_path}",
+                "exec",
+                "--interactive",
+                _OCI_USER,
+                ("{docker_args}",),
+                "{container}",
+            ),
+            "image": (
+                "{docker_path}",
+                "run",
+                "--interactive",
+                "--rm",
+                _OCI_USER,
+                ("{docker_args}",),
+                "{image}",
+            ),
         },
         absent=rb"no such container|container [^\n]* is not running",
         is_client=True,
@@ -159,6 +174,7 @@ _TEXTS = {
     "username": "str: whose account there; None for the container's default",
     "namespace": "str: the pod's namespace; None for the configuration's",
     "context": "str: context of kubectl's configuration",
+    "docker_args": "list of str: more arguments of `docker exec` or `docker run`",
     "kubectl_args": "list of str: more arguments of `kubectl exec`",
 }
 _TEXT_CONTAINER_OF_POD = "str: which of the pod's containers"

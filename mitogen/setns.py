@@ -258,12 +258,16 @@ class Connection(containers.Connection):
         self.pid = None  # type: Optional[int]
         self.namespaces = []  # type: List[str]
 
-    def start(self) -> "Process":
-        """Find the process, and start the child's."""
+    def find(self) -> "None":
+        """Find the process, unless it is known."""
         if self.pid is None:
             pid = self.options.find_pid()
             self.namespaces = _differing(pid)
             self.pid = pid
+
+    def start(self) -> "Process":
+        """Find the process, and start the child's."""
+        self.find()
         return containers.Connection.start(self)
 
     def get_boot_command(self) -> "List[str]":

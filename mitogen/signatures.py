@@ -190,6 +190,7 @@ class Methods(Generic[V, T]):
         container: "Optional[str]" = None,
         image: "Optional[str]" = None,
         docker_path: "Command" = "docker",
+        docker_args: "Optional[Sequence[str]]" = None,
         username: "Optional[str]" = None,
         name: "Optional[str]" = None,
         via: "Optional[V]" = None,

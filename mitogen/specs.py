@@ -100,7 +100,10 @@ _CONVERTERS = {
         + ["preserve_env", "profiling", "set_home", "unidirectional"],
     ),
     _terminal: ("true, false or stdio", ["tty"]),
-    split: ("words, quoted as for a shell", ["argv", "kubectl_args", "ssh_args", "sudo_args"]),
+    split: (
+        "words, quoted as for a shell",
+        ["argv", "docker_args", "kubectl_args", "ssh_args"] + ["sudo_args"],
+    ),
     _refuse: (
         "for a text; give it as an argument of from_spec()",
         ["incorrect_prompts", "on_fork", "on_start", "prompts"],

@@ -17,8 +17,8 @@ requirements:
 options:
   redirect:
     description:
-      - Connection plugins of Ansible in whose place ours are used. What a host or task names itself
-        is left alone.
+      - Connection plugins in whose place ours are used, however a host or task names them.
+      - Besides C(ssh) and C(local), C(docker) say, which is C(community.docker.docker) too.
     type: list
     elements: str
     default: [ssh, local]

@@ -1,4 +1,4 @@
-"""`local` over a context: see mitogen/ansible/connection.py."""
+"""`local` over a context: see mitogen/ansible/kinds.py."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 from ansible.plugins.connection import local as stock
 
 try:
-    import mitogen.ansible.connection as ours
+    import mitogen.ansible.kinds as ours
 except ImportError:
     # Loaded from a checkout by its path.
     sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
-    import mitogen.ansible.connection as ours
+    import mitogen.ansible.kinds as ours
 
 DOCUMENTATION = ours.documentation(stock, "local")
 

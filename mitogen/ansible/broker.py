@@ -21,7 +21,7 @@ import threading
 
 import mitogen.master
 from mitogen import core, process, programs
-from mitogen.ansible import rpc, scripts, target
+from mitogen.ansible import hops, rpc, scripts, target
 from mitogen.ansible.broker_names import SOCKET
 
 MYPY = False
@@ -38,15 +38,23 @@ LONG = 65536
 LOOK = 0.5
 
 
+#: Methods whose contexts begin in the directory that programs there begin in.
+PLACES = {"docker", "podman", "buildah", "kubectl", "lxc", "lxd", "incus", "jail", "setns"}
+
+
 class NoAccount(core.Error):
     """The host is there, the other account on it is not."""
+
+
+class NoWay(core.Error):
+    """A host that another is reached through is not reached."""
 
 
 class Account:
     """
     A context, and what it has been sent.
 
-    :param list steps: [method, options] of each connection on the way
+    :param list steps: those on the way: see transports.py
     """
 
     def __init__(self, router: "mitogen.master.Router", steps: "List[Any]") -> "None":
@@ -55,22 +63,35 @@ class Account:
         self.lock = threading.Lock()
         self.context: "Any" = None
         self.sent: "Set[bytes]" = set()
-        #: Where programs of an account that another has become begin: where that one's would.
+        #: Where programs begin, if not in the account's home: those of an account that another has
+        #: become where that one's would.
         self.cwd: "Optional[str]" = None
 
-    def connect(self, via: "Any") -> "Any":
-        """Return the context; connect it if there is none, or not any more."""
+    def connect(self, via: "Any", cwd: "Optional[str]") -> "Any":
+        """
+        Return the context; connect it if there is none, or not any more.
+
+        :param via: the context before
+        :param cwd: where programs begin there, if not at home
+        """
         with self.lock:
             if self.context is None:
-                method, options = self.steps[-1]
+                method, options, *_ = self.steps[-1]
                 context = self.router.connect(method, via=via, **options)
                 core.listen(context, "disconnect", lambda: self._forget(context))
                 self.sent = set()
-                if via is not None:
-                    home = via.call(programs.home)
-                    self.cwd = home if context.call(os.access, home, os.X_OK) else None
+                self.cwd = self._start(via, context, cwd)
                 self.context = context
             return self.context
+
+    def _start(self, via: "Any", context: "Any", cwd: "Optional[str]") -> "Optional[str]":
+        method, _, *particular = self.steps[-1]
+        if method in PLACES:
+            return context.call(os.getcwd)  # type: ignore[no-any-return]
+        if "become" not in particular or "login" in particular:
+            return None
+        cwd = cwd or via.call(programs.home)
+        return cwd if context.call(os.access, cwd, os.X_OK) else None
 
     def _forget(self, context: "Any") -> "None":
         if self.context is context:
@@ -148,14 +169,20 @@ class Broker:
 
     def context(self, steps: "List[Any]") -> "Tuple[Account, Any]":
         """Return an Account and its context, connected; and so each on the way."""
-        via = None
+        via: "Any" = None
+        account: "Any" = None
+        of_host = sum("become" not in step for step in steps)
         for number in range(len(steps)):
+            cwd = account.cwd if account else None
             account = self.account(steps[: number + 1])
             try:
-                via = account.connect(via)
+                via = account.connect(via, cwd)
             except core.StreamError as e:
-                if number:
+                if number >= of_host:
                     raise NoAccount("%s", e) from e
+                if number < of_host - 1:
+                    where = ", ".join(map(_step_name, steps[: number + 1]))
+                    raise NoWay("mitogen_via: no connection by %s: %s", where, e) from e
                 raise
         return account, via
 
@@ -169,7 +196,7 @@ class Broker:
         for other in others:
             if other.steps[:-1] == steps[: len(other.steps) - 1] and other.steps != steps:
                 name = other.steps[-1][1].get("username")
-                if len(other.steps) > 1 and name and name.encode() in text:
+                if "become" in other.steps[-1] and name and name.encode() in text:
                     other.reset()
 
     # -- requests
@@ -270,6 +297,22 @@ class Broker:
             status = popen.wait()
         return [status, b"".join(chunks[0]), b"".join(chunks[1])]
 
+    def outside(
+        self,
+        connection: "rpc.Connection",
+        steps: "List[Any]",
+        command: "str",
+        data: "Optional[bytes]",
+    ) -> "List[Any]":
+        """
+        Run a command by the last step's program, from where that would be started: no context has
+        to be there. Return [status, output, error output].
+        """
+        account, context = self.context(steps[:-1])
+        method, options, *_ = steps[-1]
+        argv = context.call(hops.command_line, method, options, command)
+        return self._run(connection, account, context, argv, data, {})
+
     def put(self, _: "rpc.Connection", steps: "List[Any]", path: "str", remote: "str") -> "None":
         """Send a file."""
         self.context(steps)[1].put(path, remote)
@@ -290,11 +333,20 @@ class Broker:
 REQUESTS: "Dict[str, Any]" = {
     "connect": Broker.connect,
     "get": Broker.get,
+    "outside": Broker.outside,
     "put": Broker.put,
     "reset": Broker.reset,
     "run": Broker.run,
     "script": Broker.script,
 }
+
+
+def _step_name(step: "List[Any]") -> "str":
+    """Return what a step is, for an error."""
+    method, options, *_ = step
+    names = ("hostname", "container", "pod", "username")
+    found = [str(options[name]) for name in names if options.get(name)]
+    return " ".join([method, *found[:1]])
 
 
 class _Event:

@@ -21,10 +21,14 @@ from ansible.plugins import loader
 from ansible.plugins.callback import CallbackBase
 from ansible.utils.display import Display
 
+from mitogen.ansible import transports
+
 __all__ = ["CallbackModule", "redirect"]
 
 display = Display()
 
+#: The collection that pip puts our plugins in.
+COLLECTION = "mitogen.ansible."
 #: Where each stock plugin may be named.
 PREFIXES = ("", "ansible.builtin.", "ansible.legacy.")
 #: Plugins that most tasks need: each takes a worker some milliseconds to find and import.
@@ -54,6 +58,14 @@ def redirect(connection_loader: Any, names: dict[str, str]) -> None:
     connection_loader.get_with_context = get_with_context
 
 
+def _ours(kind: str) -> str:
+    """Return what our plugin of a kind is called here."""
+    for name in (COLLECTION + kind, "mitogen_" + kind):
+        if loader.connection_loader.get(name, class_only=True) is not None:
+            return name
+    raise LookupError("there is no connection plugin %s%s" % (COLLECTION, kind))
+
+
 class CallbackModule(CallbackBase):  # type: ignore[misc]  # not installed beside the checks
     """See the shim's DOCUMENTATION."""
 
@@ -73,10 +85,15 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # not installed besid
     def _prepare(self, stock: list[str]) -> None:
         names = {}
         for name in stock:
-            ours = "mitogen.ansible.%s" % name
-            if loader.connection_loader.get(ours, class_only=True) is None:
-                raise LookupError("there is no connection plugin %s" % ours)
-            names.update({prefix + name: ours for prefix in PREFIXES})
+            kind = transports.kind_of(name) or name
+            ours = _ours(kind)
+            row = transports.KINDS.get(kind)
+            known = [prefix + kind for prefix in PREFIXES] + (row.stock if row else [])
+            names.update({each: ours for each in [name, *known]})
+            if ours.startswith(COLLECTION):
+                # As they are called in a checkout.
+                aliases = transports.NAMES.items()
+                names.update({n: COLLECTION + k for n, k in aliases if n.startswith("mitogen_")})
         redirect(loader.connection_loader, names)
         for module in MODULES:
             importlib.import_module(module)

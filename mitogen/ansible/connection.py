@@ -15,6 +15,7 @@ Threads: a worker's only one.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import shlex
@@ -26,12 +27,13 @@ from ansible import constants as C
 from ansible.errors import (
     AnsibleAuthenticationFailure,
     AnsibleConnectionFailure,
+    AnsibleError,
     AnsibleFileNotFound,
 )
 from ansible.module_utils.common.text.converters import to_bytes, to_text
 from ansible.utils.display import Display
 
-from mitogen.ansible import client, rpc, scripts, transports
+from mitogen.ansible import client, options, rpc, scripts, transports, via
 
 __all__ = ["Plugin", "documentation"]
 
@@ -40,21 +42,10 @@ display = Display()
 #: Kinds of error that mean "log in with something else".
 AUTHENTICATION = ("PasswordError", "HostKeyError")
 #: Kinds of error that mean that a context can't be had, though the host be there.
-NO_CONTEXT = ("NoAccount", "UnsupportedPythonError")
-
-#: Modules by standard input unless told otherwise; put among the stock plugin's options.
-PIPELINING = """
-pipelining:
-  description: Send modules by the standard input of an interpreter, rather than copy them first.
-  type: boolean
-  default: true
-  env: [{name: ANSIBLE_PIPELINING}, {name: ANSIBLE_SSH_PIPELINING}]
-  ini:
-    - {section: defaults, key: pipelining}
-    - {section: connection, key: pipelining}
-    - {section: ssh_connection, key: pipelining}
-  vars: [{name: ansible_pipelining}, {name: ansible_ssh_pipelining}]
-"""
+NO_PYTHON = "UnsupportedPythonError"
+NO_CONTEXT = ("NoAccount", NO_PYTHON)
+#: ssh's exit status for what is its own fault.
+SSH_ERROR = 255
 
 
 def documentation(stock: Any, name: str) -> str:
@@ -66,15 +57,16 @@ def documentation(stock: Any, name: str) -> str:
     :param stock: module of the stock plugin
     :param name: ours
     """
+    ours = options.PIPELINING + ("" if name == "local" else options.VIA.lstrip())
     # Ours comes in place of one that it may have.
     text: str = re.sub(r"(?m)^( *)pipelining:\n(?:\1 .*\n|\s*\n)*", "", stock.DOCUMENTATION)
     found = re.search(r"^( *)options:\n( *)", text, re.MULTILINE)
     if found:
-        options = text[: found.start(2)] + textwrap.indent(PIPELINING.lstrip(), found.group(2))
-        return options + text[found.start(2) :]
+        before = text[: found.start(2)] + textwrap.indent(ours.lstrip(), found.group(2))
+        return before + text[found.start(2) :]
     indent = re.search(r"^( *)", text.lstrip("\n"))
     outer = indent.group(1) if indent else ""
-    more = textwrap.indent(PIPELINING.lstrip(), outer + "    ")
+    more = textwrap.indent(ours.lstrip(), outer + "    ")
     return text.rstrip() + "\n" + outer + "options:\n" + more
 
 
@@ -107,19 +99,58 @@ class Plugin:
     _become_commands: dict[str, tuple[str, Any]]
     #: No context can be made on this host.
     _is_stock = False
+    #: There is a stock plugin of this kind, which can do without a context.
+    _has_stock = True
+    #: The task's variables, and the keywords of it and its play.
+    variables: Any = {}
+    task_keys: Any = None
+    #: Inventory names of the hosts that are reached through this one: see via.py.
+    chain: list[str] = []
+    _via_steps: list[Any] | None = None
 
     # -- what a plugin says of itself
 
-    def _step(self) -> Any:
-        """Return the step from the controller to the account that Ansible logs in to."""
+    def _step(self, is_first: bool) -> Any:
+        """
+        Return the step to the account that Ansible logs in to.
+
+        :param is_first: it is from the controller, through no other host
+        """
         raise NotImplementedError
+
+    def _via(self) -> list[Any]:
+        """Return the steps to the host that this one is reached through."""
+        if self._via_steps is None:
+            spec = self.get_option("mitogen_via")  # type: ignore[attr-defined]
+            self._via_steps = via.steps_to(self, str(plain(spec))) if spec else []
+        return self._via_steps
+
+    def steps(self) -> list[Any]:
+        """Return the steps from the controller to the account that Ansible logs in to."""
+        before = self._via()
+        return [*before, self._step(not before)]
 
     def _program_options(self) -> dict[str, Any]:
         """Return options of Popen for each program."""
         return {}
 
+    def update_vars(self, variables: Any) -> None:
+        """Called with the task's variables, after set_options()."""
+        self.variables = variables
+        super().update_vars(variables)  # type: ignore[misc]
+
+    def _resolve_option_variables(self, variables: Any, templar: Any) -> Any:
+        # That's all of them also for `meta: reset_connection`.
+        self.variables = variables
+        return super()._resolve_option_variables(variables, templar)  # type: ignore[misc]
+
     def set_options(self, *args: Any, **kwargs: Any) -> None:
         """Have our options known by our full name too, which Ansible looks for in results."""
+        self._via_steps = None
+        self.task_keys = kwargs.get("task_keys")
+        if "hostvars" in (kwargs.get("var_options") or ()):
+            # As they were for `meta: reset_connection` before ansible-core 2.17.
+            self.variables = kwargs["var_options"]
         load_name = self._load_name  # type: ignore[attr-defined]
         full_name = "mitogen.ansible.%s" % self.transport  # type: ignore[attr-defined]
         if not C.config.has_configuration_definition("connection", full_name):
@@ -132,7 +163,9 @@ class Plugin:
     def _ask(self, name: str, steps: Any, *args: Any) -> Any:
         if self._client is None:
             directory = os.path.join(to_text(C.DEFAULT_LOCAL_TMP), "mitogen")
-            main_pid = int(getattr(self, "_ansible_playbook_pid", None) or os.getppid())
+            is_worker = multiprocessing.parent_process() is not None
+            main = os.getppid() if is_worker else os.getpid()
+            main_pid = int(getattr(self, "_ansible_playbook_pid", None) or main)
             self._client = client.Client(directory, main_pid)
         host = getattr(self._play_context, "remote_addr", None)  # type: ignore[attr-defined]
         try:
@@ -173,7 +206,7 @@ class Plugin:
         Return a command without its become, the steps to the account that it is for, and whether
         it is one that asks for a password which only the stock plugin knows how to give.
         """
-        steps = [self._step()]
+        steps = self.steps()
         inner = scripts.inner_command(cmd)
         for built, (command, step) in getattr(self, "_become_commands", {}).items():
             # Where a task wants no shell around it, the command is all there is.
@@ -183,7 +216,11 @@ class Plugin:
                 become: Any = self.become  # type: ignore[attr-defined]
                 return cmd, steps, bool(become and become.expect_prompt())
             executable = self._play_context.executable or "/bin/sh"  # type: ignore[attr-defined]
-            return "%s -c %s" % (executable, shlex.quote(command)), [*steps, step], False
+            return (
+                "%s -c %s" % (executable, shlex.quote(command)),
+                [*steps, [*step, "become"]],
+                False,
+            )
         return cmd, steps, False
 
     # -- Ansible's interface
@@ -202,11 +239,30 @@ class Plugin:
     def exec_command(self, cmd: Any, in_data: Any = None, sudoable: bool = True) -> Any:
         """Run a command; return (status, output, error output)."""
         if self._is_stock:
-            return super().exec_command(cmd, in_data, sudoable)  # type: ignore[misc]
+            return self._without(cmd, in_data, sudoable)
         command, steps, asks = self._take_apart(to_text(cmd, errors="surrogateescape"))
         found = None if asks else self._execute(command, steps, in_data, sudoable)
         # Not from within an except clause: what is raised from here on has no cause of ours.
-        return found or super().exec_command(cmd, in_data, sudoable)  # type: ignore[misc]
+        return found or self._without(cmd, in_data, sudoable)
+
+    def _without(self, cmd: Any, in_data: Any, sudoable: bool) -> Any:
+        """Run a command where the account that it is for has no context."""
+        if not self._via():
+            return self._exec_stock(cmd, in_data, sudoable)
+        command = to_text(cmd, errors="surrogateescape")
+        if not self._is_stock:
+            found = self._execute(command, self.steps(), in_data, sudoable)
+            if found:
+                return found
+        data = None if in_data is None else to_bytes(in_data, errors="surrogateescape")
+        status, stdout, stderr = self._ask("outside", self.steps(), command, data)
+        if status == SSH_ERROR and self.transport == "ssh":  # type: ignore[attr-defined]
+            raise AnsibleConnectionFailure(to_text(stderr))
+        return status, stdout, stderr
+
+    def _exec_stock(self, cmd: Any, in_data: Any, sudoable: bool) -> Any:
+        """Run a command with no context, from the controller."""
+        return super().exec_command(cmd, in_data, sudoable)  # type: ignore[misc]
 
     def _execute(
         self, command: str, steps: list[Any], in_data: Any, sudoable: bool
@@ -226,7 +282,7 @@ class Plugin:
         except client.Failed as e:
             # Also how become fails is then told by the command itself.
             display.vvv("MITOGEN: %s; going on without" % e)
-            self._is_stock = len(steps) == 1
+            self._is_stock = e.kind == NO_PYTHON
             return None
 
     def _wants_terminal(self) -> bool:
@@ -254,21 +310,44 @@ class Plugin:
 
     def put_file(self, in_path: Any, out_path: Any) -> None:
         """Send a file."""
-        if self._is_stock:
-            return super().put_file(in_path, out_path)  # type: ignore[misc,no-any-return]
         path = os.path.abspath(to_text(in_path, errors="surrogateescape"))
         if not os.path.exists(path):
             raise AnsibleFileNotFound("file or module does not exist: %s" % path)
         display.vvv("MITOGEN: PUT %s TO %s" % (path, to_text(out_path)))
-        self._ask("put", [self._step()], path, self._remote_path(out_path))
+        if self._is_stock or not self._transfer("put", path, self._remote_path(out_path)):
+            if self._has_stock and not self._via():
+                return super().put_file(in_path, out_path)  # type: ignore[misc,no-any-return]
+            with open(path, "rb") as fp:
+                self._copy("cat >%s", out_path, fp.read())
 
     def fetch_file(self, in_path: Any, out_path: Any) -> None:
         """Fetch a file."""
-        if self._is_stock:
-            return super().fetch_file(in_path, out_path)  # type: ignore[misc,no-any-return]
         path = os.path.abspath(to_text(out_path, errors="surrogateescape"))
         display.vvv("MITOGEN: FETCH %s TO %s" % (to_text(in_path), path))
-        self._ask("get", [self._step()], self._remote_path(in_path), path)
+        if self._is_stock or not self._transfer("get", self._remote_path(in_path), path):
+            if self._has_stock and not self._via():
+                return super().fetch_file(in_path, out_path)  # type: ignore[misc,no-any-return]
+            data = self._copy("cat <%s", in_path, None)
+            with open(path, "wb") as fp:
+                fp.write(data)
+
+    def _transfer(self, name: str, source: str, target: str) -> bool:
+        """Send or fetch a file; return whether there is a context that can do it."""
+        try:
+            self._ask(name, self.steps(), source, target)
+            return True
+        except client.Failed as e:
+            display.vvv("MITOGEN: %s; going on without" % e)
+            self._is_stock = True
+            return False
+
+    def _copy(self, command: str, path: Any, data: bytes | None) -> bytes:
+        """Send or fetch a file by the standard input or output of a command."""
+        words = command % shlex.quote(self._remote_path(path))
+        status, stdout, stderr = self._without(words, data, False)
+        if status:
+            raise AnsibleError("%s: status %s: %s" % (words, status, to_text(stderr)))
+        return bytes(stdout)
 
     def _remote_path(self, path: Any) -> str:
         text: str = to_text(path, errors="surrogateescape")
@@ -276,7 +355,7 @@ class Plugin:
 
     def reset(self) -> None:
         """End the context; the next command connects anew."""
-        self._ask("reset", [self._step()])
+        self._ask("reset", self.steps())
         self.close()
 
     def close(self) -> None:
@@ -284,46 +363,3 @@ class Plugin:
         if self._client is not None:
             self._client.close()
         self._connected = False
-
-
-def ssh(stock: Any) -> Any:
-    """Return the class of our `ssh` plugin."""
-
-    class Connection(Plugin, stock.Connection):  # type: ignore[misc]
-        transport = "ssh"
-
-        def _step(self) -> Any:
-            return transports.ssh_step(self)
-
-        def _wants_terminal(self) -> bool:
-            return bool(self.get_option("use_tty"))
-
-        def _why_not(self, host: Any, text: str) -> str:
-            # The client's own words, as the stock plugin has them.
-            found = re.search(r"(?s)lines received:\n(.*)\nprocess exited", text)
-            return "Failed to connect to the host via ssh: %s" % (found.group(1) if found else text)
-
-        def _farewell(self) -> bytes:
-            shared = "ControlPersist" in str(self.get_option("ssh_args"))
-            text = (
-                "Shared connection to %s closed.\r\n" if shared else "Connection to %s closed.\r\n"
-            )
-            return to_bytes(text % self.get_option("host"))  # type: ignore[no-any-return]
-
-    return Connection
-
-
-def local(stock: Any) -> Any:
-    """Return the class of our `local` plugin."""
-
-    class Connection(Plugin, stock.Connection):  # type: ignore[misc]
-        transport = "local"
-
-        def _step(self) -> Any:
-            return transports.local_step(self)
-
-        def _program_options(self) -> dict[str, Any]:
-            cwd = to_text(self.cwd) if getattr(self, "cwd", None) else os.getcwd()
-            return {"cwd": cwd, "env": dict(os.environ)}
-
-    return Connection

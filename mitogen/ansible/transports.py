@@ -1,9 +1,10 @@
 """
 What Ansible's options of a connection or of become mean as mitogen's connection methods: tables.
 
-A step is [method, options]; the steps to an account are connected one through the other. What a
-table does not know (a flag of sudo's, say) has no step: then the command itself is run, as Ansible
-has built it.
+A step is [method, options], and what is particular to it behind that: "login", if it begins in a
+home of its own, "become", if it leads from a host's account to another. The steps to an account are
+connected one through the other. What a table does not know (a flag of sudo's, say) has no step:
+then the command itself is run, as Ansible has built it.
 
 Threads: any; pure, but for the plugins' own get_option().
 """
@@ -11,15 +12,57 @@ Threads: any; pure, but for the plugins' own get_option().
 import os
 import shlex
 import sys
+from collections import namedtuple
+
+from mitogen import core, handshake, sudo
 
 MYPY = False
 if MYPY:
-    from typing import Any, List, Optional
+    from typing import Any, Callable, Dict, List, Optional, Union
 
-__all__ = ["become_step", "local_step", "ssh_step"]
+    #: A keyword of a method, from: an option's text by its name, or what asks the plugin.
+    Source = Union[str, Callable[[Any], Any]]
 
-#: Options of sudo that mitogen's own way to start it makes needless, or that it takes.
-SUDO_FLAGS = {"-H", "-S", "-n", "--set-home", "--stdin", "--non-interactive"}
+__all__ = [
+    "KINDS",
+    "NAMES",
+    "PYTHON",
+    "account_step",
+    "become_step",
+    "kind_of",
+    "local_step",
+    "ssh_step",
+    "tool_step",
+]
+
+#: The interpreter of a host's context: the system's, if there is one that can be used, as what is
+#: first on somebody's PATH may be a wrapper that changes what modules see; else what can be found.
+#: The names of versions tell, without a start, which are old enough.
+PYTHON = [
+    "sh",
+    "-c",
+    "for p in /usr/bin/python3.[6-9] /usr/bin/python3.[1-9][0-9] /usr/libexec/platform-python;"
+    'do test -x $p&&exec $p "$0" "$@";done;'
+    "for v in %s;do for p in /usr/libexec/platform-python$v python$v;do "
+    'command -v $p>/dev/null&&exec $p "$0" "$@";done;done;echo MITO:NONE'
+    % " ".join(handshake.SUFFIXES),
+]
+#: What sudo may be told, besides who and how to ask, without a difference to what is run.
+SUDO_OPTIONS = {
+    "close_from",
+    "group",
+    "login",
+    "preserve_env",
+    "preserve_groups",
+    "reset_timestamp",
+    "selinux_role",
+    "selinux_type",
+    "set_home",
+}
+#: Options of become plugins that no step has: where they are set, there is none.
+UNKNOWN_OPTIONS = ("sudo_chdir", "prompt_l10n", "alt_method")
+#: What may stand behind `su` itself, and with what the account's login shell is one.
+SU_LOGIN = {"-", "-l", "--login"}
 #: The same connection stays open for the whole run: OpenSSH need not keep another.
 NO_SHARING = ["-o", "ControlMaster=no", "-o", "ControlPath=none"]
 
@@ -64,6 +107,7 @@ def ssh_step(plugin: "Any") -> "List[Any]":
         "ssh_args": words,
         "check_host_keys": "enforce" if checks else "ignore",
         "connect_timeout": timeout,
+        "python_path": ["exec", *PYTHON],
     }
     if options["port"] is not None:
         options["port"] = int(options["port"])
@@ -77,40 +121,276 @@ def local_step(plugin: "Any") -> "List[Any]":
     return ["local", {"python_path": found[0]}]
 
 
-def _sudo(plugin: "Any") -> "Optional[List[Any]]":
-    flags = set(_words(_option(plugin, "become_flags", "")))
-    program = _words(_option(plugin, "become_exe", "sudo")) or ["sudo"]
-    flags.update(program[1:])
-    if flags - SUDO_FLAGS:
+# ---- containers and the like: tables
+
+
+def _path(program: "str", arguments: "str" = "") -> "Source":
+    """Return the command: the option `program`, and the words of the option `arguments`."""
+
+    def command(plugin: "Any") -> "List[str]":
+        extra = _words(_option(plugin, arguments, "")) if arguments else []
+        return [_text(_option(plugin, program)), *extra]
+
+    return command
+
+
+def _timeout(plugin: "Any") -> "float":
+    return float(_option(plugin, "timeout", 10))
+
+
+def _docker_args(plugin: "Any") -> "List[str]":
+    words = []
+    for name, value in (_option(plugin, "extra_env") or {}).items():
+        words += ["--env", "%s=%s" % (_text(name), _text(value))]
+    directory = _text(_option(plugin, "working_dir"))
+    words += ["--workdir", directory] if directory else []
+    return words + (["--privileged"] if _option(plugin, "privileged") else [])
+
+
+def _instance(plugin: "Any") -> "str":
+    # An instance's name has no dots: what is before the first, of a host's full name.
+    name = _text(_option(plugin, "remote_addr")).split(".")[0]
+    return "%s:%s" % (_text(_option(plugin, "remote", "local")), name)
+
+
+def _of_project(program: "str") -> "Source":
+    def command(plugin: "Any") -> "List[str]":
+        project = _text(_option(plugin, "project"))
+        words = ["--project", project] if project else []
+        return [_text(_option(plugin, program)), *words]
+
+    return command
+
+
+#: Option of kubectl's plugin to what it is on its command line.
+KUBECTL = {
+    "kubectl_namespace": "--namespace",
+    "kubectl_kubeconfig": "--kubeconfig",
+    "kubectl_context": "--context",
+    "kubectl_host": "--server",
+    "kubectl_username": "--username",
+    "kubectl_password": "--password",
+    "kubectl_token": "--token",
+    "client_cert": "--client-certificate",
+    "client_key": "--client-key",
+    "ca_cert": "--certificate-authority",
+}
+_NO = ("no", "false", "0", "off", "n", "f")
+
+
+def _kubectl(plugin: "Any") -> "List[str]":
+    added = _option(plugin, "kubectl_local_env_vars") or {}
+    words = ["%s=%s" % (_text(name), _text(value)) for name, value in added.items()]
+    words = ["env", *words] if words else []
+    words.append(_text(_option(plugin, "kubectl_path", "kubectl")))
+    for name, flag in KUBECTL.items():
+        value = _option(plugin, name)
+        words += [flag, _text(value)] if value else []
+    checks = _text(_option(plugin, "validate_certs", ""))
+    if checks:
+        skip = "true" if checks.lower() in _NO else "false"
+        words.append("--insecure-skip-tls-verify=" + skip)
+    return words + _words(_option(plugin, "kubectl_extra_args", ""))
+
+
+def _pod(plugin: "Any") -> "str":
+    found: "str" = _text(_option(plugin, "kubectl_pod") or _option(plugin, "remote_addr"))
+    return found
+
+
+def _kind(plugin: "Any") -> "str":
+    # What is not set is told by the method, with what there is.
+    return _text(_option(plugin, "kind")) or "(mitogen_kind is not set)"
+
+
+_NAMESPACES = {
+    "container": "remote_addr",
+    "username": "remote_user",
+    "nsenter_path": "nsenter_path",
+    "machinectl_path": "machinectl_path",
+}  # type: Dict[str, Source]
+
+#: What a kind of connection is: the method, where its keywords come from (the name of an option,
+#: or what makes it of the plugin), and the plugins of collections that it comes in place of.
+Kind = namedtuple("Kind", "method keywords stock")
+KINDS = {
+    "docker": Kind(
+        "docker",
+        {
+            "container": "remote_addr",
+            "username": "remote_user",
+            "docker_path": _path("docker_path", "docker_extra_args"),
+            "docker_args": _docker_args,
+            "connect_timeout": lambda plugin: float(_option(plugin, "container_timeout", 10)),
+        },
+        ["community.docker.docker", "community.general.docker"],
+    ),
+    "podman": Kind(
+        "podman",
+        {
+            "container": "remote_addr",
+            "username": "remote_user",
+            "podman_path": _path("podman_executable", "podman_extra_args"),
+        },
+        ["containers.podman.podman"],
+    ),
+    "buildah": Kind(
+        "buildah",
+        {
+            "container": "remote_addr",
+            "username": "remote_user",
+            "buildah_path": "buildah_path",
+        },
+        ["containers.podman.buildah"],
+    ),
+    "kubectl": Kind(
+        "kubectl",
+        {"pod": _pod, "container": "kubectl_container", "kubectl_path": _kubectl},
+        ["kubernetes.core.kubectl", "community.kubernetes.kubectl"],
+    ),
+    "lxc": Kind(
+        "lxc",
+        {"container": "remote_addr", "lxc_attach_path": "lxc_attach_path"},
+        ["community.general.lxc"],
+    ),
+    "lxd": Kind(
+        "lxd",
+        {"container": _instance, "lxc_path": _of_project("lxc_path")},
+        ["community.general.lxd"],
+    ),
+    "incus": Kind(
+        "incus",
+        {"container": _instance, "incus_path": _of_project("incus_path")},
+        ["community.general.incus"],
+    ),
+    "jail": Kind(
+        "jail",
+        {"container": "remote_addr", "username": "remote_user", "jexec_path": "jexec_path"},
+        ["community.general.jail"],
+    ),
+    "setns": Kind(
+        "setns",
+        {
+            "kind": _kind,
+            "docker_path": "docker_path",
+            "lxc_path": "lxc_path",
+            "lxc_info_path": "lxc_info_path",
+            **_NAMESPACES,
+        },
+        [],
+    ),
+    "machinectl": Kind("setns", {"kind": lambda plugin: "machinectl", **_NAMESPACES}, []),
+}  # type: Dict[str, Kind]
+
+
+def tool_step(plugin: "Any", kind: "str") -> "List[Any]":
+    """
+    Return the step into a container, or what is like one.
+
+    :param plugin: the connection plugin
+    :param str kind: a key of KINDS
+    """
+    row = KINDS[kind]
+    options = {"connect_timeout": _timeout(plugin)}  # type: Dict[str, Any]
+    for keyword, source in row.keywords.items():
+        options[keyword] = source(plugin) if callable(source) else _text(_option(plugin, source))
+    return [row.method, _given(options)]
+
+
+def _given(options: "Dict[str, Any]") -> "Dict[str, Any]":
+    return {name: value for name, value in options.items() if value not in (None, "", [])}
+
+
+#: Any name of a connection plugin to the kind of ours that it is, or that comes in its place.
+NAMES = {
+    **{
+        prefix + name: kind
+        for prefix in ("", "ansible.builtin.", "ansible.legacy.")
+        for name, kind in (("ssh", "ssh"), ("smart", "ssh"), ("local", "local"))
+    },
+    **{name: kind for kind, row in KINDS.items() for name in [kind, *row.stock]},
+    **{
+        prefix + kind: kind
+        for prefix in ("mitogen_", "mitogen.ansible.")
+        for kind in ["ssh", "local", "sudo", "su", "doas", *KINDS]
+    },
+}  # type: Dict[str, str]
+
+
+def kind_of(name: "Any") -> "Optional[str]":
+    """Return the kind of ours for the name of a connection plugin; None if there is none."""
+    return NAMES.get(str(name))
+
+
+# ---- other accounts
+
+
+def _sudo(user: "str", password: "Any", program: "Any", flags: "Any") -> "Optional[List[Any]]":
+    words = _words(program) or ["sudo"]
+    try:
+        found = sudo.parse_sudo_args(words[1:] + _words(flags))
+    except core.StreamError:
         return None
-    options = {
-        "username": _text(_option(plugin, "become_user", "root")),
-        "password": _text(_option(plugin, "become_pass")),
-        "sudo_path": program[0],
-        "set_home": bool(flags & {"-H", "--set-home"}),
-    }
-    return ["sudo", {name: value for name, value in options.items() if value is not None}]
-
-
-def _su(plugin: "Any") -> "Optional[List[Any]]":
-    program = _words(_option(plugin, "become_exe", "su")) or ["su"]
-    if program[1:] or _words(_option(plugin, "become_flags", "")):
+    if set(found) - SUDO_OPTIONS:
         return None
-    options = {
-        "username": _text(_option(plugin, "become_user", "root")),
-        "password": _text(_option(plugin, "become_pass")),
-        "su_path": program[0],
-    }
-    return ["su", {name: value for name, value in options.items() if value is not None}]
+    options = {"username": _text(user), "password": _text(password), "sudo_path": words[0]}
+    others = []
+    for short, _, name, has_value in sudo.SUDO_OPTIONS:
+        if name in ("login", "preserve_env", "set_home", "selinux_role", "selinux_type"):
+            options.update({name: found[name]} if name in found else {})
+        elif name in found:
+            others += [short, found[name]] if has_value else [short]
+    return [
+        "sudo",
+        _given(dict(options, sudo_args=others)),
+        *(["login"] if "login" in found else []),
+    ]
 
 
-#: Name of a become plugin to what returns its step, or None.
+def _su(user: "str", password: "Any", program: "Any", flags: "Any") -> "Optional[List[Any]]":
+    words = _words(program) or ["su"]
+    if _words(flags):
+        return None
+    if words[1:]:
+        # What is asked, and in which language, is known to the plugin only.
+        return None if password else _su_of_another(words, _text(user))
+    options = {"username": _text(user), "password": _text(password), "su_path": words[0]}
+    return ["su", _given(options)]
+
+
+def _su_of_another(words: "List[str]", user: "str") -> "Optional[List[Any]]":
+    """Return the step of a su that sudo or the like starts, with no password: `sudo su -`."""
+    command = words[:-1] if words[-1] in SU_LOGIN else words
+    if os.path.basename(command[-1]) != "su":
+        return None
+    plain = [word.replace("{", "{{").replace("}", "}}") for word in [*words, user]]
+    options = {"argv": [*plain, "-c", "{shell}"]}
+    return ["command", options, *(["login"] if command != words else [])]
+
+
+def _doas(user: "str", password: "Any", program: "Any", flags: "Any") -> "Optional[List[Any]]":
+    words = _words(program) or ["doas"]
+    # Not to ask: as it can't be answered then, the command itself tells best.
+    if set(words[1:] + _words(flags)) - {"-n"}:
+        return None
+    options = {"username": _text(user), "password": _text(password), "doas_path": words[0]}
+    return ["doas", _given(options)]
+
+
+def _sudosu(user: "str", password: "Any", program: "Any", flags: "Any") -> "Optional[List[Any]]":
+    return None if password else _su_of_another(["sudo", *_words(flags), "su", "-l"], _text(user))
+
+
+#: Name of a become plugin to what makes its step, or None, of: account, password, program, flags.
 BECOME = {
     "sudo": _sudo,
     "ansible.builtin.sudo": _sudo,
     "su": _su,
     "ansible.builtin.su": _su,
-}
+    "doas": _doas,
+    "community.general.doas": _doas,
+    "community.general.sudosu": _sudosu,
+}  # type: Dict[str, Callable[..., Any]]
 
 
 def become_step(plugin: "Any") -> "Optional[List[Any]]":
@@ -120,4 +400,29 @@ def become_step(plugin: "Any") -> "Optional[List[Any]]":
     :param plugin: the become plugin
     """
     make = BECOME.get(str(getattr(plugin, "name", "")))
-    return make(plugin) if make else None
+    if make is None or any(_option(plugin, name) for name in UNKNOWN_OPTIONS):
+        return None
+    return make(  # type: ignore[no-any-return]
+        _option(plugin, "become_user") or "root",
+        _option(plugin, "become_pass"),
+        _option(plugin, "become_exe"),
+        _option(plugin, "become_flags"),
+    )
+
+
+def account_step(plugin: "Any", kind: "str") -> "Optional[List[Any]]":
+    """
+    Return the step of a connection whose host is an account; None if its options can't be taken.
+
+    :param plugin: the connection plugin
+    :param str kind: "sudo", "su" or "doas"
+    """
+    step = BECOME[kind](
+        _option(plugin, "remote_user") or "root",
+        _option(plugin, "password"),
+        _option(plugin, "%s_exe" % kind),
+        _option(plugin, "%s_flags" % kind),
+    )
+    if step is not None:
+        step[1]["connect_timeout"] = _timeout(plugin)
+    return step  # type: ignore[no-any-return]

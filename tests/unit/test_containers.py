@@ -40,8 +40,13 @@ GOLDEN = {
     "docker": ("docker", WEB, ["docker", "exec", "--interactive", "web"]),
     "docker, all": (
         "docker",
-        {"docker_path": pathlib.Path("/opt/docker"), **WEB, **USER},
-        ["/opt/docker", "exec", "--interactive", "--user", "ann", "web"],
+        {
+            "docker_path": pathlib.Path("/opt/docker"),
+            "docker_args": ["--env", "A={b}"],
+            **WEB,
+            **USER,
+        },
+        ["/opt/docker", "exec", "--interactive", "--user", "ann", "--env", "A={b}", "web"],
     ),
     "docker, image": (
         "docker",

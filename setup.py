@@ -45,8 +45,10 @@ class Build(build_py):
         target = pathlib.Path(self.build_lib, "mitogen", shrink.SHIPPED)
         target.write_bytes(shrink.stamp_of_contents() + b"\n" + shrink.make())
         for source in sorted(HERE.glob("ansible_plugins/*/*.py")):
-            # Beside stock plugins, from a checkout, they need another name than those.
-            name = source.name.removeprefix("mitogen_")
+            # Beside stock plugins, from a checkout, they need another name than those. Strategies
+            # keep the name that playbooks have.
+            strategy = source.parent.name == "strategy"
+            name = source.name if strategy else source.name.removeprefix("mitogen_")
             place = pathlib.Path(self.build_lib, COLLECTION, source.parent.name, name)
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(source.read_bytes())

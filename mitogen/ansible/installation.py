@@ -204,9 +204,9 @@ def _by_callback(constants: Any, loader: Any, settings: list[Setting]) -> tuple[
     if not found:
         return [], []
     if not loader.find_plugin_with_context(found[0]).resolved:
-        text = "callbacks_enabled has %s, which Ansible does not find: take that out; it finds %s: run "
+        text = "callbacks_enabled has %s, which Ansible does not find: take that out; it finds %s: "
         names = ", ".join("%s = %s" % (each.key, each.entry) for each in settings)
-        return [], [(text + "'python -m mitogen.ansible enable'") % (found[0], names)]
+        return [], [(text + "run 'python -m mitogen.ansible enable'") % (found[0], names)]
     return ["callback: callbacks_enabled has %s (%s)" % (found[0], origin)], []
 
 

@@ -29,6 +29,8 @@ def long_description():
 
 #: Where Ansible looks for plugins of its own accord: a collection, `mitogen.ansible`.
 COLLECTION = pathlib.Path("ansible_collections", "mitogen", "ansible", "plugins")
+#: Where configurations that were written for 0.3 look for strategies.
+FORMER = pathlib.Path("ansible_mitogen", "plugins", "strategy")
 
 
 class Build(build_py):
@@ -45,11 +47,15 @@ class Build(build_py):
         target = pathlib.Path(self.build_lib, "mitogen", shrink.SHIPPED)
         target.write_bytes(shrink.stamp_of_contents() + b"\n" + shrink.make())
         for source in sorted(HERE.glob("ansible_plugins/*/*.py")):
-            # Beside stock plugins, from a checkout, they need another name than those.
-            name = source.name.removeprefix("mitogen_")
-            place = pathlib.Path(self.build_lib, COLLECTION, source.parent.name, name)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(source.read_bytes())
+            # Beside stock plugins, from a checkout, they need another name than those. Strategies
+            # keep the name that playbooks have.
+            strategy = source.parent.name == "strategy"
+            name = source.name if strategy else source.name.removeprefix("mitogen_")
+            places = [pathlib.Path(self.build_lib, COLLECTION, source.parent.name, name)]
+            places += [pathlib.Path(self.build_lib, FORMER, name)] if strategy else []
+            for place in places:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(source.read_bytes())
 
 
 setup(

@@ -50,6 +50,11 @@ def frameless(text: Any) -> Any:
     return "\n".join(line.rstrip() for line in text.splitlines() if not line.startswith("  "))
 
 
+def sorted_hosts(match: "re.Match[str]") -> str:
+    """Return an `included:` message with its hosts by name."""
+    return match[1] + ", ".join(sorted(match[2].split(", "))) + match[3]
+
+
 CLOCK = "the time of the run"
 FACTS = "(setup|gather_facts)"
 
@@ -104,7 +109,8 @@ STRINGS = (
 )
 
 #: Likewise, in what is printed.
-PRINTED = (
+PRINTED: tuple[tuple[str, Any, str], ...] = (
+    (r"\A(included: \S+ for )(.+?)( =>.*|\Z)", sorted_hosts, "in the order of their results"),
     (r"(UNREACHABLE! => ).*", r"\1", "why a host can't be reached is said in other words"),
     (r"(\[ERROR\]: Task failed: )(Failed to connect|Data could not be sent).*", r"\1", "likewise"),
     (r'\\n  (?:\\[^n]|[^\\"])*?(?=(?:\\r)?\\n|")', "", "a traceback's frames within a result"),

@@ -274,6 +274,15 @@ class TestOutput:
         assert compare.compare_output(one, other) == []
         assert compare.compare_output(one, text.format("a", "TypeError"))
 
+    def test_hosts_of_an_included_file(self):
+        """In any order; which they are, and for what item, counts."""
+        text = "included: /a.yml for {} => (item=a, b)"
+        first = text.format("one, two")
+        assert compare.compare_output(first, text.format("two, one")) == []
+        assert compare.compare_output(first, text.format("two, three"))
+        assert compare.compare_output(first, text.format("two, one").replace("a, b", "b, a"))
+        assert compare.compare_output("included: /a for b, a", "included: /a for a, b") == []
+
     def test_frames_within_a_result(self):
         text = r'fatal: {{"stderr": "T:\r\n  File \"{}\", line 5\r\n    f()\r\n{}: x", "rc": {}}}'
         one, other = [text.format(path, "ValueError", 1) for path in "ab"]

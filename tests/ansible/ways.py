@@ -73,7 +73,7 @@ WAYS = {
                 "strategy_plugins": str(PLUGINS / "strategy"),
             }
         },
-        may_print=r"[Ss]trategy plugin|mitogen\.ansible",
+        may_print=r"[Ss]trategy plugin|mitogen\.ansible|Deprecation warnings can be disabled",
         needs="strategy/mitogen_linear.py",
     ),
 }

@@ -1,0 +1,26 @@
+"""`free` with connections over contexts: see mitogen/ansible/strategy.py."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ansible.plugins.strategy import free as stock
+
+try:
+    import mitogen.ansible.strategy as ours
+except ImportError:
+    # Loaded from a checkout by its path.
+    sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
+    import mitogen.ansible.strategy as ours
+
+DOCUMENTATION = """
+name: mitogen_free
+short_description: the strategy free, with connections over mitogen contexts
+description:
+  - Runs plays as the strategy P(ansible.builtin.free#strategy) does.
+  - C(callbacks_enabled = mitogen.ansible.mitogen) does the same for any strategy.
+author: the mitogen authors
+"""
+
+StrategyModule = ours.strategy(stock, "free")

@@ -1,0 +1,266 @@
+"""The ways in, as users have them: installed by pip with no path set, and from a checkout.
+
+Each runs a playbook that knows nothing of mitogen, whose task prints which process runs it.
+"""
+
+import pathlib
+import re
+from typing import Any
+
+import pytest
+
+from tests.ansible import environments, fresh
+
+pytestmark = [pytest.mark.root, pytest.mark.ssh, pytest.mark.timeout(300)]
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+#: The releases of a run without --all, and those of tests that look at what differs among them.
+RELEASES, EACH = ["2.21"], ["2.16", "2.19", "2.20", "2.21"]
+#: Of a module's process: a line of it in a task's result.
+WHO = "sh -c 'tr \\\\0 _ < /proc/$PPID/cmdline'"
+TASKS = """
+  gather_facts: false
+  tasks:
+    - command: "{}"
+      changed_when: false
+""".format(WHO)
+PLAYBOOK = "- hosts: all" + TASKS
+OURS = re.compile(r'"stdout": "[^"]*mitogen\.zygote')
+
+
+def ours(output: str) -> int:
+    """Return how many results say that a task's module ran in a context."""
+    return len(OURS.findall(output))
+
+
+def pytest_generate_tests(metafunc: Any) -> None:
+    if "release" not in metafunc.fixturenames:
+        return
+    everything = metafunc.config.getoption("--all")
+    chosen = EACH if metafunc.definition.get_closest_marker("each_release") else RELEASES
+    releases = environments.ALL if everything else chosen
+    marked = [
+        pytest.param(each, marks=pytest.mark.skip(reason=environments.why_not(each)))
+        if environments.why_not(each)
+        else each
+        for each in releases
+    ]
+    metafunc.parametrize("release", marked, scope="module")
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory):
+    """`sites("2.21", True)`: an environment, with mitogen in it or not."""
+    made: dict[tuple[str, bool], fresh.Site] = {}
+
+    def site(release, with_mitogen):
+        key = release, with_mitogen
+        if key not in made:
+            directory = tmp_path_factory.mktemp("site") / "venv"
+            made[key] = fresh.make(release, directory, with_mitogen)
+        return made[key]
+
+    return site
+
+
+@pytest.fixture
+def place(sites, release, tmp_path, inventory):
+    """A user who has run `pip install mitogen`."""
+    found = fresh.Place(sites(release, True), tmp_path)
+    inventory(found)
+    return found
+
+
+@pytest.fixture
+def beside(sites, release, tmp_path, inventory):
+    """A user who has a checkout, and nothing installed but Ansible."""
+    found = fresh.Place(sites(release, False), tmp_path)
+    found.variables["PYTHONPATH"] = ""
+    inventory(found)
+    return found
+
+
+@pytest.fixture
+def inventory(sshd, users):
+    """`inventory(place)`: a host by ssh, a local one, and the playbook."""
+
+    def write(place):
+        variables = {
+            "ansible_port": sshd.port,
+            "ansible_user": users.plain.name,
+            "ansible_ssh_private_key_file": sshd.identity_file,
+            "ansible_ssh_common_args": "'-o IdentitiesOnly=yes {}'".format(" ".join(sshd.ssh_args)),
+        }
+        text = " ".join("{}={}".format(*each) for each in variables.items())
+        python = "ansible_python_interpreter=/usr/bin/python3"
+        lines = ["web ansible_host=127.0.0.1 {} {}".format(python, text)]
+        # Not in root's home, where other runs tidy up.
+        there = "ansible_remote_tmp={}".format(place.directory / "remote")
+        lines += ["here ansible_connection=local {} {}".format(python, there)]
+        place.write("hosts", "\n".join(lines) + "\n")
+        place.write("site.yml", PLAYBOOK)
+
+    return write
+
+
+def play(place, name="site.yml", *more, **variables):
+    """Run a playbook and return what it has printed, once it has ended well."""
+    done = place.run("ansible-playbook", "-v", "-i", "hosts", name, *more, **variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+# ---- installed by pip
+
+
+@pytest.mark.each_release
+def test_enable(place, release):
+    """Off, on by one command, the same playbook, off again."""
+    assert ours(play(place)) == 0
+    assert place.mitogen("status").returncode == 1
+    assert place.mitogen("enable").returncode == 0
+    output = play(place)
+    assert ours(output) == 2
+    assert "WARNING" not in output and "mitogen.ansible" not in output
+    done = place.mitogen("status")
+    assert done.returncode == 0 and "callbacks_enabled has mitogen.ansible.mitogen" in done.stdout
+    assert done.stderr == ""
+    assert place.mitogen("disable").returncode == 0
+    assert not place.config.exists() and ours(play(place)) == 0
+
+
+def test_strategy_by_its_full_name(place, release):
+    for name in ("mitogen", "mitogen_linear", "mitogen_free", "mitogen_host_pinned"):
+        full = "mitogen.ansible." + name
+        place.write("site.yml", "- hosts: all\n  strategy: {}{}".format(full, TASKS))
+        assert ours(play(place)) == 2, name
+
+
+def test_connection(place):
+    """Also where no callback is loaded."""
+    name = "mitogen.ansible.ssh"
+    argv = ["ansible", "-i", "hosts", "web", "-c", name, "-m", "command", "-a"]
+    done = place.run(*argv, WHO.replace("\\\\", "\\"))
+    assert done.returncode == 0 and "mitogen.zygote" in done.stdout, done.stdout + done.stderr
+    assert ours(play(place, "site.yml", "-l", "web", "-c", name)) == 1
+    assert ours(play(place, "site.yml", "-l", "web", ANSIBLE_TRANSPORT=name)) == 1
+
+
+def test_a_configuration_for_the_former_package(place):
+    """`pip install --upgrade mitogen`: what was written for 0.3 goes on, with what it sets."""
+    plugins = place.site.packages / "ansible_mitogen" / "plugins" / "strategy"
+    place.write(
+        "ansible.cfg",
+        "[defaults]\nstrategy_plugins = {}\nstrategy = mitogen_linear\n".format(plugins),
+    )
+    head = "- hosts: all\n  vars:\n    mitogen_task_isolation: fork\n    mitogen_via: ''\n"
+    head += (
+        "    ansible_connection: \"mitogen_{{ 'ssh' if ansible_port|default('') else 'local' }}\""
+    )
+    place.write("site.yml", head + TASKS)
+    output = play(place, MITOGEN_POOL_SIZE="32", MITOGEN_CPU_COUNT="2", MITOGEN_PROFILING="")
+    assert ours(output) == 2
+
+
+# ---- from a checkout
+
+
+def test_checkout_enable(beside):
+    there = {"PYTHONPATH": str(ROOT)}
+    assert beside.mitogen("status", **there).returncode == 1
+    done = beside.mitogen("enable", **there)
+    assert done.returncode == 0, done.stderr
+    plugins = str(ROOT / "ansible_plugins" / "callback")
+    assert plugins in beside.config.read_text()
+    assert ours(play(beside)) == 2
+    assert beside.mitogen("status", **there).returncode == 0
+    assert beside.mitogen("disable", **there).returncode == 0
+    assert not beside.config.exists()
+
+
+def test_checkout_env(beside):
+    command = "eval \"$(PYTHONPATH='{}' python -m mitogen.ansible env)\" && ansible-playbook -v "
+    done = beside.sh(command.format(ROOT) + "-i hosts site.yml")
+    assert done.returncode == 0 and ours(done.stdout) == 2, done.stdout + done.stderr
+
+
+def test_checkout_strategy(beside):
+    plugins = str(ROOT / "ansible_plugins" / "strategy")
+    beside.write("site.yml", "- hosts: all\n  strategy: mitogen_linear" + TASKS)
+    assert ours(play(beside, ANSIBLE_STRATEGY_PLUGINS=plugins)) == 2
+
+
+def test_checkout_connection(beside):
+    plugins = str(ROOT / "ansible_plugins" / "connection")
+    output = play(
+        beside, "site.yml", "-l", "web", "-c", "mitogen_ssh", ANSIBLE_CONNECTION_PLUGINS=plugins
+    )
+    assert ours(output) == 1
+
+
+# ---- a strategy is for its plays
+
+
+def test_plays_with_and_without_a_strategy(place, release):
+    """Only the plays that name it; what the callback has turned on stays on after them."""
+    with_it = "- hosts: all\n  strategy: mitogen.ansible.mitogen_linear" + TASKS
+    place.write("site.yml", PLAYBOOK + with_it + PLAYBOOK + with_it)
+    output = play(place)
+    plays = re.split(r"\nPLAY \[", output.split("PLAY RECAP")[0])[1:]
+    assert [ours(each) for each in plays] == [0, 2, 0, 2]
+    place.mitogen("enable")
+    assert ours(play(place)) == 8
+
+
+def test_a_strategy_whose_play_fails(place):
+    head = "- hosts: all\n  gather_facts: false\n  strategy: mitogen.ansible.mitogen_linear\n"
+    head += "  tasks:\n    - {fail: , ignore_errors: true}\n    - {meta: end_play}\n"
+    place.write("site.yml", head + PLAYBOOK)
+    assert ours(play(place)) == 0
+
+
+@pytest.mark.each_release
+def test_the_hint(place, release):
+    """How to do without is said once a run, where Ansible warns, and nowhere else."""
+    with_it = "- hosts: here\n  strategy: mitogen.ansible.mitogen_linear" + TASKS
+    place.write("site.yml", with_it + with_it)
+    warns = environments.ALL.index(release) >= environments.ALL.index("2.19")
+    output = play(place)
+    assert output.count("a strategy is not needed") == warns
+    assert ("Use of strategy plugins" in output) == warns
+    output = play(place, ANSIBLE_DEPRECATION_WARNINGS="0")
+    assert "strategy is not needed" not in output
+    assert play(place, "site.yml", "-vv").count("strategy is not needed") == 1
+
+
+def test_names_of_strategies_are_the_stock_ones_for_core(place):
+    """What core does by a strategy's name: a play with run_once ends for all; free's banners."""
+    tasks = "  gather_facts: false\n  tasks:\n    - {fail: , run_once: true}\n    - debug:\n"
+    outputs = []
+    for name in ("linear", "free"):
+        for prefix in ("", "mitogen.ansible.mitogen_"):
+            head = "- hosts: here,web\n  strategy: {}\n".format(prefix + name)
+            place.write("site.yml", head + tasks)
+            done = place.run("ansible-playbook", "-i", "hosts", "site.yml")
+            outputs.append((done.returncode, done.stdout))
+        assert outputs[-1] == outputs[-2]
+
+
+# ---- settings
+
+
+def test_redirect(place):
+    """What is named, and no more; a name that we have nothing for is told, the others hold."""
+    place.write(
+        "ansible.cfg",
+        "[defaults]\ncallbacks_enabled = mitogen.ansible.mitogen\n[mitogen]\nredirect = local\n",
+    )
+    assert re.findall(r'"stdout": "[^"]*zygote', play(place)) and ours(play(place)) == 1
+    assert ours(play(place, MITOGEN_REDIRECT="")) == 0
+    output = play(place, MITOGEN_REDIRECT="ssh, nonsense")
+    assert ours(output) == 1
+    assert output.count("there is no plugin of ours for connection 'nonsense'") == 1
+    # A strategy has the same settings.
+    place.write("site.yml", "- hosts: all\n  strategy: mitogen.ansible.mitogen_linear" + TASKS)
+    place.write("ansible.cfg", "[mitogen]\nredirect = local\n")
+    assert ours(play(place)) == 1

@@ -261,7 +261,8 @@ class Broker:
                 while not (talk.go_on() and popen.poll() is not None) and popen.error is None:
                     ready = [fd for fd, _ in poll.poll()]
                     if connection.sock.fileno() in ready:
-                        popen.kill()
+                        # ^C, a timeout: what it has started ends too.
+                        popen.close(0)
                         raise rpc.Lost("the worker has ended")
                     done.clear()
             finally:

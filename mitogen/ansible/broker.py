@@ -22,7 +22,7 @@ import threading
 import mitogen.master
 from mitogen import core, process, programs
 from mitogen.ansible import rpc, scripts, target
-from mitogen.ansible.broker_names import SOCKET
+from mitogen.ansible.broker_names import LOCK, SOCKET
 
 MYPY = False
 if MYPY:
@@ -117,8 +117,13 @@ class Broker:
         self.close()
 
     def close(self) -> "None":
-        """End all contexts."""
+        """End all contexts, and remove what a main process that was killed has not removed."""
         self.listener.close()
+        for remove, name in ((os.unlink, SOCKET), (os.unlink, LOCK), (os.rmdir, self.directory)):
+            try:
+                remove(name)
+            except OSError:
+                pass
         self.router.broker.shutdown()
         self.router.broker.join()
 

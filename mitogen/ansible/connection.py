@@ -9,6 +9,8 @@ Rules
     1. What is not understood is run as it is: slower, never otherwise.
     2. A host that no context can be made on, as there is no Python, is left to the stock plugin.
     3. Nothing is printed; errors are Ansible's.
+    4. What an Ansible that we don't know has changed is noticed before anything is asked for, and
+       then the stock plugin does it: with one line at -vvv.
 
 Threads: a worker's only one.
 """
@@ -41,6 +43,9 @@ display = Display()
 AUTHENTICATION = ("PasswordError", "HostKeyError")
 #: Kinds of error that mean that a context can't be had, though the host be there.
 NO_CONTEXT = ("NoAccount", "UnsupportedPythonError")
+
+#: What shows that Ansible is not as we know it: a name that is gone, other arguments.
+ALIEN = (AttributeError, LookupError, TypeError)
 
 #: Modules by standard input unless told otherwise; put among the stock plugin's options.
 PIPELINING = """
@@ -78,6 +83,18 @@ def documentation(stock: Any, name: str) -> str:
     return text.rstrip() + "\n" + outer + "options:\n" + more
 
 
+def _say_once() -> bool:
+    """Return whether nobody in this run has said what every task has to say."""
+    try:
+        path = os.path.join(to_text(C.DEFAULT_LOCAL_TMP), "mitogen-said")
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        return False
+    except (OSError, *ALIEN):
+        pass
+    return True
+
+
 def _last_words(signum: int) -> bytes:
     """Return what a shell says of a command that a signal has ended."""
     if signum in (signal.SIGINT, signal.SIGPIPE):
@@ -105,8 +122,10 @@ class Plugin:
     _client: Any = None
     #: What become plugins have made of commands: (command, step).
     _become_commands: dict[str, tuple[str, Any]]
-    #: No context can be made on this host.
+    #: Nothing goes over a context: none can be made on this host, or Ansible is not as we know it.
     _is_stock = False
+    #: Become plugins tell us what they make of commands.
+    _is_watched = True
 
     # -- what a plugin says of itself
 
@@ -120,21 +139,39 @@ class Plugin:
 
     def set_options(self, *args: Any, **kwargs: Any) -> None:
         """Have our options known by our full name too, which Ansible looks for in results."""
+        self._guarded(self._name_options)
+        super().set_options(*args, **kwargs)  # type: ignore[misc]
+
+    def _name_options(self) -> None:
         load_name = self._load_name  # type: ignore[attr-defined]
         full_name = "mitogen.ansible.%s" % self.transport  # type: ignore[attr-defined]
         if not C.config.has_configuration_definition("connection", full_name):
             found = C.config.get_configuration_definitions("connection", load_name)
             C.config.initialize_plugin_configuration_definitions("connection", full_name, found)
-        super().set_options(*args, **kwargs)  # type: ignore[misc]
+
+    def _guarded(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return what a function says that asks for nothing yet; if it fails, ours do nothing."""
+        try:
+            return function(*args, **kwargs)
+        except ALIEN as e:
+            self._is_stock = True
+            if _say_once():
+                text = "mitogen.ansible: connections are Ansible's own, which is not as we know it"
+                display.vvv("%s: %s: %s" % (text, type(e).__name__, e))
+            return None
 
     # -- asking
 
-    def _ask(self, name: str, steps: Any, *args: Any) -> Any:
+    def _prepare(self) -> None:
+        """Be ready to ask."""
         if self._client is None:
             directory = os.path.join(to_text(C.DEFAULT_LOCAL_TMP), "mitogen")
             main_pid = int(getattr(self, "_ansible_playbook_pid", None) or os.getppid())
             self._client = client.Client(directory, main_pid)
-        host = getattr(self._play_context, "remote_addr", None)  # type: ignore[attr-defined]
+
+    def _ask(self, name: str, steps: Any, *args: Any) -> Any:
+        self._prepare()
+        host = getattr(getattr(self, "_play_context", None), "remote_addr", None)
         try:
             return self._client.request(name, *map(plain, (steps, *args)))
         except client.Failed as e:
@@ -156,12 +193,17 @@ class Plugin:
         """Note what the plugin makes of commands, to know the command and the account apart."""
         super().set_become_plugin(plugin)  # type: ignore[misc]
         self._become_commands = {}
+        self._guarded(self._watch, plugin)
+
+    def _watch(self, plugin: Any) -> None:
         build = getattr(plugin, "build_become_command", None)
         if plugin is None or build is None:
+            self._is_watched = plugin is None
             return
 
-        def build_become_command(cmd: Any, shell: Any) -> Any:
-            built = build(cmd, shell)
+        def build_become_command(*args: Any, **kwargs: Any) -> Any:
+            built = build(*args, **kwargs)
+            cmd = args[0] if args else kwargs.get("cmd", built)
             if built and built != cmd:
                 self._become_commands[built] = (cmd, transports.become_step(plugin))
             return built
@@ -184,7 +226,8 @@ class Plugin:
                 return cmd, steps, bool(become and become.expect_prompt())
             executable = self._play_context.executable or "/bin/sh"  # type: ignore[attr-defined]
             return "%s -c %s" % (executable, shlex.quote(command)), [*steps, step], False
-        return cmd, steps, False
+        unknown: Any = None if self._is_watched else self.become  # type: ignore[attr-defined]
+        return cmd, steps, bool(unknown and unknown.expect_prompt())
 
     # -- Ansible's interface
 
@@ -193,31 +236,36 @@ class Plugin:
         become: Any = self.become  # type: ignore[attr-defined]
         if become and not become.pipelining and not transports.become_step(become):
             return False
-        return bool(self.get_option("pipelining")) and not wrap_async  # type: ignore[attr-defined]
+        wanted = self._guarded(self.get_option, "pipelining")  # type: ignore[attr-defined]
+        return bool(wanted) and not wrap_async
 
     def _connect(self) -> Any:
         self._connected = True
         return self
 
-    def exec_command(self, cmd: Any, in_data: Any = None, sudoable: bool = True) -> Any:
+    def exec_command(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command; return (status, output, error output)."""
-        if self._is_stock:
-            return super().exec_command(cmd, in_data, sudoable)  # type: ignore[misc]
-        command, steps, asks = self._take_apart(to_text(cmd, errors="surrogateescape"))
-        found = None if asks else self._execute(command, steps, in_data, sudoable)
+        wanted = None if self._is_stock else self._guarded(self._command, *args, **kwargs)
+        found = wanted and self._execute(*wanted)
         # Not from within an except clause: what is raised from here on has no cause of ours.
-        return found or super().exec_command(cmd, in_data, sudoable)  # type: ignore[misc]
+        return found or super().exec_command(*args, **kwargs)  # type: ignore[misc]
+
+    def _command(self, cmd: Any, in_data: Any = None, sudoable: bool = True) -> Any:
+        """Return what to ask for to have a command run; None if the stock plugin has to."""
+        self._prepare()
+        command, steps, asks = self._take_apart(to_text(cmd, errors="surrogateescape"))
+        data = None if in_data is None else to_bytes(in_data, errors="surrogateescape")
+        options = self._program_options()
+        if sudoable and not data and self._wants_terminal():
+            options["terminal"] = os.environ.get("TERM", "")
+        return None if asks else (command, steps, data, options)
 
     def _execute(
-        self, command: str, steps: list[Any], in_data: Any, sudoable: bool
+        self, command: str, steps: list[Any], data: bytes | None, options: dict[str, Any]
     ) -> tuple[int, bytes, bytes] | None:
         """Run a command; return None if the stock plugin has to."""
         display.vvv("MITOGEN: EXEC %s" % command, host=steps[0][1].get("hostname"))
-        data = None if in_data is None else to_bytes(in_data, errors="surrogateescape")
-        options = self._program_options()
-        terminal = sudoable and not data and self._wants_terminal()
-        if terminal:
-            options["terminal"] = os.environ.get("TERM", "")
+        terminal = "terminal" in options
         try:
             status, stdout, stderr = self._request(command, steps, data, options)
             if status < 0:
@@ -252,23 +300,35 @@ class Plugin:
                 display.vvv("MITOGEN: %s" % e)
         return self._ask("run", steps, command, data, options)
 
-    def put_file(self, in_path: Any, out_path: Any) -> None:
+    def put_file(self, *args: Any, **kwargs: Any) -> None:
         """Send a file."""
-        if self._is_stock:
-            return super().put_file(in_path, out_path)  # type: ignore[misc,no-any-return]
-        path = os.path.abspath(to_text(in_path, errors="surrogateescape"))
+        wanted = None if self._is_stock else self._guarded(self._put, *args, **kwargs)
+        if not wanted:
+            return super().put_file(*args, **kwargs)  # type: ignore[misc,no-any-return]
+        step, path, remote = wanted
         if not os.path.exists(path):
             raise AnsibleFileNotFound("file or module does not exist: %s" % path)
-        display.vvv("MITOGEN: PUT %s TO %s" % (path, to_text(out_path)))
-        self._ask("put", [self._step()], path, self._remote_path(out_path))
+        display.vvv("MITOGEN: PUT %s TO %s" % (path, remote))
+        self._ask("put", [step], path, remote)
 
-    def fetch_file(self, in_path: Any, out_path: Any) -> None:
+    def _put(self, in_path: Any, out_path: Any) -> Any:
+        self._prepare()
+        path = os.path.abspath(to_text(in_path, errors="surrogateescape"))
+        return self._step(), path, self._remote_path(out_path)
+
+    def fetch_file(self, *args: Any, **kwargs: Any) -> None:
         """Fetch a file."""
-        if self._is_stock:
-            return super().fetch_file(in_path, out_path)  # type: ignore[misc,no-any-return]
+        wanted = None if self._is_stock else self._guarded(self._fetch, *args, **kwargs)
+        if not wanted:
+            return super().fetch_file(*args, **kwargs)  # type: ignore[misc,no-any-return]
+        step, remote, path = wanted
+        display.vvv("MITOGEN: FETCH %s TO %s" % (remote, path))
+        self._ask("get", [step], remote, path)
+
+    def _fetch(self, in_path: Any, out_path: Any) -> Any:
+        self._prepare()
         path = os.path.abspath(to_text(out_path, errors="surrogateescape"))
-        display.vvv("MITOGEN: FETCH %s TO %s" % (to_text(in_path), path))
-        self._ask("get", [self._step()], self._remote_path(in_path), path)
+        return self._step(), self._remote_path(in_path), path
 
     def _remote_path(self, path: Any) -> str:
         text: str = to_text(path, errors="surrogateescape")
@@ -276,7 +336,10 @@ class Plugin:
 
     def reset(self) -> None:
         """End the context; the next command connects anew."""
-        self._ask("reset", [self._step()])
+        step = None if self._is_stock else self._guarded(self._step)
+        if step is None:
+            return super().reset()  # type: ignore[misc,no-any-return]
+        self._ask("reset", [step])
         self.close()
 
     def close(self) -> None:

@@ -119,6 +119,7 @@ PRINTED = (
     (r"(UNREACHABLE! => ).*", r"\1", "why a host can't be reached is said in other words"),
     (r"(\[ERROR\]: Task failed: )(Failed to connect|Data could not be sent).*", r"\1", "likewise"),
     (r'\\n  (?:\\[^n]|[^\\"])*?(?=(?:\\r)?\\n|")', "", "a traceback's frames within a result"),
+    (r'("child_pid": )\d+', r"\1N", "a pid"),
     (r" \*{3,}\Z", "", "as many as fit beside a name"),
     (r"\A(ASYNC POLL|FAILED - RETRYING).*", "", "how often was a matter of time"),
 )
@@ -269,7 +270,8 @@ def without_needless(records: Iterable[Record]) -> list[Record]:
     found = []
     for record in records:
         said = record["result"].get("warnings") if record.get("result") else None
-        if isinstance(said, list) and any(map(is_needless, said)):
+        # Of a job's last answer Ansible leaves a list with nothing in it.
+        if isinstance(said, list) and (not said or any(map(is_needless, said))):
             kept = [each for each in said if not is_needless(each)]
             result = {name: each for name, each in record["result"].items() if name != "warnings"}
             record = {**record, "result": {**result, "warnings": kept} if kept else result}

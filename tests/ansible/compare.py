@@ -110,6 +110,13 @@ STRINGS = (
     (r"\.\d+\.\d{4}-\d\d-\d\d@\d\d:\d\d:\d\d~", ".BACKUP~", "a backup's pid and time"),
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?", "TIME", CLOCK),
     (r"\b0:00:0\d\.\d{6}", "DELTA", CLOCK),
+    (r"Paused for [\d.]+ seconds", "Paused for N seconds", CLOCK),
+    (
+        r'Failed to connect to the host via ssh: |Data could not be sent to remote host \\?"'
+        r'[^"]*"\. Make sure this host can be reached over ssh: ',
+        "",
+        "which of the two depends on whether ssh had read the module yet",
+    ),
     (r" at 0x[0-9a-f]{6,}", " at 0xN", "an address"),
     (r"\b(port|localhost|127\.0\.0\.\d+)([: ]+)\d{4,5}\b", r"\1\2PORT", "whatever port was free"),
 )

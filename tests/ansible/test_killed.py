@@ -91,7 +91,7 @@ def remove_of_core(here, directory):
         if OF_CORE.search(path):
             shutil.rmtree(path, ignore_errors=True)
             pathlib.Path(path).unlink(missing_ok=True)
-        elif not OF_CORE.search(path):
+        else:
             found.append(path)
     return found
 
@@ -110,6 +110,7 @@ def test_killed(seed, ansible_bed, tmp_path):
     outcome = ansible_bed.run(
         "2.21", "callback", bed.read_playbook(path), limit=BOUND, meanwhile=killer
     )
+    print(killer, "status", outcome.status)
     told = "{}\nstatus {}\n{}".format(killer, outcome.status, outcome.output[-4000:])
     processes.wait_until(lambda: not inside.left_over(before), GONE, told)
     assert "Traceback" not in outcome.output, told

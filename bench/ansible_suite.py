@@ -23,8 +23,7 @@ import tempfile
 import time
 
 from bench import ansible_rows, hosts, report
-from tests import hosts as tests_hosts
-from tests import processes
+from tests import hosts as tests_hosts, processes
 
 __all__ = ["main"]
 
@@ -120,7 +119,9 @@ def sshds(count):
         for first in range(1, count + 1, ADDRESSES):
             addresses = ["127.0.1.%d" % n for n in range(first, min(first + ADDRESSES, count + 1))]
             lines = ["ListenAddress %s:{port}" % address for address in addresses]
-            sshd = tests_hosts.Sshd(directory / ("sshd%d" % first), keys, [*SSHD_LINES, forced, *lines])
+            sshd = tests_hosts.Sshd(
+                directory / ("sshd%d" % first), keys, [*SSHD_LINES, forced, *lines]
+            )
             sshd.start()
             stack.callback(sshd.stop)
             found += [(address, sshd) for address in addresses]

@@ -557,16 +557,19 @@ class Popen:
         """Tell its terminal the size, in characters and, where known, pixels."""
         self._say("resize", columns, lines, x, y)
 
-    def close(self) -> "None":
+    def close(self, grace: "Optional[float]" = None) -> "None":
         """
         Give it up: no input, output or signal passes any more. If it still runs, its context lets
         it have 5 seconds after the end of its input, none on a terminal, and then ends it, with
         SIGHUP, SIGTERM and SIGKILL to its process group.
-        """
-        self.router.broker.defer(self._close)
 
-    def _close(self) -> "None":
-        self._say("close")
+        :param float grace: seconds instead of those; the signals come half a second apart then,
+            else one second
+        """
+        self.router.broker.defer(self._close, grace)
+
+    def _close(self, grace: "Optional[float]" = None) -> "None":
+        self._say("close", grace)
         self._abandon()
 
 

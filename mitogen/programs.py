@@ -45,6 +45,8 @@ GRACE = 5.0
 #: Seconds between those signals; and where there is no time: what is left of its group when it has
 #: ended, or the context itself is about to end.
 PAUSE, SHORT_PAUSE = 1.0, 0.2
+#: Seconds between them where the caller has said how much time there is before the first.
+BRISK_PAUSE = 0.5
 #: What ends a program that nobody wants any more.
 ENDINGS = (signal.SIGHUP, signal.SIGTERM, signal.SIGKILL)
 #: The largest window that a caller may ask for, in bytes.
@@ -222,6 +224,9 @@ class _TtyWriter(PolledWriter):
 
 class Started:
     """What runs, and its ends of the three pipes."""
+
+    #: What ends it, once nobody wants it any more.
+    endings = ENDINGS
 
     def __init__(
         self, stdin: "Any", stdout: "Any", stderr: "Any" = None, proc: "Any" = None
@@ -522,6 +527,8 @@ class Program:
         self.closing = True
         if grace is None:
             grace = 0 if self.is_tty else GRACE
+        else:
+            self.pause = min(self.pause, BRISK_PAUSE)
         self.stdin.close()
         for end in self.outputs:
             end.close(True)
@@ -533,15 +540,16 @@ class Program:
             self.router.broker.after(grace, lambda: self.ending or self._end_group(0))  # type: ignore[func-returns-value]
 
     def _end_group(self, step: "int") -> "None":
-        """Go on with ENDINGS, from that one on."""
+        """Go on with what ends it, from that one on."""
         self.ending = True
         if self.reaped:
             return
-        if step == len(ENDINGS):
+        endings = self.started.endings
+        if step == len(endings):
             if self.status is not None:
                 return self._gone()
             step -= 1
-        self._kill(ENDINGS[step])
+        self._kill(endings[step])
         pause = self.pause if self.status is None else SHORT_PAUSE
         self.router.broker.after(pause, lambda: self._end_group(step + 1))
 

@@ -22,7 +22,7 @@ import threading
 import mitogen.master
 from mitogen import core, process, programs
 from mitogen.ansible import hops, rpc, scripts, target
-from mitogen.ansible.broker_names import SOCKET
+from mitogen.ansible.broker_names import LOCK, SOCKET
 
 MYPY = False
 if MYPY:
@@ -138,8 +138,13 @@ class Broker:
         self.close()
 
     def close(self) -> "None":
-        """End all contexts."""
+        """End all contexts, and remove what a main process that was killed has not removed."""
         self.listener.close()
+        for remove, name in ((os.unlink, SOCKET), (os.unlink, LOCK), (os.rmdir, self.directory)):
+            try:
+                remove(name)
+            except OSError:
+                pass
         self.router.broker.shutdown()
         self.router.broker.join()
 
@@ -288,7 +293,8 @@ class Broker:
                 while not (talk.go_on() and popen.poll() is not None) and popen.error is None:
                     ready = [fd for fd, _ in poll.poll()]
                     if connection.sock.fileno() in ready:
-                        popen.kill()
+                        # ^C, a timeout: what it has started ends too.
+                        popen.close(0)
                         raise rpc.Lost("the worker has ended")
                     done.clear()
             finally:

@@ -1,6 +1,8 @@
 """What the broker process and those who look for it agree on. Imports nothing."""
 
-__all__ = ["SOCKET"]
+__all__ = ["LOCK", "SOCKET"]
 
 #: Name of the socket in a run's directory.
 SOCKET = "socket"
+#: And of what is locked by who starts the broker process.
+LOCK = "lock"

@@ -17,7 +17,7 @@ import sys
 
 from mitogen import core
 from mitogen.ansible import rpc
-from mitogen.ansible.broker_names import SOCKET
+from mitogen.ansible.broker_names import LOCK, SOCKET
 
 MYPY = False
 if MYPY:
@@ -90,7 +90,7 @@ class Client:
         found = os.stat(self.directory)
         if found.st_uid != os.geteuid() or found.st_mode & 0o077:
             raise core.Error("%s is not private to this account", self.directory)
-        fd = os.open(os.path.join(self.directory, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        fd = os.open(os.path.join(self.directory, LOCK), os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             try:

@@ -9,6 +9,8 @@ Rules
     1. What is not understood is run as it is: slower, never otherwise.
     2. A host that no context can be made on, as there is no Python, is left to the stock plugin.
     3. Nothing is printed; errors are Ansible's.
+    4. What an Ansible that we don't know has changed is noticed before anything is asked for, and
+       then the stock plugin does it: with one line at -vvv.
 
 Threads: a worker's only one.
 """
@@ -42,6 +44,8 @@ display = Display()
 #: Kinds of error that mean "log in with something else".
 AUTHENTICATION = ("PasswordError", "HostKeyError")
 #: Kinds of error that mean that a context can't be had, though the host be there.
+#: What shows that Ansible is not as we know it: a name that is gone, other arguments.
+ALIEN = (AttributeError, LookupError, TypeError)
 NO_PYTHON = "UnsupportedPythonError"
 NO_CONTEXT = ("NoAccount", NO_PYTHON)
 #: ssh's exit status for what is its own fault.
@@ -68,6 +72,18 @@ def documentation(stock: Any, name: str) -> str:
     outer = indent.group(1) if indent else ""
     more = textwrap.indent(ours.lstrip(), outer + "    ")
     return text.rstrip() + "\n" + outer + "options:\n" + more
+
+
+def _say_once() -> bool:
+    """Return whether nobody in this run has said what every task has to say."""
+    try:
+        path = os.path.join(to_text(C.DEFAULT_LOCAL_TMP), "mitogen-said")
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        return False
+    except (OSError, *ALIEN):
+        pass
+    return True
 
 
 def _last_words(signum: int) -> bytes:
@@ -97,8 +113,10 @@ class Plugin:
     _client: Any = None
     #: What become plugins have made of commands: (command, step).
     _become_commands: dict[str, tuple[str, Any]]
-    #: No context can be made on this host.
+    #: Nothing goes over a context: none can be made on this host, or Ansible is not as we know it.
     _is_stock = False
+    #: Become plugins tell us what they make of commands.
+    _is_watched = True
     #: There is a stock plugin of this kind, which can do without a context.
     _has_stock = True
     #: The task's variables, and the keywords of it and its play.
@@ -151,23 +169,41 @@ class Plugin:
         if "hostvars" in (kwargs.get("var_options") or ()):
             # As they were for `meta: reset_connection` before ansible-core 2.17.
             self.variables = kwargs["var_options"]
+        self._guarded(self._name_options)
+        super().set_options(*args, **kwargs)  # type: ignore[misc]
+
+    def _name_options(self) -> None:
         load_name = self._load_name  # type: ignore[attr-defined]
         full_name = "mitogen.ansible.%s" % self.transport  # type: ignore[attr-defined]
         if not C.config.has_configuration_definition("connection", full_name):
             found = C.config.get_configuration_definitions("connection", load_name)
             C.config.initialize_plugin_configuration_definitions("connection", full_name, found)
-        super().set_options(*args, **kwargs)  # type: ignore[misc]
+
+    def _guarded(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return what a function says that asks for nothing yet; if it fails, ours do nothing."""
+        try:
+            return function(*args, **kwargs)
+        except ALIEN as e:
+            self._is_stock = True
+            if _say_once():
+                text = "mitogen.ansible: connections are Ansible's own, which is not as we know it"
+                display.vvv("%s: %s: %s" % (text, type(e).__name__, e))
+            return None
 
     # -- asking
 
-    def _ask(self, name: str, steps: Any, *args: Any) -> Any:
+    def _prepare(self) -> None:
+        """Be ready to ask."""
         if self._client is None:
             directory = os.path.join(to_text(C.DEFAULT_LOCAL_TMP), "mitogen")
             is_worker = multiprocessing.parent_process() is not None
             main = os.getppid() if is_worker else os.getpid()
             main_pid = int(getattr(self, "_ansible_playbook_pid", None) or main)
             self._client = client.Client(directory, main_pid)
-        host = getattr(self._play_context, "remote_addr", None)  # type: ignore[attr-defined]
+
+    def _ask(self, name: str, steps: Any, *args: Any) -> Any:
+        self._prepare()
+        host = getattr(getattr(self, "_play_context", None), "remote_addr", None)
         try:
             return self._client.request(name, *map(plain, (steps, *args)))
         except client.Failed as e:
@@ -189,12 +225,17 @@ class Plugin:
         """Note what the plugin makes of commands, to know the command and the account apart."""
         super().set_become_plugin(plugin)  # type: ignore[misc]
         self._become_commands = {}
+        self._guarded(self._watch, plugin)
+
+    def _watch(self, plugin: Any) -> None:
         build = getattr(plugin, "build_become_command", None)
         if plugin is None or build is None:
+            self._is_watched = plugin is None
             return
 
-        def build_become_command(cmd: Any, shell: Any) -> Any:
-            built = build(cmd, shell)
+        def build_become_command(*args: Any, **kwargs: Any) -> Any:
+            built = build(*args, **kwargs)
+            cmd = args[0] if args else kwargs.get("cmd", built)
             if built and built != cmd:
                 self._become_commands[built] = (cmd, transports.become_step(plugin))
             return built
@@ -216,12 +257,10 @@ class Plugin:
                 become: Any = self.become  # type: ignore[attr-defined]
                 return cmd, steps, bool(become and become.expect_prompt())
             executable = self._play_context.executable or "/bin/sh"  # type: ignore[attr-defined]
-            return (
-                "%s -c %s" % (executable, shlex.quote(command)),
-                [*steps, [*step, "become"]],
-                False,
-            )
-        return cmd, steps, False
+            words = "%s -c %s" % (executable, shlex.quote(command))
+            return words, [*steps, [*step, "become"]], False
+        unknown: Any = None if self._is_watched else self.become  # type: ignore[attr-defined]
+        return cmd, steps, bool(unknown and unknown.expect_prompt())
 
     # -- Ansible's interface
 
@@ -230,50 +269,59 @@ class Plugin:
         become: Any = self.become  # type: ignore[attr-defined]
         if become and not become.pipelining and not transports.become_step(become):
             return False
-        return bool(self.get_option("pipelining")) and not wrap_async  # type: ignore[attr-defined]
+        wanted = self._guarded(self.get_option, "pipelining")  # type: ignore[attr-defined]
+        return bool(wanted) and not wrap_async
 
     def _connect(self) -> Any:
         self._connected = True
         return self
 
-    def exec_command(self, cmd: Any, in_data: Any = None, sudoable: bool = True) -> Any:
+    def exec_command(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command; return (status, output, error output)."""
-        if self._is_stock:
-            return self._without(cmd, in_data, sudoable)
-        command, steps, asks = self._take_apart(to_text(cmd, errors="surrogateescape"))
-        found = None if asks else self._execute(command, steps, in_data, sudoable)
+        wanted = None if self._is_stock else self._guarded(self._command, *args, **kwargs)
+        found = wanted and self._execute(*wanted)
         # Not from within an except clause: what is raised from here on has no cause of ours.
-        return found or self._without(cmd, in_data, sudoable)
+        return found or self._without(*args, **kwargs)
 
-    def _without(self, cmd: Any, in_data: Any, sudoable: bool) -> Any:
+    def _command(self, cmd: Any, in_data: Any = None, sudoable: bool = True) -> Any:
+        """Return what to ask for to have a command run; None if it has to be done without."""
+        self._prepare()
+        command, steps, asks = self._take_apart(to_text(cmd, errors="surrogateescape"))
+        data = None if in_data is None else to_bytes(in_data, errors="surrogateescape")
+        options = self._program_options()
+        if sudoable and not data and self._wants_terminal():
+            options["terminal"] = os.environ.get("TERM", "")
+        return None if asks else (command, steps, data, options)
+
+    def _without(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command where the account that it is for has no context."""
-        if not self._via():
-            return self._exec_stock(cmd, in_data, sudoable)
+        if self._guarded(self._via):
+            return self._beyond(*args, **kwargs)
+        return self._exec_stock(*args, **kwargs)
+
+    def _beyond(self, cmd: Any, in_data: Any = None, sudoable: bool = True) -> Any:
+        """Run a command on a host that another one leads to."""
         command = to_text(cmd, errors="surrogateescape")
+        data = None if in_data is None else to_bytes(in_data, errors="surrogateescape")
         if not self._is_stock:
-            found = self._execute(command, self.steps(), in_data, sudoable)
+            found = self._execute(command, self.steps(), data, self._program_options())
             if found:
                 return found
-        data = None if in_data is None else to_bytes(in_data, errors="surrogateescape")
         status, stdout, stderr = self._ask("outside", self.steps(), command, data)
         if status == SSH_ERROR and self.transport == "ssh":  # type: ignore[attr-defined]
             raise AnsibleConnectionFailure(to_text(stderr))
         return status, stdout, stderr
 
-    def _exec_stock(self, cmd: Any, in_data: Any, sudoable: bool) -> Any:
+    def _exec_stock(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command with no context, from the controller."""
-        return super().exec_command(cmd, in_data, sudoable)  # type: ignore[misc]
+        return super().exec_command(*args, **kwargs)  # type: ignore[misc]
 
     def _execute(
-        self, command: str, steps: list[Any], in_data: Any, sudoable: bool
+        self, command: str, steps: list[Any], data: bytes | None, options: dict[str, Any]
     ) -> tuple[int, bytes, bytes] | None:
         """Run a command; return None if the stock plugin has to."""
         display.vvv("MITOGEN: EXEC %s" % command, host=steps[0][1].get("hostname"))
-        data = None if in_data is None else to_bytes(in_data, errors="surrogateescape")
-        options = self._program_options()
-        terminal = sudoable and not data and self._wants_terminal()
-        if terminal:
-            options["terminal"] = os.environ.get("TERM", "")
+        terminal = "terminal" in options
         try:
             status, stdout, stderr = self._request(command, steps, data, options)
             if status < 0:
@@ -308,33 +356,48 @@ class Plugin:
                 display.vvv("MITOGEN: %s" % e)
         return self._ask("run", steps, command, data, options)
 
-    def put_file(self, in_path: Any, out_path: Any) -> None:
+    def put_file(self, *args: Any, **kwargs: Any) -> None:
         """Send a file."""
+        wanted = None if self._is_stock else self._guarded(self._put, *args, **kwargs)
+        if not (wanted and self._transfer("put", *wanted)):
+            if self._has_stock and not self._guarded(self._via):
+                return super().put_file(*args, **kwargs)  # type: ignore[misc,no-any-return]
+            self._put_by_command(*args, **kwargs)
+
+    def _put(self, in_path: Any, out_path: Any) -> Any:
+        self._prepare()
         path = os.path.abspath(to_text(in_path, errors="surrogateescape"))
         if not os.path.exists(path):
             raise AnsibleFileNotFound("file or module does not exist: %s" % path)
-        display.vvv("MITOGEN: PUT %s TO %s" % (path, to_text(out_path)))
-        if self._is_stock or not self._transfer("put", path, self._remote_path(out_path)):
-            if self._has_stock and not self._via():
-                return super().put_file(in_path, out_path)  # type: ignore[misc,no-any-return]
-            with open(path, "rb") as fp:
-                self._copy("cat >%s", out_path, fp.read())
+        return self.steps(), path, self._remote_path(out_path)
 
-    def fetch_file(self, in_path: Any, out_path: Any) -> None:
+    def _put_by_command(self, in_path: Any, out_path: Any) -> None:
+        with open(to_text(in_path, errors="surrogateescape"), "rb") as fp:
+            self._copy("cat >%s", out_path, fp.read())
+
+    def fetch_file(self, *args: Any, **kwargs: Any) -> None:
         """Fetch a file."""
-        path = os.path.abspath(to_text(out_path, errors="surrogateescape"))
-        display.vvv("MITOGEN: FETCH %s TO %s" % (to_text(in_path), path))
-        if self._is_stock or not self._transfer("get", self._remote_path(in_path), path):
-            if self._has_stock and not self._via():
-                return super().fetch_file(in_path, out_path)  # type: ignore[misc,no-any-return]
-            data = self._copy("cat <%s", in_path, None)
-            with open(path, "wb") as fp:
-                fp.write(data)
+        wanted = None if self._is_stock else self._guarded(self._fetch, *args, **kwargs)
+        if not (wanted and self._transfer("get", *wanted)):
+            if self._has_stock and not self._guarded(self._via):
+                return super().fetch_file(*args, **kwargs)  # type: ignore[misc,no-any-return]
+            self._fetch_by_command(*args, **kwargs)
 
-    def _transfer(self, name: str, source: str, target: str) -> bool:
+    def _fetch(self, in_path: Any, out_path: Any) -> Any:
+        self._prepare()
+        path = os.path.abspath(to_text(out_path, errors="surrogateescape"))
+        return self.steps(), self._remote_path(in_path), path
+
+    def _fetch_by_command(self, in_path: Any, out_path: Any) -> None:
+        data = self._copy("cat <%s", in_path, None)
+        with open(to_text(out_path, errors="surrogateescape"), "wb") as fp:
+            fp.write(data)
+
+    def _transfer(self, name: str, steps: list[Any], source: str, target: str) -> bool:
         """Send or fetch a file; return whether there is a context that can do it."""
+        display.vvv("MITOGEN: %s %s TO %s" % (name.upper(), source, target))
         try:
-            self._ask(name, self.steps(), source, target)
+            self._ask(name, steps, source, target)
             return True
         except client.Failed as e:
             display.vvv("MITOGEN: %s; going on without" % e)
@@ -355,7 +418,10 @@ class Plugin:
 
     def reset(self) -> None:
         """End the context; the next command connects anew."""
-        self._ask("reset", self.steps())
+        steps = None if self._is_stock else self._guarded(self.steps)
+        if steps is None:
+            return super().reset()  # type: ignore[misc,no-any-return]
+        self._ask("reset", steps)
         self.close()
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import time
 
 from mitogen import core, programs
 from mitogen.core import ERROR
@@ -43,6 +44,13 @@ MISSING = "parts of the script are not here"
 EARLY = ("LANG", "LANGUAGE", "LC_", "PYTHON", "LD_", "MALLOC_", "GLIBC_", "DYLD_")
 #: Login shells that tell a program its path; it would be that of the shell that Ansible has run.
 NAMES_PROGRAM = ("bash", "ksh", "zsh")
+#: What ends a script that nobody wants any more. The first one is an exception to a Python, which
+#: removes its temporary files then.
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+#: Seconds between the first and the last of them, where their zygote is gone.
+PAUSE = 0.5
+#: Seconds between looks at whether they are gone: no child of ours tells.
+LOOK = 0.02
 #: Makes an interpreter a zygote: its program comes by standard input, which it never is again.
 _BOOT = "import sys;exec(compile(sys.stdin.buffer.read(),'mitogen.zygote','exec'));main(%d)"
 
@@ -174,15 +182,11 @@ class _Zygote:
             children = list(self.children.values())
             self.children.clear()
         self.sock.close()
+        # Killed, as far as anybody can know; nobody else would end them.
+        _end_groups([child.pid for child in children if child.pid])
         for child in children:
-            # Killed, as far as anybody can know; nobody else would end it.
             child.status = signal.SIGKILL
-            if child.pid:
-                try:
-                    os.killpg(child.pid, signal.SIGKILL)
-                except OSError:
-                    pass
-            else:
+            if not child.pid:
                 child.started.release()
             child.over.release()
         stderr: "Any" = self.proc.stderr
@@ -190,6 +194,27 @@ class _Zygote:
             words = stderr.read(4096).decode("utf-8", "replace")
         status = self.proc.wait()
         self.router.log(ERROR, "a zygote has ended with status %s: %s", status, words)
+
+
+def _end_groups(numbers: "List[int]") -> "None":
+    """End process groups that are not our children's."""
+    deadline = core.now() + PAUSE
+    _signal_groups(numbers, signal.SIGINT)
+    while _signal_groups(numbers, 0) and core.now() < deadline:
+        time.sleep(LOOK)
+    _signal_groups(numbers, signal.SIGKILL)
+
+
+def _signal_groups(numbers: "List[int]", signum: "int") -> "bool":
+    """Return whether there is one of them."""
+    found = False
+    for number in numbers:
+        try:
+            os.killpg(number, signum)
+            found = True
+        except OSError:
+            pass
+    return found
 
 
 def _source() -> "str":
@@ -253,11 +278,12 @@ def start_script(router: "Router", spec: "Dict[str, Any]") -> "Any":
     env.setdefault("PWD", spec.get("cwd") or programs.home())
     own = own_environment()
     plain = any(own.get(n) != env.get(n) for n in {*env, *own} if _is_early(n))
+    started = None
     if not plain:
         started = _start_warm(router, agent, interpreter, script, env, spec)
-        if started:
-            return started
-    return _start_plain(router, interpreter, script, env, spec)
+    started = started or _start_plain(router, interpreter, script, env, spec)
+    started.endings = ENDINGS
+    return started
 
 
 def _start_warm(

@@ -47,10 +47,13 @@ AHEAD = (
     "grp atexit functools collections contextlib dataclasses enum typing inspect ast string "
     "struct socket"
 ).split()
+#: What the process between the zygote and a script does not end by.
+OUTLIVED = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM)
 #: Zips whose modules were compared with those imported ahead.
 KEPT = 256
-#: Seconds that children have at the end, before SIGKILL.
-GRACE = 2.0
+#: What ends children at the end, and the seconds that they have then. The first is an exception to
+#: a Python, which removes its temporary files.
+ENDINGS = ((_signal.SIGINT, 0.5), (_signal.SIGTERM, 0.5), (_signal.SIGKILL, 0))
 
 
 class ZipPackages:
@@ -155,16 +158,20 @@ class Zygote:
             if each == number:
                 self._end(pid, _signal.SIGKILL)
 
-    @staticmethod
-    def _end(pid: "int", signum: "int") -> "None":
+    def _end(self, pid: "int", signum: "int") -> "bool":
+        """Send a signal to a script's group; return whether there is anybody."""
         try:
             os.killpg(pid, signum)
+            return True
         except OSError:
-            # It has not become a leader yet, or all are gone.
-            try:
-                os.kill(pid, signum)
-            except OSError:
-                pass
+            if pid not in self.pids:
+                return False
+        # It has not become a leader yet, or has just ended.
+        try:
+            os.kill(pid, signum)
+            return True
+        except OSError:
+            return False
 
     def reap(self) -> "None":
         while self.pids:
@@ -203,21 +210,19 @@ class Zygote:
         import tempfile
 
         names = {info.filename: info.CRC for info in archive.infolist()}
-        directory = tempfile.mkdtemp(prefix="mitogen-zip-")
-        path = os.path.join(directory, "ahead.zip")
         before = set(sys.modules)
-        try:
-            with open(path, "wb") as fp:
-                fp.write(data)
+        # Should this process be killed meanwhile, nobody would remove one that has a name.
+        nameless = os.path.isdir("/proc/self/fd")
+        make: "Any" = tempfile.TemporaryFile if nameless else tempfile.NamedTemporaryFile
+        with make() as fp:
+            fp.write(data)
+            fp.flush()
+            path = "/proc/self/fd/%d" % fp.fileno() if nameless else fp.name
             sys.path.insert(0, path)
             for name in sorted(names):
                 if name.startswith("ansible/module_utils/") and name.endswith(".py"):
                     self._import(name)
             sys.path.remove(path)
-        finally:
-            import shutil
-
-            shutil.rmtree(directory, ignore_errors=True)
         sys.path_importer_cache.pop(path, None)
         for fullname in set(sys.modules) - before:
             inside = fullname.replace(".", "/")
@@ -252,6 +257,7 @@ class Zygote:
         self, script: "bytes", env: "Dict[str, str]", cwd: "str", fds: "List[int]", warm: "bool"
     ) -> "NoReturn":
         """In the child: be a Python that reads `script` from its standard input; never returns."""
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, OUTLIVED)
         os.setsid()
         _signal.set_wakeup_fd(-1)
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
@@ -259,7 +265,11 @@ class Zygote:
         # As below a shell: it leads neither a session nor a group, and may make its own.
         pid = os.fork()
         if pid:
+            # What ends the group is for the script, which may take its time over it.
+            for number in OUTLIVED:
+                _signal.signal(number, _signal.SIG_IGN)
             _end_as(os.waitpid(pid, 0)[1])
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, OUTLIVED)
         for target, fd in enumerate(fds):
             os.dup2(fd, target)
         os.closerange(3, 4096 if not hasattr(os, "sysconf") else max(3, _most_open()) + 1)
@@ -286,6 +296,7 @@ def _end_as(status: "int") -> "NoReturn":
         number = os.WTERMSIG(status)
         if number not in (_signal.SIGKILL, _signal.SIGSTOP):
             _signal.signal(number, _signal.SIG_DFL)
+            _signal.pthread_sigmask(_signal.SIG_UNBLOCK, OUTLIVED)
         os.kill(os.getpid(), number)
     os._exit(os.WEXITSTATUS(status))
 
@@ -353,15 +364,15 @@ def serve(zygote: "Zygote") -> "None":
 def _end_all(zygote: "Zygote") -> "None":
     import time
 
-    for signum in (_signal.SIGHUP, _signal.SIGTERM):
-        for pid in list(zygote.pids):
-            zygote._end(pid, signum)
-    deadline = time.monotonic() + GRACE
-    while zygote.pids and time.monotonic() < deadline:
-        select.select([], [], [], 0.02)
-        zygote.reap()
-    for pid in list(zygote.pids):
-        zygote._end(pid, _signal.SIGKILL)
+    # A group may be there yet when its leader has ended.
+    groups = list(zygote.pids)
+    for signum, grace in ENDINGS:
+        groups = [pid for pid in groups if zygote._end(pid, signum)]
+        deadline = time.monotonic() + grace
+        while groups and time.monotonic() < deadline:
+            select.select([], [], [], 0.02)
+            zygote.reap()
+            groups = [pid for pid in groups if zygote._end(pid, 0)]
 
 
 def start(fd: "int") -> "Optional[bytes]":

@@ -2,6 +2,7 @@
 
 python -m tests.ansible run [--release 2.21] [--way plain] [--keep DIRECTORY] PLAYBOOK [ARGUMENT...]
 python -m tests.ansible compare [--release 2.21] [--way plain] [--against plain] [PLAYBOOK...]
+python -m tests.ansible integration [--release 2.21] [--way WAY]... [--write FILE] [TARGET...]
 """
 
 import argparse
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent import futures
 
 from tests import hosts, processes
-from tests.ansible import bed, environments, ways
+from tests.ansible import bed, environments, integration, ways
 
 
 @contextlib.contextmanager
@@ -92,6 +93,30 @@ def compare_all(options: argparse.Namespace) -> int:
     return 0 if all(same) else 1
 
 
+def integrate(options: argparse.Namespace) -> int:
+    """ansible-core's own targets: a failure of ours counts where plain Ansible passes."""
+    names = ["plain", *(options.way or [n for n in ways.OURS if not ways.WAYS[n].why_not()])]
+    found, bad = [], 0
+    with made() as here:
+        for target in options.targets or integration.TARGETS:
+            results = [integration.run(here, options.release, way, target) for way in names]
+            found += results
+            for each in results:
+                text = "{} {}: {}".format(target, each.way, integration.cell(each))
+                print(text, flush=True)
+                if each.status != 0:
+                    print("    " + each.reason(), flush=True)
+                    bad += results[0].status == 0
+                    if options.keep:
+                        name = "{}-{}".format(target, each.way)
+                        pathlib.Path(options.keep, name).write_text(each.output)
+    text = integration.table(found)
+    print(text, end="")
+    if options.write:
+        pathlib.Path(options.write).write_text(text, encoding="utf-8")
+    return 1 if bad else 0
+
+
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.ansible")
     commands = parser.add_subparsers(required=True)
@@ -108,6 +133,13 @@ def main(arguments: Sequence[str]) -> int:
             command.add_argument("--against", default="plain", choices=list(ways.WAYS))
             command.add_argument("--jobs", type=int, default=3, help="how many at once")
             command.add_argument("playbooks", nargs="*", help="all, where none is named")
+    command = commands.add_parser("integration")
+    command.set_defaults(function=integrate)
+    command.add_argument("--release", default="2.21", choices=environments.ALL)
+    command.add_argument("--way", action="append", choices=ways.OURS, help="all that there are")
+    command.add_argument("--write", help="a file for the table, in reST")
+    command.add_argument("--keep", help="a directory for what failed runs printed")
+    command.add_argument("targets", nargs="*", help=" ".join(integration.TARGETS))
     options = parser.parse_args(arguments)
     return int(options.function(options))
 

@@ -43,6 +43,7 @@ __all__ = [
     "Bed",
     "Outcome",
     "Playbook",
+    "Running",
     "differences",
     "playbooks",
     "read_playbook",
@@ -129,6 +130,17 @@ def playbooks() -> list[Playbook]:
     return [read_playbook(path) for path in sorted(PLAYBOOKS.glob("*.yml"))]
 
 
+class Running(NamedTuple):
+    """A run that goes on.
+
+    :param child: ansible-playbook; it leads a session.
+    :param directory: the run's.
+    """
+
+    child: "subprocess.Popen[bytes]"
+    directory: pathlib.Path
+
+
 class Outcome(NamedTuple):
     """What a run did.
 
@@ -173,10 +185,13 @@ def differences(plain: Outcome, other: Outcome, way: str) -> list[str]:
     """
     replace = [plain.replace, other.replace]
     better = [] if way == "plain" else plain.playbook.better
-    found = compare.compare(plain.records, other.records, replace, better)
+    records, ours = [plain.records, other.records], way != "plain"
+    if ours:
+        records = [compare.without_needless(each) for each in records]
+    found = compare.compare(*records, replace, better)
     if not better:
         output = plain.output, other.output
-        found += compare.compare_output(*output, replace, ways.WAYS[way].may_print)
+        found += compare.compare_output(*output, replace, ways.WAYS[way].may_print, ours)
     return found
 
 
@@ -417,6 +432,7 @@ class Bed:
         cancelled: Optional[threading.Event] = None,
         limit: float = LIMIT,
         interrupt: Optional[Callable[[], object]] = None,
+        meanwhile: Optional[Callable[[Running], object]] = None,
     ) -> Outcome:
         """Run *playbook* and return what it did.
 
@@ -427,6 +443,7 @@ class Bed:
         :param cancelled: once it is set, the run is ended.
         :param limit: seconds that it may take.
         :param interrupt: asked again and again; once it says yes, there is a ^C.
+        :param meanwhile: called again and again, until it returns something true.
         :raises AssertionError: it took longer, or was cancelled; all that it started is ended.
         """
         installed = environments.ready(release)
@@ -455,12 +472,14 @@ class Bed:
                 start_new_session=True,
             )
         try:
-            cpu = self._wait(child, started + limit, cancelled, interrupt)
+            if interrupt is not None:
+                meanwhile = self._when(interrupt)
+            cpu = self._wait(Running(child, run), started + limit, cancelled, meanwhile)
         except BaseException:
             self._end_sessions(run)
             raise
         finally:
-            self._end_masters(run)
+            self.end_masters(run)
         wall = time.monotonic() - started
         left = self._clean(run)
         printed = (run / "output").read_text(errors="surrogateescape")
@@ -483,13 +502,26 @@ class Bed:
         return [json.loads(line) for line in lines]
 
     @staticmethod
+    def _when(interrupt: Callable[[], object]) -> Callable[[Running], object]:
+        """Return a `meanwhile` that presses ^C."""
+
+        def press(running: Running) -> bool:
+            if not interrupt():
+                return False
+            os.killpg(running.child.pid, signal.SIGINT)  # as a terminal does
+            return True
+
+        return press
+
+    @staticmethod
     def _wait(
-        child: "subprocess.Popen[bytes]",
+        running: Running,
         deadline: float,
         cancelled: Optional[threading.Event],
-        interrupt: Optional[Callable[[], object]],
+        meanwhile: Optional[Callable[[Running], object]],
     ) -> float:
-        """Wait for the end of *child*; return the processor time it and its children took."""
+        """Wait for the end of a run; return the processor time it and its children took."""
+        child = running.child
         ends = os.pidfd_open(child.pid)
         try:
             while time.monotonic() < deadline and not (cancelled and cancelled.is_set()):
@@ -497,9 +529,8 @@ class Bed:
                     _, status, usage = os.wait4(child.pid, 0)
                     child.returncode = os.waitstatus_to_exitcode(status)
                     return usage.ru_utime + usage.ru_stime
-                if interrupt is not None and interrupt():
-                    os.killpg(child.pid, signal.SIGINT)  # as a terminal does
-                    interrupt = None
+                if meanwhile is not None and meanwhile(running):
+                    meanwhile = None
         finally:
             os.close(ends)
         tree = processes.process_tree(child.pid)
@@ -523,7 +554,7 @@ class Bed:
         processes.end_processes(marked + below)
 
     @staticmethod
-    def _end_masters(run: pathlib.Path) -> None:
+    def end_masters(run: pathlib.Path) -> None:
         """End ssh's masters, which would wait for ControlPersist's minute."""
         for path in (run / "cp").iterdir():
             command = [

@@ -11,7 +11,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Callable, NamedTuple
 
-__all__ = ["KEYS", "STRINGS", "Key", "compare", "compare_output", "paragraphs", "reduced"]
+__all__ = [
+    "KEYS",
+    "NEEDLESS",
+    "STRINGS",
+    "Key",
+    "compare",
+    "compare_output",
+    "paragraphs",
+    "reduced",
+    "without_needless",
+]
 
 Record = dict[str, Any]
 
@@ -65,6 +75,7 @@ KEYS = (
     Key(r"(stat|status|files\[\])\.(atime|mtime|ctime|inode|version)", "made anew by each run"),
     Key(r"diff(\[\])?\.(before|after)\.(atime|mtime)", CLOCK),
     Key(r"ansible_job_id|results_file", "a random number and a pid"),
+    Key(r"child_pid", "a pid", "(command|async_status)"),
     Key(
         r"exception", "the frames between core and the module differ, the error not", "", frameless
     ),
@@ -104,6 +115,13 @@ STRINGS = (
     (r"\.\d+\.\d{4}-\d\d-\d\d@\d\d:\d\d:\d\d~", ".BACKUP~", "a backup's pid and time"),
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?", "TIME", CLOCK),
     (r"\b0:00:0\d\.\d{6}", "DELTA", CLOCK),
+    (r"Paused for [\d.]+ seconds", "Paused for N seconds", CLOCK),
+    (
+        r'Failed to connect to the host via ssh: |Data could not be sent to remote host \\?"'
+        r'[^"]*"\. Make sure this host can be reached over ssh: ',
+        "",
+        "which of the two depends on whether ssh had read the module yet",
+    ),
     (r" at 0x[0-9a-f]{6,}", " at 0xN", "an address"),
     (r"\b(port|localhost|127\.0\.0\.\d+)([: ]+)\d{4,5}\b", r"\1\2PORT", "whatever port was free"),
 )
@@ -114,8 +132,22 @@ PRINTED: tuple[tuple[str, Any, str], ...] = (
     (r"(UNREACHABLE! => ).*", r"\1", "why a host can't be reached is said in other words"),
     (r"(\[ERROR\]: Task failed: )(Failed to connect|Data could not be sent).*", r"\1", "likewise"),
     (r'\\n  (?:\\[^n]|[^\\"])*?(?=(?:\\r)?\\n|")', "", "a traceback's frames within a result"),
+    (r'("child_pid": )\d+', r"\1N", "a pid"),
     (r" \*{3,}\Z", "", "as many as fit beside a name"),
     (r"\A(ASYNC POLL|FAILED - RETRYING).*", "", "how often was a matter of time"),
+)
+
+#: Warnings about what plain Ansible has to do and ours has not: (pattern, why). They are left out
+#: of both runs, where one of them is ours.
+NEEDLESS = (
+    (
+        r"Using world-readable permissions for temporary files Ansible needs to create when",
+        "another account's modules come by standard input, not in a file that it has to read",
+    ),
+    (
+        r"(sftp|scp|piped) transfer mechanism failed on \[",
+        "files go through the context, however noisy the login is",
+    ),
 )
 
 #: Printed once or more: a heading, whenever hosts that go their own ways take turns; a message of
@@ -242,6 +274,24 @@ def compare(
     return found
 
 
+def is_needless(text: Any) -> bool:
+    return any(re.search(pattern, str(text)) for pattern, _ in NEEDLESS)
+
+
+def without_needless(records: Iterable[Record]) -> list[Record]:
+    """Return the records without the warnings that are `NEEDLESS`."""
+    found = []
+    for record in records:
+        said = record["result"].get("warnings") if record.get("result") else None
+        # Of a job's last answer Ansible leaves a list with nothing in it.
+        if isinstance(said, list) and (not said or any(map(is_needless, said))):
+            kept = [each for each in said if not is_needless(each)]
+            result = {name: each for name, each in record["result"].items() if name != "warnings"}
+            record = {**record, "result": {**result, "warnings": kept} if kept else result}
+        found.append(record)
+    return found
+
+
 def compare_host(
     host: str,
     lists: Sequence[list[Record]],
@@ -295,6 +345,7 @@ def compare_output(
     second: str,
     replace: Sequence[Sequence[tuple[str, str]]] = ((), ()),
     more: str = "",
+    needless: bool = False,
 ) -> list[str]:
     """Return how what two runs printed differs, without regard to order; [] if it is equal.
 
@@ -302,10 +353,12 @@ def compare_output(
     :param second: what another run printed.
     :param replace: as in `compare`.
     :param more: regular expression for messages that only the second run may print.
+    :param needless: leave out what is `NEEDLESS`.
     """
     counts = []
     for output, texts in zip((first, second), replace):
-        count = Counter(reduced_text(each, texts) for each in paragraphs(output))
+        said = [each for each in paragraphs(output) if not (needless and is_needless(each))]
+        count = Counter(reduced_text(each, texts) for each in said)
         counts.append(Counter({key: 1 if ONCE.match(key) else n for key, n in count.items()}))
     found = ["printed: {} / nothing".format(shown(each)) for each in counts[0] - counts[1]]
     for each in counts[1] - counts[0]:

@@ -316,3 +316,23 @@ class TestPlaybooks:
         path.write_text("#: argument: --limit x\n")
         with pytest.raises(ValueError, match="no such key: argument"):
             bed.read_playbook(path)
+
+
+NEEDLESS = (
+    "Using world-readable permissions for temporary files Ansible needs to create when becoming"
+)
+
+
+def test_needless_warnings():
+    """They are left out, the other ones are not."""
+    record = {"host": "a", "event": "ok", "task": "t", "result": {"x": 1}, "types": {}}
+    warned = {**record, "result": {"x": 1, "warnings": [NEEDLESS + " an unprivileged user."]}}
+    both = {**record, "result": {"x": 1, "warnings": [NEEDLESS, "other"]}}
+    assert compare.without_needless([record, warned]) == [record, record]
+    assert compare.without_needless([both])[0]["result"]["warnings"] == ["other"]
+    assert compare.without_needless([{"host": "a", "event": "notify"}])
+    printed = "[WARNING]: {} an\nunprivileged user.\n".format(NEEDLESS)
+    assert compare.compare_output(printed, "") and not compare.compare_output(
+        printed, "", needless=True
+    )
+    assert compare.compare_output("[WARNING]: other\n", "", needless=True)

@@ -1,0 +1,88 @@
+"""Looks into a run from outside: which of its processes is what, on the controller and the host.
+
+Rules: everything is read from /proc. A process is of a run if its environment, or that of one
+above it, names the run's directory; sudo takes that out, but hands on the mark of the test run.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+
+from tests import processes
+from tests.ansible import bed
+
+__all__ = ["KINDS", "kind_of", "left_over", "of_run", "parts", "snapshot"]
+
+#: What a process of a run may be.
+KINDS = ("playbook", "worker", "broker", "ssh", "context", "zygote", "module")
+
+BROKER = "mitogen.ansible.broker"
+ZYGOTE = "mitogen.zygote"
+
+
+def snapshot() -> set[tuple[int, int]]:
+    """Return (pid, start) of each process that carries the mark of this test run."""
+    return {(each.pid, each.start) for each in processes.marked_processes(str(os.getpid()))}
+
+
+def of_run(running: bed.Running) -> list[processes.Process]:
+    """Return the processes of a run, zombies aside."""
+    table = processes.processes()
+    mark = str(running.directory)
+    found = {
+        each.pid: each
+        for each in table.values()
+        if any(mark in value for value in processes.environment(each.pid).values())
+    }
+    for each in list(found.values()):
+        found.update({below.pid: below for below in processes.process_tree(each.pid)})
+    return [each for each in found.values() if each.state not in "ZX"]
+
+
+def kind_of(each: processes.Process, table: dict[int, processes.Process], main: int) -> str:
+    """Return which of KINDS a process of a run is; '' if it is none of them.
+
+    :param table: the processes of the run, by pid.
+    :param main: the pid of ansible-playbook.
+    """
+    above = table.get(each.ppid)
+    if each.pid == main:
+        return "playbook"
+    if BROKER in each.cmdline:
+        return "broker"
+    if each.comm == "ssh":
+        return "ssh"
+    if ZYGOTE in each.cmdline:
+        # What it splits off has its command line.
+        return "module" if above and ZYGOTE in above.cmdline else "zygote"
+    if each.cmdline.startswith("mitogen:") or each.comm.startswith("mitogen:"):
+        return "context"
+    if each.ppid == main and "ansible-playbook" in each.cmdline:
+        return "worker"
+    return ""
+
+
+def parts(running: bed.Running) -> dict[str, list[processes.Process]]:
+    """Return the processes of a run by what they are."""
+    found: dict[str, list[processes.Process]] = {kind: [] for kind in KINDS}
+    table = {each.pid: each for each in of_run(running)}
+    for each in table.values():
+        kind = kind_of(each, table, running.child.pid)
+        if kind:
+            found[kind].append(each)
+    return found
+
+
+def left_over(before: set[tuple[int, int]], but: Iterable[str] = ()) -> list[processes.Process]:
+    """Return what runs of what was started since *before*.
+
+    :param before: a `snapshot()`.
+    :param but: regular expressions for command lines of what may go on.
+    """
+    return [
+        each
+        for each in processes.marked_processes(str(os.getpid()))
+        if (each.pid, each.start) not in before
+        and each.state not in "ZX"
+        and not any(re.search(pattern, each.cmdline) for pattern in but)
+    ]

@@ -1,0 +1,215 @@
+"""Runs ansible-core's own integration targets, by plain Ansible and by each way in of ours.
+
+Rules: the targets are those of the release's source distribution, which pip fetches once and which
+is kept below .venv-ansible/; each run gets a copy, since targets write beside their tasks. What
+`ansible-test integration` does around a target is done only as far as these need it: the inventory
+with its `testhost`, the play around a role, the environment. The host is this machine by ssh, as
+root. A target that plain Ansible fails here too says nothing of ours.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import tarfile
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from tests import processes
+from tests.ansible import bed, environments, ways
+
+__all__ = ["TARGETS", "Result", "run", "sources", "table"]
+
+#: What is run where none is named: what modules and connections do, on a POSIX host.
+TARGETS = (
+    "command_shell copy template file stat slurp raw script async become environment "
+    "blockinfile want_json_modules_posix no_log"
+).split()
+#: Seconds for one target.
+LIMIT = 600.0
+#: Lines of a failed run that are searched for its reason, from the end.
+LAST = 400
+
+
+class Result(NamedTuple):
+    """What a run of a target came to.
+
+    :param target: its name.
+    :param way: one of `ways.WAYS`.
+    :param status: exit status; None if it took too long.
+    :param seconds: wall time.
+    :param output: what it printed.
+    """
+
+    target: str
+    way: str
+    status: Any
+    seconds: float
+    output: str
+
+    def reason(self) -> str:
+        """Return the line that says what failed; '' if nothing did."""
+        if self.status == 0:
+            return ""
+        if self.status is None:
+            return "took more than {:g} s".format(LIMIT)
+        lines = [line for line in self.output.splitlines()[-LAST:] if line.strip()]
+        found = [line for line in lines if line.startswith(("fatal:", "failed:"))]
+        kept = [line for line in found if "...ignoring" not in line]
+        return (kept or lines or ["no output"])[-1][:600]
+
+
+def sources(release: str) -> pathlib.Path:
+    """Return the unpacked source distribution of what `environments.ready(release)` has.
+
+    :raises AssertionError: pip can't fetch it; its output is in the message.
+    """
+    installed = environments.ready(release)
+    directory = environments.HOME / "sources"
+    found = directory / "ansible_core-{}".format(installed.version)
+    with environments.locked():
+        if not (found / "test" / "integration").is_dir():
+            directory.mkdir(exist_ok=True)
+            pip = [installed.program("python"), "-m", "pip", "download", "-qq", "--no-deps"]
+            pip += ["--no-binary", "ansible-core", "-d", str(directory)]
+            environments.call(*pip, "ansible-core=={}".format(installed.version))
+            with tarfile.open(str(found) + ".tar.gz") as archive:
+                archive.extractall(str(directory), filter="data")
+    return found / "test" / "integration"
+
+
+def inventory(here: bed.Bed, way: ways.Way, run: pathlib.Path) -> dict[str, Any]:
+    """Return the inventory that targets expect, with `testhost` on our sshd."""
+    everyone = here.inventory(way, run, "none")["all"]["vars"]
+    kept = {name: value for name, value in everyone.items() if name.startswith("ansible_")}
+    kept["ansible_user"] = "root"
+    host = {
+        **kept,
+        "ansible_host": bed.ADDRESSES[0],
+        "ansible_connection": way.variables["ssh_connection"],
+    }
+    return {"all": {"hosts": {"testhost": host}}}
+
+
+def aliases(target: pathlib.Path) -> list[str]:
+    path = target / "aliases"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [line.split("#")[0].strip() for line in lines]
+
+
+def command(directory: pathlib.Path, target: str, output_dir: pathlib.Path) -> list[str]:
+    """Return what runs a target: its script, or ansible-playbook with a play around the role."""
+    place = directory / "targets" / target
+    if (place / "runme.sh").exists():
+        return ["./runme.sh"]
+    play = {
+        "hosts": "testhost",
+        "gather_facts": "gather_facts/no" not in aliases(place),
+        "vars": {"output_dir": str(output_dir)},
+        "roles": [target],
+    }
+    path = directory / "{}-play.yml".format(target)
+    path.write_text(json.dumps([play]), encoding="utf-8")
+    return ["ansible-playbook", path.name, "-i", "inventory"]
+
+
+def environment(
+    here: bed.Bed, installed: environments.Environment, way: ways.Way, run: pathlib.Path
+) -> dict[str, str]:
+    """Return the environment of a target: the bed's, and what ansible-test sets."""
+    found = here.environment(installed, way, run)
+    # Only the bed's own playbooks write results; a target has callback plugins of its own.
+    del found["ANSIBLE_CALLBACK_PLUGINS"], found["BED_RESULTS"]
+    found.update(
+        ANSIBLE_ROLES_PATH=str(run / "integration" / "targets"),
+        ANSIBLE_FORCE_HANDLERS="true",
+        ANSIBLE_INVENTORY="/dev/null",
+        ANSIBLE_HOST_PATTERN_MISMATCH="error",
+        ANSIBLE_DEPRECATION_WARNINGS="false",
+        ANSIBLE_DEVEL_WARNING="false",
+        ANSIBLE_HOST_KEY_CHECKING="false",
+        ANSIBLE_RETRY_FILES_ENABLED="false",
+        ANSIBLE_NOCOLOR="true",
+        ANSIBLE_PIPELINING="true",
+        OUTPUT_DIR=str(run / "output_dir"),
+        INVENTORY_PATH=str(run / "integration" / "inventory"),
+        ANSIBLE_TEST_ANSIBLE_VERSION=installed.version,
+    )
+    # By variables too: some targets name a configuration of their own.
+    for name, value in way.settings.get("defaults", {}).items():
+        found["ANSIBLE_" + name.upper()] = value
+    return found
+
+
+def run(here: bed.Bed, release: str, way: str, target: str) -> Result:
+    """Run a target by a way and return what it came to.
+
+    :param release: one of `environments.ALL`.
+    :param target: the name of a directory of ansible-core's test/integration/targets.
+    :raises LookupError: there is no such target.
+    """
+    installed, source = environments.ready(release), sources(release)
+    if not (source / "targets" / target).is_dir():
+        raise LookupError("ansible-core {} has no target {}".format(installed.version, target))
+    directory, _ = here.prepare(ways.WAYS[way])
+    copy = directory / "integration"
+    shutil.copytree(str(source), str(copy), symlinks=True)
+    (directory / "output_dir").mkdir()
+    hosts_there = json.dumps(inventory(here, ways.WAYS[way], directory))
+    (copy / "inventory").write_text(hosts_there, encoding="utf-8")
+    argv = command(copy, target, directory / "output_dir")
+    place = copy / "targets" / target if argv[0] == "./runme.sh" else copy
+    env = environment(here, installed, ways.WAYS[way], directory)
+    env["ANSIBLE_PLAYBOOK_DIR"] = str(place)
+    started = time.monotonic()
+    with open(str(directory / "output"), "wb") as output:
+        child = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=env,
+            cwd=str(place),
+            start_new_session=True,
+        )
+        status = wait(child)
+    seconds = time.monotonic() - started
+    here.end_masters(directory)
+    printed = (directory / "output").read_text(errors="replace")
+    shutil.rmtree(str(copy))
+    return Result(target, way, status, seconds, printed)
+
+
+def wait(child: "subprocess.Popen[bytes]") -> Any:
+    """Return the exit status; None, after all of it was ended, if that takes too long."""
+    try:
+        return child.wait(LIMIT)
+    except BaseException as error:
+        tree = processes.process_tree(child.pid)
+        os.killpg(child.pid, signal.SIGTERM)
+        processes.end_processes(tree)
+        child.wait()
+        if isinstance(error, subprocess.TimeoutExpired):
+            return None
+        raise
+
+
+def cell(result: Result) -> str:
+    verdict = "passed" if result.status == 0 else "failed"
+    return "{}, {:.1f} s".format(verdict, result.seconds)
+
+
+def table(results: Sequence[Result]) -> str:
+    """Return the results in reST: a row for each target, a column for each way."""
+    columns = list(dict.fromkeys(each.way for each in results))
+    rows = [["target", *columns]]
+    for target in dict.fromkeys(each.target for each in results):
+        cells = {each.way: cell(each) for each in results if each.target == target}
+        rows.append(["``{}``".format(target)] + [cells.get(way, "") for way in columns])
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    rule = "  ".join("=" * width for width in widths)
+    lines = ["  ".join(text.ljust(w) for text, w in zip(row, widths)).rstrip() for row in rows]
+    return "\n".join([rule, lines[0], rule, *lines[1:], rule]) + "\n"

@@ -1,0 +1,171 @@
+"""^C, SIGTERM and a task's `timeout`: what runs on the hosts ends with them, but for async jobs."""
+
+import os
+import pathlib
+import signal
+
+import pytest
+
+from tests import processes
+from tests.ansible import bed, environments, inside
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.ssh,
+    pytest.mark.skipif(bool(environments.why_not("2.21")), reason=environments.why_not("2.21")),
+]
+
+#: Seconds from the end of a task to that of all that it has started.
+GONE = 2.0
+#: Seconds that the rest of the run's processes have, sshd's own among them.
+ALL_GONE = 15.0
+#: Seconds until all of a play's tasks have begun, on a busy machine.
+BEGUN = 60.0
+
+# Each host has a task of its own, which starts children: one that ignores SIGINT, as whatever a
+# shell puts in the background does, and one that has closed its output.
+FAMILY = "sleep {0}1 & sh -c \"trap '' INT; sleep {0}2\" & sleep {0}3 >/dev/null 2>&1 & sleep {0}4"
+MODULE = """\
+#!/usr/bin/python3
+import subprocess
+from ansible.module_utils.basic import AnsibleModule
+module = AnsibleModule({"command": {}})
+subprocess.Popen(["sleep", module.params["command"] + "5"])
+module.run_command(["sleep", module.params["command"] + "6"])
+module.exit_json()
+"""
+PLAY = """\
+- hosts: one,two,three,four,five
+  gather_facts: false
+  strategy: free
+  tasks:
+    - {{name: shell, shell: '{one}', timeout: {timeout}, when: inventory_hostname == 'one'}}
+    - {{name: shell as root, shell: '{two}', become: true, timeout: {timeout},
+       when: inventory_hostname == 'two'}}
+    - {{name: module, family: {{command: "{three}"}}, timeout: {timeout},
+       when: inventory_hostname == 'three'}}
+    - {{name: module as root, family: {{command: "{four}"}}, become: true, timeout: {timeout},
+       when: inventory_hostname == 'four'}}
+    - {{name: raw, raw: '{five}', timeout: {timeout}, when: inventory_hostname == 'five'}}
+"""
+JOB = """\
+    - {{name: in the background, command: sleep {job}, async: 300, poll: 0,
+       vars: {{ansible_async_dir: "{{{{ there }}}}/async"}}}}
+"""
+
+
+class Families:
+    """The processes that the play starts on hosts, known by numbers that no others have."""
+
+    COUNTS = {"one": 4, "two": 4, "three": 2, "four": 2, "five": 4}
+
+    def __init__(self, number):
+        self.numbers = {
+            host: "{}{}".format(number, n) for n, host in enumerate(self.COUNTS, start=1)
+        }
+        self.job = "{}9".format(number)
+
+    def text(self, timeout):
+        numbers = self.numbers
+        shells = {host: FAMILY.format(numbers[host]) for host in ("one", "two", "five")}
+        quoted = {host: text.replace("'", "''") for host, text in shells.items()}
+        modules = {host: numbers[host] for host in ("three", "four")}
+        return PLAY.format(**quoted, **modules, timeout=timeout)
+
+    def alive(self):
+        wanted = ["sleep " + number for number in self.numbers.values()]
+        return [
+            each
+            for each in processes.processes().values()
+            if each.cmdline.rpartition("/")[2][:-1] in wanted and each.state not in "ZX"
+        ]
+
+    def jobs(self):
+        found = processes.processes().values()
+        return [each for each in found if each.cmdline == "sleep " + self.job]
+
+    def begun(self):
+        return len(self.alive()) == sum(self.COUNTS.values())
+
+
+@pytest.fixture
+def start(ansible_bed, tmp_path):
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "family.py").write_text(MODULE)
+
+    def start(text, **kwargs):
+        path = tmp_path / "playbook.yml"
+        path.write_text(text)
+        return ansible_bed.run("2.21", "callback", bed.read_playbook(path), **kwargs)
+
+    return start
+
+
+def press(signum, to_group):
+    def send(running):
+        if to_group:
+            os.killpg(running.child.pid, signum)
+        else:
+            os.kill(running.child.pid, signum)
+
+    return send
+
+
+# By SIGTERM, which only ansible-playbook itself gets, as from `kill` or a supervisor.
+@pytest.mark.parametrize(
+    ("number", "send"),
+    [(761, press(signal.SIGINT, True)), (762, press(signal.SIGTERM, False))],
+    ids=["ctrl-c", "sigterm"],
+)
+def test_run_is_ended(number, send, start, ansible_bed):
+    """All that its tasks run ends within two seconds; the run itself does, and leaves nothing."""
+    families, before, gone = Families(number), inside.snapshot(), []
+
+    def meanwhile(running):
+        if not families.begun():
+            return False
+        assert families.jobs()
+        send(running)
+        processes.wait_until(lambda: not families.alive(), GONE, families.alive())
+        gone.append(True)
+        return True
+
+    job = PLAY.partition("  tasks:\n")[0] + "  tasks:\n" + JOB
+    text = job.format(job=families.job) + families.text(0)
+    try:
+        outcome = start(text, meanwhile=meanwhile, limit=BEGUN + 60)
+        told = outcome.output[-3000:]
+        assert gone and outcome.status, told
+        assert len(families.jobs()) == len(Families.COUNTS), told
+    finally:
+        processes.end_processes(families.jobs())
+    processes.wait_until(lambda: not inside.left_over(before), ALL_GONE, told)
+    assert not [each for each in outcome.left if "mitogen" in each]
+    processes.wait_until(lambda: not ansible_bed.left(), ALL_GONE, ansible_bed.left())
+
+
+def test_timeout(start, ansible_bed):
+    """A task's time is over: so is all that it runs, within two seconds, and the play goes on."""
+    families, before = Families(763), inside.snapshot()
+    text = families.text(8).replace("timeout: 8", "timeout: 8, ignore_errors: true")
+    text += "    - {name: after, command: sleep 3}\n    - {name: next, command: echo next}\n"
+    seen = []
+
+    def meanwhile(running):
+        seen.append(bool(families.alive()))
+        output = pathlib.Path(running.directory, "output").read_text()
+        if output.count("...ignoring") < len(Families.COUNTS):
+            return False
+        processes.wait_until(lambda: not families.alive(), GONE, families.alive())
+        return True
+
+    outcome = start(text, meanwhile=meanwhile)
+    assert not outcome.wrong() and any(seen)
+    assert not families.alive()
+    failed = [each for each in outcome.records if each["event"] == "failed"]
+    assert len(failed) == len(Families.COUNTS), outcome.output
+    assert all(
+        "Timed out" in str(each["result"]) or "timed out" in str(each["result"]) for each in failed
+    )
+    processes.wait_until(lambda: not inside.left_over(before), ALL_GONE, outcome.output)
+    processes.wait_until(lambda: not ansible_bed.left(), ALL_GONE, ansible_bed.left())

@@ -21,7 +21,7 @@ import threading
 
 import mitogen.master
 from mitogen import core, process, programs
-from mitogen.ansible import hops, rpc, scripts, target
+from mitogen.ansible import commands, hops, rpc, scripts, target
 from mitogen.ansible.broker_names import LOCK, SOCKET
 
 MYPY = False
@@ -215,9 +215,15 @@ class Broker:
         options: "Dict[str, Any]",
     ) -> "List[Any]":
         """Run a command string; return [status, output, error output]."""
+        inner = scripts.inner_command(command)
+        known = commands.known(inner) if inner and not data else None
+        if known:
+            home = options["env"].get("HOME", "") if "env" in options else None
+            output = self.context(steps)[1].call(commands.do, *known, home)
+            if output is not None:
+                return [0, output, b""]
         self.let_go(steps, command.encode("utf-8", "surrogateescape") + (data or b""))
         account, context = self.context(steps)
-        inner = scripts.inner_command(command)
         # The login shell would only become that shell; what it sets the context has from its start.
         program = command if inner is None else ["/bin/sh", "-c", inner]
         return self._run(connection, account, context, program, data, options)
@@ -415,9 +421,14 @@ class _Watch:
 
 
 def main() -> "None":
-    """Be the process; its arguments are the run's directory and main process."""
-    directory, main_pid = sys.argv[1:]
+    """
+    Be the process; its arguments are the run's directory and main process, and a descriptor that
+    holds the run's lock until this process can be asked, if it does.
+    """
+    directory, main_pid, *locks = sys.argv[1:]
     broker = Broker(directory)
+    for lock in locks:
+        os.close(int(lock))
     # Whoever has started this one waits for it.
     os.write(1, b"ready\n")
     null = os.open("/dev/null", os.O_RDWR)

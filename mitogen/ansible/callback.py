@@ -14,32 +14,96 @@ Threads: the main process' main one.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import importlib
+import os
+from collections.abc import Iterator
 from typing import Any
 
+from ansible import constants as C
+from ansible.module_utils.common.text.converters import to_text
 from ansible.plugins import loader
 from ansible.plugins.callback import CallbackBase
 from ansible.utils.display import Display
 
-from mitogen.ansible import redirect
+from mitogen.ansible import client, redirect
 
-__all__ = ["CallbackModule", "disable", "enable", "preload"]
+__all__ = ["CallbackModule", "disable", "enable", "preload", "start_broker"]
 
 display = Display()
 
 #: Plugins that most tasks need: each takes a worker some milliseconds to find and import.
 ACTIONS = ("normal", "command", "shell", "copy", "template", "gather_facts", "debug", "set_fact")
-MODULES = ("ansible.executor.interpreter_discovery", "ansible.executor.module_common")
+MODULES = (
+    "ansible.executor.interpreter_discovery",
+    "ansible.executor.module_common",
+    "mitogen.ansible.connection",
+    # From ansible-core 2.19 on.
+    *(
+        "ansible.module_utils._internal._json._profiles._module_%s" % profile
+        for profile in ("legacy_c2m", "legacy_m2c", "modern_c2m", "modern_m2c")
+    ),
+)
+#: What runs on the controller, without a connection.
+NEED_NO_CONNECTION = {
+    *("add_host", "assert", "debug", "fail", "group_by", "include_vars", "meta", "pause"),
+    *("set_fact", "set_stats", "validate_argument_spec"),
+}
+#: The broker process that was started ahead; it ends by itself.
+_started: list[Any] = []
 
 
 @functools.cache
 def preload() -> None:
     """Import what tasks need, once for all workers."""
     for module in MODULES:
-        importlib.import_module(module)
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
     for action in ACTIONS:
         loader.action_loader.get(action, class_only=True)
+    loader.shell_loader.get("sh", class_only=True)
+    # So that it knows what is in its directories.
+    loader.module_loader.find_plugin_with_context("ansible.legacy.ping")
+    # What a worker has from the main process it need not look through for garbage: that took 90 ms
+    # of one that builds a module, and a copy of each page.
+    os.register_at_fork(after_in_child=gc.freeze)
+
+
+def start_broker(play: Any) -> None:
+    """
+    Start the run's broker process, if there is none, while Ansible is getting ready to need it.
+
+    :param play: nothing is done for one that needs no connection
+    """
+    try:
+        if needs_connection(play):
+            directory = os.path.join(to_text(C.DEFAULT_LOCAL_TMP), "mitogen")
+            _started.append(client.Client(directory, os.getpid()).start())
+    except Exception as e:
+        display.vvv("mitogen.ansible: %s: %s" % (type(e).__name__, e))
+
+
+def needs_connection(play: Any) -> bool:
+    """Return whether there is a task that needs one."""
+    if play.gather_facts is not False or play.get_roles():
+        return True
+    return any(map(_task_needs_connection, _flat(play.get_tasks())))
+
+
+def _flat(tasks: Any) -> Iterator[Any]:
+    for task in tasks:
+        if isinstance(task, list):
+            yield from _flat(task)
+        elif hasattr(task, "block"):
+            yield from _flat([*task.block, *task.rescue, *task.always])
+        else:
+            yield task
+
+
+def _task_needs_connection(task: Any) -> bool:
+    return str(task.action).rpartition(".")[2] not in NEED_NO_CONNECTION
 
 
 def enable(who: str, stock: list[str]) -> None:
@@ -79,3 +143,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # not installed besid
         """Called once, before any play."""
         super().set_options(*args, **kwargs)
         enable("callback", self.get_option("redirect") or [])
+
+    def v2_playbook_on_play_start(self, play: Any) -> None:
+        """Called for each play, before its first task."""
+        if self.get_option("redirect"):
+            start_broker(play)

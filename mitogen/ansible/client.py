@@ -3,7 +3,8 @@ A worker's way to the broker process of its run: started by whoever needs it fir
 
 Rules
     1. The run's directory is private to its account, and named by its main process.
-    2. Who starts the broker holds a lock, so that there is one.
+    2. Who starts the broker holds a lock, so that there is one; one that is started ahead holds it
+       itself until it can be asked.
     3. A connection is a process' own: a copy of the process makes another.
 
 Threads: one at a time for each Client.
@@ -79,6 +80,17 @@ class Client:
         if connection is not None:
             connection.close()
 
+    def start(self) -> "Optional[subprocess.Popen[bytes]]":
+        """Start the broker process if there is none, without waiting for it; return it."""
+        fd = self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            if fd is None or os.path.exists(os.path.join(self.directory, SOCKET)):
+                return None
+            return self._popen(str(fd), pass_fds=[fd], stdout=subprocess.DEVNULL)
+        finally:
+            if fd is not None:
+                os.close(fd)
+
     def _connect(self) -> "rpc.Connection":
         if self._connection is None or self._pid != os.getpid():
             self._connection = rpc.Connection(self._open())
@@ -86,13 +98,8 @@ class Client:
         return self._connection
 
     def _open(self) -> "socket.socket":
-        os.makedirs(self.directory, 0o700, exist_ok=True)
-        found = os.stat(self.directory)
-        if found.st_uid != os.geteuid() or found.st_mode & 0o077:
-            raise core.Error("%s is not private to this account", self.directory)
-        fd = os.open(os.path.join(self.directory, LOCK), os.O_RDWR | os.O_CREAT, 0o600)
+        fd: "Any" = self._lock(fcntl.LOCK_EX)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
             try:
                 return self._dial()
             except OSError:
@@ -100,6 +107,23 @@ class Client:
                 return self._dial()
         finally:
             os.close(fd)
+
+    def _lock(self, how: "int") -> "Optional[int]":
+        """Return a descriptor that holds the run's lock; None if another does."""
+        os.makedirs(self.directory, 0o700, exist_ok=True)
+        found = os.stat(self.directory)
+        if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            raise core.Error("%s is not private to this account", self.directory)
+        fd = os.open(os.path.join(self.directory, LOCK), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(fd, how)
+            return fd
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except BaseException:
+            os.close(fd)
+            raise
 
     def _dial(self) -> "socket.socket":
         sock = socket.socket(socket.AF_UNIX)
@@ -118,17 +142,17 @@ class Client:
         path = os.path.join(self.directory, SOCKET)
         if os.path.exists(path):
             os.unlink(path)
-        # With the environment as it is: that is what local tasks have.
-        place = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        process = subprocess.Popen(
-            [sys.executable, "-c", _MAIN % place, self.directory, str(self.main_pid)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            cwd="/",
-            start_new_session=True,
-        )
+        process = self._popen(stdout=subprocess.PIPE)
         stdout: "Any" = process.stdout
         with stdout:
             if not stdout.readline():
                 status = process.wait()
                 raise core.Error("the broker process has ended with status %s", status)
+
+    def _popen(self, *args: "str", **kwargs: "Any") -> "subprocess.Popen[bytes]":
+        # With the environment as it is: that is what local tasks have.
+        place = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        command = [sys.executable, "-c", _MAIN % place, self.directory, str(self.main_pid), *args]
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, cwd="/", start_new_session=True, **kwargs
+        )

@@ -35,7 +35,7 @@ from ansible.errors import (
 from ansible.module_utils.common.text.converters import to_bytes, to_text
 from ansible.utils.display import Display
 
-from mitogen.ansible import client, options, rpc, scripts, transports, via
+from mitogen.ansible import built_modules, client, options, rpc, scripts, transports, via
 
 __all__ = ["Plugin", "documentation"]
 
@@ -124,6 +124,7 @@ class Plugin:
     task_keys: Any = None
     #: Inventory names of the hosts that are reached through this one: see via.py.
     chain: list[str] = []
+    _keeper: Any = None
     _via_steps: list[Any] | None = None
 
     # -- what a plugin says of itself
@@ -171,6 +172,9 @@ class Plugin:
             self.variables = kwargs["var_options"]
         self._guarded(self._name_options)
         super().set_options(*args, **kwargs)  # type: ignore[misc]
+        if self._keeper is None:
+            self._keeper = built_modules.Keeper()
+            self._keeper.offer()
 
     def _name_options(self) -> None:
         load_name = self._load_name  # type: ignore[attr-defined]
@@ -428,4 +432,6 @@ class Plugin:
         """Close the way to the broker; the context stays."""
         if self._client is not None:
             self._client.close()
+        if self._keeper is not None:
+            self._keeper.keep()
         self._connected = False

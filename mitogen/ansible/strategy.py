@@ -79,6 +79,7 @@ def strategy(stock: Any, name: str) -> Any:
             """Run a play."""
             iterator._play.strategy = name
             enable()
+            callback.start_broker(iterator._play)
             try:
                 return super().run(iterator, play_context)
             finally:

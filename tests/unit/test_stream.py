@@ -273,11 +273,11 @@ def test_what_is_deferred_from_within_comes_later(broker):
 
 def test_many_wake_ups_cost_one_byte(broker, monkeypatch):
     gate, inside = threading.Event(), threading.Event()
-    broker.defer(lambda: (inside.set(), gate.wait(5)))
-    assert inside.wait(5)
     written = []
     real = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: written.append(fd) or real(fd, data))
+    broker.defer(lambda: (inside.set(), gate.wait(5)))
+    assert inside.wait(5)
     for _ in range(50):
         broker.defer(int)
     gate.set()

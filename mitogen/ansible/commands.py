@@ -1,0 +1,127 @@
+"""
+Commands that Ansible has a shell run around most tasks, done without one: a table.
+
+Rules
+    1. A command is one of these to the letter, or it is none. `~` and `$HOME` at the beginning of a
+       path are all that a shell would make of one.
+    2. What succeeds is what the command would have done and printed. What does not is left to the
+       command itself, which then says why.
+
+Threads: known() any, it is pure; do() that of the context's calls.
+"""
+
+import os
+import re
+import shutil
+import stat
+
+MYPY = False
+if MYPY:
+    from typing import Callable, Dict, List, Optional, Tuple
+
+__all__ = ["do", "known"]
+
+#: A path that means the same to a shell; with what may stand for the home directory.
+_PATH = r"/[\w@%+=:,./-]*"
+_FROM_HOME = r"(?:~|\$HOME|)" + _PATH
+_MAKE_TEMPORARY = re.compile(
+    r'\( umask 77 && mkdir -p "` echo (?P<base>%s) `"'
+    r'&& mkdir "` echo (?P<path>(?P=base)/(?P<name>[\w.-]+)) `"'
+    r' && echo (?P=name)="` echo (?P=path) `" \)\Z' % _FROM_HOME
+)
+_REMOVE = re.compile(r"rm -f -r (?P<path>%s) > /dev/null 2>&1\Z" % _PATH)
+_OPEN = re.compile(r"chmod u\+rwx (?P<paths>%s(?: %s)*)\Z" % (_PATH, _PATH))
+_HOME = re.compile(r"echo ~\Z")
+#: What `sh` plugins put after a command that may have a terminal.
+_PAUSE = " && sleep 0"
+
+
+def known(command: "str") -> "Optional[Tuple[str, List[str]]]":
+    """
+    Return the name and the arguments for do() of a command; None if it is none of ours.
+
+    :param str command: as `/bin/sh -c` gets it
+    """
+    if command.endswith(_PAUSE):
+        command = command[: -len(_PAUSE)]
+    for name, (pattern, _) in _TABLE.items():
+        found = pattern.match(command)
+        if found:
+            groups = found.groupdict()
+            return name, groups["paths"].split() if "paths" in groups else list(groups.values())
+    return None
+
+
+def do(name: "str", arguments: "List[str]", home: "Optional[str]" = None) -> "Optional[bytes]":
+    """
+    Do what the command does; return its output. None: it has to be run.
+
+    :param str name: from known()
+    :param list arguments: text, from known()
+    :param str home: HOME, where it is not this process'
+    """
+    home = os.environ.get("HOME", "") if home is None else home
+    try:
+        return _TABLE[name][1](home, *arguments).encode("utf-8", "surrogateescape")
+    except OSError:
+        return None
+
+
+def _absolute(home: "str", path: "str") -> "str":
+    if path[0] == "/":
+        return path
+    if home[:1] != "/" or re.search(r"[\s*?\[\\]", home):
+        # A shell would find it elsewhere, or make several words of it.
+        raise OSError("HOME is %r" % home)
+    return home + path[path.index("/") :]
+
+
+def _make_temporary(home: "str", base: "str", path: "str", name: "str") -> "str":
+    base, path = _absolute(home, base), _absolute(home, path)
+    missing = []
+    above = base
+    while not os.path.isdir(above):
+        missing.append(above)
+        above = os.path.dirname(above)
+    for each in reversed(missing):
+        try:
+            os.mkdir(each, 0o700)
+        except FileExistsError:
+            # By another task: this may be one of several.
+            pass
+    os.mkdir(path, 0o700)
+    return "%s=%s\n" % (name, path)
+
+
+def _remove(home: "str", path: "str") -> "str":
+    bare = path.rstrip("/")
+    if not bare or (bare != path and os.path.islink(bare)):
+        raise OSError("rm may say something else of %s" % path)
+    try:
+        if os.path.isdir(bare) and not os.path.islink(bare):
+            shutil.rmtree(bare)
+        else:
+            os.unlink(path)
+    except FileNotFoundError:
+        if os.path.lexists(bare):
+            raise
+    return ""
+
+
+def _open(home: "str", *paths: "str") -> "str":
+    for path in paths:
+        os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | stat.S_IRWXU)
+    return ""
+
+
+def _home(home: "str") -> "str":
+    return _absolute(home, "~/")[:-1] + "\n"
+
+
+#: Name to pattern and function.
+_TABLE: "Dict[str, Tuple[re.Pattern[str], Callable[..., str]]]" = {
+    "make_temporary": (_MAKE_TEMPORARY, _make_temporary),
+    "remove": (_REMOVE, _remove),
+    "open": (_OPEN, _open),
+    "home": (_HOME, _home),
+}

@@ -48,6 +48,8 @@ AUTHENTICATION = ("PasswordError", "HostKeyError")
 ALIEN = (AttributeError, LookupError, TypeError)
 NO_PYTHON = "UnsupportedPythonError"
 NO_CONTEXT = ("NoAccount", NO_PYTHON)
+#: Kinds of error that mean that a host is not reached, whatever was to be done there.
+NOT_REACHED = ("NoWay", "ContainerError", "EofError", "TimeoutError")
 #: ssh's exit status for what is its own fault.
 SSH_ERROR = 255
 
@@ -207,13 +209,14 @@ class Plugin:
         try:
             return self._client.request(name, *map(plain, (steps, *args)))
         except client.Failed as e:
+            text = transports.readable(str(e))
             if e.kind in AUTHENTICATION:
-                raise AnsibleAuthenticationFailure("%s: %s" % (host, e)) from e
-            if e.kind in NO_CONTEXT or name == "script":
+                raise AnsibleAuthenticationFailure("%s: %s" % (host, text)) from e
+            if e.kind in NO_CONTEXT or (name == "script" and e.kind not in NOT_REACHED):
                 raise
             if e.kind == "FileNotFoundError":
-                raise AnsibleFileNotFound(str(e)) from e
-            raise AnsibleConnectionFailure(self._why_not(host, str(e))) from None
+                raise AnsibleFileNotFound(text) from e
+            raise AnsibleConnectionFailure(self._why_not(host, text)) from None
         except (rpc.Lost, OSError) as e:
             raise AnsibleConnectionFailure("mitogen's broker process is gone: %s" % e) from e
 

@@ -43,9 +43,9 @@ display = Display()
 
 #: Kinds of error that mean "log in with something else".
 AUTHENTICATION = ("PasswordError", "HostKeyError")
-#: Kinds of error that mean that a context can't be had, though the host be there.
 #: What shows that Ansible is not as we know it: a name that is gone, other arguments.
 ALIEN = (AttributeError, LookupError, TypeError)
+#: Kinds of error that mean that a context can't be had, though the host be there.
 NO_PYTHON = "UnsupportedPythonError"
 NO_CONTEXT = ("NoAccount", NO_PYTHON)
 #: Kinds of error that mean that a host is not reached, whatever was to be done there.
@@ -142,7 +142,12 @@ class Plugin:
         """Return the steps to the host that this one is reached through."""
         if self._via_steps is None:
             spec = self.get_option("mitogen_via")  # type: ignore[attr-defined]
-            self._via_steps = via.steps_to(self, str(plain(spec))) if spec else []
+            try:
+                self._via_steps = via.steps_to(self, str(plain(spec))) if spec else []
+            except ALIEN as e:
+                # Not left to the stock plugin, which would go straight to the host.
+                text = "mitogen_via=%s: %s: %s" % (spec, type(e).__name__, e)
+                raise AnsibleConnectionFailure(text) from e
         return self._via_steps
 
     def steps(self) -> list[Any]:

@@ -38,7 +38,7 @@ LONG = 65536
 LOOK = 0.5
 
 
-#: Methods whose contexts begin in the directory that programs there begin in.
+#: Methods by which nobody logs in: programs have the directory and environment of the context.
 PLACES = {"docker", "podman", "buildah", "kubectl", "lxc", "lxd", "incus", "jail", "setns"}
 
 
@@ -66,6 +66,8 @@ class Account:
         #: Where programs begin, if not in the account's home: those of an account that another has
         #: become where that one's would.
         self.cwd: "Optional[str]" = None
+        #: All that programs have in their environment, if not what one gets by logging in.
+        self.env: "Optional[Dict[str, str]]" = None
 
     def connect(self, via: "Any", cwd: "Optional[str]") -> "Any":
         """
@@ -87,7 +89,8 @@ class Account:
     def _start(self, via: "Any", context: "Any", cwd: "Optional[str]") -> "Optional[str]":
         method, _, *particular = self.steps[-1]
         if method in PLACES:
-            return context.call(os.getcwd)  # type: ignore[no-any-return]
+            cwd, self.env = context.call(target.surroundings)
+            return cwd
         if "become" not in particular or "login" in particular:
             return None
         cwd = cwd or via.call(programs.home)
@@ -283,6 +286,8 @@ class Broker:
         options = dict(options)
         if account.cwd is not None:
             options.setdefault("cwd", account.cwd)
+        if account.env is not None:
+            options.setdefault("env", account.env)
         term = options.pop("terminal", None)
         if term is not None:
             options["pty"] = process.Pty(term, 0, 0)

@@ -43,11 +43,13 @@ display = Display()
 
 #: Kinds of error that mean "log in with something else".
 AUTHENTICATION = ("PasswordError", "HostKeyError")
-#: Kinds of error that mean that a context can't be had, though the host be there.
 #: What shows that Ansible is not as we know it: a name that is gone, other arguments.
 ALIEN = (AttributeError, LookupError, TypeError)
+#: Kinds of error that mean that a context can't be had, though the host be there.
 NO_PYTHON = "UnsupportedPythonError"
 NO_CONTEXT = ("NoAccount", NO_PYTHON)
+#: Kinds of error that mean that a host is not reached, whatever was to be done there.
+NOT_REACHED = ("NoWay", "ContainerError", "EofError", "TimeoutError")
 #: ssh's exit status for what is its own fault.
 SSH_ERROR = 255
 
@@ -141,7 +143,12 @@ class Plugin:
         """Return the steps to the host that this one is reached through."""
         if self._via_steps is None:
             spec = self.get_option("mitogen_via")  # type: ignore[attr-defined]
-            self._via_steps = via.steps_to(self, str(plain(spec))) if spec else []
+            try:
+                self._via_steps = via.steps_to(self, str(plain(spec))) if spec else []
+            except ALIEN as e:
+                # Not left to the stock plugin, which would go straight to the host.
+                text = "mitogen_via=%s: %s: %s" % (spec, type(e).__name__, e)
+                raise AnsibleConnectionFailure(text) from e
         return self._via_steps
 
     def steps(self) -> list[Any]:
@@ -211,13 +218,14 @@ class Plugin:
         try:
             return self._client.request(name, *map(plain, (steps, *args)))
         except client.Failed as e:
+            text = transports.readable(str(e))
             if e.kind in AUTHENTICATION:
-                raise AnsibleAuthenticationFailure("%s: %s" % (host, e)) from e
-            if e.kind in NO_CONTEXT or name == "script":
+                raise AnsibleAuthenticationFailure("%s: %s" % (host, text)) from e
+            if e.kind in NO_CONTEXT or (name == "script" and e.kind not in NOT_REACHED):
                 raise
             if e.kind == "FileNotFoundError":
-                raise AnsibleFileNotFound(str(e)) from e
-            raise AnsibleConnectionFailure(self._why_not(host, str(e))) from None
+                raise AnsibleFileNotFound(text) from e
+            raise AnsibleConnectionFailure(self._why_not(host, text)) from None
         except (rpc.Lost, OSError) as e:
             raise AnsibleConnectionFailure("mitogen's broker process is gone: %s" % e) from e
 

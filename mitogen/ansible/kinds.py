@@ -81,9 +81,10 @@ class _OfOurs(Plugin, stock_local.Connection):  # type: ignore[misc]
 
     _has_stock = False
 
-    def _connect(self) -> Any:
-        self._connected = True
-        return self
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Not the controller's account, as `local` has it.
+        self.default_user = "root"
 
     def _exec_stock(self, cmd: Any, in_data: Any, sudoable: bool) -> Any:
         method, keywords, *_ = self._step(True)

@@ -34,7 +34,7 @@ if MYPY:
 
     from mitogen.core import Router
 
-__all__ = ["MISSING", "start_script"]
+__all__ = ["MISSING", "start_script", "surroundings"]
 
 #: Bytes of parts that are kept.
 KEPT_BYTES = 134217728
@@ -259,6 +259,13 @@ def _agent(router: "Router") -> "_Agent":
 
 def _is_early(name: "str") -> "bool":
     return name.startswith(EARLY)
+
+
+def surroundings() -> "List[Any]":
+    """Return the directory and the environment that this context has been given."""
+    env = own_environment()
+    env.setdefault("HOME", programs.home())
+    return [os.getcwd(), env]
 
 
 def start_script(router: "Router", spec: "Dict[str, Any]") -> "Any":

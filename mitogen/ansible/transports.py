@@ -18,7 +18,7 @@ from mitogen import core, handshake, sudo
 
 MYPY = False
 if MYPY:
-    from typing import Any, Callable, Dict, List, Optional, Union
+    from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
     #: A keyword of a method, from: an option's text by its name, or what asks the plugin.
     Source = Union[str, Callable[[Any], Any]]
@@ -31,6 +31,8 @@ __all__ = [
     "become_step",
     "kind_of",
     "local_step",
+    "parse_via",
+    "readable",
     "ssh_step",
     "tool_step",
 ]
@@ -47,6 +49,8 @@ PYTHON = [
     'command -v $p>/dev/null&&exec $p "$0" "$@";done;done;echo MITO:NONE'
     % " ".join(handshake.SUFFIXES),
 ]
+#: What that is called where it is not found.
+PYTHON_TEXT = "python3 in /usr/bin, /usr/libexec/platform-python, python3, python3.X and python"
 #: What sudo may be told, besides who and how to ask, without a difference to what is run.
 SUDO_OPTIONS = {
     "close_from",
@@ -291,7 +295,7 @@ def tool_step(plugin: "Any", kind: "str") -> "List[Any]":
     :param str kind: a key of KINDS
     """
     row = KINDS[kind]
-    options = {"connect_timeout": _timeout(plugin)}  # type: Dict[str, Any]
+    options = {"connect_timeout": _timeout(plugin), "python_path": ["exec", *PYTHON]}
     for keyword, source in row.keywords.items():
         options[keyword] = source(plugin) if callable(source) else _text(_option(plugin, source))
     return [row.method, _given(options)]
@@ -317,9 +321,30 @@ NAMES = {
 }  # type: Dict[str, str]
 
 
+def readable(text: "str") -> "str":
+    """Return an error's text with what PYTHON is in fewer words."""
+    return text.replace(" ".join(["exec", *PYTHON]), PYTHON_TEXT)
+
+
 def kind_of(name: "Any") -> "Optional[str]":
     """Return the kind of ours for the name of a connection plugin; None if there is none."""
     return NAMES.get(str(name))
+
+
+def parse_via(spec: "str") -> "Tuple[str, str, str]":
+    """
+    Return (become method, account, inventory name) of a `mitogen_via`; '' for what it does not say.
+
+    :raises ValueError: it is not `[[method:]user@]name`
+
+    >>> parse_via("sudo:root@bastion")
+    ('sudo', 'root', 'bastion')
+    """
+    before, at, name = spec.rpartition("@")
+    method, colon, user = before.rpartition(":")
+    if not name or (at and not user) or (colon and not method):
+        raise ValueError("mitogen_via=%r is not [[method:]user@]name" % spec)
+    return method, user, name
 
 
 # ---- other accounts

@@ -22,24 +22,11 @@ from ansible.plugins.loader import become_loader, connection_loader
 
 from mitogen.ansible import transports
 
-__all__ = ["parse", "steps_to"]
+__all__ = ["steps_to"]
 
 #: Variables that say a password for a connection, and for become.
 PASSWORDS = ("ansible_password", "ansible_ssh_pass", "ansible_ssh_password")
 BECOME_PASSWORDS = ("ansible_become_password", "ansible_become_pass")
-
-
-def parse(spec: str) -> tuple[str, str, str]:
-    """
-    Return (become method, account, inventory name) of a `mitogen_via`; '' for what it does not say.
-
-    :raises ValueError: it is not `[[method:]user@]name`
-    """
-    before, at, name = spec.rpartition("@")
-    method, colon, user = before.rpartition(":")
-    if not name or (at and not user) or (colon and not method):
-        raise ValueError("mitogen_via=%r is not [[method:]user@]name" % spec)
-    return method, user, name
 
 
 def steps_to(plugin: Any, spec: str) -> list[Any]:
@@ -53,7 +40,7 @@ def steps_to(plugin: Any, spec: str) -> list[Any]:
     hostvars = plugin.variables.get("hostvars") or {}
     try:
         # A name may have an @ in it.
-        method, user, name = ("", "", spec) if spec in hostvars else parse(spec)
+        method, user, name = ("", "", spec) if spec in hostvars else transports.parse_via(spec)
     except ValueError as e:
         raise AnsibleConnectionFailure(str(e)) from e
     chain = [*plugin.chain, name]

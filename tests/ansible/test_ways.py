@@ -3,6 +3,7 @@
 Each runs a playbook that knows nothing of mitogen, whose task prints which process runs it.
 """
 
+import json
 import pathlib
 import re
 from typing import Any
@@ -247,6 +248,41 @@ def test_names_of_strategies_are_the_stock_ones_for_core(place):
 
 
 # ---- settings
+
+OPTIONS = """
+import json
+from ansible import constants as C
+from ansible.plugins import loader
+loader.init_plugin_loader()
+found = {}
+for kind, name in KINDS:
+    plugin = getattr(loader, kind + "_loader").get(name, class_only=True)
+    known = C.config.get_configuration_definitions(kind, plugin._load_name)
+    found[name] = {option: given.get("default") for option, given in known.items()}
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.each_release
+def test_every_option_is_in_the_documentation(place, release):
+    """What Ansible itself knows of ours, beyond what its own plugins have."""
+    page = (ROOT / "docs" / "ansible" / "settings.rst").read_text(encoding="utf-8")
+    shims = (ROOT / "ansible_plugins" / "connection").glob("mitogen_*.py")
+    ours = sorted(path.stem[len("mitogen_") :] for path in shims)
+    names = [
+        ("callback", "mitogen.ansible.mitogen"),
+        ("connection", "ssh"),
+        ("connection", "local"),
+    ]
+    names += [("connection", "mitogen.ansible." + name) for name in ours]
+    done = place.run(place.site.python, "-c", "KINDS = {!r}\n{}".format(names, OPTIONS))
+    found = json.loads(done.stdout)
+    for name, options in found.items():
+        stock = found.get(name[len("mitogen.ansible.") :], {})
+        for option in set(options) - set(stock):
+            assert "\n   * - ``{}``\n".format(option) in page, (name, option)
+        changed = {each for each in set(options) & set(stock) if options[each] != stock[each]}
+        assert changed <= {"pipelining"}, "what is said of stock options holds for ours"
 
 
 def test_redirect(place):

@@ -20,7 +20,15 @@ import subprocess
 import sys
 from typing import Any, NamedTuple
 
-__all__ = ["Error", "Installation", "Setting", "ansible_python", "look", "overridden"]
+__all__ = [
+    "Error",
+    "Installation",
+    "Setting",
+    "ansible_python",
+    "in_variable",
+    "look",
+    "overridden",
+]
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 #: The first and the last release that the tests run.
@@ -102,7 +110,7 @@ def ansible_python() -> str | None:
     except OSError:
         return None
     # The second form is pip's where the path has blanks, or is too long.
-    found = re.match(r"#!(?:/usr/bin/env +)?(\S*python\S*)", head)
+    found = re.match(r"#! *(?:/usr/bin/env +)?(\S*python\S*)", head)
     found = found or re.match(r"#!/bin/sh\n'''exec' \"?([^\"\n]+?)\"? \"\$0\"", head)
     return shutil.which(found.group(1)) if found else None
 
@@ -236,9 +244,14 @@ def overridden(settings: list[Setting]) -> list[str]:
     return [
         text % (each.variable, each.key, each.entry)
         for each in settings
-        if each.variable in os.environ
-        and each.entry not in map(str.strip, os.environ[each.variable].split(each.separator))
+        if each.variable in os.environ and not in_variable(each)
     ]
+
+
+def in_variable(setting: Setting) -> bool:
+    """Return whether the environment has an entry."""
+    value = os.environ.get(setting.variable, "")
+    return setting.entry in [each.strip() for each in value.split(setting.separator)]
 
 
 def _hindrances(constants: Any, settings: list[Setting]) -> list[str]:

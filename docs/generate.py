@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import glob
-import importlib.util
 import os
 import re
 import sys
@@ -22,6 +21,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
 
 from mitogen import aliases, core, grants, values  # noqa: E402 (the checkout's)
+from mitogen.ansible import options as connections  # noqa: E402
 from tests.unit import api_check, api_names  # noqa: E402
 
 WIRE = os.path.join(HERE, "design", "wire.rst")
@@ -217,9 +217,12 @@ Connections
 -----------
 
 ``mitogen.ansible.ssh`` and ``mitogen.ansible.local`` have the options of Ansible's own plugins (``ansible-doc -t
-connection ssh``), by the same names: what is set for those holds for ours. These are other, or more:
+connection ssh``), by the same names: what is set for those holds for ours. These are other, or more; all of ours have
+them, but that ``local`` goes through nothing:
 
 {common}
+
+The others have the options that the plugins of collections have, none of which needs to be installed.
 """
 #: Markup of Ansible's documentation to reST's.
 MARKUP = (
@@ -259,11 +262,8 @@ def common_options() -> dict[str, Any]:
 
 def kinds() -> dict[str, dict[str, Any]]:
     """Return the options of connection plugins that Ansible itself has none for, by kind."""
-    if importlib.util.find_spec("mitogen.ansible.options") is None:
-        return {}
-    options = importlib.import_module("mitogen.ansible.options")
-    texts = {kind: yaml.safe_load(options.documentation(kind)) for kind in sorted(options.KINDS)}
-    return {kind: text["options"] for kind, text in texts.items()}
+    names = sorted(connections.KINDS)
+    return {name: yaml.safe_load(connections.documentation(name))["options"] for name in names}
 
 
 def _prose(text: Any) -> str:

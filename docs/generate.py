@@ -1,24 +1,32 @@
 """
 Writes the pages that are tables of what is in the code: `python3 docs/generate.py`.
 
-docs/design/wire.rst (handles, values) and docs/reference/compatibility.rst (the names of old
-programs, from tests/unit/api_names.py). tests/unit/test_docs.py fails while a page is not what this
-makes.
+docs/design/wire.rst (handles, values), docs/reference/compatibility.rst (the names of old programs,
+from tests/unit/api_names.py) and docs/ansible/settings.rst (the options of Ansible's plugins).
+tests/unit/test_docs.py fails while a page is not what this makes.
 """
 
 from __future__ import annotations
 
+import ast
+import glob
 import os
+import re
 import sys
+from typing import Any
+
+import yaml
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
 
 from mitogen import aliases, core, grants, values  # noqa: E402 (the checkout's)
+from mitogen.ansible import options as connections  # noqa: E402
 from tests.unit import api_check, api_names  # noqa: E402
 
 WIRE = os.path.join(HERE, "design", "wire.rst")
 COMPATIBILITY = os.path.join(HERE, "reference", "compatibility.rst")
+SETTINGS = os.path.join(HERE, "ansible", "settings.rst")
 
 #: Handle, direction, data, answer. A raw payload is written as struct writes it.
 HANDLES = (
@@ -191,8 +199,122 @@ def compatibility() -> str:
     return "\n".join(parts)
 
 
+SETTINGS_TEXT = """\
+Settings
+========
+
+.. This page is written by docs/generate.py from the plugins' options.
+
+Nothing has to be set. What is in several places is taken from the first of: a host's or task's variable, the
+environment, ``ansible.cfg``. A name like ``[mitogen] redirect`` is a section of ``ansible.cfg`` and a name in it.
+
+The callback and the strategies
+-------------------------------
+
+{callback}
+
+Connections
+-----------
+
+``mitogen.ansible.ssh`` and ``mitogen.ansible.local`` have the options of Ansible's own plugins (``ansible-doc -t
+connection ssh``), by the same names: what is set for those holds for ours. These are other, or more; all of ours have
+them, but that ``local`` goes through nothing:
+
+{common}
+
+The others have the options that the plugins of collections have, none of which needs to be installed.
+"""
+#: Markup of Ansible's documentation to reST's.
+MARKUP = (
+    (r"[PM]\(([^)#]+)(#\w+)?\)", r"``\1``"),
+    (r"[COEV]\(([^)]*)\)", r"``\1``"),
+    (r"[IB]\(([^)]*)\)", r"*\1*"),
+)
+
+
+def constants(path: str) -> dict[str, Any]:
+    """Return a module's strings by name, without importing it: it may need Ansible."""
+    with open(path, encoding="utf-8") as fp:
+        body = ast.parse(fp.read()).body
+    found = {}
+    for node in body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+            found[node.targets[0].id] = node.value.value  # type: ignore[attr-defined]
+    return {name: value for name, value in found.items() if isinstance(value, str)}
+
+
+def callback_options() -> dict[str, Any]:
+    """Return the options of the callback plugin."""
+    path = os.path.join(HERE, "..", "ansible_plugins", "callback", "mitogen.py")
+    return dict(yaml.safe_load(constants(path)["DOCUMENTATION"])["options"])
+
+
+def common_options() -> dict[str, Any]:
+    """Return the options that every connection plugin of ours has: texts in mitogen/ansible/."""
+    found: dict[str, Any] = {}
+    for path in sorted(glob.glob(os.path.join(HERE, "..", "mitogen", "ansible", "*.py"))):
+        for value in constants(path).values():
+            # In a module the text of an option begins with its name.
+            if re.match(r"\n[a-z_]+:\n  description:", value):
+                found.update(yaml.safe_load(value))
+    return found
+
+
+def kinds() -> dict[str, dict[str, Any]]:
+    """Return the options of connection plugins that Ansible itself has none for, by kind."""
+    names = sorted(connections.KINDS)
+    return {name: yaml.safe_load(connections.documentation(name))["options"] for name in names}
+
+
+def _prose(text: Any) -> str:
+    lines = [text] if isinstance(text, str) else text
+    found = " ".join(" ".join(str(line).split()) for line in lines)
+    for pattern, new in MARKUP:
+        found = re.sub(pattern, new, found)
+    return found
+
+
+def _names(places: Any) -> str:
+    return ", ".join(f"``{each['name']}``" for each in places or [])
+
+
+def options_table(options: dict[str, Any]) -> str:
+    """Return a table of options, as Ansible's DOCUMENTATION has them."""
+    rows = []
+    for name, option in options.items():
+        default = option.get("default")
+        if isinstance(default, list):
+            default = ", ".join(map(str, default))
+        elif isinstance(default, bool):
+            default = str(default).lower()
+        value = str(option.get("type", "str"))
+        value += "" if default in (None, "") else f", ``{default}``"
+        files = ", ".join(
+            f"``[{each['section']}] {each['key']}``" for each in option.get("ini", [])
+        )
+        where = [_names(option.get("vars")), _names(option.get("env")), files]
+        rows.append((f"``{name}``", _prose(option["description"]), value, *where))
+    head = ("option", "what it is", "type, default", "variable", "environment", "ansible.cfg")
+    return table(head, rows)
+
+
+def settings() -> str:
+    """Return the text of docs/ansible/settings.rst."""
+    common = common_options()
+    parts = [
+        SETTINGS_TEXT.format(
+            callback=options_table(callback_options()), common=options_table(common)
+        )
+    ]
+    for kind, options in kinds().items():
+        own = {name: option for name, option in options.items() if name not in common}
+        heading = f"mitogen.ansible.{kind}"
+        parts.append(f"{heading}\n{'.' * len(heading)}\n\n{options_table(own)}\n")
+    return "\n".join(parts)
+
+
 #: Path of a page to what makes its text.
-PAGES = {WIRE: wire, COMPATIBILITY: compatibility}
+PAGES = {WIRE: wire, COMPATIBILITY: compatibility, SETTINGS: settings}
 
 
 def main() -> None:

@@ -77,11 +77,9 @@ def disable(found: installation.Installation, options: argparse.Namespace) -> in
         print("%s: removed, as there was nothing else in it" % path)
     else:
         print("%s: %s" % (path, ("no longer has %s" if done else "had no %s") % names))
-    entry, variable = found.settings[0].entry, found.settings[0].variable
-    if entry in os.environ.get(variable, "").split(","):
-        _tell(["the variable %s has it: unset it" % variable])
-        return 1
-    return 0
+    has = [each.variable for each in found.settings if installation.in_variable(each)]
+    _tell(["the variable %s has it: unset it" % variable for variable in has])
+    return 1 if has else 0
 
 
 def env(found: installation.Installation, options: argparse.Namespace) -> int:

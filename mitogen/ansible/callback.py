@@ -115,7 +115,9 @@ def enable(who: str, stock: list[str]) -> None:
     :param stock: connection plugins of Ansible in whose place ours are used
     """
     try:
-        redirect.redirection(loader.connection_loader).want(who, stock)
+        # An empty variable is a list of one empty name.
+        names = [name for name in stock if name]
+        redirect.redirection(loader.connection_loader).want(who, names)
         preload()
     except Exception as e:
         display.vvv("mitogen.ansible: %s: %s" % (type(e).__name__, e))

@@ -38,7 +38,7 @@ def target(in_force: str | None) -> str:
     """
     if in_force:
         return in_force
-    named = os.environ.get("ANSIBLE_CONFIG")
+    named = os.path.expanduser(os.environ.get("ANSIBLE_CONFIG", ""))
     if named:
         return os.path.join(named, "ansible.cfg") if os.path.isdir(named) else named
     if os.stat(".").st_mode & stat.S_IWOTH:

@@ -20,7 +20,15 @@ import subprocess
 import sys
 from typing import Any, NamedTuple
 
-__all__ = ["Error", "Installation", "Setting", "ansible_python", "look", "overridden"]
+__all__ = [
+    "Error",
+    "Installation",
+    "Setting",
+    "ansible_python",
+    "in_variable",
+    "look",
+    "overridden",
+]
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 #: The first and the last release that the tests run.
@@ -102,7 +110,7 @@ def ansible_python() -> str | None:
     except OSError:
         return None
     # The second form is pip's where the path has blanks, or is too long.
-    found = re.match(r"#!(?:/usr/bin/env +)?(\S*python\S*)", head)
+    found = re.match(r"#! *(?:/usr/bin/env +)?(\S*python\S*)", head)
     found = found or re.match(r"#!/bin/sh\n'''exec' \"?([^\"\n]+?)\"? \"\$0\"", head)
     return shutil.which(found.group(1)) if found else None
 
@@ -118,18 +126,12 @@ def _probe(python: str) -> dict[str, Any]:
         return {}
 
 
-def _is_this(python: str) -> bool:
-    here, there = (os.path.dirname(os.path.abspath(each)) for each in (sys.executable, python))
-    return here == there or os.path.realpath(here) == os.path.realpath(there)
-
-
 def _other_python() -> list[str]:
-    """Return what is wrong with the Python of `ansible-playbook`, if it is not this one."""
-    python = ansible_python()
-    if python is None or _is_this(python):
-        python = sys.executable
+    """Return what is wrong with the Python of `ansible-playbook`, which may not be this one."""
+    python = ansible_python() or sys.executable
     found = _probe(python)
-    if found.get("ours"):
+    # One that can't be run is nothing that we could say more about than it does itself.
+    if not found or found["ours"]:
         return []
     if found.get("mitogen"):
         what = "an older package, mitogen %s" % found["mitogen"]
@@ -144,11 +146,12 @@ def _other_python() -> list[str]:
 
 def _without_ansible() -> Error:
     python = ansible_python()
-    if python is None or _is_this(python):
+    found = _probe(python) if python else {}
+    if not found.get("ansible"):
         text = "%s has no ansible-core: install it ('%s -m pip install ansible-core'), or run this"
         return Error((text + " with the Python that has it") % (sys.executable, sys.executable))
     text = "%s has no ansible-core; the ansible-playbook on PATH is run by %s: run '%s%s -m "
-    install = "" if _probe(python).get("ours") else "%s -m pip install mitogen && " % python
+    install = "" if found.get("ours") else "%s -m pip install mitogen && " % python
     return Error((text + "mitogen.ansible'") % (sys.executable, python, install, python))
 
 
@@ -236,9 +239,14 @@ def overridden(settings: list[Setting]) -> list[str]:
     return [
         text % (each.variable, each.key, each.entry)
         for each in settings
-        if each.variable in os.environ
-        and each.entry not in map(str.strip, os.environ[each.variable].split(each.separator))
+        if each.variable in os.environ and not in_variable(each)
     ]
+
+
+def in_variable(setting: Setting) -> bool:
+    """Return whether the environment has an entry."""
+    value = os.environ.get(setting.variable, "")
+    return setting.entry in [each.strip() for each in value.split(setting.separator)]
 
 
 def _hindrances(constants: Any, settings: list[Setting]) -> list[str]:

@@ -286,11 +286,11 @@ class Bed:
     def _members(self, way: ways.Way, run: pathlib.Path) -> dict[str, dict[str, Any]]:
         """Return the hosts and what is particular to each."""
         # In root's own home nothing is to be changed.
-        root = {
-            "ansible_user": "root",
+        in_run = {
             "ansible_remote_tmp": str(run / "root_tmp"),
             "ansible_async_dir": str(run / "root_async"),
         }
+        root = {"ansible_user": "root", **in_run}
         members: dict[str, dict[str, Any]] = {
             "one": {},
             "two": {},
@@ -319,13 +319,12 @@ class Bed:
             members["python{}{}".format(major, minor)] = {**root, **python}
         # The same host as one, by a connection with its full name; another kind of connection.
         members["fqcn"] = {"ansible_connection": "ansible.builtin.ssh"}
-        members["alien"] = {"ansible_connection": "alien"}
+        members["alien"] = {"ansible_connection": "alien", **in_run}
         # Nobody listens there.
         members["gone"] = {"ansible_host": "127.0.0.99"}
         members["nearby"] = {
             "ansible_connection": way.variables["local_connection"],
-            "ansible_remote_tmp": root["ansible_remote_tmp"],
-            "ansible_async_dir": root["ansible_async_dir"],
+            **in_run,
         }
         for host in members.values():
             host.setdefault("ansible_host", ADDRESSES[0])
@@ -490,6 +489,9 @@ class Bed:
             (installed.version, "RELEASE"),
             (str(self.sshd.port), "PORT"),
         ]
+        # What a user writes to go this way, some results repeat.
+        names = ways.WAYS[way].variables.items()
+        replace += [(value, ways.NAMES[key]) for key, value in names if value != ways.NAMES[key]]
         records = self._records(run)
         return Outcome(playbook, run, child.returncode, records, printed, wall, cpu, left, replace)
 

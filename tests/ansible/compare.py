@@ -110,6 +110,12 @@ STRINGS = (
     (r"\.ansible_tmp\w{8}", ".ansible_tmpN", "random letters"),
     (r"\A\.[a-z0-9_]{8}\Z", ".N", "the name of a file that has copy's content"),
     (r"\btmp[a-z0-9_]{8}\b", "tmpN", "tempfile's random letters"),
+    (
+        r'Data could not be sent to remote host \\*"[^"]*"\. Make sure this host can be reached '
+        "over ssh",
+        "Failed to connect to the host via ssh",
+        "whether ssh ended before it took what a module is sent by, or after",
+    ),
     (r"ControlSocket \S+ already exists, disabling multiplexing\r?\n", "", "two logins at once"),
     (r"\bj?\d{6,}\.\d+(?=\b)", "JOB", "a job's random number and pid"),
     (r"\.\d+\.\d{4}-\d\d-\d\d@\d\d:\d\d:\d\d~", ".BACKUP~", "a backup's pid and time"),

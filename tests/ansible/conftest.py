@@ -4,6 +4,7 @@ Rules: every run that the chosen tests need is started in their order as soon as
 asks, `JOBS` at a time, and happens once, however many tests look at it.
 """
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any, Callable
 import pytest
 
 from tests import hosts
-from tests.ansible import bed, environments
+from tests.ansible import bed, environments, fresh
 
 #: A run waits for others half of its time; more than one and a half per processor gains nothing.
 JOBS = max(2, (os.cpu_count() or 1) * 3 // 2)
@@ -85,3 +86,43 @@ def runs(request: pytest.FixtureRequest, ansible_bed: bed.Bed) -> Iterator[Runs]
 def installed() -> Callable[[str], environments.Environment]:
     """`installed("2.21")`: the environment of that release, made if need be."""
     return environments.ready
+
+
+@pytest.fixture(scope="package")
+def sites(tmp_path_factory):
+    """`sites("2.21", True)`: an environment, with mitogen in it or not."""
+    made: dict[tuple[str, bool], fresh.Site] = {}
+
+    def site(release, with_mitogen):
+        key = release, with_mitogen
+        if key not in made:
+            directory = tmp_path_factory.mktemp("site") / "venv"
+            made[key] = fresh.make(release, directory, with_mitogen)
+        return made[key]
+
+    return site
+
+
+@pytest.fixture
+def inventory(sshd, users):
+    """`inventory(place)`: a host by ssh, `web`, and a local one, `here`."""
+
+    def write(place):
+        variables = {
+            "ansible_port": sshd.port,
+            "ansible_user": users.plain.name,
+            "ansible_ssh_private_key_file": sshd.identity_file,
+            "ansible_ssh_common_args": "'-o IdentitiesOnly=yes {}'".format(" ".join(sshd.ssh_args)),
+        }
+        text = " ".join("{}={}".format(*each) for each in variables.items())
+        python = "ansible_python_interpreter=/usr/bin/python3"
+        lines = ["web ansible_host=127.0.0.1 {} {}".format(python, text)]
+        # Not in root's home, where other runs tidy up.
+        there = "ansible_remote_tmp={}".format(place.directory / "remote")
+        lines += ["here ansible_connection=local {} {}".format(python, there)]
+        place.write("hosts", "\n".join(lines) + "\n")
+
+    yield write
+    for directory in (".ansible/tmp", ".ansible"):
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(os.path.join(users.plain.home, directory))

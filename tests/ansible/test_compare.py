@@ -274,6 +274,16 @@ class TestOutput:
         assert compare.compare_output(one, other) == []
         assert compare.compare_output(one, text.format("a", "TypeError"))
 
+    def test_not_reached(self):
+        """In core's words for before and after something was sent; ssh's own words count."""
+        first = (
+            'fatal: {{"msg": "Data could not be sent to remote host \\"a\\". Make sure this host '
+        )
+        first += 'can be reached over ssh: {}"}}'
+        second = 'fatal: {{"msg": "Failed to connect to the host via ssh: {}"}}'
+        assert compare.compare_output(first.format("x"), second.format("x")) == []
+        assert compare.compare_output(first.format("x"), second.format("y"))
+
     def test_hosts_of_an_included_file(self):
         """In any order; which they are, and for what item, counts."""
         text = "included: /a.yml for {} => (item=a, b)"

@@ -3,6 +3,7 @@
 Each runs a playbook that knows nothing of mitogen, whose task prints which process runs it.
 """
 
+import json
 import pathlib
 import re
 from typing import Any
@@ -48,26 +49,12 @@ def pytest_generate_tests(metafunc: Any) -> None:
     metafunc.parametrize("release", marked, scope="module")
 
 
-@pytest.fixture(scope="module")
-def sites(tmp_path_factory):
-    """`sites("2.21", True)`: an environment, with mitogen in it or not."""
-    made: dict[tuple[str, bool], fresh.Site] = {}
-
-    def site(release, with_mitogen):
-        key = release, with_mitogen
-        if key not in made:
-            directory = tmp_path_factory.mktemp("site") / "venv"
-            made[key] = fresh.make(release, directory, with_mitogen)
-        return made[key]
-
-    return site
-
-
 @pytest.fixture
 def place(sites, release, tmp_path, inventory):
     """A user who has run `pip install mitogen`."""
     found = fresh.Place(sites(release, True), tmp_path)
     inventory(found)
+    found.write("site.yml", PLAYBOOK)
     return found
 
 
@@ -75,32 +62,9 @@ def place(sites, release, tmp_path, inventory):
 def beside(sites, release, tmp_path, inventory):
     """A user who has a checkout, and nothing installed but Ansible."""
     found = fresh.Place(sites(release, False), tmp_path)
-    found.variables["PYTHONPATH"] = ""
     inventory(found)
+    found.write("site.yml", PLAYBOOK)
     return found
-
-
-@pytest.fixture
-def inventory(sshd, users):
-    """`inventory(place)`: a host by ssh, a local one, and the playbook."""
-
-    def write(place):
-        variables = {
-            "ansible_port": sshd.port,
-            "ansible_user": users.plain.name,
-            "ansible_ssh_private_key_file": sshd.identity_file,
-            "ansible_ssh_common_args": "'-o IdentitiesOnly=yes {}'".format(" ".join(sshd.ssh_args)),
-        }
-        text = " ".join("{}={}".format(*each) for each in variables.items())
-        python = "ansible_python_interpreter=/usr/bin/python3"
-        lines = ["web ansible_host=127.0.0.1 {} {}".format(python, text)]
-        # Not in root's home, where other runs tidy up.
-        there = "ansible_remote_tmp={}".format(place.directory / "remote")
-        lines += ["here ansible_connection=local {} {}".format(python, there)]
-        place.write("hosts", "\n".join(lines) + "\n")
-        place.write("site.yml", PLAYBOOK)
-
-    return write
 
 
 def play(place, name="site.yml", *more, **variables):
@@ -248,6 +212,43 @@ def test_names_of_strategies_are_the_stock_ones_for_core(place):
 
 # ---- settings
 
+OPTIONS = """
+import json
+from ansible import constants as C
+from ansible.plugins import loader
+loader.init_plugin_loader()
+found = {}
+for kind, name in KINDS:
+    plugin = getattr(loader, kind + "_loader").get(name, class_only=True)
+    known = C.config.get_configuration_definitions(kind, plugin._load_name)
+    found[name] = {option: given.get("default") for option, given in known.items()}
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.each_release
+def test_every_option_is_in_the_documentation(place, release):
+    """What Ansible itself knows of ours, beyond what its own plugins have."""
+    page = (ROOT / "docs" / "ansible" / "settings.rst").read_text(encoding="utf-8")
+    shims = (ROOT / "ansible_plugins" / "connection").glob("mitogen_*.py")
+    ours = sorted(path.stem[len("mitogen_") :] for path in shims)
+    names = [
+        ("callback", "mitogen.ansible.mitogen"),
+        ("connection", "ssh"),
+        ("connection", "local"),
+    ]
+    names += [("connection", "mitogen.ansible." + name) for name in ours]
+    done = place.run(place.site.python, "-c", "KINDS = {!r}\n{}".format(names, OPTIONS))
+    found = json.loads(done.stdout)
+    for name, options in found.items():
+        if not name.startswith("mitogen.ansible."):
+            continue
+        stock = found.get(name[len("mitogen.ansible.") :], {})
+        for option in set(options) - set(stock):
+            assert "\n   * - ``{}``\n".format(option) in page, (name, option)
+        changed = {each for each in set(options) & set(stock) if options[each] != stock[each]}
+        assert changed <= {"pipelining"}, "what is said of stock options holds for ours"
+
 
 def test_redirect(place):
     """What is named, and no more; a name that we have nothing for is told, the others hold."""
@@ -256,7 +257,8 @@ def test_redirect(place):
         "[defaults]\ncallbacks_enabled = mitogen.ansible.mitogen\n[mitogen]\nredirect = local\n",
     )
     assert re.findall(r'"stdout": "[^"]*zygote', play(place)) and ours(play(place)) == 1
-    assert ours(play(place, MITOGEN_REDIRECT="")) == 0
+    output = play(place, MITOGEN_REDIRECT="")
+    assert ours(output) == 0 and "WARNING" not in output
     output = play(place, MITOGEN_REDIRECT="ssh, nonsense")
     assert ours(output) == 1
     assert output.count("there is no plugin of ours for connection 'nonsense'") == 1

@@ -7,7 +7,7 @@ settings that they would write, and nothing else.
 import pathlib
 from typing import NamedTuple
 
-__all__ = ["OURS", "WAYS", "Way"]
+__all__ = ["NAMES", "OURS", "WAYS", "Way"]
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PLUGINS = ROOT / "ansible_plugins"

@@ -17,7 +17,7 @@ def _generate():
     return module
 
 
-@pytest.mark.parametrize("name", ["wire", "compatibility"])
+@pytest.mark.parametrize("name", ["wire", "compatibility", "settings"])
 def test_a_page_is_up_to_date(name):
     generate = _generate()
     path = getattr(generate, name.upper())
@@ -35,6 +35,23 @@ def test_the_generator_writes_all_pages(tmp_path, monkeypatch):
         for path, make in pages.items():
             with open(path, encoding="utf-8") as fp:
                 assert fp.read() == make()
+
+
+def test_settings():
+    """Each option has a row, with all its names; markup and values are readable."""
+    generate = _generate()
+    text = generate.settings()
+    found = {**generate.callback_options(), **generate.common_options()}
+    assert {"redirect", "pipelining"} <= set(found)
+    for options in [found, *generate.kinds().values()]:
+        for name, option in options.items():
+            assert f"``{name}``" in text
+            for each in option.get("vars", []) + option.get("env", []):
+                assert f"``{each['name']}``" in text
+            for each in option.get("ini", []):
+                assert f"``[{each['section']}] {each['key']}``" in text
+    assert "boolean, ``true``" in text and "list, ``ssh, local``" in text
+    assert not any(mark in text for mark in ("C(", "P(", "None", "True", "False"))
 
 
 def test_every_handle_is_in_the_table():

@@ -1,0 +1,143 @@
+"""docs/ansible/ and the README's part on Ansible: its commands run, its settings and messages are.
+
+Every `.. code-block:: sh` of a page, from its first to its last, in one directory of a user who has
+Ansible, an inventory and a playbook. `pip install` installs the checkout, not what a registry has.
+"""
+
+import ast
+import pathlib
+import re
+import textwrap
+
+import pytest
+
+from tests.ansible import environments, fresh
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.ssh,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(bool(environments.why_not("2.21")), reason=environments.why_not("2.21")),
+]
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PAGES = sorted((ROOT / "docs" / "ansible").glob("*.rst"))
+PIP = """#!/bin/sh
+case "$*" in "install mitogen"|"install --upgrade mitogen")
+    exec {} -m pip --python {} install -qq --no-deps --no-index --force-reinstall {};; esac
+echo "pip: $*: not what the tests know" >&2
+exit 64
+"""
+PLAYBOOK = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - command: sh -c 'tr \\\\0 _ < /proc/$PPID/cmdline'
+      register: who
+    - debug: {var: who.stdout}
+"""
+
+
+def blocks(path, language):
+    """Return the code blocks of a language on a page."""
+    pattern = r"(?m)^\.\. code-block:: {}\n\n((?:(?:   .*)?\n)+)".format(language)
+    return [textwrap.dedent(each) for each in re.findall(pattern, path.read_text("utf-8") + "\n")]
+
+
+@pytest.fixture
+def user(tmp_path, inventory):
+    """A user with Ansible alone, whose pip installs the checkout."""
+    site = fresh.make("2.21", tmp_path / "venv", with_mitogen=False)
+    place = fresh.Place(site, tmp_path)
+    base = environments.ready("2.21").program("python")
+    wheel = environments.wheel(environments.stamp_of_checkout())
+    pip = site.directory / "bin" / "pip"
+    pip.write_text(PIP.format(base, site.python, wheel))
+    pip.chmod(0o755)
+    inventory(place)
+    place.write("site.yml", PLAYBOOK)
+    place.variables["MITOGEN_REPOSITORY"] = str(ROOT)
+    return place
+
+
+def run(user, text):
+    done = user.run("/bin/sh", "-exc", text)
+    assert done.returncode == 0, "{}\n{}\n{}".format(text, done.stdout, done.stderr)
+    return done.stdout
+
+
+WITH_COMMANDS = [path for path in PAGES if blocks(path, "sh")]
+
+
+def test_pages_have_commands():
+    assert {"index", "troubleshooting", "from-0.3"} <= {path.stem for path in WITH_COMMANDS}
+
+
+@pytest.mark.parametrize("path", WITH_COMMANDS, ids=lambda path: path.stem)
+def test_commands(path, user):
+    """They end well, and where a playbook is run after `enable` it uses mitogen."""
+    if "pip install" not in path.read_text("utf-8"):
+        # A page for those who have done what the first one says.
+        run(user, "pip install mitogen && python -m mitogen.ansible enable")
+    for text in blocks(path, "sh"):
+        output = run(user, text)
+        if "ansible-playbook" in text and "grep" not in text:
+            assert output.count("mitogen.zygote") == 2, text
+
+
+def test_readme(user):
+    text = (ROOT / "README.rst").read_text("utf-8")
+    section = text[text.index("\nAnsible\n-------\n") :]
+    block = re.search(r"::\n\n((?:    .*\n)+)", section)
+    assert block and len(block.group(1).splitlines()) == 3
+    assert run(user, textwrap.dedent(block.group(1))).count("mitogen.zygote") == 2
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_configurations(path, user):
+    """Each is an ansible.cfg that turns it on, if it says so; Ansible has nothing against it."""
+    found = blocks(path, "ini")
+    if not found:
+        return
+    run(user, "pip install mitogen")
+    for text in found:
+        user.write("ansible.cfg", text)
+        done = user.run("ansible-playbook", "-i", "hosts", "site.yml")
+        assert done.returncode == 0 and "WARNING" not in done.stderr, done.stdout + done.stderr
+        assert ("callbacks_enabled" in text) == ("mitogen.zygote" in done.stdout)
+
+
+# ---- messages
+
+
+def constants(path):
+    """Yield the strings of a module, with what is filled in as dots."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield re.sub(r"%[sr]|\{[^}]*\}", "...", node.value)
+
+
+def test_messages():
+    """What troubleshooting explains is really said, by us or by Ansible."""
+    core = environments.ready("2.21").directory
+    ours, theirs = sorted((ROOT / "mitogen" / "ansible").glob("*.py")), []
+    said = [each for path in ours for each in constants(path)]
+    for name in (
+        "executor/task_executor.py",
+        "executor/task_queue_manager.py",
+        "plugins/loader.py",
+    ):
+        theirs += core.glob("lib/python*/site-packages/ansible/" + name)
+    # Core's is for a Python that may be newer than this one.
+    said += [path.read_text("utf-8") for path in theirs]
+    text = (ROOT / "docs" / "ansible" / "troubleshooting.rst").read_text("utf-8")
+    explained = re.findall(r"(?m)^``(.+)``\n    ", text)
+    assert len(explained) > 15
+    for message in explained:
+        # Names within them are examples of what is filled in.
+        names = r"'[^']+'|ANSIBLE_\w+|callbacks_enabled(?= has|\Z)|mitogen(?=, )|mitogen_linear"
+        parts = [each.strip(" .:,") for each in re.split(names, message)]
+        parts = [each for each in parts if len(each) > 5]
+        assert parts, message
+        for part in parts:
+            assert any(part in each for each in said), (message, part)

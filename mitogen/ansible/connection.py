@@ -44,10 +44,13 @@ display = Display()
 #: Kinds of error that mean "log in with something else".
 AUTHENTICATION = ("PasswordError", "HostKeyError")
 #: Kinds of error that mean that a context can't be had, though the host be there.
-#: What shows that Ansible is not as we know it: a name that is gone, other arguments.
-ALIEN = (AttributeError, LookupError, TypeError)
 NO_PYTHON = "UnsupportedPythonError"
 NO_CONTEXT = ("NoAccount", NO_PYTHON)
+#: Kinds of error by which a script has not begun: it may be run otherwise. After any other one it
+#: may have.
+NOT_BEGUN = ("FileNotFoundError", "NotADirectoryError", "OSError", "PermissionError", "Refused")
+#: What shows that Ansible is not as we know it: a name that is gone, other arguments.
+ALIEN = (AttributeError, LookupError, TypeError)
 #: ssh's exit status for what is its own fault.
 SSH_ERROR = 255
 
@@ -209,7 +212,7 @@ class Plugin:
         except client.Failed as e:
             if e.kind in AUTHENTICATION:
                 raise AnsibleAuthenticationFailure("%s: %s" % (host, e)) from e
-            if e.kind in NO_CONTEXT or name == "script":
+            if e.kind in NO_CONTEXT or (name == "script" and e.kind in NOT_BEGUN):
                 raise
             if e.kind == "FileNotFoundError":
                 raise AnsibleFileNotFound(str(e)) from e

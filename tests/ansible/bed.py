@@ -319,7 +319,10 @@ class Bed:
             members["python{}{}".format(major, minor)] = {**root, **python}
         # The same host as one, by a connection with its full name; another kind of connection.
         members["fqcn"] = {"ansible_connection": "ansible.builtin.ssh"}
-        members["alien"] = {"ansible_connection": "alien"}
+        members["alien"] = {
+            "ansible_connection": "alien",
+            "ansible_remote_tmp": root["ansible_remote_tmp"],
+        }
         # Nobody listens there.
         members["gone"] = {"ansible_host": "127.0.0.99"}
         members["nearby"] = {

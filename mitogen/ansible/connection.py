@@ -272,7 +272,7 @@ class Plugin:
         become: Any = self.become  # type: ignore[attr-defined]
         if become and not become.pipelining and not transports.become_step(become):
             return False
-        wanted = self._guarded(self.get_option, "pipelining")  # type: ignore[attr-defined]
+        wanted = self._guarded(lambda: self.get_option("pipelining"))  # type: ignore[attr-defined]
         return bool(wanted) and not wrap_async
 
     def _connect(self) -> Any:

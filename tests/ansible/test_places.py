@@ -156,6 +156,7 @@ NESTED = """\
     - ping:
     - name: nested
       command: ansible-playbook -i {{ inventory_file }} {{ here }}/inner.yml
+      environment: {BED_RESULTS: "{{ here }}/inner.jsonl"}
       delegate_to: localhost
       connection: local
       register: inner

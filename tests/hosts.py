@@ -20,6 +20,7 @@ import pwd
 import re
 import select
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -270,6 +271,28 @@ class Sshd:
             processes.end_processes(left)
             return left
         return []
+
+    def restart(self) -> None:
+        """End the listener and start another on the same port; sessions go on."""
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait(10)
+        self.resume()
+
+    def halt(self) -> None:
+        """End the listener and all that runs in sessions at once, as a machine that goes down."""
+        assert self._process is not None
+        below = processes.process_tree(self.pid)
+        self._process.terminate()
+        for each in below:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each.pid, signal.SIGKILL)
+        self._process.wait(10)
+
+    def resume(self) -> None:
+        """Start it again, on the same port."""
+        if not self._start_on_port():
+            raise AssertionError("sshd does not start again:\n" + self.log())
 
     def log(self) -> str:
         """Return what sshd has logged until now."""

@@ -43,13 +43,14 @@ display = Display()
 
 #: Kinds of error that mean "log in with something else".
 AUTHENTICATION = ("PasswordError", "HostKeyError")
-#: What shows that Ansible is not as we know it: a name that is gone, other arguments.
-ALIEN = (AttributeError, LookupError, TypeError)
 #: Kinds of error that mean that a context can't be had, though the host be there.
 NO_PYTHON = "UnsupportedPythonError"
 NO_CONTEXT = ("NoAccount", NO_PYTHON)
-#: Kinds of error that mean that a host is not reached, whatever was to be done there.
-NOT_REACHED = ("NoWay", "ContainerError", "EofError", "TimeoutError")
+#: Kinds of error by which a script has not begun: it may be run otherwise. After any other one it
+#: may have.
+NOT_BEGUN = ("FileNotFoundError", "NotADirectoryError", "OSError", "PermissionError", "Refused")
+#: What shows that Ansible is not as we know it: a name that is gone, other arguments.
+ALIEN = (AttributeError, LookupError, TypeError)
 #: ssh's exit status for what is its own fault.
 SSH_ERROR = 255
 
@@ -221,7 +222,7 @@ class Plugin:
             text = transports.readable(str(e))
             if e.kind in AUTHENTICATION:
                 raise AnsibleAuthenticationFailure("%s: %s" % (host, text)) from e
-            if e.kind in NO_CONTEXT or (name == "script" and e.kind not in NOT_REACHED):
+            if e.kind in NO_CONTEXT or (name == "script" and e.kind in NOT_BEGUN):
                 raise
             if e.kind == "FileNotFoundError":
                 raise AnsibleFileNotFound(text) from e
@@ -281,7 +282,7 @@ class Plugin:
         become: Any = self.become  # type: ignore[attr-defined]
         if become and not become.pipelining and not transports.become_step(become):
             return False
-        wanted = self._guarded(self.get_option, "pipelining")  # type: ignore[attr-defined]
+        wanted = self._guarded(lambda: self.get_option("pipelining"))  # type: ignore[attr-defined]
         return bool(wanted) and not wrap_async
 
     def _connect(self) -> Any:

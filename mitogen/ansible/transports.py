@@ -74,7 +74,7 @@ NO_SHARING = ["-o", "ControlMaster=no", "-o", "ControlPath=none"]
 def _option(plugin: "Any", name: "str", default: "Any" = None) -> "Any":
     try:
         value = plugin.get_option(name)
-    except (KeyError, AttributeError, ValueError):
+    except (KeyError, ValueError):
         return default
     return default if value is None else value
 

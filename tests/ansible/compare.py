@@ -136,7 +136,11 @@ STRINGS = (
 PRINTED: tuple[tuple[str, Any, str], ...] = (
     (r"\A(included: \S+ for )(.+?)( =>.*|\Z)", sorted_hosts, "in the order of their results"),
     (r"(UNREACHABLE! => ).*", r"\1", "why a host can't be reached is said in other words"),
-    (r"(\[ERROR\]: Task failed: )(Failed to connect|Data could not be sent).*", r"\1", "likewise"),
+    (
+        r"(\[ERROR\]: Task failed: )(Failed to (connect|authenticate)|Data could not be sent).*",
+        r"\1",
+        "likewise",
+    ),
     (r'\\n  (?:\\[^n]|[^\\"])*?(?=(?:\\r)?\\n|")', "", "a traceback's frames within a result"),
     (r'("child_pid": )\d+', r"\1N", "a pid"),
     (r" \*{3,}\Z", "", "as many as fit beside a name"),

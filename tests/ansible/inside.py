@@ -5,19 +5,37 @@ above it, names the run's directory; sudo takes that out, but hands on the mark 
 """
 
 import os
+import pathlib
 import re
+import shutil
 from collections.abc import Iterable
 
 from tests import processes
 from tests.ansible import bed
 
-__all__ = ["KINDS", "kind_of", "left_over", "of_run", "parts", "snapshot"]
+__all__ = ["KINDS", "kind_of", "left_over", "of_run", "parts", "remove_of_core", "snapshot"]
 
 #: What a process of a run may be.
 KINDS = ("playbook", "worker", "broker", "ssh", "context", "zygote", "module")
 
 BROKER = "mitogen.ansible.broker"
 ZYGOTE = "mitogen.zygote"
+
+
+#: What core, and no one else, leaves of a module or worker that SIGKILL has ended.
+OF_CORE = re.compile(r"/ansible_[\w.]+_payload_\w+(/|\Z)|/ansible-tmp-[\d.-]+(/|\Z)|/\.ansible_tmp")
+
+
+def remove_of_core(here: bed.Bed) -> list[str]:
+    """Remove what plain Ansible would leave on the host as well; return what else was left."""
+    found = []
+    for path in here.left():
+        if OF_CORE.search(path):
+            shutil.rmtree(path, ignore_errors=True)
+            pathlib.Path(path).unlink(missing_ok=True)
+        else:
+            found.append(path)
+    return found
 
 
 def snapshot() -> set[tuple[int, int]]:

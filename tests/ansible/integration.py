@@ -85,7 +85,8 @@ def inventory(here: bed.Bed, way: ways.Way, run: pathlib.Path) -> dict[str, Any]
     """Return the inventory that targets expect, with `testhost` on our sshd."""
     everyone = here.inventory(way, run, "none")["all"]["vars"]
     kept = {name: value for name, value in everyone.items() if name.startswith("ansible_")}
-    kept["ansible_user"] = "root"
+    # In root's own home nothing is to be changed, and other test runs may tidy up there.
+    kept.update(ansible_user="root", ansible_remote_tmp=str(run / "root_tmp"))
     host = {
         **kept,
         "ansible_host": bed.ADDRESSES[0],

@@ -1,0 +1,238 @@
+"""Hosts that go away and come back: a reboot, a changed sshd, a line that is silent."""
+
+import os
+import pathlib
+import re
+import signal
+
+import pytest
+
+from tests import processes
+from tests.ansible import bed, environments, inside
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.ssh,
+    pytest.mark.skipif(bool(environments.why_not("2.21")), reason=environments.why_not("2.21")),
+]
+
+#: Seconds that a run may take. None has anything to wait for beyond ten.
+BOUND = 90.0
+#: Seconds in which nothing of a run is left.
+GONE = 20.0
+#: What makes this sshd another one than the bed's, which other runs use.
+OWN_LINE = "LoginGraceTime 61"
+
+HEAD = """\
+- hosts: one
+  gather_facts: false
+  vars: {{ansible_port: {port}}}
+  tasks:
+"""
+
+
+@pytest.fixture
+def own_sshd(ansible_bed, sshd_with):
+    """An sshd for the host `one` that may be stopped; it runs again afterwards."""
+    sshd = sshd_with(OWN_LINE)
+    line = "[127.0.0.*]:{} {}".format(sshd.port, sshd.keys.host_public)
+    known = ansible_bed.known_hosts.read_text()
+    if line not in known:
+        ansible_bed.known_hosts.write_text(known + line)
+    yield sshd
+    if not processes.alive(sshd.pid):
+        sshd.resume()
+
+
+@pytest.fixture
+def start(ansible_bed, own_sshd, tmp_path):
+    def start(tasks, meanwhile, head=HEAD):
+        path = tmp_path / "playbook.yml"
+        path.write_text(head.format(port=own_sshd.port) + tasks)
+        before = inside.snapshot()
+        playbook = bed.read_playbook(path)
+        outcome = ansible_bed.run("2.21", "callback", playbook, limit=BOUND, meanwhile=meanwhile)
+        # The new sshd has its mark too.
+        but = ("sshd.*listener", "sshd .*-D")
+        processes.wait_until(lambda: not inside.left_over(before, but), GONE, outcome.output)
+        assert not outcome.wrong()
+        assert not inside.remove_of_core(ansible_bed)
+        return outcome
+
+    return start
+
+
+def here(running, name):
+    return pathlib.Path(running.directory, "here", name)
+
+
+def logins(sshd):
+    return len(re.findall("Accepted publickey", sshd.log()))
+
+
+def by_task(outcome, name):
+    return next(each for each in outcome.records if each.get("task") == name)
+
+
+REBOOT = """\
+    - copy: {content: "#!/bin/sh\\ntouch $1\\n", dest: "{{ there }}/down", mode: "0755"}
+    - file: {path: "{{ here }}", mode: "0777"}
+      delegate_to: localhost
+      connection: local
+    - copy: {content: first, dest: "{{ here }}/boot"}
+    - ping:
+      become: true
+    - name: reboot
+      reboot:
+        reboot_command: "{{ there }}/down {{ here }}/reboot"
+        boot_time_command: "cat {{ here }}/boot"
+        test_command: id -un
+        reboot_timeout: 60
+        connect_timeout: 5
+    - ping:
+    - command: id -un
+      become: true
+"""
+
+
+def test_reboot(start, own_sshd):
+    """All of the host's processes are gone: `reboot` waits, and what follows connects anew."""
+
+    def meanwhile(running):
+        if not here(running, "reboot").exists():
+            return False
+        own_sshd.halt()
+        here(running, "boot").write_text("second")
+        own_sshd.resume()
+        return True
+
+    outcome = start(REBOOT, meanwhile)
+    result = by_task(outcome, "reboot")["result"]
+    assert result["rebooted"] and outcome.status == 0
+
+
+LOST = """\
+    - name: lost
+      command: sleep 654321
+      ignore_unreachable: true
+    - wait_for_connection: {timeout: 40, sleep: 1, connect_timeout: 5}
+    - ping:
+- hosts: one
+  gather_facts: false
+  vars: {ansible_port: PORT}
+  tasks:
+    - command: id -un
+      become: true
+"""
+
+
+def test_host_goes_away(start, own_sshd):
+    """In the midst of a task: UNREACHABLE, with the reason; once it is there again, all works."""
+    seen = []
+
+    def meanwhile(running):
+        table = processes.processes().values()
+        if not seen and any(each.cmdline == "sleep 654321" for each in table):
+            own_sshd.halt()
+            seen.append("down")
+        # Once Ansible has noticed.
+        output = pathlib.Path(running.directory, "output").read_text()
+        if seen and "UNREACHABLE" in output:
+            own_sshd.resume()
+            return True
+        return False
+
+    outcome = start(LOST.replace("PORT", str(own_sshd.port)), meanwhile)
+    lost = by_task(outcome, "lost")
+    assert lost["event"] == "unreachable"
+    assert re.search("closed|gone|lost|ended|disconnect", lost["result"]["msg"]), lost["result"]
+    assert outcome.status == 0
+
+
+SILENT = """\
+    - name: silent
+      command: sleep 654322
+      ignore_unreachable: true
+    - ping:
+"""
+SILENT_HEAD = HEAD.replace(
+    "}}\n", ', ansible_ssh_extra_args: "-o ServerAliveInterval=1 -o ServerAliveCountMax=3"}}}}\n'
+).replace("}}}}", "}}")
+
+
+def test_silent_line(start, own_sshd):
+    """Nothing comes any more, and nothing says why: ssh's own keep-alive ends it."""
+    stopped = []
+
+    def meanwhile(running):
+        table = processes.processes().values()
+        if any(each.cmdline == "sleep 654322" for each in table):
+            for each in processes.process_tree(own_sshd.pid):
+                if each.comm.startswith("sshd"):
+                    os.kill(each.pid, signal.SIGSTOP)
+                    stopped.append(each)
+            return True
+        return False
+
+    try:
+        outcome = start_and_continue(start, meanwhile, stopped)
+    finally:
+        end(stopped)
+    silent = by_task(outcome, "silent")
+    assert silent["event"] == "unreachable" and silent["result"]["msg"], outcome.output
+
+
+def start_and_continue(start, meanwhile, stopped):
+    """Run SILENT; the stopped sessions go on once Ansible has noticed, or they would stay."""
+
+    def watch(running):
+        if not stopped:
+            meanwhile(running)
+        output = pathlib.Path(running.directory, "output").read_text()
+        if stopped and "UNREACHABLE" in output:
+            end(stopped)
+            return True
+        return False
+
+    return start(SILENT, watch, SILENT_HEAD)
+
+
+def end(stopped):
+    for each in stopped:
+        if processes.alive(each.pid):
+            os.kill(each.pid, signal.SIGCONT)
+    processes.end_processes(stopped)
+
+
+CHANGED = """\
+    - ping:
+    - file: {path: "{{ here }}/change", state: touch, mode: "0644"}
+      delegate_to: localhost
+      connection: local
+    - wait_for: {path: "{{ here }}/changed", timeout: 40}
+      delegate_to: localhost
+      connection: local
+    - name: over the same session
+      ping:
+    - meta: reset_connection
+    - name: over a new one
+      ping:
+    - command: id -un
+      become: true
+"""
+
+
+def test_changed_sshd(start, own_sshd):
+    """sshd is started anew: its sessions go on. `reset_connection` makes another login, only it."""
+    first = logins(own_sshd)
+
+    def meanwhile(running):
+        if not here(running, "change").exists():
+            return False
+        own_sshd.restart()
+        here(running, "changed").touch()
+        return True
+
+    outcome = start(CHANGED, meanwhile)
+    assert outcome.status == 0
+    assert logins(own_sshd) - first == 2, own_sshd.log()[-2000:]

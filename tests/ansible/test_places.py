@@ -1,0 +1,177 @@
+"""Many hosts; two runs at once; and places that are long, read-only, full, or have a space."""
+
+import os
+import re
+import threading
+
+import pytest
+
+from tests import hosts, processes
+from tests.ansible import bed, environments, inside
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.ssh,
+    pytest.mark.skipif(bool(environments.why_not("2.21")), reason=environments.why_not("2.21")),
+]
+
+#: Seconds in which nothing of a run is left.
+GONE = 20.0
+#: Where the second sshd of many hosts listens.
+MORE = ["127.0.1.{}".format(number) for number in range(1, 16)]
+FIVE = """\
+    - ping:
+    - command: echo {{ inventory_hostname }}
+    - command: id -un
+      become: true
+    - copy: {content: "{{ inventory_hostname }}", dest: "{{ there }}/{{ inventory_hostname }}"}
+    - slurp: {src: "{{ there }}/{{ inventory_hostname }}"}
+"""
+PLAY = "- hosts: one,two\n  gather_facts: false\n  tasks:\n" + FIVE
+
+
+@pytest.fixture
+def run(ansible_bed, tmp_path):
+    def run(text, *extra, head="", way="callback"):
+        path = tmp_path / "playbook.yml"
+        path.write_text(head + text)
+        before = inside.snapshot()
+        outcome = ansible_bed.run("2.21", way, bed.read_playbook(path), extra)
+        processes.wait_until(lambda: not inside.left_over(before), GONE, outcome.output)
+        return outcome
+
+    return run
+
+
+def logins(sshd):
+    return re.findall(r"Accepted publickey .* from (\S+) ", sshd.log())
+
+
+@pytest.mark.timeout(300)
+def test_thirty_hosts(run, ansible_bed, sshd_with, tmp_path):
+    """Each is logged in to once."""
+    lines = ["ListenAddress {}:{{port}}".format(address) for address in MORE]
+    other = sshd_with(*lines, "MaxStartups 200", "MaxSessions 100")
+    known = ansible_bed.known_hosts.read_text()
+    line = "[127.0.1.*]:{} {}".format(other.port, other.keys.host_public)
+    ansible_bed.known_hosts.write_text(known + line)
+    found = [(address, ansible_bed.sshd.port) for address in bed.ADDRESSES[:15]]
+    found += [(address, other.port) for address in MORE]
+    members = [
+        "h{} ansible_host={} ansible_port={}".format(n, *each) for n, each in enumerate(found)
+    ]
+    inventory = tmp_path / "hosts.ini"
+    inventory.write_text("[many]\n" + "\n".join(members) + "\n")
+    before = len(logins(ansible_bed.sshd)), len(logins(other))
+    text = "- hosts: many\n  gather_facts: false\n  tasks:\n" + FIVE
+    # Both inventories: the bed's has the variables.
+    head = "#: arguments: -i {{run}}/inventory.json -i {} --forks 30\n".format(inventory)
+    outcome = run(text, head=head)
+    assert not outcome.wrong(), outcome.wrong()
+    assert "ok=5" in outcome.output and outcome.output.count("ok=5 ") == 30
+    after = len(logins(ansible_bed.sshd)), len(logins(other))
+    assert (after[0] - before[0], after[1] - before[1]) == (15, 15)
+    assert not ansible_bed.left()
+
+
+def test_two_at_once(ansible_bed, tmp_path):
+    """In one HOME, with one configuration and directory of temporary files."""
+    path = tmp_path / "playbook.yml"
+    path.write_text(PLAY)
+    shared = tmp_path / "home"
+    shared.mkdir()
+    head = "#: environment: HOME={0}\n#: environment: ANSIBLE_HOME={0}/.ansible\n".format(shared)
+    path.write_text(head + PLAY)
+    found, playbook = [], bed.read_playbook(path)
+
+    def one():
+        found.append(ansible_bed.run("2.21", "callback", playbook))
+
+    threads = [threading.Thread(target=one) for _ in range(2)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert [each.wrong() for each in found] == ["", ""]
+    assert os.listdir(str(shared / ".ansible" / "tmp")) == []
+
+
+def test_long_path(run, tmp_path):
+    """The local temporary directory's path is longer than a socket's name may be."""
+    long = tmp_path.joinpath(*["a-long-name-of-a-directory"] * 8)
+    long.mkdir(parents=True)
+    outcome = run(PLAY, head="#: environment: ANSIBLE_LOCAL_TEMP={}\n".format(long))
+    assert not outcome.wrong(), outcome.wrong()
+    assert os.listdir(str(long)) == []
+
+
+def test_space(run, tmp_path):
+    place = tmp_path / "with a space"
+    place.mkdir()
+    head = '#: environment: "TMPDIR={0}"\n#: environment: "ANSIBLE_LOCAL_TEMP={0}"\n'
+    outcome = run(PLAY, head=head.format(place))
+    assert not outcome.wrong(), outcome.wrong()
+    assert list(place.iterdir()) == []
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """`mounted("ro")`: a small file system with these options."""
+    places = []
+
+    def mounted(options):
+        place = tmp_path / "mounted{}".format(len(places))
+        place.mkdir()
+        hosts.run("mount", "-t", "tmpfs", "-o", "size=64k," + options, "none", str(place))
+        places.append(place)
+        return place
+
+    yield mounted
+    for place in places:
+        hosts.run("umount", "-l", str(place))
+
+
+def test_home_is_read_only(run, mounted, tmp_path):
+    """Nothing of ours is written there."""
+    home, local = mounted("ro"), tmp_path / "local"
+    local.mkdir()
+    head = "#: environment: HOME={}\n#: environment: ANSIBLE_HOME={}\n".format(home, local)
+    outcome = run(PLAY, head=head)
+    assert not outcome.wrong(), outcome.wrong()
+
+
+def test_disk_is_full(run, mounted):
+    """The local temporary directory can be made, and nothing in it: an error that says so."""
+    place = mounted("nr_inodes=3")
+    outcome = run(PLAY, head="#: environment: ANSIBLE_LOCAL_TEMP={}\n".format(place))
+    assert outcome.status in (1, 2, 4, 250), outcome.output
+    assert "No space left on device" in outcome.output, outcome.output
+    assert not re.search(r'File "[^"]*/mitogen/', outcome.output), outcome.output
+
+
+NESTED = """\
+- hosts: one
+  gather_facts: false
+  tasks:
+    - ping:
+    - name: nested
+      command: ansible-playbook -i {{ inventory_file }} {{ here }}/inner.yml
+      environment: {BED_RESULTS: "{{ here }}/inner.jsonl"}
+      delegate_to: localhost
+      connection: local
+      register: inner
+    - assert:
+        that: "'failed=0' in inner.stdout and 'ok=5' in inner.stdout"
+"""
+
+
+def test_nested(run, ansible_bed):
+    """A playbook that a task runs has a broker process, and contexts, of its own."""
+    quoted = PLAY.replace("\n", "\\n").replace('"', '\\"')
+    inner = (
+        "    - copy:\n        dest: '{{{{ here }}}}/inner.yml'\n        content: !unsafe \"{}\"\n"
+    )
+    inner += "      delegate_to: localhost\n      connection: local\n"
+    text = NESTED.replace("    - name: nested\n", inner.format(quoted) + "    - name: nested\n")
+    outcome = run(text)
+    assert not outcome.wrong(), outcome.wrong()

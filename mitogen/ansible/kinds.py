@@ -18,6 +18,7 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible.module_utils.common.text.converters import to_bytes, to_text
 from ansible.plugins.connection import local as stock_local
 
+from mitogen import core
 from mitogen.ansible import hops, options, transports
 from mitogen.ansible.connection import Plugin, documentation
 
@@ -86,10 +87,13 @@ class _OfOurs(Plugin, stock_local.Connection):  # type: ignore[misc]
         # Not the controller's account, as `local` has it.
         self.default_user = "root"
 
-    def _exec_stock(self, cmd: Any, in_data: Any, sudoable: bool) -> Any:
+    def _exec_stock(self, cmd: Any, in_data: Any = None, sudoable: bool = True) -> Any:
         method, keywords, *_ = self._step(True)
         command = to_text(cmd, errors="surrogateescape")
-        argv = hops.command_line(method, keywords, command)
+        try:
+            argv = hops.command_line(method, keywords, command)
+        except (core.StreamError, TypeError, ValueError) as e:
+            raise AnsibleConnectionFailure(str(e)) from e
         return super()._exec_stock(shlex.join(argv), in_data, sudoable)
 
 

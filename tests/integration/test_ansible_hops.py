@@ -1,0 +1,55 @@
+"""Commands by the program that would connect a step, for hosts that have no Python."""
+
+import subprocess
+
+import pytest
+
+from mitogen import core
+from mitogen.ansible import hops
+
+
+def run(argv, data=b""):
+    """Return (status, output) of a command."""
+    done = subprocess.run(argv, input=data, stdout=subprocess.PIPE, timeout=60)
+    return done.returncode, done.stdout
+
+
+@pytest.mark.root
+@pytest.mark.ssh
+def test_by_ssh(sshd, users):
+    keywords = {
+        "hostname": "127.0.0.1",
+        "port": sshd.port,
+        "username": users.plain.name,
+        "identity_file": sshd.identity_file,
+        "ssh_args": sshd.ssh_args,
+    }
+    argv = hops.command_line("ssh", keywords, "id -un; echo 'a  b' \"$HOME\"; cat; exit 5")
+    text = "%s\na  b %s\nx" % (users.plain.name, users.plain.home)
+    assert run(argv, b"x") == (5, text.encode())
+
+
+@pytest.mark.root
+def test_in_namespaces(users):
+    holder = subprocess.Popen(
+        ["unshare", "--uts", "sh", "-c", "hostname inside; echo; exec sleep 600"],
+        stdout=subprocess.PIPE,
+    )
+    with holder:
+        try:
+            holder.stdout.readline()
+            keywords = {"kind": "pid", "container": holder.pid, "username": users.plain.name}
+            command = "hostname; id -un"
+            argv = hops.command_line("setns", keywords, command)
+            assert run(argv) == (0, ("inside\n%s\n" % users.plain.name).encode())
+            keywords["username"] = "root"
+            assert run(hops.command_line("setns", keywords, command)) == (0, b"inside\nroot\n")
+        finally:
+            holder.kill()
+
+
+def test_in_namespaces_of_what_is_gone():
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    with pytest.raises(core.StreamError, match="there is no process"):
+        hops.command_line("setns", {"kind": "pid", "container": gone.pid}, "true")

@@ -343,6 +343,9 @@ class Popen:
         self._done = False
         self._callbacks: "List[Callback]" = []
         self._control_to = 0
+        if stdin == DEVNULL:
+            # So nobody has to say so when it has started.
+            spec["no_input"] = True
         self._open_ends(spec["window"], stdin, stdout, DEVNULL if stderr == STDOUT else stderr)
         try:
             self._start(spec)
@@ -378,6 +381,9 @@ class Popen:
 
     def _start(self, spec: "Dict[str, Any]") -> "None":
         handles = [self._control, self._in.handle] + [end.handle for end in self._outs]
+        if spec.get("no_input"):
+            self.router.broker.defer(self._in.close)
+            handles[1] = 0
         request(self.context, spec, handles, self._on_opened)
         self._opened.acquire()
         answer = self._answer.unpickle()
@@ -700,7 +706,11 @@ class Capture:
         ]
         where = [PIPE if capture_output or each else None for each in (on_stdout, on_stderr)]
         #: For Popen.
-        self.options: "Dict[str, Any]" = {"stdout": where[0], "stderr": where[1]}
+        self.options: "Dict[str, Any]" = {
+            "stdin": PIPE if self.input else DEVNULL,
+            "stdout": where[0],
+            "stderr": where[1],
+        }
 
     def _sink(self, chunks: "List[bytes]", tell: "Optional[Callback]") -> "Callback":
         def take(data: "bytes") -> "None":

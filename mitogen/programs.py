@@ -386,7 +386,7 @@ class Program:
 
     :param Router router: this context's
     :param Context peer: who runs it, and may say something of it
-    :param list handles: its mailboxes: control, credit for input, output, error
+    :param list handles: its mailboxes: control, credit for input (0: there is none), output, error
     :param dict spec: what to run: see process.spec_of()
     """
 
@@ -406,6 +406,7 @@ class Program:
         self.reaped = self.proc is None
         self.closing = self.ending = self.over = False
         self.pause = PAUSE
+        self.no_input = bool(spec.get("no_input"))
         window = spec["window"]
         stderr = self.started.stderr
         self.stdin = ReceivingEnd(router, peer, window, self.started.stdin, lambda lost: None)
@@ -425,6 +426,8 @@ class Program:
     def _begin(self, handles: "List[int]") -> "None":
         programs(self.router).add(self)
         self.stdin.start(handles[1])
+        if self.no_input:
+            self.stdin.writer.end()
         for end, handle in zip(self.outputs, handles[2:]):
             end.start(handle)
         if self.proc:
@@ -689,7 +692,7 @@ def start(spec: "Spec", peer_id: "int", handles: "List[int]", router: "Any" = No
 
     :param dict spec: what to run: see process.spec_of()
     :param int peer_id: context that has the pipes' other ends, and alone may use ours
-    :param list handles: its mailboxes: control, credit for input, output, error
+    :param list handles: its mailboxes: control, credit for input (0: there is none), output, error
     :returns: ("started", pid or None, our mailboxes in the same order); ("error", arguments of an
         OSError), or ("refused", why)
     """

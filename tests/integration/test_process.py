@@ -637,3 +637,15 @@ def test_in_a_unidirectional_tree_there_is_no_way(own_router):
     left, right = own_router.local(), own_router.local()
     with grants.allow(left, right), pytest.raises(mitogen.core.CallError, match="unidirectional"):
         left.call(programs.run_there, right, ["cat"], b"data")
+
+
+def test_a_program_without_input_costs_one_message(local, monkeypatch):
+    local.run(["true"])
+    stream = local.router.routes.get(local.context_id)
+    sent = []
+    send = stream.send
+    monkeypatch.setattr(stream, "send", lambda *args: sent.append(args) or send(*args))
+    assert local.run(["cat"]).stdout == b""
+    # What follows it tells us that nothing else is on its way.
+    local.call(int)
+    assert len(sent) == 2

@@ -28,11 +28,6 @@ MAY_STAY_OPEN = re.compile(r"/dev/u?random\Z|.*/\.coverage|.*/\.hypothesis/")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--ansible",
-        action="store_true",
-        help="run the playbooks of tests/ansible too, by each way; see its README.rst",
-    )
-    parser.addoption(
         "--all",
         action="store_true",
         help="run every playbook on every release of Ansible, where a sample is run otherwise",

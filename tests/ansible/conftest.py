@@ -22,12 +22,6 @@ JOBS = max(2, (os.cpu_count() or 1) * 3 // 2)
 Key = tuple[str, str, str, int]
 
 
-def pytest_ignore_collect(config: Any) -> Any:
-    """Leave this directory out of a run that does not ask for it: it takes many minutes yet."""
-    asked = config.getoption("--ansible") or config.getoption("--all")
-    return None if asked else True
-
-
 class Runs:
     """Runs of playbooks, by (release, way, playbook, number).
 

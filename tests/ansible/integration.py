@@ -159,6 +159,9 @@ def run(here: bed.Bed, release: str, way: str, target: str) -> Result:
     copy = directory / "integration"
     shutil.copytree(str(source), str(copy), symlinks=True)
     (directory / "output_dir").mkdir()
+    # For each account that a target becomes.
+    (directory / "root_tmp").mkdir()
+    (directory / "root_tmp").chmod(0o1777)
     hosts_there = json.dumps(inventory(here, ways.WAYS[way], directory))
     (copy / "inventory").write_text(hosts_there, encoding="utf-8")
     argv = command(copy, target, directory / "output_dir")

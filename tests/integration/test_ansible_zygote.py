@@ -229,6 +229,44 @@ def test_one_that_hangs_is_ended_with_all_it_has_started(context):
     processes.wait_until(lambda: not any(map(processes.alive, pids)), SOON)
 
 
+TIDY = """
+import os, subprocess, sys, tempfile
+with tempfile.TemporaryDirectory() as directory:
+    # In the background of a shell SIGINT is ignored.
+    shell = subprocess.Popen(["sh", "-c", "sleep 98765 >/dev/null 2>&1 & wait"])
+    print(directory, os.getpgrp(), flush=True)
+    shell.wait()
+"""
+
+
+@pytest.mark.parametrize("kill_zygote", [False, True])
+def test_one_that_is_given_up_may_tidy_up(kill_zygote, context):
+    """It is interrupted before it is killed; what takes no notice of that is killed soon after."""
+    parts = [[digest, data] for digest, data in scripts.parts_of(TIDY.encode())]
+    program = process.Custom("mitogen.ansible.target.start_script", [sys.executable, parts, {}])
+    with context.popen(program, stdin=process.DEVNULL) as popen:
+        directory, group = popen.stdout.readline().decode().split()
+        assert os.path.isdir(directory)
+        if kill_zygote:
+            os.kill(processes.process(int(group)).ppid, signal.SIGKILL)
+        else:
+            popen.close(0)
+        processes.wait_until(lambda: not os.path.exists(directory), 2)
+        processes.wait_until(lambda: not in_group(int(group)), 2)
+
+
+def in_group(number):
+    found = [each for each in processes.processes().values() if each.state not in "ZX"]
+    return [each for each in found if group_of(each.pid) == number]
+
+
+def group_of(pid):
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0
+
+
 def test_a_zygote_that_was_killed_is_replaced(context):
     # Above a script is what leads its session, and above that the zygote.
     hang = "import os, time\nprint(os.getppid(), flush=True)\ntime.sleep(1000)"

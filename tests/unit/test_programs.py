@@ -292,6 +292,19 @@ def test_in_a_hurry_there_is_no_grace_even_within_one(net, monkeypatch):
     assert ended.signals == list(programs.ENDINGS)
 
 
+def test_given_another_grace_its_own_endings_come_brisk(net, monkeypatch):
+    ended = Ended(net, monkeypatch)
+    ended.program.started.endings = (signal.SIGINT, signal.SIGKILL)
+    ended.program.close(0.3)
+    net.pump()
+    net.advance(0.29)
+    assert ended.signals == []
+    net.advance(0.01)
+    assert ended.signals == [signal.SIGINT]
+    net.advance(programs.BRISK_PAUSE)
+    assert ended.signals == [signal.SIGINT, signal.SIGKILL]
+
+
 def test_a_lost_caller_gives_it_up(net, monkeypatch):
     ended = Ended(net, monkeypatch)
     ended.child.router.econtext.detached = True

@@ -1,0 +1,53 @@
+"""integration.py: what is run for a target, and the table; nothing is downloaded here."""
+
+import json
+
+import pytest
+
+from tests.ansible import integration
+from tests.ansible.integration import Result
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for name in ("role", "script", "factless"):
+        (tmp_path / "targets" / name).mkdir(parents=True)
+    (tmp_path / "targets" / "script" / "runme.sh").write_text("#!/bin/sh\n")
+    (tmp_path / "targets" / "factless" / "aliases").write_text("a\ngather_facts/no  # why\n")
+    return tmp_path
+
+
+def test_script(tree):
+    assert integration.command(tree, "script", tree / "out") == ["./runme.sh"]
+
+
+@pytest.mark.parametrize(("name", "facts"), [("role", True), ("factless", False)])
+def test_role(name, facts, tree):
+    argv = integration.command(tree, name, tree / "out")
+    assert argv[0] == "ansible-playbook" and argv[2:] == ["-i", "inventory"]
+    (play,) = json.loads((tree / argv[1]).read_text())
+    assert play["roles"] == [name] and play["gather_facts"] is facts
+    assert play["vars"] == {"output_dir": str(tree / "out")}
+
+
+def test_reason():
+    """The last failure that was not expected; else the last line; nothing of what passed."""
+    printed = "fatal: [a]: first\nfatal: [a]: second\nPLAY RECAP\na : failed=1\n\n"
+    assert Result("t", "plain", 2, 1.0, printed).reason() == "fatal: [a]: second"
+    assert Result("t", "plain", 1, 1.0, "ERROR! no\n").reason() == "ERROR! no"
+    assert Result("t", "plain", 1, 1.0, "").reason() == "no output"
+    assert Result("t", "plain", 0, 1.0, printed).reason() == ""
+    assert "took more than" in Result("t", "plain", None, 1.0, printed).reason()
+
+
+def test_table():
+    found = [
+        Result("copy", "plain", 0, 12.34, ""),
+        Result("copy", "callback", 1, 3.0, ""),
+        Result("stat", "plain", 0, 1.0, ""),
+    ]
+    rows = integration.table(found).splitlines()
+    assert rows[0] == rows[2] == rows[-1] and set(rows[0]) == {"=", " "}
+    assert rows[1].split() == ["target", "plain", "callback"]
+    assert rows[3].split("  ")[0] == "``copy``" and "failed, 3.0 s" in rows[3]
+    assert rows[4].rstrip().endswith("passed, 1.0 s")

@@ -60,11 +60,6 @@ def frameless(text: Any) -> Any:
     return "\n".join(line.rstrip() for line in text.splitlines() if not line.startswith("  "))
 
 
-def sorted_hosts(match: "re.Match[str]") -> str:
-    """Return an `included:` message with its hosts by name."""
-    return match[1] + ", ".join(sorted(match[2].split(", "))) + match[3]
-
-
 CLOCK = "the time of the run"
 FACTS = "(setup|gather_facts)"
 
@@ -133,8 +128,7 @@ STRINGS = (
 )
 
 #: Likewise, in what is printed.
-PRINTED: tuple[tuple[str, Any, str], ...] = (
-    (r"\A(included: \S+ for )(.+?)( =>.*|\Z)", sorted_hosts, "in the order of their results"),
+PRINTED = (
     (r"(UNREACHABLE! => ).*", r"\1", "why a host can't be reached is said in other words"),
     (
         r"(\[ERROR\]: Task failed: )(Failed to (connect|authenticate)|Data could not be sent).*",
@@ -347,7 +341,15 @@ def paragraphs(output: str) -> list[str]:
             found.append(line)
     for pattern, new, _ in PRINTED:
         found = [re.sub(pattern, new, each) for each in found]
-    return [each for each in found if each]
+    return [part for each in found if each for part in by_included_host(each)]
+
+
+def by_included_host(message: str) -> list[str]:
+    """Return a message that a file was included, for each host: which came at once is chance."""
+    match = re.match(r"(included: \S+ for )(.+?)( =>.*|\Z)", message)
+    if match is None:
+        return [message]
+    return [match[1] + host + match[3] for host in match[2].split(", ")]
 
 
 def compare_output(

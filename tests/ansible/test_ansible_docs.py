@@ -95,12 +95,17 @@ def test_readme(user):
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_configurations(path, user):
-    """Each is an ansible.cfg that turns it on, if it says so; Ansible has nothing against it."""
+    """Each is an ansible.cfg that turns it on, if it says so; else an inventory."""
     found = blocks(path, "ini")
     if not found:
         return
     run(user, "pip install mitogen")
     for text in found:
+        if not text.startswith(("[defaults]", "[mitogen]")):
+            user.write("inventory", text)
+            done = user.run("ansible-inventory", "-i", "inventory", "--list")
+            assert done.returncode == 0 and done.stderr == "", done.stderr
+            continue
         user.write("ansible.cfg", text)
         done = user.run("ansible-playbook", "-i", "hosts", "site.yml")
         assert done.returncode == 0 and "WARNING" not in done.stderr, done.stdout + done.stderr

@@ -1,11 +1,14 @@
 """Fixtures of the Ansible tests: the bed, and the runs, several at once.
 
-Rules: every run that the chosen tests need is started in their order as soon as the first of them
-asks, `JOBS` at a time, and happens once, however many tests look at it.
+Rules: every run of a playbook that the chosen tests need happens once, however many tests look at
+it. First come the tests that look at what is left on the host, where nothing else may be happening;
+then all runs are started, `JOBS` at a time, and go on while the tests that need no bed take their
+turn; last come those that compare what the runs did.
 """
 
 import contextlib
 import os
+import pathlib
 import threading
 from collections.abc import Iterator
 from concurrent import futures
@@ -16,10 +19,43 @@ import pytest
 from tests import hosts
 from tests.ansible import bed, environments, fresh
 
-#: A run waits for others half of its time; more than one and a half per processor gains nothing.
-JOBS = max(2, (os.cpu_count() or 1) * 3 // 2)
+HERE = pathlib.Path(__file__).resolve().parent
+#: A run waits for others half of its time, and there are other tests meanwhile.
+JOBS = max(2, os.cpu_count() or 1)
 
 Key = tuple[str, str, str, int]
+
+
+def turn(item: Any) -> int:
+    """Return when a test of this directory has its turn: 0 alone, 1 beside the runs, 2 after."""
+    if item.get_closest_marker("ansible_runs"):
+        return 2
+    return 0 if "ansible_bed" in item.fixturenames else 1
+
+
+def wanted(items: list[Any]) -> list[Key]:
+    """Return the runs that tests need, in their order."""
+    found: dict[Key, None] = {}
+    for item in items:
+        marker = item.get_closest_marker("ansible_runs")
+        if marker and not item.get_closest_marker("skip"):
+            found.update(dict.fromkeys(marker.args))
+    return list(found)
+
+
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    """Put this directory's tests in the order of their turns."""
+    places = [at for at, item in enumerate(items) if HERE in item.path.parents]
+    ordered = sorted((items[at] for at in places), key=turn)
+    for at, item in zip(places, ordered):
+        items[at] = item
+
+
+@pytest.fixture(autouse=True)
+def meanwhile(request: pytest.FixtureRequest) -> None:
+    """Have the runs begin."""
+    if turn(request.node) == 1 and wanted(request.session.items):
+        request.getfixturevalue("runs")
 
 
 class Runs:
@@ -66,12 +102,7 @@ def ansible_bed(
 @pytest.fixture(scope="package")
 def runs(request: pytest.FixtureRequest, ansible_bed: bed.Bed) -> Iterator[Runs]:
     """`runs(release, way, playbook, number)`: what that run did."""
-    wanted: dict[Key, None] = {}
-    for item in request.session.items:
-        marker = item.get_closest_marker("ansible_runs")
-        if marker and not item.get_closest_marker("skip"):
-            wanted.update(dict.fromkeys(marker.args))
-    started = Runs(ansible_bed, list(wanted))
+    started = Runs(ansible_bed, wanted(request.session.items))
     yield started
     started.close()
 

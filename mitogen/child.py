@@ -311,6 +311,9 @@ class Diverter:
             if self.router._handlers[core.CALL_SERVICE][0] == self.econtext.dispatcher._on_call:
                 add(self.on_call, core.CALL_SERVICE, True, None, None, True, True)
             add(self.on_cancel, core.CANCEL, True, policy, None, True)
+            # Of a long message the rest may be yet to come.
+            for part in self.router._partials.values():
+                part[0] = self.router._handlers.get(part[1].handle, part[0])
             done.release()
 
         broker = self.router.broker

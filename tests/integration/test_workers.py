@@ -104,3 +104,20 @@ def test_kill_ends_a_context_with_a_stuck_worker(router, monkeypatch):
         chain(context, timeout=0.2, kill=True).call(work.hang)
     with pytest.raises(mitogen.core.ChannelError):
         context.call(work.hang)
+
+
+def test_a_long_call_to_a_chain_that_is_under_way_when_the_first_call_begins(child, monkeypatch):
+    """Its first frame came before the chains had threads; the rest comes after."""
+    stream = child.router.routes.get(child.context_id)
+    send, held = stream.send, []
+
+    def hold(head, *args):
+        held.append((head, *args)) if head[2] & mitogen.core.CONT else send(head, *args)
+
+    monkeypatch.setattr(stream, "send", hold)
+    answer = chain(child).call_async(len, "x" * (mitogen.core.FRAME_SIZE + 1))
+    assert held
+    child.call(len, "")
+    for frame in held:
+        send(*frame)
+    assert answer.get().unpickle() == mitogen.core.FRAME_SIZE + 1

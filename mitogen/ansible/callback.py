@@ -77,12 +77,11 @@ def start_broker(play: Any) -> None:
 
     :param play: nothing is done for one that needs no connection
     """
-    try:
+    # What is wrong is said by the worker that needs it.
+    with contextlib.suppress(Exception):
         if needs_connection(play):
             directory = os.path.join(to_text(C.DEFAULT_LOCAL_TMP), "mitogen")
             _started.append(client.Client(directory, os.getpid()).start())
-    except Exception as e:
-        display.vvv("mitogen.ansible: %s: %s" % (type(e).__name__, e))
 
 
 def needs_connection(play: Any) -> bool:

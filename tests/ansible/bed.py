@@ -389,9 +389,10 @@ class Bed:
         """Make the directory of a run; return it and the run's mark."""
         mark = "".join(next(self._marks))
         run = self.directory / mark
-        for name in ("", "here", "there", "home", "tmp", "cp"):
+        for name in ("", "here", "there", "home", "tmp", "cp", "root_tmp"):
             (run / name).mkdir()
-        run.joinpath("there").chmod(0o1777)
+        for name in ("there", "root_tmp"):
+            run.joinpath(name).chmod(0o1777)
         run.joinpath("cp").chmod(0o700)
         inventory = json.dumps(self.inventory(way, run, mark), indent=1)
         (run / "inventory.json").write_text(inventory)

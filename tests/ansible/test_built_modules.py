@@ -7,7 +7,7 @@ import pytest
 
 from tests.ansible import environments, fresh
 
-RELEASES = ["2.16", "2.21"]
+RELEASES = [pytest.param("2.16", marks=pytest.mark.thorough), "2.21"]
 PLAYBOOK = "- hosts: all\n  gather_facts: false\n  tasks:\n    - ping:\n    - ping:\n"
 NAME = "ansible.modules.ping-*"
 BUILT, FOUND = "ANSIBALLZ: Creating module", "ANSIBALLZ: using cached module"
@@ -18,8 +18,6 @@ pytestmark = pytest.mark.timeout(300)
 def site(request, tmp_path_factory):
     if environments.why_not(request.param):
         pytest.skip(environments.why_not(request.param))
-    if request.param != RELEASES[-1] and not request.config.getoption("--all"):
-        pytest.skip("--all takes this release too")
     return fresh.make(request.param, tmp_path_factory.mktemp("site") / "venv", True)
 
 
@@ -52,6 +50,7 @@ def test_the_second_run_builds_nothing(place):
     assert play(place) == (0, 2)
 
 
+@pytest.mark.thorough
 def test_another_file_system(place, tmp_path):
     # One without links: they are copied.
     assert play(place, ANSIBLE_LOCAL_TEMP="/dev/shm") == (1, 1)
@@ -59,6 +58,7 @@ def test_another_file_system(place, tmp_path):
     assert kept(place)[0].stat().st_nlink == 1
 
 
+@pytest.mark.thorough
 def test_what_others_may_write_is_not_taken(place):
     play(place)
     store = kept(place)[0].parent

@@ -126,6 +126,7 @@ LOST = """\
 """
 
 
+@pytest.mark.thorough
 def test_host_goes_away(start, own_sshd):
     """In the midst of a task: UNREACHABLE, with the reason; once it is there again, all works."""
     seen = []
@@ -160,6 +161,7 @@ SILENT_HEAD = HEAD.replace(
 ).replace("}}}}", "}}")
 
 
+@pytest.mark.thorough
 def test_silent_line(start, own_sshd):
     """Nothing comes any more, and nothing says why: ssh's own keep-alive ends it."""
     stopped = []

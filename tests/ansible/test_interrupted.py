@@ -114,8 +114,10 @@ def press(signum, to_group):
 # By SIGTERM, which only ansible-playbook itself gets, as from `kill` or a supervisor.
 @pytest.mark.parametrize(
     ("number", "send"),
-    [(761, press(signal.SIGINT, True)), (762, press(signal.SIGTERM, False))],
-    ids=["ctrl-c", "sigterm"],
+    [
+        pytest.param(761, press(signal.SIGINT, True), id="ctrl-c"),
+        pytest.param(762, press(signal.SIGTERM, False), id="sigterm", marks=pytest.mark.thorough),
+    ],
 )
 def test_run_is_ended(number, send, start, ansible_bed):
     """All that its tasks run ends within two seconds; the run itself does, and leaves nothing."""

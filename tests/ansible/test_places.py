@@ -47,6 +47,7 @@ def logins(sshd):
     return re.findall(r"Accepted publickey .* from (\S+) ", sshd.log())
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(300)
 def test_thirty_hosts(run, ansible_bed, sshd_with, tmp_path):
     """Each is logged in to once."""
@@ -74,6 +75,7 @@ def test_thirty_hosts(run, ansible_bed, sshd_with, tmp_path):
     assert not ansible_bed.left()
 
 
+@pytest.mark.thorough
 def test_two_at_once(ansible_bed, tmp_path):
     """In one HOME, with one configuration and directory of temporary files."""
     path = tmp_path / "playbook.yml"

@@ -115,7 +115,9 @@ def site(tmp_path_factory):
     return fresh.make(RELEASE, tmp_path_factory.mktemp("site") / "venv", True)
 
 
-@pytest.mark.parametrize("prefix", ["mitogen.ansible.", "mitogen_"])
+@pytest.mark.parametrize(
+    "prefix", ["mitogen.ansible.", pytest.param("mitogen_", marks=pytest.mark.thorough)]
+)
 def test_containers(site, tmp_path, prefix):
     place = fresh.Place(site, tmp_path)
     for name, words in (("podman", PODMAN), ("buildah", BUILDAH)):

@@ -93,6 +93,7 @@ def test_enable(place, release):
     assert not place.config.exists() and ours(play(place)) == 0
 
 
+@pytest.mark.thorough
 def test_strategy_by_its_full_name(place, release):
     for name in ("mitogen", "mitogen_linear", "mitogen_free", "mitogen_host_pinned"):
         full = "mitogen.ansible." + name
@@ -148,6 +149,7 @@ def test_checkout_env(beside):
     assert done.returncode == 0 and ours(done.stdout) == 2, done.stdout + done.stderr
 
 
+@pytest.mark.thorough
 def test_checkout_strategy(beside):
     plugins = str(ROOT / "ansible_plugins" / "strategy")
     beside.write("site.yml", "- hosts: all\n  strategy: mitogen_linear" + TASKS)
@@ -176,6 +178,7 @@ def test_plays_with_and_without_a_strategy(place, release):
     assert ours(play(place)) == 8
 
 
+@pytest.mark.thorough
 def test_a_strategy_whose_play_fails(place):
     head = "- hosts: all\n  gather_facts: false\n  strategy: mitogen.ansible.mitogen_linear\n"
     head += "  tasks:\n    - {fail: , ignore_errors: true}\n    - {meta: end_play}\n"
@@ -183,7 +186,6 @@ def test_a_strategy_whose_play_fails(place):
     assert ours(play(place)) == 0
 
 
-@pytest.mark.each_release
 def test_the_hint(place, release):
     """How to do without is said once a run, where Ansible warns, and nowhere else."""
     with_it = "- hosts: here\n  strategy: mitogen.ansible.mitogen_linear" + TASKS
@@ -250,6 +252,7 @@ def test_every_option_is_in_the_documentation(place, release):
         assert changed <= {"pipelining"}, "what is said of stock options holds for ours"
 
 
+@pytest.mark.thorough
 def test_redirect(place):
     """What is named, and no more; a name that we have nothing for is told, the others hold."""
     place.write(

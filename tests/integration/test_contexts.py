@@ -146,7 +146,8 @@ def test_values_of_the_wider_set_go_both_ways(context):
     for value in values:
         found = context.call(work.echo, value)
         assert type(found) is type(value)
-        assert repr(found) == repr(value)
+        # CompletedProcess has no equality; a set's repr has an order, which is chance.
+        assert found == value or repr(found) == repr(value)
 
 
 def test_a_long_text_of_an_error_arrives(context):

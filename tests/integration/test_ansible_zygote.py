@@ -11,7 +11,7 @@ from base64 import b64encode
 
 import pytest
 
-from mitogen import process
+from mitogen import process, spawn
 from mitogen.ansible import scripts
 from tests import hosts, processes
 
@@ -44,7 +44,8 @@ def run_plain(script, interpreter=sys.executable, environment=None):
         [interpreter],
         input=text_of(script),
         capture_output=True,
-        env=dict(os.environ, **(environment or {})),
+        # Not what this process' own Python has added where there is no locale (PEP 538).
+        env=dict(spawn.own_environment(), **(environment or {})),
         cwd=os.path.expanduser("~"),
     )
     return done.returncode, done.stdout, done.stderr

@@ -86,7 +86,7 @@ class Killer:
 def pytest_generate_tests(metafunc):
     if "seed" in metafunc.fixturenames:
         everything = metafunc.config.getoption("--all")
-        metafunc.parametrize("seed", range(100 if everything else 6))
+        metafunc.parametrize("seed", range(100 if everything else 5))
 
 
 @pytest.mark.timeout(BOUND + GONE + 60)

@@ -12,7 +12,7 @@ from tests.ansible import bed, environments, ways
 #: The release that is run in full.
 FULL = "2.21"
 #: What the other releases run: become, errors, background.
-SAMPLE = ["become_sudo", "style_output"]
+SAMPLE = ["become_sudo"]
 #: The way that is compared in full. The others, which end in the same connections, take the sample
 #: on that release; on the other ones test_ways.py has them.
 FULL_WAY = "callback"

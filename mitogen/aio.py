@@ -23,6 +23,7 @@ from collections import deque
 
 from mitogen import core, mailbox, master, parent, process
 from mitogen.calls import CallChain
+from mitogen.capture import Capture
 
 MYPY = False
 if MYPY:
@@ -305,7 +306,7 @@ class Context:
 
         Cancelled, it is killed. Callbacks are called in the event loop.
         """
-        capture = process.Capture(**kwargs)
+        capture = Capture(**kwargs)
         where = capture.options
         starting = self.router._sleep(
             lambda: self.context.popen(args, env=env, cwd=cwd, pty=pty, **where)
@@ -330,7 +331,7 @@ def _end(starting: asyncio.Future[Any]) -> None:
         starting.result().close()
 
 
-async def _converse(popen: process.Popen, capture: process.Capture) -> None:
+async def _converse(popen: process.Popen, capture: Capture) -> None:
     ready = _Event()
     conversation = process.Conversation(popen, capture.input, capture.sinks, lambda: ready.set())
     while not conversation.go_on():

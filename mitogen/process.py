@@ -14,9 +14,17 @@ Threads: any; callbacks are called where their docstring says.
 import io
 import os
 import signal
-from subprocess import CalledProcessError, CompletedProcess, TimeoutExpired
+from subprocess import (
+    DEVNULL,
+    PIPE,
+    STDOUT,
+    CalledProcessError,
+    CompletedProcess,
+    TimeoutExpired,
+)
 
 from mitogen import core, pipes
+from mitogen.capture import Capture
 from mitogen.core import ChannelError, Message
 from mitogen.endpoints import Buffer, Discard, Feed, open_reader, open_writer
 from mitogen.grants import request
@@ -48,7 +56,6 @@ __all__ = [
     "STDOUT",
     "CalledProcessError",
     "CompletedProcess",
-    "Capture",
     "Connect",
     "Conversation",
     "Custom",
@@ -60,8 +67,6 @@ __all__ = [
     "run",
 ]
 
-#: As in subprocess.
-PIPE, STDOUT, DEVNULL = -1, -2, -3
 #: Bytes queued for a program's input at which a writer sleeps.
 INPUT_QUEUE = 262144
 
@@ -630,112 +635,6 @@ class Conversation:
 
 
 # -- run()
-
-
-def _decoder(text: "bool") -> "Any":
-    """Return what turns all that was printed into what the caller wants."""
-    if not text:
-        return lambda data: data
-    import locale
-
-    encoding = locale.getpreferredencoding(False)
-
-    def decode(data: "bytes") -> "str":
-        return data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
-
-    return decode
-
-
-def _teller(call: "Callback", text: "bool") -> "Callback":
-    """Return what is called with each piece of bytes, for a caller's callback."""
-    if not text:
-        return lambda data: call(bytes(data))
-    import codecs
-    import locale
-
-    decode = codecs.getincrementaldecoder(locale.getpreferredencoding(False))("replace").decode
-
-    def tell(data: "bytes") -> "None":
-        part = decode(bytes(data))
-        if part:
-            call(part)
-
-    return tell
-
-
-def _input_bytes(input: "Any", text: "bool") -> "Any":
-    if input is None:
-        return None
-    if text:
-        if not isinstance(input, str):
-            raise TypeError("input: with text=True str is wanted, not %s" % type(input).__name__)
-        import locale
-
-        return input.encode(locale.getpreferredencoding(False))
-    if isinstance(input, str):
-        raise TypeError("input: bytes are wanted, not str; or text=True")
-    return memoryview(input).cast("B")
-
-
-class Capture:
-    """
-    What run() makes of a program: options checked before anything is started, then its result.
-
-    The arguments are those of run().
-    """
-
-    def __init__(
-        self,
-        *,
-        input: "Any" = None,
-        check: "bool" = False,
-        capture_output: "bool" = True,
-        text: "bool" = False,
-        on_stdout: "Optional[Callback]" = None,
-        on_stderr: "Optional[Callback]" = None,
-    ) -> "None":
-        self.input = _input_bytes(input, text)
-        self.check = check
-        self.capture_output = capture_output
-        self.decode = _decoder(text)
-        self.chunks: "List[List[bytes]]" = [[], []]
-        #: What is called with each piece of output, and of error output.
-        self.sinks = [
-            self._sink(keep, _teller(callback, text) if callback else None)
-            for keep, callback in zip(self.chunks, (on_stdout, on_stderr))
-        ]
-        where = [PIPE if capture_output or each else None for each in (on_stdout, on_stderr)]
-        #: For Popen.
-        self.options: "Dict[str, Any]" = {
-            "stdin": PIPE if self.input else DEVNULL,
-            "stdout": where[0],
-            "stderr": where[1],
-        }
-
-    def _sink(self, chunks: "List[bytes]", tell: "Optional[Callback]") -> "Callback":
-        def take(data: "bytes") -> "None":
-            if self.capture_output:
-                chunks.append(data)
-            if tell:
-                tell(data)
-
-        return take
-
-    def _printed(self, finish: "Callable[[bytes], Any]") -> "List[Any]":
-        return [finish(b"".join(c)) if self.capture_output else None for c in self.chunks]
-
-    def result(self, popen: "Popen") -> "CompletedProcess[Any]":
-        """Return what run() returns, or raise CalledProcessError."""
-        out, err = self._printed(self.decode)
-        status = popen.returncode or 0
-        if self.check and status:
-            raise CalledProcessError(status, popen.args, out, err)
-        return CompletedProcess(popen.args, status, out, err)
-
-    def too_late(self, popen: "Popen", timeout: "float") -> "TimeoutExpired":
-        """Return the error of a deadline that has passed, with the output so far."""
-        out, err = self._printed(lambda data: data or None)
-        return TimeoutExpired(popen.args, timeout, out, err)
 
 
 def run(

@@ -1,13 +1,15 @@
 """Run the cases of ansible_rows.py by turns, by plain Ansible, the peer and ours; print the rows.
 
 Rules: each subject has a virtual environment of its own in the scratch directory, with the same
-ansible-core and interpreter; ours is the checkout, installed by pip. A round is one run of each.
-Processor time is that of ansible-playbook and all that it left behind: this process adopts those
-(PR_SET_CHILD_SUBREAPER, prctl(2)) and waits for them. The sshds, and so what runs on the hosts, are
-not among them.
+ansible-core and interpreter, ours is the checkout, installed by pip; and a home (ANSIBLE_HOME) of
+its own, as an account has, with what earlier runs have kept there. A round is one run of each.
+Processor time is that of ansible-playbook and all that it left behind: a process of each run's own
+adopts those (PR_SET_CHILD_SUBREAPER, prctl(2)) and waits for them. The sshds, and so what runs on
+the hosts, are not among them.
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import ctypes
 import json
@@ -45,7 +47,7 @@ gathering = explicit
 inventory = {run}/inventory.json
 retry_files_enabled = False
 deprecation_warnings = False
-home = {run}/home
+home = {home}
 {more}
 [ssh_connection]
 pipelining = True
@@ -141,7 +143,7 @@ class Run:
         self.places = places
         self.big = big
         self.counts = self.directory / "counts"
-        for name in ("counts", "cp", "home"):
+        for name in ("counts", "cp"):
             (self.directory / name).mkdir()
 
     def _inventory(self, case):
@@ -170,7 +172,8 @@ class Run:
     def prepare(self, environment, case):
         """Write what ansible-playbook reads; return its command line and environment."""
         more = MORE[environment.subject].format(site=environment.site)
-        (self.directory / "ansible.cfg").write_text(CONFIG.format(run=self.directory, more=more))
+        config = CONFIG.format(run=self.directory, home=environment.path / "home", more=more)
+        (self.directory / "ansible.cfg").write_text(config)
         (self.directory / "inventory.json").write_text(json.dumps(self._inventory(case)))
         (self.directory / "playbook.yml").write_text(case.text)
         (self.directory / "template.j2").write_text("of {{ inventory_hostname }}\nfour\n")
@@ -203,11 +206,11 @@ def children():
     return [int(word) for word in text.split()]
 
 
-def end_rest(before):
+def end_rest():
     """End what a run left behind, ControlPersist's masters say; return when all is gone."""
     deadline = time.monotonic() + GRACE
     while True:
-        rest = [pid for pid in children() if pid not in before]
+        rest = children()
         if not rest:
             return
         for pid in rest:
@@ -219,10 +222,23 @@ def end_rest(before):
         time.sleep(0.02)
 
 
-def cpu():
-    """Return the processor time of all children that were waited for, seconds."""
+def timed(argv, env, cwd):
+    """Run a command, and wait for all that it leaves behind; return its numbers.
+
+    To be called in a process that has no other children, the sshds say, whose sessions' orphans
+    would be adopted and counted too.
+    """
+    adopt()
+    start = time.monotonic()
+    done = subprocess.run(
+        argv, env=env, cwd=cwd, timeout=LIMIT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    wall = time.monotonic() - start
+    end_rest()
+    if done.returncode:
+        raise RuntimeError(done.stdout.decode(errors="replace")[-2000:])
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    return {"wall": wall, "cpu": used.ru_utime + used.ru_stime}
 
 
 def measure(environment, case, places, big):
@@ -231,21 +247,9 @@ def measure(environment, case, places, big):
     with tempfile.TemporaryDirectory(prefix="ba", dir="/tmp") as directory:
         run = Run(directory, places, big)
         argv, env = run.prepare(environment, case)
-        used, before = cpu(), children()
-        start = time.monotonic()
-        done = subprocess.run(
-            argv,
-            env=env,
-            cwd=directory,
-            timeout=LIMIT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        wall = time.monotonic() - start
-        end_rest(before)
-        if done.returncode:
-            raise RuntimeError(done.stdout.decode(errors="replace")[-2000:])
-        return {"wall": wall, "cpu": cpu() - used, **run.numbers()}
+        with concurrent.futures.ProcessPoolExecutor(1) as pool:
+            numbers = pool.submit(timed, argv, env, directory).result()
+        return {**numbers, **run.numbers()}
 
 
 def value(row, subject, samples):
@@ -353,7 +357,6 @@ def make_big(directory):
 def main():
     """Run what the command line names."""
     options = arguments()
-    adopt()
     os.environ[processes.RUN_VARIABLE] = str(os.getpid())
     if options.one_cpu:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})

@@ -13,7 +13,7 @@ from mitogen import core
 from mitogen.calls import CallChain
 from mitogen.core import RAW, CallError, ChannelError, Message, takes_router
 from mitogen.mailbox import Receiver
-from mitogen.pieces import Error, Outlet
+from mitogen.pieces import Error, Outlet, Packer, unpacked
 from mitogen.trees import Attributes, ObjectSink, Sink, records_of, records_of_object
 
 MYPY = False
@@ -186,7 +186,7 @@ def _length(value: "Any") -> "int":
 
 
 def _record_of(msg: "Message") -> "Record":
-    return msg.data if msg.flags & RAW else msg.unpickle()
+    return msg.data if msg.flags & RAW else unpacked(msg.unpickle())
 
 
 @takes_router
@@ -201,7 +201,7 @@ def _store(
     """Far half of put(): `head` is all, or the rest comes to a mailbox that `reply` is told of."""
     with Sink(path, Attributes(**options), resume) as sink:
         for record in head:
-            sink.feed(record)
+            sink.feed(unpacked(record))
         if reply is not None:
             with Receiver(router, respondent=reply.context) as inlet:
                 # With reply_to: should the caller be gone, a dead message comes back.
@@ -218,9 +218,10 @@ def _part_of(path: "bytes") -> "Any":
         return sink.part()
 
 
-def _fetch(path: "bytes", part: "Any", sender: "Any") -> "Dict[str, Any]":
+def _fetch(path: "bytes", part: "Any", sender: "Any", compress: "bool") -> "Dict[str, Any]":
     """Far half of get(): the records go to `sender`, or, if they are few, are the answer."""
-    records = records_of(path, part)
+    found = records_of(path, part)
+    records = map(Packer(compress).pack, found)
     head: "List[Record]" = []
     try:
         if _fits_head(records, head):
@@ -232,7 +233,7 @@ def _fetch(path: "bytes", part: "Any", sender: "Any") -> "Dict[str, Any]":
             outlet.record(record)
         return {"records": []}
     finally:
-        records.close()  # type: ignore[attr-defined]
+        found.close()  # type: ignore[attr-defined]
 
 
 def put(
@@ -246,6 +247,7 @@ def put(
     preserve: "bool" = True,
     resume: "bool" = False,
     timeout: "Optional[float]" = None,
+    compress: "bool" = False,
 ) -> "None":
     """
     Send a file or a tree to a context.
@@ -269,6 +271,8 @@ def put(
     :param bool resume: for one file: keep what was sent, as `.NAME.part`, should this be
         interrupted, and go on from there the next time, if it is as here
     :param float timeout: seconds for all of it; None for ever
+    :param bool compress: compress what gets smaller by it (zlib, RFC 1950); for a connection that
+        does not do so itself, as `router.ssh(compression=False)`
     :raises Skipped: the tree is in place but for devices, fifos and sockets
     :raises Error: it can't be put there; it has changed while it was sent
     :raises OSError: it can't be read here
@@ -290,7 +294,8 @@ def put(
             records = records_of(os.fsencode(path), part)
             watch = _Watch(progress, os.fsdecode(path))
         try:
-            _put(call, _watched(records, watch), target, options, resume)
+            packed = map(Packer(compress).pack, _watched(records, watch))
+            _put(call, packed, target, options, resume)
         finally:
             records.close()  # type: ignore[attr-defined]
     if watch.skipped:
@@ -340,6 +345,7 @@ def get(
     preserve: "bool" = True,
     resume: "bool" = False,
     timeout: "Optional[float]" = None,
+    compress: "bool" = False,
 ) -> "None":
     """
     Fetch a file or a tree from a context: put() the other way round, with the same arguments.
@@ -361,7 +367,7 @@ def get(
             watch = _Watch(progress, os.fsdecode(path))
         with sink:
             part = sink.part() if resume and isinstance(sink, Sink) else None
-            call.start(_fetch, os.fsencode(remote_path), part, call.mailbox.to_sender())
+            call.start(_fetch, os.fsencode(remote_path), part, call.mailbox.to_sender(), compress)
             _get(call, sink, watch)
             sink.finish()
     if watch.skipped:
@@ -371,7 +377,8 @@ def get(
 def _get(call: "_Call", sink: "Any", watch: "_Watch") -> "None":
     while True:
         record = _record_of(call.get())
-        for each in record.get("records", ()) if isinstance(record, dict) else [record]:
+        head = record.get("records", ()) if isinstance(record, dict) else [record]
+        for each in map(unpacked, head):
             sink.feed(each)
             # After the sink has seen that it is well formed.
             watch.note(each)

@@ -28,6 +28,7 @@ __all__ = [
     "Crc",
     "Error",
     "Outlet",
+    "Packer",
     "Sha256",
     "check_for",
     "describe",
@@ -37,6 +38,7 @@ __all__ = [
     "read_pieces",
     "receive_pieces",
     "send_pieces",
+    "unpacked",
     "write_all",
 ]
 
@@ -99,6 +101,56 @@ class Sha256:
 
 def check_for(size: "Optional[int]") -> "Any":
     return Crc() if size is not None and size <= PIECE else Sha256()
+
+
+# -- packed pieces
+
+
+class Packer:
+    """
+    Compresses pieces: what gets smaller by it. After one that doesn't, some are not tried: what is
+    compressed already costs little then.
+
+    :param bool enabled: whether to do anything
+    """
+
+    PASSED = 7
+
+    def __init__(self, enabled: "bool") -> "None":
+        self.enabled = enabled
+        self._passed = self.PASSED
+
+    def pack(self, record: "Any") -> "Any":
+        """Return what to send for a piece, `["packed", bytes]`, or for what is no piece itself."""
+        if not self.enabled or type(record) is not bytes:
+            return record
+        if self._passed < self.PASSED:
+            self._passed += 1
+            return record
+        packed = zlib.compress(record, 1)
+        if len(packed) < len(record) * 7 // 8:
+            return ["packed", packed]
+        self._passed = 0
+        return record
+
+
+def unpacked(record: "Any") -> "Any":
+    """
+    Return what pack() was given.
+
+    :raises Error: it is not what pack() makes
+    """
+    if type(record) is not list or record[:1] != ["packed"]:
+        return record
+    if [type(each) for each in record[1:]] == [bytes]:
+        try:
+            stream = zlib.decompressobj()
+            piece = stream.decompress(record[1], PIECE)
+            if stream.eof and not stream.unused_data:
+                return piece
+        except zlib.error:
+            pass
+    raise Error("the sender sent nonsense for a packed piece")
 
 
 # -- one file

@@ -90,6 +90,31 @@ def test_a_tree(node, way, tree, where):
 
 
 @both
+def test_compressed(node, way, source, where, tree):
+    """What gets smaller takes fewer bytes on the way; what is told of it is the same."""
+    (tree / "text").write_bytes(b"a line of text\n" * 200000)
+    (tree / "noise").write_bytes(source.read_bytes())
+    sent, told = [0], []
+
+    def count(real):
+        def counted(head, data, *rest):
+            sent[0] += len(head) + len(data)
+            return real(head, data, *rest)
+
+        return counted
+
+    for stream in (node.up, node.down):
+        stream.send = count(stream.send)
+    send(node, way, tree / "text", where / "g", compress=True, progress=lambda *a: told.append(a))
+    assert sent[0] < 100000
+    assert [each[1:] for each in told][-1] == (3000000, 3000000)
+    send(node, way, tree, where / "tree", compress=True)
+    assert sent[0] < 10 * MIB
+    for name in ("text", "noise", "a/b/19"):
+        assert (where / "tree" / name).read_bytes() == (tree / name).read_bytes()
+
+
+@both
 def test_bytes_and_str_as_names(node, way, source, where):
     os.truncate(str(source), 1)
     send(node, way, os.fsencode(source), os.fsencode(where) + b"/\xff")

@@ -4,6 +4,7 @@ import io
 import os
 import pathlib
 import stat
+import zlib
 
 import pytest
 
@@ -316,3 +317,52 @@ def test_a_message_to_oneself_has_no_window(net):
     outlet.send(b"2")
     net.pump()
     assert [receiver.get().data for _ in range(2)] == [b"1", b"2"]
+
+
+# ---- packed pieces
+
+
+def test_what_gets_smaller_is_packed():
+    piece = b"text " * 20000
+    packed = pieces.Packer(True).pack(piece)
+    assert packed[0] == "packed"
+    assert len(packed[1]) < len(piece) / 10
+    assert pieces.unpacked(packed) == piece
+
+
+def test_what_does_not_is_tried_now_and_then():
+    packer = pieces.Packer(True)
+    noise, text = os.urandom(PIECE), bytes(PIECE)
+    assert packer.pack(noise) is noise
+    found = [type(packer.pack(text)) for _ in range(9)]
+    assert found == [bytes] * pieces.Packer.PASSED + [list] * 2
+
+
+@pytest.mark.parametrize("record", [["file", b"x", {}, 0], ["end", 3, 4], ["up"], b""])
+def test_what_is_no_piece_stays(record):
+    assert pieces.Packer(True).pack(record) is record
+    assert pieces.unpacked(record) is record
+
+
+def test_nothing_is_packed_unless_asked_for():
+    piece = bytes(PIECE)
+    assert pieces.Packer(False).pack(piece) is piece
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        ["packed"],
+        ["packed", "text"],
+        ["packed", b""],
+        ["packed", b"no zlib"],
+        ["packed", zlib.compress(b"x")[:-1]],
+        ["packed", zlib.compress(b"x") + b"y"],
+        ["packed", zlib.compress(b"x"), b"y"],
+        # More than a piece: whoever sends it has no say in how much is held.
+        ["packed", zlib.compress(bytes(PIECE + 1))],
+    ],
+)
+def test_nonsense_for_a_packed_piece(record):
+    with pytest.raises(pieces.Error, match="nonsense"):
+        pieces.unpacked(record)

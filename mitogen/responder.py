@@ -225,6 +225,15 @@ class ModuleResponder:
             branch.send_now(stream, target, segments, closure)
             known.update(names, closure)
 
+    def prepare(self, module_names: Iterable[str]) -> None:
+        """Any thread: have ready what push() would send of them to a context that has nothing."""
+        with self._lock:
+            known = set(ALWAYS_THERE)
+            closure = self._closure(
+                [n for n in module_names if n not in known] + [FIRST_CALL], known
+            )
+            self._pushed(closure)
+
     def forward_modules(self, context: Any, fullnames: Iterable[str]) -> None:
         """Any thread: send modules, and what they import, to a context before any call."""
         self.push(context, list(fullnames))

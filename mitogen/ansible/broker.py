@@ -38,6 +38,14 @@ LONG = 65536
 LOOK = 0.5
 
 
+#: What tasks need of us on a host: sent at once, rather than asked for one by one.
+PUSHED = [
+    "mitogen.programs",
+    "mitogen.ansible.target",
+    "mitogen.ansible.zygote",
+    "mitogen.ansible.commands",
+    "mitogen.workers",
+]
 #: Methods by which nobody logs in: programs have the directory and environment of the context.
 PLACES = {"docker", "podman", "buildah", "kubectl", "lxc", "lxd", "incus", "jail", "setns"}
 
@@ -69,12 +77,14 @@ class Account:
         #: All that programs have in their environment, if not what one gets by logging in.
         self.env: "Optional[Dict[str, str]]" = None
 
-    def connect(self, via: "Any", cwd: "Optional[str]") -> "Any":
+    def connect(self, via: "Any", cwd: "Optional[str]", interpreter: "Optional[str]") -> "Any":
         """
         Return the context; connect it if there is none, or not any more.
 
         :param via: the context before
         :param cwd: where programs begin there, if not at home
+        :param interpreter: what modules will most likely be run with: a path, "" for the context's
+            own; None for no interpreter
         """
         with self.lock:
             if self.context is None:
@@ -82,6 +92,10 @@ class Account:
                 context = self.router.connect(method, via=via, **options)
                 core.listen(context, "disconnect", lambda: self._forget(context))
                 self.sent = set()
+                self.router.responder.forward_modules(context, PUSHED)
+                if interpreter is not None:
+                    # While we go on with what has to be done before the first module.
+                    context.call_no_reply(target.prepare, interpreter)
                 self.cwd = self._start(via, context, cwd)
                 self.context = context
             return self.context
@@ -175,8 +189,14 @@ class Broker:
         with self.lock:
             return self.accounts.setdefault(repr(steps), Account(self.router, steps))
 
-    def context(self, steps: "List[Any]") -> "Tuple[Account, Any]":
-        """Return an Account and its context, connected; and so each on the way."""
+    def context(
+        self, steps: "List[Any]", interpreter: "Optional[str]" = None
+    ) -> "Tuple[Account, Any]":
+        """
+        Return an Account and its context, connected; and so each on the way.
+
+        :param interpreter: see Account.connect()
+        """
         via: "Any" = None
         account: "Any" = None
         of_host = sum("become" not in step for step in steps)
@@ -184,7 +204,8 @@ class Broker:
             cwd = account.cwd if account else None
             account = self.account(steps[: number + 1])
             try:
-                via = account.connect(via, cwd)
+                is_last = number == len(steps) - 1
+                via = account.connect(via, cwd, interpreter if is_last else None)
             except core.StreamError as e:
                 if number >= of_host:
                     raise NoAccount("%s", e) from e
@@ -218,15 +239,16 @@ class Broker:
         options: "Dict[str, Any]",
     ) -> "List[Any]":
         """Run a command string; return [status, output, error output]."""
+        likely = options.pop("interpreter", None)
         inner = scripts.inner_command(command)
         known = commands.known(inner) if inner and not data else None
         if known:
             home = options["env"].get("HOME", "") if "env" in options else None
-            output = self.context(steps)[1].call(commands.do, *known, home)
+            output = self.context(steps, likely)[1].call(commands.do, *known, home)
             if output is not None:
                 return [0, output, b""]
         self.let_go(steps, command.encode("utf-8", "surrogateescape") + (data or b""))
-        account, context = self.context(steps)
+        account, context = self.context(steps, likely)
         # The login shell would only become that shell; what it sets the context has from its start.
         program = command if inner is None else ["/bin/sh", "-c", inner]
         return self._run(connection, account, context, program, data, options)
@@ -243,7 +265,8 @@ class Broker:
         """Have a Python run a script; return [status, output, error output]."""
         parts = scripts.parts_of(script)
         self.let_go(steps, b"".join(data for _, data in parts if len(data) < LONG))
-        account, context = self.context(steps)
+        options.pop("interpreter", None)
+        account, context = self.context(steps, interpreter)
         try:
             return self._script(
                 connection, account, context, interpreter, environment, parts, options
@@ -265,7 +288,7 @@ class Broker:
         options: "Dict[str, Any]",
     ) -> "List[Any]":
         known = account.sent
-        sent = [[digest, None if digest in known else data] for digest, data in parts]
+        sent = [[d, None if d in known else scripts.pack(data)] for d, data in parts]
         program = process.Custom(
             "mitogen.ansible.target.start_script", [interpreter, sent, environment]
         )
@@ -332,11 +355,11 @@ class Broker:
 
     def put(self, _: "rpc.Connection", steps: "List[Any]", path: "str", remote: "str") -> "None":
         """Send a file."""
-        self.context(steps)[1].put(path, remote)
+        self.context(steps)[1].put(path, remote, compress=_is_compressed(steps))
 
     def get(self, _: "rpc.Connection", steps: "List[Any]", remote: "str", path: "str") -> "None":
         """Fetch a file."""
-        self.context(steps)[1].get(remote, path)
+        self.context(steps)[1].get(remote, path, compress=_is_compressed(steps))
 
     def connect(self, _: "rpc.Connection", steps: "List[Any]") -> "None":
         """Connect an account."""
@@ -356,6 +379,11 @@ REQUESTS: "Dict[str, Any]" = {
     "run": Broker.run,
     "script": Broker.script,
 }
+
+
+def _is_compressed(steps: "List[Any]") -> "bool":
+    """Return whether what is sent is to be compressed by us."""
+    return any("compress" in step for step in steps)
 
 
 def _step_name(step: "List[Any]") -> "str":
@@ -438,6 +466,8 @@ def main() -> "None":
     os.write(1, b"ready\n")
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 1)
+    # A connection takes longer.
+    threading.Thread(target=broker.router.responder.prepare, args=(PUSHED,), daemon=True).start()
     broker.serve(int(main_pid))
 
 

@@ -14,6 +14,7 @@ Threads: a worker's only one.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import re
@@ -27,7 +28,7 @@ from ansible import constants as C
 from ansible.module_utils.common.text.converters import to_text
 from ansible.plugins.loader import module_utils_loader
 
-__all__ = ["Keeper"]
+__all__ = ["keeper"]
 
 #: What core calls those of its own modules, without an extension for debuggers.
 NAME = re.compile(r"ansible\.modules\.\w+-ZIP_[A-Z]+(-none)?\Z")
@@ -40,7 +41,9 @@ MAX_AGE = 30 * 86400
 
 
 class Keeper:
-    """Gives core what earlier runs have built, and keeps what this task's has."""
+    """
+    Gives core what earlier runs have built, and keeps what this process has, which is of one task.
+    """
 
     def __init__(self) -> None:
         self._run = os.path.join(to_text(C.DEFAULT_LOCAL_TMP), "ansiballz_cache")
@@ -63,6 +66,7 @@ class Keeper:
                 store = _make_store()
                 for name in fresh:
                     _copy(os.path.join(self._run, name), os.path.join(store, name))
+                self._known |= fresh
 
     def _link_all(self) -> None:
         store = _store()
@@ -78,6 +82,18 @@ class Keeper:
             kept = os.path.join(_store(), name)
             if NAME.match(name) and os.path.exists(kept):
                 os.unlink(os.path.join(self._run, name))
+
+
+@functools.cache
+def keeper(pid: int) -> Keeper:
+    """
+    Return the keeper of this process, which has offered what there is.
+
+    :param pid: os.getpid(): a worker's is not that of the process it was split off
+    """
+    found = Keeper()
+    found.offer()
+    return found
 
 
 def shadowed() -> bool:

@@ -22,13 +22,11 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from ansible import constants as C
-from ansible.module_utils.common.text.converters import to_text
-from ansible.plugins import loader
+from ansible.plugins import loader, strategy
 from ansible.plugins.callback import CallbackBase
 from ansible.utils.display import Display
 
-from mitogen.ansible import client, redirect
+from mitogen.ansible import accelerators, client, redirect, run
 
 __all__ = ["CallbackModule", "disable", "enable", "preload", "start_broker"]
 
@@ -68,7 +66,13 @@ def preload() -> None:
     loader.module_loader.find_plugin_with_context("ansible.legacy.ping")
     # What a worker has from the main process it need not look through for garbage: that took 90 ms
     # of one that builds a module, and a copy of each page.
-    os.register_at_fork(after_in_child=gc.freeze)
+    os.register_at_fork(after_in_child=_collect_less)
+
+
+def _collect_less() -> None:
+    gc.freeze()
+    # A worker ends long before there is much to be found.
+    gc.set_threshold(10000)
 
 
 def start_broker(play: Any) -> None:
@@ -80,8 +84,7 @@ def start_broker(play: Any) -> None:
     # What is wrong is said by the worker that needs it.
     with contextlib.suppress(Exception):
         if needs_connection(play):
-            directory = os.path.join(to_text(C.DEFAULT_LOCAL_TMP), "mitogen")
-            _started.append(client.Client(directory, os.getpid()).start())
+            _started.append(client.Client(run.directory(), os.getpid()).start())
 
 
 def needs_connection(play: Any) -> bool:
@@ -118,6 +121,7 @@ def enable(who: str, stock: list[str]) -> None:
         names = [name for name in stock if name]
         redirect.redirection(loader.connection_loader).want(who, names)
         preload()
+        accelerators.await_results(strategy.StrategyBase)
     except Exception as e:
         display.vvv("mitogen.ansible: %s: %s" % (type(e).__name__, e))
 

@@ -32,14 +32,26 @@ from ansible.errors import (
     AnsibleError,
     AnsibleFileNotFound,
 )
+from ansible.executor import module_common
 from ansible.module_utils.common.text.converters import to_bytes, to_text
 from ansible.utils.display import Display
 
-from mitogen.ansible import built_modules, client, options, rpc, scripts, transports, via
+from mitogen.ansible import (
+    accelerators,
+    built_modules,
+    client,
+    options,
+    rpc,
+    run,
+    scripts,
+    transports,
+    via,
+)
 
 __all__ = ["Plugin", "documentation"]
 
 display = Display()
+accelerators.quote_modules(getattr(module_common, "_CachedModule", None))
 
 #: Kinds of error that mean "log in with something else".
 AUTHENTICATION = ("PasswordError", "HostKeyError")
@@ -75,18 +87,6 @@ def documentation(stock: Any, name: str) -> str:
     outer = indent.group(1) if indent else ""
     more = textwrap.indent(ours.lstrip(), outer + "    ")
     return text.rstrip() + "\n" + outer + "options:\n" + more
-
-
-def _say_once() -> bool:
-    """Return whether nobody in this run has said what every task has to say."""
-    try:
-        path = os.path.join(to_text(C.DEFAULT_LOCAL_TMP), "mitogen-said")
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    except FileExistsError:
-        return False
-    except (OSError, *ALIEN):
-        pass
-    return True
 
 
 def _last_words(signum: int) -> bytes:
@@ -127,7 +127,6 @@ class Plugin:
     task_keys: Any = None
     #: Inventory names of the hosts that are reached through this one: see via.py.
     chain: list[str] = []
-    _keeper: Any = None
     _via_steps: list[Any] | None = None
 
     # -- what a plugin says of itself
@@ -180,9 +179,7 @@ class Plugin:
             self.variables = kwargs["var_options"]
         self._guarded(self._name_options)
         super().set_options(*args, **kwargs)  # type: ignore[misc]
-        if self._keeper is None:
-            self._keeper = built_modules.Keeper()
-            self._keeper.offer()
+        built_modules.keeper(os.getpid())
 
     def _name_options(self) -> None:
         load_name = self._load_name  # type: ignore[attr-defined]
@@ -197,21 +194,21 @@ class Plugin:
             return function(*args, **kwargs)
         except ALIEN as e:
             self._is_stock = True
-            if _say_once():
-                text = "mitogen.ansible: connections are Ansible's own, which is not as we know it"
-                display.vvv("%s: %s: %s" % (text, type(e).__name__, e))
+            text = "connections are Ansible's own, which is not as we know it: %s: %s"
+            run.say_once(text % (type(e).__name__, e))
             return None
 
     # -- asking
 
     def _prepare(self) -> None:
         """Be ready to ask."""
+        # A loop's items have one connection then.
+        self._connected = True
         if self._client is None:
-            directory = os.path.join(to_text(C.DEFAULT_LOCAL_TMP), "mitogen")
             is_worker = multiprocessing.parent_process() is not None
             main = os.getppid() if is_worker else os.getpid()
             main_pid = int(getattr(self, "_ansible_playbook_pid", None) or main)
-            self._client = client.Client(directory, main_pid)
+            self._client = client.Client(run.directory(), main_pid)
 
     def _ask(self, name: str, steps: Any, *args: Any) -> Any:
         self._prepare()
@@ -238,6 +235,7 @@ class Plugin:
         """Note what the plugin makes of commands, to know the command and the account apart."""
         super().set_become_plugin(plugin)  # type: ignore[misc]
         self._become_commands = {}
+        self._is_stock = False
         self._guarded(self._watch, plugin)
 
     def _watch(self, plugin: Any) -> None:
@@ -367,7 +365,19 @@ class Plugin:
                     raise
                 # No such interpreter, say: the command itself tells that best.
                 display.vvv("MITOGEN: %s" % e)
-        return self._ask("run", steps, command, data, options)
+        likely = dict(options, interpreter=self._guarded(self._likely_interpreter))
+        return self._ask("run", steps, command, data, likely)
+
+    def _likely_interpreter(self) -> str | None:
+        """
+        Return what modules will most likely be run with: a path, '' for what Ansible would find;
+        None if that can't be said.
+        """
+        given = self.variables.get("ansible_python_interpreter") or "auto"
+        if isinstance(given, str) and given.startswith("auto"):
+            given = self.variables.get("discovered_interpreter_python") or ""
+        is_path = isinstance(given, str) and (not given or given[0] == "/") and "{" not in given
+        return str(given) if is_path else None
 
     def put_file(self, *args: Any, **kwargs: Any) -> None:
         """Send a file."""
@@ -441,6 +451,5 @@ class Plugin:
         """Close the way to the broker; the context stays."""
         if self._client is not None:
             self._client.close()
-        if self._keeper is not None:
-            self._keeper.keep()
+        built_modules.keeper(os.getpid()).keep()
         self._connected = False

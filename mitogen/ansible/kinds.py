@@ -19,7 +19,7 @@ from ansible.module_utils.common.text.converters import to_bytes, to_text
 from ansible.plugins.connection import local as stock_local
 
 from mitogen import core
-from mitogen.ansible import hops, options, transports
+from mitogen.ansible import accelerators, hops, options, transports
 from mitogen.ansible.connection import Plugin, documentation
 
 __all__ = ["account", "documentation", "local", "options", "ssh", "tool"]
@@ -27,6 +27,7 @@ __all__ = ["account", "documentation", "local", "options", "ssh", "tool"]
 
 def ssh(stock: Any) -> Any:
     """Return the class of our `ssh` plugin."""
+    accelerators.make_parsers_late(stock)
 
     class Connection(Plugin, stock.Connection):  # type: ignore[misc]
         transport = "ssh"

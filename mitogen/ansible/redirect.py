@@ -68,7 +68,13 @@ class Redirection:
 
     def __call__(self, name: Any, *args: Any, **kwargs: Any) -> Any:
         """Return what the loader has, of the plugin that is to be given for this name."""
-        return self._original(self._given(name), *args, **kwargs)
+        given = self._given(name)
+        found = self._original(given, *args, **kwargs)
+        if given != name and getattr(found, "object", None) is not None:
+            # Or each item of a loop would have a connection of its own, this being another's.
+            known = getattr(found.object, "ansible_aliases", None) or []
+            found.object.ansible_aliases = [*known, *(prefix + name for prefix in PREFIXES)]
+        return found
 
     def want(self, who: str, stock: list[str]) -> None:
         """

@@ -10,13 +10,14 @@ Rules
 Threads: any; pure.
 """
 
+import binascii
 import hashlib
 import re
 import shlex
 
 MYPY = False
 if MYPY:
-    from typing import Dict, List, NamedTuple, Optional, Tuple
+    from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
     class Piped(NamedTuple):
         interpreter: str
@@ -26,7 +27,7 @@ else:
 
     Piped = namedtuple("Piped", "interpreter environment")
 
-__all__ = ["Piped", "inner_command", "parts_of", "piped_python"]
+__all__ = ["Piped", "inner_command", "pack", "parts_of", "piped_python"]
 
 #: What the `sh` plugin puts after a command that runs over a connection with a terminal.
 _PAUSE = ["&&", "sleep", "0"]
@@ -38,6 +39,8 @@ _SHELL = set("$`\\\"';|<>()*?[]#~%!{}\n&")
 _BOUNDARY = 16
 #: Bytes of a line from which on it is a part by itself.
 _LONG = 1024
+#: A zip in base64, as in zygote.py.
+_BASE64 = re.compile(rb"UEsDB[A-Za-z0-9+/]{2000,}={0,2}")
 
 
 def _words(command: "str") -> "Optional[List[str]]":
@@ -101,3 +104,16 @@ def parts_of(script: "bytes") -> "List[Tuple[bytes, bytes]]":
     if part:
         parts.append(b"".join(part))
     return [(hashlib.sha256(data).digest()[:16], data) for data in parts]
+
+
+def pack(data: "bytes") -> "Any":
+    """Return what to send of a part, for target.unpack(): a zip, if it has one, not in base64."""
+    found = _BASE64.search(data)
+    if found:
+        try:
+            raw = binascii.a2b_base64(found.group())
+        except ValueError:
+            return data
+        if binascii.b2a_base64(raw, newline=False) == found.group():
+            return [data[: found.start()], raw, data[found.end() :]]
+    return data

@@ -14,12 +14,14 @@ Threads: start_script() on that of its call; one for each zygote, which reads wh
 """
 
 import _thread
+import binascii
 import marshal
 import os
 import shlex
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 from mitogen import core, programs
@@ -34,10 +36,12 @@ if MYPY:
 
     from mitogen.core import Router
 
-__all__ = ["MISSING", "start_script", "surroundings"]
+__all__ = ["MISSING", "prepare", "start_script", "surroundings", "unpack"]
 
 #: Bytes of parts that are kept.
 KEPT_BYTES = 134217728
+#: The module that an interpreter is given.
+ZYGOTE = "mitogen.ansible.zygote"
 #: Begins the text of a refusal, because a part was named that is not here.
 MISSING = "parts of the script are not here"
 #: What an interpreter reads before a script could change it.
@@ -66,20 +70,30 @@ class _Parts:
         """
         Return a script.
 
-        :param list parts: pairs of digest, and bytes or None
+        :param list parts: pairs of digest, and what scripts.pack() makes of it or None
         :raises Refused: one is not here
         """
-        for digest, data in parts:
-            if data is not None and digest not in self.kept:
+        found = []
+        for digest, sent in parts:
+            if sent is None and digest not in self.kept:
+                raise Refused(MISSING)
+            data = self.kept[digest] if sent is None else unpack(sent)
+            found.append(data)
+            if digest not in self.kept:
                 if self.size + len(data) > KEPT_BYTES:
                     self.kept.clear()
                     self.size = 0
                 self.kept[digest] = data
                 self.size += len(data)
-        try:
-            return b"".join(self.kept[digest] if d is None else d for digest, d in parts)
-        except KeyError:
-            raise Refused(MISSING) from None
+        return b"".join(found)
+
+
+def unpack(sent: "Any") -> "bytes":
+    """Return the part of a script that scripts.pack() was given."""
+    if isinstance(sent, bytes):
+        return sent
+    before, raw, after = sent
+    return bytes(before + binascii.b2a_base64(raw, newline=False) + after)
 
 
 class _Child:
@@ -143,7 +157,7 @@ class _Zygote:
             self.children[self.number] = child
             data = marshal.dumps(("run", self.number, script, env, cwd), 2)
             frame = len(data).to_bytes(4, "big") + data
-            rights = b"".join(fd.to_bytes(4, _ORDER) for fd in fds)
+            rights = b"".join(fd.to_bytes(4, sys.byteorder) for fd in fds)
             sent = self.sock.sendmsg([frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
             self.sock.sendall(memoryview(frame)[sent:])
         child.started.acquire()
@@ -218,13 +232,11 @@ def _signal_groups(numbers: "List[int]", signum: "int") -> "bool":
 
 
 def _source() -> "str":
-    from mitogen.ansible import zygote
+    # Not imported: this process has no use for what it would import.
+    from importlib.util import find_spec
 
-    spec: "Any" = zygote.__spec__
-    return str(spec.loader.get_source(zygote.__name__))
-
-
-_ORDER = __import__("sys").byteorder
+    spec: "Any" = find_spec(ZYGOTE)
+    return str(spec.loader.get_source(ZYGOTE))
 
 
 class _Agent:
@@ -266,6 +278,20 @@ def surroundings() -> "List[Any]":
     env = own_environment()
     env.setdefault("HOME", programs.home())
     return [os.getcwd(), env]
+
+
+@core.takes_router
+def prepare(interpreter: "str", router: "Any" = None) -> "None":
+    """
+    Have an interpreter be warm before a script needs it.
+
+    :param str interpreter: its path; "" for the one that this process has
+    """
+    try:
+        _agent(router).zygote_of(interpreter or sys.executable)
+    except OSError:
+        # There is no such interpreter: whoever wants it will be told.
+        pass
 
 
 def start_script(router: "Router", spec: "Dict[str, Any]") -> "Any":

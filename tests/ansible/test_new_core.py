@@ -27,6 +27,9 @@ TOUCHED = [
     ("ansible.plugins", "AnsiblePlugin.get_option"),
     ("ansible.plugins.become.sudo", "BecomeModule.build_become_command"),
     ("ansible.plugins.become", "BecomeBase.expect_prompt"),
+    ("ansible.plugins.strategy", "StrategyBase._wait_on_pending_results"),
+    ("ansible.plugins.strategy", "StrategyBase._process_pending_results"),
+    ("ansible.executor.module_common", "_CachedModule.load"),
 ]
 #: What we don't call with arguments of ours, but hand on what it is called with.
 WRAPPED = ["PluginLoader.get_with_context", "BecomeModule.build_become_command"]

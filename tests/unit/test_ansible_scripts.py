@@ -1,11 +1,13 @@
 """What of Ansible's commands is a Python that reads a script; and scripts in parts."""
 
+import base64
+import os
 import shlex
 
 import pytest
 from hypothesis import given, strategies as st
 
-from mitogen.ansible import scripts
+from mitogen.ansible import scripts, target
 
 
 def sh(command):
@@ -98,3 +100,28 @@ def test_a_long_line_is_a_part_by_itself():
 
 def test_an_empty_script():
     assert scripts.parts_of(b"") == []
+
+
+def wrapped(data):
+    return b"zip_data='%s',\n" % base64.b64encode(data)
+
+
+ZIP = b"PK\3\4" + os.urandom(4001)
+
+
+@pytest.mark.parametrize(
+    ("data", "sent"),
+    [
+        (wrapped(ZIP), [b"zip_data='", ZIP, b"',\n"]),
+        (wrapped(ZIP + b"x"), [b"zip_data='", ZIP + b"x", b"',\n"]),
+        (b"", b""),
+        (b"a line\n", b"a line\n"),
+        # No zip; one that is no base64; one that is not what the zip's base64 would be.
+        (wrapped(b"x" * 4000), wrapped(b"x" * 4000)),
+        (b"'UEsDB" + b"A" * 2000 + b"'", b"'UEsDB" + b"A" * 2000 + b"'"),
+        (b"'UEsDB" + b"A" * 2000 + b"B=='", b"'UEsDB" + b"A" * 2000 + b"B=='"),
+    ],
+)
+def test_a_zip_is_sent_without_base64(data, sent):
+    assert scripts.pack(data) == sent
+    assert target.unpack(sent) == data

@@ -512,3 +512,36 @@ def test_a_command_in_namespaces():
     assert argv[0] == "nsenter" and argv[-6:] == ["su", "-s", "/bin/sh", "ann", "-c", "id"]
     argv = hops.command_line("setns", dict(keywords, username=None), "id")
     assert argv[-4:] == ["--", "/bin/sh", "-c", "id"]
+
+
+# ---- ssh's compression
+
+
+STOCK_SSH = {
+    "host": "web",
+    "ssh_args": " ".join(transports.STOCK_SSH_ARGS),
+    "ssh_common_args": "",
+    "ssh_extra_args": "",
+}
+
+
+def test_with_ssh_args_as_ansible_has_them_we_compress_files_and_modules():
+    method, keywords, *particular = transports.ssh_step(Plugin(**STOCK_SSH))
+    assert (method, keywords["compression"], particular) == ("ssh", False, ["compress"])
+    assert "-C" not in keywords["ssh_args"]
+
+
+@pytest.mark.parametrize(
+    ("given", "compression"),
+    [
+        ({"ssh_args": "-o ControlPersist=60s"}, False),
+        ({"ssh_args": "-C"}, True),
+        ({"ssh_extra_args": "-C"}, True),
+        ({"ssh_args": ""}, False),
+    ],
+)
+def test_with_other_ssh_args_ssh_does_as_they_say(given, compression):
+    _, keywords, *particular = transports.ssh_step(Plugin(**{**STOCK_SSH, **given}))
+    assert keywords["compression"] == compression
+    assert ("-C" in keywords["ssh_args"]) == compression
+    assert not particular

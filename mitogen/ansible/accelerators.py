@@ -1,0 +1,194 @@
+"""
+Where Ansible itself spends time on what it need not do: a table of what is wrapped, and by what.
+
+    awaited results    its main process asks every millisecond whether a worker has brought one: a
+                       sixth of a play's processor time. It sleeps until one has.
+    quoted modules     a module's zip, as base64, is written as a Python literal: 1 ms a task.
+    unneeded parser    each `ssh` connection makes an argument parser that only a command with a
+                       terminal needs: 1.5 ms a task.
+
+Rules
+    1. What is done is what core would have done: results, their order and all texts are the same.
+    2. Nothing is wrapped that is not as we know it: then core does it as ever, with a line at -vvv.
+
+Threads: the main process' main one waits for results, which the strategy's thread appends; else a
+worker's only one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import dataclasses
+import functools
+import inspect
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from mitogen.ansible import run
+
+__all__ = ["await_results", "make_parsers_late", "quote_modules"]
+
+#: Seconds between looks at what nobody tells of: a worker that has died, a run that is to end.
+LOOK = 0.05
+
+
+def _wrap(owner: Any, wrappers: dict[str, tuple[list[str], Callable[[Any], Any]]]) -> None:
+    """
+    Put wrappers in place of attributes, of all of them or of none.
+
+    :param owner: class
+    :param wrappers: attribute to (names of its first parameters, what makes the wrapper of it)
+    """
+    if all(hasattr(getattr(owner, name, None), "is_mitogen") for name in wrappers):
+        return
+    made = {}
+    for name, (parameters, make) in wrappers.items():
+        found = getattr(owner, name, None)
+        if not callable(found) or [*inspect.signature(found).parameters][:2] != parameters:
+            run.say_once("%s.%s is not as we know it: it stays" % (owner.__name__, name))
+            return
+        wrapper: Any = functools.wraps(found)(make(found))
+        wrapper.is_mitogen = True
+        made[name] = wrapper
+    for name, wrapper in made.items():
+        setattr(owner, name, wrapper)
+
+
+# ---- awaited results
+
+
+class Results(collections.deque[Any]):
+    """A strategy's results, whose arrival can be waited for."""
+
+    #: Nothing else is done meanwhile.
+    is_awaited = False
+
+    def __init__(self, items: Any = ()) -> None:
+        super().__init__(items)
+        self._came = threading.Event()
+
+    def append(self, item: Any) -> None:
+        """Called by the strategy's thread."""
+        super().append(item)
+        self._came.set()
+
+    def wait(self) -> None:
+        """Return when there is one, or after LOOK."""
+        self._came.clear()
+        if not self:
+            self._came.wait(LOOK)
+
+
+def await_results(strategy_base: Any) -> None:
+    """
+    Have plays wait for results.
+
+    :param strategy_base: core's StrategyBase
+    """
+    parameters = ["self", "iterator"]
+    # What loops; and what takes the results in each turn of that, which others call, too, who have
+    # other things to do.
+    _wrap(
+        strategy_base,
+        {
+            "_wait_on_pending_results": (parameters, _loop),
+            "_process_pending_results": (parameters, _turn),
+        },
+    )
+
+
+def _loop(original: Any) -> Any:
+    def wait_on_pending_results(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            with self._results_lock:
+                if not isinstance(self._results, Results):
+                    self._results = Results(self._results)
+            self._results.is_awaited = True
+        except (AttributeError, TypeError):
+            return original(self, *args, **kwargs)
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            self._results.is_awaited = False
+
+    return wait_on_pending_results
+
+
+def _turn(original: Any) -> Any:
+    def process_pending_results(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if getattr(getattr(self, "_results", None), "is_awaited", False):
+            self._results.wait()
+        return original(self, *args, **kwargs)
+
+    return process_pending_results
+
+
+# ---- quoted modules
+
+
+class Quoted(str):
+    """Text that is the same in quotes."""
+
+    def __repr__(self) -> str:
+        return "'%s'" % str.__str__(self)
+
+
+def quote_modules(cached_module: Any) -> None:
+    """
+    Have built modules be written without being looked at, byte by byte.
+
+    :param cached_module: core's _CachedModule, from ansible-core 2.19 on; None before
+    """
+    if cached_module is not None:
+        _wrap(cached_module, {"load": (["path"], _loaded)})
+
+
+def _loaded(original: Any) -> Any:
+    def load(path: Any) -> Any:
+        found = original(path)
+        data = getattr(found, "zip_data", None)
+        if type(data) is bytes and data.isascii() and not any(c in data for c in b"'\\\r\n"):
+            return dataclasses.replace(found, zip_data=Quoted(data.decode("ascii")))
+        return found
+
+    return load
+
+
+# ---- unneeded parser
+
+
+class LateParser:
+    """In place of argparse.ArgumentParser: is made when it is used."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._calls: list[Any] = [(args, kwargs)]
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> None:
+        """Note an argument; what argparse would return is not known yet."""
+        self._calls.append((args, kwargs))
+
+    def __getattr__(self, name: str) -> Any:
+        (args, kwargs), *calls = self._calls
+        parser = argparse.ArgumentParser(*args, **kwargs)
+        for args, kwargs in calls:
+            parser.add_argument(*args, **kwargs)
+        return getattr(parser, name)
+
+
+class _LateArgparse:
+    ArgumentParser = LateParser
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(argparse, name)
+
+
+def make_parsers_late(module: Any) -> None:
+    """
+    Have a module make its argument parsers when they are used.
+
+    :param module: of a stock plugin
+    """
+    if getattr(module, "argparse", None) is argparse:
+        module.argparse = _LateArgparse()

@@ -1,0 +1,168 @@
+"""accelerators.py within an environment of Ansible's: what it changes besides the time, nothing."""
+
+import json
+import subprocess
+
+import pytest
+
+from tests.ansible import environments, fresh
+
+RELEASE = "2.21"
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(bool(environments.why_not(RELEASE)), reason=environments.why_not(RELEASE)),
+]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    return fresh.make(RELEASE, tmp_path_factory.mktemp("site") / "venv", True)
+
+
+@pytest.fixture
+def inside(site, tmp_path):
+    """Run code in the environment; return what it leaves in `found`."""
+
+    def inside(code):
+        path = tmp_path / "inside.py"
+        path.write_text("import json\n" + code + "\nprint(json.dumps(found))\n")
+        done = subprocess.run([site.python, str(path)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return inside
+
+
+MODULES = """
+import tempfile
+from ansible.executor import module_common
+if {ours}:
+    import mitogen.ansible.connection
+found = []
+for data in (b"", b"UEsDB+/=" * 1000, b"it's", b"a\\\\b", b"two\\nlines", b"\\xc3\\xa9"):
+    each = module_common._CachedModule(zip_data=data, metadata=None, source_mapping={{"a": "b"}})
+    with tempfile.NamedTemporaryFile() as fp:
+        each.dump(fp.name)
+        each = module_common._CachedModule.load(fp.name)
+        open(fp.name, "w").close()
+    text = module_common.to_text(each.zip_data)
+    found.append([repr(text), f"{{text!r}}", text, each.source_mapping])
+"""
+
+
+def test_modules_are_written_as_core_writes_them(inside):
+    plain, ours = (inside(MODULES.format(ours=which)) for which in (False, True))
+    assert ours == plain
+    assert len(ours) == 6
+
+
+def test_quoting_is_not_computed(inside):
+    found = inside(
+        MODULES.format(ours=True) + "found = [type(each.zip_data).__name__, "
+        "type(module_common._CachedModule.load).__name__]"
+    )
+    # The last one has a letter that would be written otherwise.
+    assert found == ["bytes", "function"]
+
+
+PARSERS = """
+import argparse
+from mitogen.ansible import accelerators
+found = []
+for make in (argparse.ArgumentParser, accelerators.LateParser):
+    parser = make(prog="x", add_help=False)
+    parser.add_argument("-t", action="count")
+    parser.add_argument("-o", action="append")
+    for words in ([], ["-tt", "-o", "A=1", "-oB"], ["-C", "host", "-t"]):
+        known, rest = parser.parse_known_args(words)
+        found.append([vars(known), rest])
+"""
+
+
+def test_a_late_parser_parses_as_one_made_at_once(inside):
+    found = inside(PARSERS)
+    assert found[:3] == found[3:]
+    assert found[1] == [{"t": 2, "o": ["A=1", "B"]}, []]
+
+
+def test_only_that_plugins_parsers_are_late(inside):
+    found = inside(
+        "import argparse\n"
+        "from ansible.plugins.connection import ssh\n"
+        "from mitogen.ansible import accelerators, kinds\n"
+        "kinds.ssh(ssh)\n"
+        "found = [ssh.argparse.ArgumentParser is accelerators.LateParser,\n"
+        "         ssh.argparse.Namespace is argparse.Namespace,\n"
+        "         argparse.ArgumentParser is accelerators.LateParser]"
+    )
+    assert found == [True, True, False]
+
+
+STRATEGY = """
+import collections, threading
+from mitogen.ansible import accelerators
+
+class Base:
+    def __init__(self):
+        self._results, self._results_lock = collections.deque(), threading.Lock()
+        self.turns, self.looking = 0, threading.Semaphore(0)
+    def _wait_on_pending_results(self, iterator):
+        taken = []
+        while len(taken) < 3:
+            self.looking.release()
+            taken += self._process_pending_results(iterator)
+            self.turns += 1
+        return taken
+    def _process_pending_results(self, iterator, one_pass=False, max_passes=None):
+        taken = []
+        while self._results:
+            taken.append(self._results.popleft())
+        return taken
+
+accelerators.LOOK = 60
+accelerators.await_results(Base)
+accelerators.await_results(Base)
+strategy = Base()
+strategy._results.append("was there")
+def bring():
+    for number in range(2):
+        # Once it is about to wait again.
+        for _ in range(2 - (number > 0)):
+            strategy.looking.acquire()
+        strategy._results.append(number)
+thread = threading.Thread(target=bring)
+thread.start()
+found = [strategy._wait_on_pending_results(None), strategy.turns]
+thread.join()
+# Others look, who don't wait.
+found.append(strategy._process_pending_results(None, max_passes=1))
+"""
+
+
+def test_results_are_waited_for_and_come_in_order(inside):
+    taken, turns, rest = inside(STRATEGY)
+    assert taken == ["was there", 0, 1]
+    # One for each that comes: none of them ended because time was over.
+    assert 2 <= turns <= 3
+    assert rest == []
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "def _process_pending_results(self, iterator_, x=0): pass",
+        "_process_pending_results = None",
+        "x = 0",
+    ],
+)
+def test_what_is_not_as_we_know_it_stays(inside, method):
+    found = inside(
+        "from mitogen.ansible import accelerators\n"
+        "class Base:\n"
+        "    def _wait_on_pending_results(self, iterator): pass\n"
+        "    " + method + "\n"
+        "before = dict(Base.__dict__)\n"
+        "accelerators.await_results(Base)\n"
+        "found = before == dict(Base.__dict__)"
+    )
+    assert found

@@ -38,6 +38,7 @@ from ansible.utils.display import Display
 
 from mitogen.ansible import (
     accelerators,
+    become,
     built_modules,
     client,
     options,
@@ -114,12 +115,10 @@ class Plugin:
 
     has_pipelining = True
     _client: Any = None
-    #: What become plugins have made of commands: (command, step).
-    _become_commands: dict[str, tuple[str, Any]]
+    #: What the become plugin makes of commands.
+    _watch: become.Watch | None = None
     #: Nothing goes over a context: none can be made on this host, or Ansible is not as we know it.
     _is_stock = False
-    #: Become plugins tell us what they make of commands.
-    _is_watched = True
     #: There is a stock plugin of this kind, which can do without a context.
     _has_stock = True
     #: The task's variables, and the keywords of it and its play.
@@ -234,24 +233,8 @@ class Plugin:
     def set_become_plugin(self, plugin: Any) -> None:
         """Note what the plugin makes of commands, to know the command and the account apart."""
         super().set_become_plugin(plugin)  # type: ignore[misc]
-        self._become_commands = {}
         self._is_stock = False
-        self._guarded(self._watch, plugin)
-
-    def _watch(self, plugin: Any) -> None:
-        build = getattr(plugin, "build_become_command", None)
-        if plugin is None or build is None:
-            self._is_watched = plugin is None
-            return
-
-        def build_become_command(*args: Any, **kwargs: Any) -> Any:
-            built = build(*args, **kwargs)
-            cmd = args[0] if args else kwargs.get("cmd", built)
-            if built and built != cmd:
-                self._become_commands[built] = (cmd, transports.become_step(plugin))
-            return built
-
-        plugin.build_become_command = build_become_command
+        self._watch = self._guarded(become.Watch, plugin)
 
     def _take_apart(self, cmd: str) -> tuple[str, list[Any], bool]:
         """
@@ -259,26 +242,21 @@ class Plugin:
         it is one that asks for a password which only the stock plugin knows how to give.
         """
         steps = self.steps()
-        inner = scripts.inner_command(cmd)
-        for built, (command, step) in getattr(self, "_become_commands", {}).items():
-            # Where a task wants no shell around it, the command is all there is.
-            if cmd != built and (inner is None or inner not in (built, built + " && sleep 0")):
-                continue
-            if step is None:
-                become: Any = self.become  # type: ignore[attr-defined]
-                return cmd, steps, bool(become and become.expect_prompt())
-            executable = self._play_context.executable or "/bin/sh"  # type: ignore[attr-defined]
-            words = "%s -c %s" % (executable, shlex.quote(command))
-            return words, [*steps, [*step, "become"]], False
-        unknown: Any = None if self._is_watched else self.become  # type: ignore[attr-defined]
-        return cmd, steps, bool(unknown and unknown.expect_prompt())
+        if self._watch is None:
+            return cmd, steps, False
+        found = self._watch.take_apart(cmd)
+        if found.step is None:
+            return found.command, steps, found.asks
+        executable = self._play_context.executable or "/bin/sh"  # type: ignore[attr-defined]
+        words = "%s -c %s" % (executable, shlex.quote(found.command))
+        return words, [*steps, found.step], False
 
     # -- Ansible's interface
 
     def is_pipelining_enabled(self, wrap_async: bool = False) -> bool:
         """Return whether modules may go by standard input (from ansible-core 2.19)."""
-        become: Any = self.become  # type: ignore[attr-defined]
-        if become and not become.pipelining and not transports.become_step(become):
+        plugin: Any = self.become  # type: ignore[attr-defined]
+        if plugin and not plugin.pipelining and not transports.become_step(plugin):
             return False
         wanted = self._guarded(lambda: self.get_option("pipelining"))  # type: ignore[attr-defined]
         return bool(wanted) and not wrap_async

@@ -12,7 +12,7 @@ from base64 import b64encode
 import pytest
 
 from mitogen import process, spawn
-from mitogen.ansible import scripts
+from mitogen.ansible import scripts, target
 from tests import hosts, processes
 
 SOON = 30.0
@@ -148,6 +148,29 @@ def test_an_interpreter_that_can_be_no_zygote(context):
 def test_no_interpreter(context):
     with pytest.raises(FileNotFoundError):
         run(context, "1", "/no/such/python")
+
+
+def test_an_interpreter_is_warm_before_it_is_needed(router):
+    context = router.local(python_path="/usr/bin/python3")
+    pid = context.call(os.getpid)
+
+    def warm():
+        return [each.pid for each in processes.process_tree(pid) if "mitogen.zygote" in str(each)]
+
+    assert not warm()
+    # There is none: nobody is told before somebody wants it.
+    context.call(target.prepare, "/no/such/python")
+    context.call(target.prepare, sys.executable)
+    begun = warm()
+    assert len(begun) == 1
+    assert run(context, "print(1)") == (0, b"1\n", b"")
+    assert warm() == begun
+    with pytest.raises(FileNotFoundError):
+        run(context, "print(1)", interpreter="/no/such/python")
+    # The context's own.
+    context.call(target.prepare, "")
+    assert len(warm()) == 2
+    context.shutdown(wait=True)
 
 
 def test_nothing_leaks_from_one_script_to_the_next(context):

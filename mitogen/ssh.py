@@ -139,6 +139,8 @@ class Connection(connect.Connection):
         for setting in self._settings():
             argv += ["-o", setting]
         argv += [str(arg) for arg in options.ssh_args]
+        # Where this context dies meanwhile, ssh must not wait for ever. The first one counts.
+        argv += ["-o", "ConnectTimeout %d" % max(1, options.connect_timeout)]
         return argv + ["--", str(options.hostname)] + self.get_boot_command()
 
     def _settings(self) -> "Iterator[str]":
@@ -150,8 +152,6 @@ class Connection(connect.Connection):
         if options.keepalive_enabled:
             yield "ServerAliveInterval %d" % options.keepalive_interval
             yield "ServerAliveCountMax %d" % options.keepalive_count
-        # Where this context dies meanwhile, ssh must not wait for ever.
-        yield "ConnectTimeout %d" % max(1, options.connect_timeout)
         if options.password is None:
             if options.check_host_keys != "accept":
                 yield "BatchMode yes"

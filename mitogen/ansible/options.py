@@ -82,7 +82,7 @@ def _who(*variables: "str", **where: "Any") -> "Option":
 def _timeout(*variables: "str", **where: "Any") -> "Option":
     given = {"env": ["ANSIBLE_TIMEOUT"], "ini": [("defaults", "timeout")], "cli": "timeout"}
     given.update(where)
-    text = "Seconds until it must be connected."
+    text = "Seconds until it must be connected, besides a minute for an interpreter to start."
     return _option(text, *variables, default=10, type="int", **given)  # type: ignore[arg-type]
 
 

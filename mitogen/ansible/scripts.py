@@ -11,7 +11,6 @@ Threads: any; pure.
 """
 
 import binascii
-import hashlib
 import re
 import shlex
 
@@ -91,6 +90,9 @@ def parts_of(script: "bytes") -> "List[Tuple[bytes, bytes]]":
 
     :returns: pairs of digest and bytes
     """
+    # Not at the top: 5 ms, which there are once ssh has been started.
+    import hashlib
+
     parts = []
     part: "List[bytes]" = []
     for line in script.splitlines(True):

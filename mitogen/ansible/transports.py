@@ -70,6 +70,9 @@ SU_LOGIN = {"-", "-l", "--login"}
 #: What Ansible gives ssh where nobody says otherwise. For its `-C` we compress files and modules
 #: ourselves, once and if they get smaller by it: ssh does so with all there is, 30 ms a megabyte.
 STOCK_SSH_ARGS = ["-C", "-o", "ControlMaster=auto", "-o", "ControlPersist=60s"]
+#: Seconds that a session and an interpreter may take to start once there is a connection, to which
+#: alone Ansible's `timeout` applies: fifty at once, on a machine that does other things.
+STARTING = 60.0
 #: The same connection stays open for the whole run: OpenSSH need not keep another.
 NO_SHARING = ["-o", "ControlMaster=no", "-o", "ControlPath=none"]
 
@@ -107,7 +110,7 @@ def ssh_step(plugin: "Any") -> "List[Any]":
     if not any("ControlPath=" in word for word in words[1:] if "none" not in word):
         words = NO_SHARING + words
     compress = compress and "-C" not in words
-    timeout = int(_option(plugin, "timeout", 10))
+    words += ["-o", "ConnectTimeout=%d" % _option(plugin, "timeout", 10)]
     checks = _option(plugin, "host_key_checking", True)
     options = {
         "hostname": _text(_option(plugin, "host") or plugin._play_context.remote_addr),
@@ -118,7 +121,7 @@ def ssh_step(plugin: "Any") -> "List[Any]":
         "ssh_path": _text(_option(plugin, "ssh_executable")),
         "ssh_args": words,
         "check_host_keys": "enforce" if checks else "ignore",
-        "connect_timeout": timeout,
+        "connect_timeout": _timeout(plugin),
         "compression": "-C" in words,
         "python_path": ["exec", *PYTHON],
     }
@@ -148,8 +151,8 @@ def _path(program: "str", arguments: "str" = "") -> "Source":
     return command
 
 
-def _timeout(plugin: "Any") -> "float":
-    return float(_option(plugin, "timeout", 10))
+def _timeout(plugin: "Any", name: "str" = "timeout") -> "float":
+    return float(_option(plugin, name, 10)) + STARTING
 
 
 def _docker_args(plugin: "Any") -> "List[str]":
@@ -235,7 +238,7 @@ KINDS = {
             "username": "remote_user",
             "docker_path": _path("docker_path", "docker_extra_args"),
             "docker_args": _docker_args,
-            "connect_timeout": lambda plugin: float(_option(plugin, "container_timeout", 10)),
+            "connect_timeout": lambda plugin: _timeout(plugin, "container_timeout"),
         },
         ["community.docker.docker", "community.general.docker"],
     ),

@@ -12,6 +12,7 @@ from mitogen import parent
 from mitogen.ansible import hops, options, transports
 
 PYTHON = ["exec", *transports.PYTHON]
+STARTING = transports.STARTING
 
 
 class Plugin:
@@ -53,7 +54,7 @@ TOOLS = {
                 "docker_path": ["/opt/docker", "--host", "tcp://a b"],
                 "docker_args": ["--env", "A=x y", "--env", "B=1", "--workdir", "/srv"]
                 + ["--privileged"],
-                "connect_timeout": 7.0,
+                "connect_timeout": 7.0 + STARTING,
             },
         ),
     ],
@@ -70,7 +71,7 @@ TOOLS = {
                 "container": "web",
                 "username": "ann",
                 "podman_path": ["/p", "--log-level", "debug"],
-                "connect_timeout": 3.0,
+                "connect_timeout": 3.0 + STARTING,
             },
         ),
     ],
@@ -82,7 +83,7 @@ TOOLS = {
                 "container": "web",
                 "username": "ann",
                 "buildah_path": "/b",
-                "connect_timeout": 4.0,
+                "connect_timeout": 4.0 + STARTING,
             },
         ),
     ],
@@ -117,7 +118,7 @@ TOOLS = {
                 + ["--client-certificate", "/c", "--client-key", "/ck"]
                 + ["--certificate-authority", "/ca", "--insecure-skip-tls-verify=true"]
                 + ["--v", "2"],
-                "connect_timeout": 5.0,
+                "connect_timeout": 5.0 + STARTING,
             },
         ),
         (
@@ -129,7 +130,7 @@ TOOLS = {
         ({}, {"container": "web", "lxc_attach_path": "lxc-attach"}),
         (
             {"lxc_attach_path": "/l", "timeout": 2},
-            {"container": "web", "lxc_attach_path": "/l", "connect_timeout": 2.0},
+            {"container": "web", "lxc_attach_path": "/l", "connect_timeout": 2.0 + STARTING},
         ),
     ],
     "lxd": [
@@ -145,7 +146,7 @@ TOOLS = {
             {
                 "container": "far:web",
                 "lxc_path": ["/l", "--project", "x"],
-                "connect_timeout": 2.0,
+                "connect_timeout": 2.0 + STARTING,
             },
         ),
     ],
@@ -162,7 +163,7 @@ TOOLS = {
             {
                 "container": "far:web",
                 "incus_path": ["/i", "--project", "x"],
-                "connect_timeout": 2.0,
+                "connect_timeout": 2.0 + STARTING,
             },
         ),
     ],
@@ -174,7 +175,7 @@ TOOLS = {
                 "container": "web",
                 "username": "ann",
                 "jexec_path": "/j",
-                "connect_timeout": 2.0,
+                "connect_timeout": 2.0 + STARTING,
             },
         ),
     ],
@@ -199,7 +200,7 @@ TOOLS = {
                 "lxc_info_path": "/li",
                 "machinectl_path": "/m",
                 "nsenter_path": "/n",
-                "connect_timeout": 2.0,
+                "connect_timeout": 2.0 + STARTING,
             },
         ),
     ],
@@ -212,7 +213,7 @@ TOOLS = {
                 "username": "ann",
                 "machinectl_path": "/m",
                 "nsenter_path": "/n",
-                "connect_timeout": 2.0,
+                "connect_timeout": 2.0 + STARTING,
             },
         ),
     ],
@@ -224,7 +225,7 @@ ROWS = [(kind, *row) for kind, rows in TOOLS.items() for row in rows]
 def test_a_tool(kind, given, wanted):
     method, keywords = transports.tool_step(connection(kind, **{**WEB, **given}), kind)
     assert method == ("setns" if kind in ("setns", "machinectl") else kind)
-    assert keywords == {"connect_timeout": 10.0, "python_path": PYTHON, **wanted}
+    assert keywords == {"connect_timeout": 10.0 + STARTING, "python_path": PYTHON, **wanted}
     # And so does the method.
     cls = parent.get_connection_class(method)
     cls(cls.options_class(**keywords), None)
@@ -425,10 +426,10 @@ def test_what_is_left_to_the_plugin(name, given):
 @pytest.mark.parametrize("kind", ACCOUNTS)
 def test_an_account_as_a_host(kind):
     step = transports.account_step(connection(kind), kind)
-    assert step == [kind, {"username": "root", kind + "_path": kind, "connect_timeout": 10.0}]
+    assert step == [kind, {"username": "root", kind + "_path": kind, "connect_timeout": 10.0 + STARTING}]
     given = {"remote_user": "ann", "password": "p", kind + "_exe": "/x", "timeout": 3}
     method, keywords = transports.account_step(connection(kind, **given), kind)
-    wanted = {"username": "ann", "password": "p", kind + "_path": "/x", "connect_timeout": 3.0}
+    wanted = {"username": "ann", "password": "p", kind + "_path": "/x", "connect_timeout": 3.0 + STARTING}
     assert (method, keywords) == (kind, wanted)
     assert transports.account_step(connection(kind, **{kind + "_flags": "-Z"}), kind) is None
 

@@ -13,7 +13,7 @@ from mitogen.handshake import first_stage, remote_command
 NAME = "user@host:1"
 HERE = [sys.executable, "-c", first_stage(), NAME]
 THERE = remote_command(None, NAME)
-SSH_END = ["--", "h", *THERE]
+SSH_END = ["-o", "ConnectTimeout 30", "--", "h", *THERE]
 
 
 def argv(module, **kwargs):
@@ -37,7 +37,7 @@ IGNORE = (
     "UserKnownHostsFile /dev/null",
     "GlobalKnownHostsFile /dev/null",
 )
-USUAL = settings(COMPRESS, *ALIVE, "ConnectTimeout 30", BATCH, STRICT)
+USUAL = settings(COMPRESS, *ALIVE, BATCH, STRICT)
 
 SSH = {
     "plain": ({}, ["ssh", "-T", *USUAL, *SSH_END]),
@@ -60,43 +60,43 @@ SSH = {
     ),
     "password": (
         {"password": "x"},
-        ["ssh", "-T", *settings(ONLY, COMPRESS, *ALIVE, "ConnectTimeout 30", PASSWORD, STRICT)]
+        ["ssh", "-T", *settings(ONLY, COMPRESS, *ALIVE, PASSWORD, STRICT)]
         + SSH_END,
     ),
     "accept": (
         {"check_host_keys": "accept"},
         ["ssh", "-T"]
-        + settings(COMPRESS, *ALIVE, "ConnectTimeout 30", "StrictHostKeyChecking ask")
+        + settings(COMPRESS, *ALIVE, "StrictHostKeyChecking ask")
         + SSH_END,
     ),
     "ignore": (
         {"check_host_keys": "ignore"},
-        ["ssh", "-T", *settings(COMPRESS, *ALIVE, "ConnectTimeout 30", BATCH, *IGNORE), *SSH_END],
+        ["ssh", "-T", *settings(COMPRESS, *ALIVE, BATCH, *IGNORE), *SSH_END],
     ),
     "True of 2017": ({"check_host_keys": True}, ["ssh", "-T", *USUAL, *SSH_END]),
     "False of 2017": (
         {"check_host_keys": False},
-        ["ssh", "-T", *settings(COMPRESS, *ALIVE, "ConnectTimeout 30", BATCH, *IGNORE), *SSH_END],
+        ["ssh", "-T", *settings(COMPRESS, *ALIVE, BATCH, *IGNORE), *SSH_END],
     ),
     "no compression": (
         {"compression": False},
-        ["ssh", "-T", *settings("Compression no", *ALIVE, "ConnectTimeout 30", BATCH, STRICT)]
+        ["ssh", "-T", *settings("Compression no", *ALIVE, BATCH, STRICT)]
         + SSH_END,
     ),
     "no keepalive": (
         {"keepalive_enabled": False},
-        ["ssh", "-T", *settings(COMPRESS, "ConnectTimeout 30", BATCH, STRICT), *SSH_END],
+        ["ssh", "-T", *settings(COMPRESS, BATCH, STRICT), *SSH_END],
     ),
     "keepalive": (
         {"keepalive_interval": 5, "keepalive_count": 7},
         ["ssh", "-T"]
         + settings(COMPRESS, "ServerAliveInterval 5", "ServerAliveCountMax 7")
-        + settings("ConnectTimeout 30", BATCH, STRICT)
+        + settings(BATCH, STRICT)
         + SSH_END,
     ),
     "python": (
         {"python_path": "/opt/my python"},
-        ["ssh", "-T", *USUAL, "--", "h", "'/opt/my python'", *remote_command("p", NAME)[1:]],
+        ["ssh", "-T", *USUAL, *SSH_END[:4], "'/opt/my python'", *remote_command("p", NAME)[1:]],
     ),
 }
 

@@ -426,10 +426,18 @@ def test_what_is_left_to_the_plugin(name, given):
 @pytest.mark.parametrize("kind", ACCOUNTS)
 def test_an_account_as_a_host(kind):
     step = transports.account_step(connection(kind), kind)
-    assert step == [kind, {"username": "root", kind + "_path": kind, "connect_timeout": 10.0 + STARTING}]
+    assert step == [
+        kind,
+        {"username": "root", kind + "_path": kind, "connect_timeout": 10.0 + STARTING},
+    ]
     given = {"remote_user": "ann", "password": "p", kind + "_exe": "/x", "timeout": 3}
     method, keywords = transports.account_step(connection(kind, **given), kind)
-    wanted = {"username": "ann", "password": "p", kind + "_path": "/x", "connect_timeout": 3.0 + STARTING}
+    wanted = {
+        "username": "ann",
+        "password": "p",
+        kind + "_path": "/x",
+        "connect_timeout": 3.0 + STARTING,
+    }
     assert (method, keywords) == (kind, wanted)
     assert transports.account_step(connection(kind, **{kind + "_flags": "-Z"}), kind) is None
 

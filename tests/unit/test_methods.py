@@ -60,14 +60,11 @@ SSH = {
     ),
     "password": (
         {"password": "x"},
-        ["ssh", "-T", *settings(ONLY, COMPRESS, *ALIVE, PASSWORD, STRICT)]
-        + SSH_END,
+        ["ssh", "-T", *settings(ONLY, COMPRESS, *ALIVE, PASSWORD, STRICT)] + SSH_END,
     ),
     "accept": (
         {"check_host_keys": "accept"},
-        ["ssh", "-T"]
-        + settings(COMPRESS, *ALIVE, "StrictHostKeyChecking ask")
-        + SSH_END,
+        ["ssh", "-T"] + settings(COMPRESS, *ALIVE, "StrictHostKeyChecking ask") + SSH_END,
     ),
     "ignore": (
         {"check_host_keys": "ignore"},
@@ -80,8 +77,7 @@ SSH = {
     ),
     "no compression": (
         {"compression": False},
-        ["ssh", "-T", *settings("Compression no", *ALIVE, BATCH, STRICT)]
-        + SSH_END,
+        ["ssh", "-T", *settings("Compression no", *ALIVE, BATCH, STRICT)] + SSH_END,
     ),
     "no keepalive": (
         {"keepalive_enabled": False},

@@ -4,6 +4,8 @@ Where Ansible itself spends time on what it need not do: a table of what is wrap
     awaited results    its main process asks every millisecond whether a worker has brought one: a
                        sixth of a play's processor time. It sleeps until one has.
     quoted modules     a module's zip, as base64, is written as a Python literal: 1 ms a task.
+    known settings     a worker works out some sixty settings anew, of which a task's variables
+                       change two or three: 2 ms.
     unneeded parser    each `ssh` connection makes an argument parser that only a command with a
                        terminal needs: 1.5 ms a task.
 
@@ -24,11 +26,11 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from mitogen.ansible import run
 
-__all__ = ["await_results", "make_parsers_late", "quote_modules"]
+__all__ = ["await_results", "make_parsers_late", "quote_modules", "remember_settings"]
 
 #: Seconds between looks at what nobody tells of: a worker that has died, a run that is to end.
 LOOK = 0.05
@@ -46,10 +48,11 @@ def _wrap(owner: Any, wrappers: dict[str, tuple[list[str], Callable[[Any], Any]]
     made = {}
     for name, (parameters, make) in wrappers.items():
         found = getattr(owner, name, None)
-        if not callable(found) or [*inspect.signature(found).parameters][:2] != parameters:
+        begin = [*inspect.signature(found).parameters][: len(parameters)] if callable(found) else []
+        if begin != parameters:
             run.say_once("%s.%s is not as we know it: it stays" % (owner.__name__, name))
             return
-        wrapper: Any = functools.wraps(found)(make(found))
+        wrapper: Any = functools.wraps(found)(make(found))  # type: ignore[arg-type]  # it is callable
         wrapper.is_mitogen = True
         made[name] = wrapper
     for name, wrapper in made.items():
@@ -192,3 +195,99 @@ def make_parsers_late(module: Any) -> None:
     """
     if getattr(module, "argparse", None) is argparse:
         module.argparse = _LateArgparse()
+
+
+# ---- known settings
+
+
+class Setting(NamedTuple):
+    """
+    What a setting is where nothing that is particular to a task says otherwise.
+
+    :param definition: core's
+    :param variables: names of the variables that may say otherwise
+    :param keywords: likewise, of keywords of tasks and plays
+    :param answer: (value, origin)
+    """
+
+    definition: Any
+    variables: frozenset[str]
+    keywords: frozenset[str]
+    answer: Any
+
+    def is_particular(self, keys: Any, variables: Any) -> bool:
+        """Return whether one of these says something."""
+        return bool(
+            (variables and any(name in variables for name in self.variables))
+            or (keys and any(name in keys for name in self.keywords))
+        )
+
+
+#: Parameters of ConfigManager.get_config_value_and_origin().
+PARAMETERS = ["self", "config", "cfile", "plugin_type", "plugin_name", "keys", "variables"]
+PARAMETERS += ["direct"]
+
+
+def remember_settings(config_manager: Any) -> None:
+    """
+    Have settings that can't change be looked up once: the command line, the environment and
+    ansible.cfg are those of the run.
+
+    :param config_manager: core's ConfigManager
+    """
+    _wrap(config_manager, {"get_config_value_and_origin": (PARAMETERS, _remembered)})
+
+
+def _remembered(original: Any) -> Any:
+    known: dict[Any, Setting] = {}
+
+    def get_config_value_and_origin(
+        self: Any,
+        config: Any,
+        cfile: Any = None,
+        plugin_type: Any = None,
+        plugin_name: Any = None,
+        keys: Any = None,
+        variables: Any = None,
+        direct: Any = None,
+        **more: Any,
+    ) -> Any:
+        def ask() -> Any:
+            return original(
+                self, config, cfile, plugin_type, plugin_name, keys, variables, direct, **more
+            )
+
+        if cfile is not None or direct or any(more.values()):
+            return ask()
+        try:
+            definition = self.get_configuration_definitions(plugin_type, plugin_name)[config]
+        except (AttributeError, LookupError, TypeError):
+            return ask()
+        key = (id(self), plugin_type, plugin_name, config)
+        found = known.get(key)
+        if found is None or found.definition is not definition:
+            answer = ask()
+            found = _setting(config, definition, answer)
+            if found is not None and not found.is_particular(keys, variables):
+                known[key] = found
+            return answer
+        return ask() if found.is_particular(keys, variables) else found.answer
+
+    return get_config_value_and_origin
+
+
+def _setting(config: str, definition: Any, answer: Any) -> Setting | None:
+    """Return a setting with an answer; None if it can't be known what may change it."""
+    if not isinstance(definition, dict) or "{{" in str(definition.get("default")):
+        return None
+    if not (isinstance(answer, tuple) and isinstance(answer[0], (str, int, float, type(None)))):
+        # A container is the caller's own, to be changed.
+        return None
+    try:
+        aliases = definition.get("aliases") or []
+        variables = [each["name"] for each in definition.get("vars") or []]
+        keywords = [each["name"] for each in definition.get("keyword") or []]
+    except (KeyError, TypeError):
+        return None
+    keywords += [config, *aliases]
+    return Setting(definition, frozenset(variables), frozenset(keywords), answer)

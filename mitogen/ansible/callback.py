@@ -22,6 +22,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from ansible import constants as C
 from ansible.plugins import loader, strategy
 from ansible.plugins.callback import CallbackBase
 from ansible.utils.display import Display
@@ -43,6 +44,18 @@ MODULES = (
         "ansible.module_utils._internal._json._profiles._module_%s" % profile
         for profile in ("legacy_c2m", "legacy_m2c", "modern_c2m", "modern_m2c")
     ),
+)
+#: Those whose settings each worker looks up.
+PLUGINS = [
+    (loader.connection_loader, "ssh"),
+    (loader.connection_loader, "local"),
+    (loader.shell_loader, "sh"),
+    (loader.become_loader, "sudo"),
+]
+#: Settings of no plugin that each worker looks up, besides.
+SETTINGS = (
+    *("DEFAULT_MODULE_COMPRESSION", "DEFAULT_NO_TARGET_SYSLOG", "DOCSITE_ROOT_URL"),
+    *("INTERPRETER_PYTHON", "PYTHON_MODULE_RLIMIT_NOFILE", "TARGET_LOG_INFO"),
 )
 #: What runs on the controller, without a connection.
 NEED_NO_CONNECTION = {
@@ -67,6 +80,17 @@ def preload() -> None:
     # What a worker has from the main process it need not look through for garbage: that took 90 ms
     # of one that builds a module, and a copy of each page.
     os.register_at_fork(after_in_child=_collect_less)
+
+
+def look_up_settings() -> None:
+    """Have settings that most tasks use be known to all workers: see remember_settings()."""
+    for name in SETTINGS:
+        with contextlib.suppress(Exception):
+            C.config.get_config_value(name)
+    for plugins, name in PLUGINS:
+        with contextlib.suppress(Exception):
+            plugin = plugins.get(name, class_only=True)
+            C.config.get_plugin_options(plugins.type, plugin._load_name)
 
 
 def _collect_less() -> None:
@@ -121,6 +145,7 @@ def enable(who: str, stock: list[str]) -> None:
         names = [name for name in stock if name]
         redirect.redirection(loader.connection_loader).want(who, names)
         preload()
+        look_up_settings()
         accelerators.await_results(strategy.StrategyBase)
     except Exception as e:
         display.vvv("mitogen.ansible: %s: %s" % (type(e).__name__, e))

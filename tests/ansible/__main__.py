@@ -97,7 +97,7 @@ def integrate(options: argparse.Namespace) -> int:
     """ansible-core's own targets: a failure of ours counts where plain Ansible passes."""
     names = ["plain", *(options.way or [n for n in ways.OURS if not ways.WAYS[n].why_not()])]
     found, bad = [], 0
-    with made() as here:
+    with made() as here, integration.authorized_keys():
         for target in options.targets or integration.TARGETS:
             results = [integration.run(here, options.release, way, target) for way in names]
             found += results

@@ -7,15 +7,17 @@ with its `testhost`, the play around a role, the environment. The host is this m
 root. A target that plain Ansible fails here too says nothing of ours.
 """
 
+import contextlib
 import json
 import os
 import pathlib
+import pwd
 import shutil
 import signal
 import subprocess
 import tarfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from tests import processes
@@ -95,6 +97,25 @@ def inventory(here: bed.Bed, way: ways.Way, run: pathlib.Path) -> dict[str, Any]
     return {"all": {"hosts": {"testhost": host}}}
 
 
+@contextlib.contextmanager
+def authorized_keys() -> Iterator[None]:
+    """Have root's file of keys be there: `copy` copies it; our sshd looks elsewhere."""
+    directory = pathlib.Path("~root/.ssh").expanduser()
+    made = []
+    if not directory.exists():
+        directory.mkdir(0o700)
+        made.append(directory)
+    path = directory / "authorized_keys"
+    if not path.exists():
+        path.touch(0o600)
+        made.append(path)
+    try:
+        yield
+    finally:
+        for each in reversed(made):
+            (each.rmdir if each.is_dir() else each.unlink)()
+
+
 def aliases(target: pathlib.Path) -> list[str]:
     path = target / "aliases"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
@@ -125,6 +146,8 @@ def environment(
     # Only the bed's own playbooks write results; a target has callback plugins of its own.
     del found["ANSIBLE_CALLBACK_PLUGINS"], found["BED_RESULTS"]
     found.update(
+        # Core takes it for local accounts, whatever HOME says; `async` looks for its jobs there.
+        HOME=pwd.getpwuid(os.geteuid()).pw_dir,
         ANSIBLE_ROLES_PATH=str(run / "integration" / "targets"),
         ANSIBLE_FORCE_HANDLERS="true",
         ANSIBLE_INVENTORY="/dev/null",
@@ -160,7 +183,7 @@ def run(here: bed.Bed, release: str, way: str, target: str) -> Result:
     shutil.copytree(str(source), str(copy), symlinks=True)
     (directory / "output_dir").mkdir()
     # For each account that a target becomes.
-    (directory / "root_tmp").mkdir()
+    (directory / "root_tmp").mkdir(exist_ok=True)
     (directory / "root_tmp").chmod(0o1777)
     hosts_there = json.dumps(inventory(here, ways.WAYS[way], directory))
     (copy / "inventory").write_text(hosts_there, encoding="utf-8")

@@ -65,6 +65,60 @@ def test_quoting_is_not_computed(inside):
     assert found == ["bytes", "function"]
 
 
+SETTINGS = """
+import os
+os.environ.update(ANSIBLE_TIMEOUT="7", ANSIBLE_SSH_RETRIES="")
+from ansible import constants as C
+from ansible.config.manager import ConfigManager
+from ansible.plugins import loader
+if {ours}:
+    from mitogen.ansible import accelerators
+    accelerators.remember_settings(ConfigManager)
+    accelerators.remember_settings(ConfigManager)
+calls = []
+real = C.config._loop_entries
+C.config._loop_entries = lambda *args: (calls.append(1), real(*args))[1]
+found = []
+plugins = [(loader.connection_loader, "ssh"), (loader.shell_loader, "sh"),
+           (loader.become_loader, "sudo")]
+variables = [None, {{}}, {{"ansible_port": 22}}, {{"ansible_port": None}}, {{"other": 1}},
+             {{"ansible_ssh_retries": "3", "ansible_become_user": "ann"}}]
+keys = [None, {{}}, {{"timeout": 3}}, {{"port": 44, "become_user": "bob"}}]
+direct = [None, {{"port": 55}}]
+for turn in range(2):
+    del calls[:]
+    for plugins_, name in plugins:
+        plugin = plugins_.get(name, class_only=True)
+        for v in variables:
+            for k in keys:
+                for d in direct:
+                    options = C.config.get_plugin_options_and_origins(
+                        plugins_.type, plugin._load_name, keys=k, variables=v, direct=d)
+                    found.append(repr(options))
+                    for value in options[0].values():
+                        if isinstance(value, (list, dict)):
+                            value.clear()
+    for v in variables:
+        try:
+            found.append(C.config.get_config_value_and_origin(
+                "port", plugin_type="connection", plugin_name="no such", variables=v))
+        except Exception as e:
+            found.append(type(e).__name__ + str(e))
+    found.append(C.config.get_config_value_and_origin("CONFIG_FILE"))
+found = [found, len(calls)]
+"""
+
+
+def test_settings_are_those_that_core_would_find(inside):
+    (plain, asked), (ours, asked_less) = (
+        inside(SETTINGS.format(ours=which)) for which in (False, True)
+    )
+    assert ours == plain
+    assert len(ours) > 200
+    # In half of these there are arguments: then core is asked.
+    assert asked_less < asked * 2 / 3
+
+
 PARSERS = """
 import argparse
 from mitogen.ansible import accelerators

@@ -22,6 +22,7 @@ TOUCHED = [
     ("ansible.config.manager", "ConfigManager.has_configuration_definition"),
     ("ansible.config.manager", "ConfigManager.get_configuration_definitions"),
     ("ansible.config.manager", "ConfigManager.initialize_plugin_configuration_definitions"),
+    ("ansible.config.manager", "ConfigManager.get_config_value_and_origin"),
     ("ansible.plugins.loader", "PluginLoader.get_with_context"),
     ("ansible.plugins.loader", "PluginLoader.get"),
     ("ansible.plugins", "AnsiblePlugin.get_option"),

@@ -30,7 +30,8 @@ def turn(item: Any) -> int:
     """Return when a test of this directory has its turn: 0 alone, 1 beside the runs, 2 after."""
     if item.get_closest_marker("ansible_runs"):
         return 2
-    return 0 if "ansible_bed" in item.fixturenames else 1
+    # Those that change environments.py change it for the runs as well.
+    return 0 if "ansible_bed" in item.fixturenames or item.path.stem == "test_environments" else 1
 
 
 def wanted(items: list[Any]) -> list[Key]:

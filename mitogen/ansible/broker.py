@@ -237,9 +237,13 @@ class Broker:
         command: "str",
         data: "Optional[bytes]",
         options: "Dict[str, Any]",
+        likely: "Optional[str]",
     ) -> "List[Any]":
-        """Run a command string; return [status, output, error output]."""
-        likely = options.pop("interpreter", None)
+        """
+        Run a command string; return [status, output, error output].
+
+        :param likely: the interpreter of modules that will follow: see Account.connect()
+        """
         inner = scripts.inner_command(command)
         known = commands.known(inner) if inner and not data else None
         if known:
@@ -265,7 +269,6 @@ class Broker:
         """Have a Python run a script; return [status, output, error output]."""
         parts = scripts.parts_of(script)
         self.let_go(steps, b"".join(data for _, data in parts if len(data) < LONG))
-        options.pop("interpreter", None)
         account, context = self.context(steps, interpreter)
         try:
             return self._script(

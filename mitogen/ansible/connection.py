@@ -344,8 +344,8 @@ class Plugin:
                     raise
                 # No such interpreter, say: the command itself tells that best.
                 display.vvv("MITOGEN: %s" % e)
-        likely = dict(options, interpreter=self._guarded(self._likely_interpreter))
-        return self._ask("run", steps, command, data, likely)
+        likely = self._guarded(self._likely_interpreter)
+        return self._ask("run", steps, command, data, options, likely)
 
     def _likely_interpreter(self) -> str | None:
         """

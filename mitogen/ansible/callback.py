@@ -3,8 +3,8 @@ What happens in Ansible's main process before it forks workers, and the callback
 `mitogen.ansible.mitogen`, which is no callback at all but the one place where that can be done.
 
 Rules
-    1. It prints nothing, but of a setting that is wrong, and needs nothing of a release of Ansible
-       but a loader's get_with_context().
+    1. It prints nothing, but of a setting that is wrong. What it needs of a release of Ansible is a
+       loader's get_with_context() and what accelerators.py looks at before it wraps it.
     2. What it can't do it leaves undone: then tasks are slower, or go the stock way, with a line at
        -vvv.
     3. enable() may be called any number of times, by any number of ways in.
@@ -74,7 +74,7 @@ def preload() -> None:
             importlib.import_module(module)
     for action in ACTIONS:
         loader.action_loader.get(action, class_only=True)
-    loader.shell_loader.get("sh", class_only=True)
+    look_up_settings()
     # So that it knows what is in its directories.
     loader.module_loader.find_plugin_with_context("ansible.legacy.ping")
     # What a worker has from the main process it need not look through for garbage: that took 90 ms
@@ -145,7 +145,6 @@ def enable(who: str, stock: list[str]) -> None:
         names = [name for name in stock if name]
         redirect.redirection(loader.connection_loader).want(who, names)
         preload()
-        look_up_settings()
         accelerators.await_results(strategy.StrategyBase)
     except Exception as e:
         display.vvv("mitogen.ansible: %s: %s" % (type(e).__name__, e))

@@ -110,7 +110,7 @@ def ssh_step(plugin: "Any") -> "List[Any]":
     if not any("ControlPath=" in word for word in words[1:] if "none" not in word):
         words = NO_SHARING + words
     compress = compress and "-C" not in words
-    words += ["-o", "ConnectTimeout=%d" % _option(plugin, "timeout", 10)]
+    words += ["-o", "ConnectTimeout=%d" % int(_option(plugin, "timeout", 10))]
     checks = _option(plugin, "host_key_checking", True)
     options = {
         "hostname": _text(_option(plugin, "host") or plugin._play_context.remote_addr),

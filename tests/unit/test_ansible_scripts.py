@@ -7,7 +7,7 @@ import shlex
 import pytest
 from hypothesis import given, strategies as st
 
-from mitogen.ansible import scripts, target
+from mitogen.ansible import scripts, target, zygote
 
 
 def sh(command):
@@ -125,3 +125,8 @@ ZIP = b"PK\3\4" + os.urandom(4001)
 def test_a_zip_is_sent_without_base64(data, sent):
     assert scripts.pack(data) == sent
     assert target.unpack(sent) == data
+
+
+def test_a_zip_is_the_same_to_both_ends():
+    # The zygote imports nothing of ours, and the broker process none of what it would import.
+    assert scripts._BASE64.pattern == zygote.ZIP.pattern

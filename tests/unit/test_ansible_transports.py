@@ -554,3 +554,20 @@ def test_with_other_ssh_args_ssh_does_as_they_say(given, compression):
     assert keywords["compression"] == compression
     assert ("-C" in keywords["ssh_args"]) == compression
     assert not particular
+
+
+# ---- ssh's time limit
+
+
+def test_ansibles_timeout_is_that_of_sshs_connection():
+    """What comes after it, for fifty hosts at once, has a minute besides."""
+    _, keywords, *_ = transports.ssh_step(Plugin(**STOCK_SSH, timeout=7))
+    assert keywords["ssh_args"][-2:] == ["-o", "ConnectTimeout=7"]
+    assert keywords["connect_timeout"] == 7 + STARTING
+
+
+def test_a_users_own_time_limit_comes_first():
+    given = {**STOCK_SSH, "ssh_extra_args": "-o ConnectTimeout=3"}
+    words = transports.ssh_step(Plugin(**given))[1]["ssh_args"]
+    # Of several, ssh takes the first.
+    assert words.index("ConnectTimeout=3") < words.index("ConnectTimeout=10")

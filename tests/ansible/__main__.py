@@ -10,6 +10,7 @@ import contextlib
 import os
 import pathlib
 import shutil
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent import futures
@@ -141,6 +142,8 @@ def main(arguments: Sequence[str]) -> int:
     command.add_argument("--keep", help="a directory for what failed runs printed")
     command.add_argument("targets", nargs="*", help=" ".join(integration.TARGETS))
     options = parser.parse_args(arguments)
+    # Or accounts, files and processes would stay: it ends as by ^C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     return int(options.function(options))
 
 

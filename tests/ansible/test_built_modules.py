@@ -30,11 +30,9 @@ def place(site, tmp_path):
     return found
 
 
-def play(place, **variables):
-    """Run the playbook; return how many modules were built and how often one was found."""
-    done = place.run(
-        "ansible-playbook", "-i", "inventory", "playbook.yml", ANSIBLE_DEBUG="1", **variables
-    )
+def play(place, name="playbook.yml", **variables):
+    """Run a playbook; return how many modules were built and how often one was found."""
+    done = place.run("ansible-playbook", "-i", "inventory", name, ANSIBLE_DEBUG="1", **variables)
     assert done.returncode == 0, done.stdout + done.stderr
     text = done.stdout + done.stderr
     return len(re.findall(BUILT, text)), len(re.findall(FOUND, text))
@@ -48,6 +46,21 @@ def test_the_second_run_builds_nothing(place):
     assert play(place) == (1, 1)
     assert len(kept(place)) == 1
     assert play(place) == (0, 2)
+
+
+def test_all_of_a_loop_is_kept(place):
+    """Its items are one worker's: stat and copy for the first, stat and file for the second."""
+    here = place.directory
+    (here / "same").write_text("x")
+    place.write(
+        "loop.yml",
+        "- hosts: all\n  gather_facts: false\n  tasks:\n"
+        "    - copy: {{content: x, dest: '{}/{{{{ item }}}}'}}\n"
+        "      loop: [other, same]\n".format(here),
+    )
+    assert play(place, "loop.yml") == (3, 1)
+    (here / "other").unlink()
+    assert play(place, "loop.yml") == (0, 4)
 
 
 @pytest.mark.thorough

@@ -93,6 +93,17 @@ def test_enable(place, release):
     assert not place.config.exists() and ours(play(place)) == 0
 
 
+def test_a_loop_has_one_connection(place):
+    """The name that core compares before each item is that of the stock plugin."""
+    assert place.mitogen("enable").returncode == 0
+    head, loaded = "- hosts: web\n  gather_facts: false\n  tasks:\n", set()
+    for items in ("[1]", "[1, 2, 3]"):
+        place.write("loop.yml", head + "    - {raw: ':', loop: %s}\n" % items)
+        output = play(place, "loop.yml", ANSIBLE_DEBUG="1")
+        loaded.add(len(re.findall(r"Loading Connection '[\w.]*ssh'", output)))
+    assert len(loaded) == 1 and 0 not in loaded, loaded
+
+
 @pytest.mark.thorough
 def test_strategy_by_its_full_name(place, release):
     for name in ("mitogen", "mitogen_linear", "mitogen_free", "mitogen_host_pinned"):

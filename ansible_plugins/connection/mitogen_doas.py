@@ -5,6 +5,16 @@ from __future__ import annotations
 import os
 import sys
 
+#: What ansible-doc shows, which reads it without running anything.
+DOCUMENTATION = """
+name: doas
+author: the mitogen authors
+short_description: run in an account of this host, by doas, over a mitogen context
+description:
+  - Runs tasks in an account of this host, by doas.
+  - C(mitogen_via) names the host that this one is reached through.
+"""
+
 try:
     import mitogen.ansible.kinds as ours
 except ImportError:
@@ -12,6 +22,6 @@ except ImportError:
     sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
     import mitogen.ansible.kinds as ours
 
-DOCUMENTATION = ours.options.documentation("doas")
+DOCUMENTATION += ours.options.documentation("doas")
 
 Connection = ours.account("doas")

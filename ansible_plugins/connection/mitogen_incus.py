@@ -5,6 +5,17 @@ from __future__ import annotations
 import os
 import sys
 
+#: What ansible-doc shows, which reads it without running anything.
+DOCUMENTATION = """
+name: incus
+author: the mitogen authors
+short_description: run in an instance of Incus, over a mitogen context
+description:
+  - Runs tasks in an instance of Incus.
+  - Its options are those of P(community.general.incus#connection), which need not be installed.
+  - C(mitogen_via) names the host that this one is reached through.
+"""
+
 try:
     import mitogen.ansible.kinds as ours
 except ImportError:
@@ -12,6 +23,6 @@ except ImportError:
     sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
     import mitogen.ansible.kinds as ours
 
-DOCUMENTATION = ours.options.documentation("incus")
+DOCUMENTATION += ours.options.documentation("incus")
 
 Connection = ours.tool("incus")

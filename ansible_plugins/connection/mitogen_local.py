@@ -7,6 +7,16 @@ import sys
 
 from ansible.plugins.connection import local as stock
 
+#: What ansible-doc shows, which reads it without running anything.
+DOCUMENTATION = """
+name: local
+author: the mitogen authors
+short_description: run on the controller, in a mitogen context
+description:
+  - Runs tasks as P(ansible.builtin.local#connection) does, by the options of that one.
+  - Modules are sent by C(pipelining) unless told otherwise.
+"""
+
 try:
     import mitogen.ansible.kinds as ours
 except ImportError:
@@ -14,6 +24,6 @@ except ImportError:
     sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
     import mitogen.ansible.kinds as ours
 
-DOCUMENTATION = ours.documentation(stock, "local")
+DOCUMENTATION += ours.documentation(stock, "local")
 
 Connection = ours.local(stock)

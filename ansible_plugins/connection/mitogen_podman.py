@@ -5,6 +5,17 @@ from __future__ import annotations
 import os
 import sys
 
+#: What ansible-doc shows, which reads it without running anything.
+DOCUMENTATION = """
+name: podman
+author: the mitogen authors
+short_description: run in a container of podman, over a mitogen context
+description:
+  - Runs tasks in a container of podman.
+  - Its options are those of P(containers.podman.podman#connection), which need not be installed.
+  - C(mitogen_via) names the host that this one is reached through.
+"""
+
 try:
     import mitogen.ansible.kinds as ours
 except ImportError:
@@ -12,6 +23,6 @@ except ImportError:
     sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
     import mitogen.ansible.kinds as ours
 
-DOCUMENTATION = ours.options.documentation("podman")
+DOCUMENTATION += ours.options.documentation("podman")
 
 Connection = ours.tool("podman")

@@ -71,24 +71,24 @@ SSH_ERROR = 255
 
 def documentation(stock: Any, name: str) -> str:
     """
-    Return the DOCUMENTATION of a plugin of ours: that of the stock one, whose options it has.
+    Return what is said of the options of a plugin of ours, for its DOCUMENTATION: the stock one's,
+    and ours in place of those that it may have.
 
     As text, since each worker needs it: to parse it takes longer than a task.
 
     :param stock: module of the stock plugin
     :param name: ours
     """
-    ours = options.PIPELINING + ("" if name == "local" else options.VIA.lstrip())
-    # Ours comes in place of one that it may have.
-    text: str = re.sub(r"(?m)^( *)pipelining:\n(?:\1 .*\n|\s*\n)*", "", stock.DOCUMENTATION)
-    found = re.search(r"^( *)options:\n( *)", text, re.MULTILINE)
-    if found:
-        before = text[: found.start(2)] + textwrap.indent(ours.lstrip(), found.group(2))
-        return before + text[found.start(2) :]
-    indent = re.search(r"^( *)", text.lstrip("\n"))
-    outer = indent.group(1) if indent else ""
-    more = textwrap.indent(ours.lstrip(), outer + "    ")
-    return text.rstrip() + "\n" + outer + "options:\n" + more
+    text: str = textwrap.dedent(stock.DOCUMENTATION).strip("\n") + "\n"
+    text = re.sub(r"(?m)^( *)pipelining:\n(?:\1 .*\n|\s*\n)*", "", text)
+    # Each with the lines that are not at the margin, or an item of a list that is.
+    found: dict[str, str] = dict(re.findall(r"(?m)^(\w+):(.*\n(?:[ -].*\n|\s*\n)*)", text))
+    listed = found.get("options", "\n")
+    indent = re.search(r"^ *(?=\w)", listed, re.MULTILINE)
+    ours = options.PIPELINING + ("" if name == "local" else options.VIA)
+    lines = "options:" + listed + textwrap.indent(ours, indent.group() if indent else "  ")
+    key = "extends_documentation_fragment"
+    return lines + ("%s:%s" % (key, found[key]) if key in found else "")
 
 
 def _last_words(signum: int) -> bytes:

@@ -227,151 +227,121 @@ def _account(name: "str") -> "Dict[str, Option]":
     }
 
 
-#: Kind to (what it is, its options).
+#: Kind to its options.
 KINDS = {
-    "docker": (
-        "a container of docker",
-        {
-            "remote_addr": _where("container", "ansible_docker_host"),
-            "remote_user": _who("ansible_docker_user", **_ANYWHERE),
-            "docker_extra_args": _option(
-                "More arguments of docker, before its command.",
-                "ansible_docker_extra_args",
-                default="",
-                ini=[("docker_connection", "extra_cli_args")],
-            ),
-            "container_timeout": _timeout(
-                "ansible_docker_timeout",
-                env=["ANSIBLE_TIMEOUT", "ANSIBLE_DOCKER_TIMEOUT"],
-                ini=[("defaults", "timeout"), ("docker_connection", "timeout")],
-            ),
-            "extra_env": _option(
-                "What is in the environment there besides.",
-                "ansible_docker_extra_env",
-                type="dict",
-            ),
-            "working_dir": _option(
-                "The working directory there.",
-                "ansible_docker_working_dir",
-                env=["ANSIBLE_DOCKER_WORKING_DIR"],
-                ini=[("docker_connection", "working_dir")],
-            ),
-            "privileged": _option(
-                "Whether with all privileges.",
-                "ansible_docker_privileged",
-                default=False,
-                type="bool",
-                env=["ANSIBLE_DOCKER_PRIVILEGED"],
-                ini=[("docker_connection", "privileged")],
-            ),
-            **_paths(docker_path="docker"),
-        },
-    ),
-    "podman": (
-        "a container of podman",
-        {
-            "remote_addr": _where("container", "ansible_podman_host"),
-            "remote_user": _who(**_ANYWHERE),
-            "podman_extra_args": _option(
-                "More arguments of podman, before its command.",
-                "ansible_podman_extra_args",
-                default="",
-                env=["ANSIBLE_PODMAN_EXTRA_ARGS"],
-                ini=[("defaults", "podman_extra_args")],
-            ),
-            "podman_executable": _option(
-                "The program.",
-                "ansible_podman_executable",
-                default="podman",
-                env=["ANSIBLE_PODMAN_EXECUTABLE"],
-            ),
-            "timeout": _timeout("ansible_timeout"),
-        },
-    ),
-    "buildah": (
-        "a working container of buildah",
-        {
-            "remote_addr": _where("container"),
-            "remote_user": _who(**_ANYWHERE),
-            "timeout": _timeout("ansible_timeout"),
-            **_paths(buildah_path="buildah"),
-        },
-    ),
-    "kubectl": (
-        "a pod of Kubernetes",
-        {
-            "remote_addr": _where("pod"),
-            "timeout": _timeout("ansible_timeout"),
-            **_KUBECTL,
-            **_paths(kubectl_path="kubectl"),
-        },
-    ),
-    "lxc": (
-        "a container of LXC",
-        {
-            "remote_addr": _where("container", "ansible_lxc_host"),
-            "timeout": _timeout("ansible_timeout"),
-            **_paths(lxc_attach_path="lxc-attach"),
-        },
-    ),
-    "lxd": (
-        "an instance of LXD",
-        {
-            "remote_addr": _where("instance", "ansible_lxd_host"),
-            "remote": _option("The server.", "ansible_lxd_remote", default="local"),
-            "project": _option("The project.", "ansible_lxd_project"),
-            "timeout": _timeout("ansible_timeout"),
-            **_paths(lxc_path="lxc"),
-        },
-    ),
-    "incus": (
-        "an instance of Incus",
-        {
-            "remote_addr": _where("instance", "ansible_incus_host"),
-            "remote": _option("The server.", "ansible_incus_remote", default="local"),
-            "project": _option("The project.", "ansible_incus_project", default="default"),
-            "timeout": _timeout("ansible_timeout"),
-            **_paths(incus_path="incus"),
-        },
-    ),
-    "jail": (
-        "a jail of FreeBSD",
-        {
-            "remote_addr": _where("jail", "ansible_jail_host"),
-            "remote_user": _who("ansible_jail_user"),
-            "timeout": _timeout("ansible_timeout"),
-            **_paths(jexec_path="/usr/sbin/jexec"),
-        },
-    ),
-    "setns": (
-        "the namespaces of a container, without its own tool",
-        {
-            "remote_addr": _where("container, or number of a process"),
-            "remote_user": _who(keyword="remote_user"),
-            "kind": _option("docker, lxc, lxd, machinectl or pid.", "mitogen_kind", default=""),
-            "timeout": _timeout("ansible_timeout"),
-            **_paths(
-                docker_path="docker",
-                lxc_path="lxc",
-                lxc_info_path="lxc-info",
-                machinectl_path="machinectl",
-                nsenter_path="nsenter",
-            ),
-        },
-    ),
-    "machinectl": (
-        "a machine of systemd-nspawn",
-        {
-            "remote_addr": _where("machine"),
-            "remote_user": _who(keyword="remote_user"),
-            "timeout": _timeout("ansible_timeout"),
-            **_paths(machinectl_path="machinectl", nsenter_path="nsenter"),
-        },
-    ),
-    "sudo": ("an account of this host, by sudo", _account("sudo")),
-    "su": ("an account of this host, by su", _account("su")),
-    "doas": ("an account of this host, by doas", _account("doas")),
-}  # type: Dict[str, Tuple[str, Dict[str, Option]]]
+    "docker": {
+        "remote_addr": _where("container", "ansible_docker_host"),
+        "remote_user": _who("ansible_docker_user", **_ANYWHERE),
+        "docker_extra_args": _option(
+            "More arguments of docker, before its command.",
+            "ansible_docker_extra_args",
+            default="",
+            ini=[("docker_connection", "extra_cli_args")],
+        ),
+        "container_timeout": _timeout(
+            "ansible_docker_timeout",
+            env=["ANSIBLE_TIMEOUT", "ANSIBLE_DOCKER_TIMEOUT"],
+            ini=[("defaults", "timeout"), ("docker_connection", "timeout")],
+        ),
+        "extra_env": _option(
+            "What is in the environment there besides.",
+            "ansible_docker_extra_env",
+            type="dict",
+        ),
+        "working_dir": _option(
+            "The working directory there.",
+            "ansible_docker_working_dir",
+            env=["ANSIBLE_DOCKER_WORKING_DIR"],
+            ini=[("docker_connection", "working_dir")],
+        ),
+        "privileged": _option(
+            "Whether with all privileges.",
+            "ansible_docker_privileged",
+            default=False,
+            type="bool",
+            env=["ANSIBLE_DOCKER_PRIVILEGED"],
+            ini=[("docker_connection", "privileged")],
+        ),
+        **_paths(docker_path="docker"),
+    },
+    "podman": {
+        "remote_addr": _where("container", "ansible_podman_host"),
+        "remote_user": _who(**_ANYWHERE),
+        "podman_extra_args": _option(
+            "More arguments of podman, before its command.",
+            "ansible_podman_extra_args",
+            default="",
+            env=["ANSIBLE_PODMAN_EXTRA_ARGS"],
+            ini=[("defaults", "podman_extra_args")],
+        ),
+        "podman_executable": _option(
+            "The program.",
+            "ansible_podman_executable",
+            default="podman",
+            env=["ANSIBLE_PODMAN_EXECUTABLE"],
+        ),
+        "timeout": _timeout("ansible_timeout"),
+    },
+    "buildah": {
+        "remote_addr": _where("container"),
+        "remote_user": _who(**_ANYWHERE),
+        "timeout": _timeout("ansible_timeout"),
+        **_paths(buildah_path="buildah"),
+    },
+    "kubectl": {
+        "remote_addr": _where("pod"),
+        "timeout": _timeout("ansible_timeout"),
+        **_KUBECTL,
+        **_paths(kubectl_path="kubectl"),
+    },
+    "lxc": {
+        "remote_addr": _where("container", "ansible_lxc_host"),
+        "timeout": _timeout("ansible_timeout"),
+        **_paths(lxc_attach_path="lxc-attach"),
+    },
+    "lxd": {
+        "remote_addr": _where("instance", "ansible_lxd_host"),
+        "remote": _option("The server.", "ansible_lxd_remote", default="local"),
+        "project": _option("The project.", "ansible_lxd_project"),
+        "timeout": _timeout("ansible_timeout"),
+        **_paths(lxc_path="lxc"),
+    },
+    "incus": {
+        "remote_addr": _where("instance", "ansible_incus_host"),
+        "remote": _option("The server.", "ansible_incus_remote", default="local"),
+        "project": _option("The project.", "ansible_incus_project", default="default"),
+        "timeout": _timeout("ansible_timeout"),
+        **_paths(incus_path="incus"),
+    },
+    "jail": {
+        "remote_addr": _where("jail", "ansible_jail_host"),
+        "remote_user": _who("ansible_jail_user"),
+        "timeout": _timeout("ansible_timeout"),
+        **_paths(jexec_path="/usr/sbin/jexec"),
+    },
+    "setns": {
+        "remote_addr": _where("container, or number of a process"),
+        "remote_user": _who(keyword="remote_user"),
+        "kind": _option("docker, lxc, lxd, machinectl or pid.", "mitogen_kind", default=""),
+        "timeout": _timeout("ansible_timeout"),
+        **_paths(
+            docker_path="docker",
+            lxc_path="lxc",
+            lxc_info_path="lxc-info",
+            machinectl_path="machinectl",
+            nsenter_path="nsenter",
+        ),
+    },
+    "machinectl": {
+        "remote_addr": _where("machine"),
+        "remote_user": _who(keyword="remote_user"),
+        "timeout": _timeout("ansible_timeout"),
+        **_paths(machinectl_path="machinectl", nsenter_path="nsenter"),
+    },
+    "sudo": _account("sudo"),
+    "su": _account("su"),
+    "doas": _account("doas"),
+}  # type: Dict[str, Dict[str, Option]]
 
 #: What the stock `local` plugin asks for, whose way to run a command these have.
 _OF_LOCAL = {
@@ -405,18 +375,11 @@ def _line(name: "str", option: "Option") -> "str":
 
 def documentation(kind: "str") -> "str":
     """
-    Return the DOCUMENTATION of a plugin: YAML.
+    Return what is said of the options of a plugin, for its DOCUMENTATION: YAML.
 
     :param kind: a key of KINDS
     """
-    what, options = KINDS[kind]
-    lines = [
-        "name: mitogen_%s" % kind,
-        "short_description: run on %s, over a context" % what,
-        "description: [Runs tasks on %s over a context.]" % what,
-        "options:",
-    ]
-    for name, option in {**options, **_OF_LOCAL}.items():
-        lines.append(_line(name, option))
+    given = {**KINDS[kind], **_OF_LOCAL}
+    lines = [_line(name, option) for name, option in given.items()]
     own = [*PIPELINING.strip().splitlines(), *VIA.strip().splitlines()]
-    return "\n".join(lines + ["  " + line for line in own]) + "\n"
+    return "\n".join(["options:", *lines, *("  " + line for line in own)]) + "\n"

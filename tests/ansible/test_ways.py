@@ -224,6 +224,25 @@ def test_names_of_strategies_are_the_stock_ones_for_core(place):
         assert outputs[-1] == outputs[-2]
 
 
+@pytest.mark.each_release
+def test_ansible_doc(place, release):
+    """Each plugin is there with what it is; none is an error."""
+    shims = sorted((ROOT / "ansible_plugins").glob("*/*.py"))
+    assert len(shims) > 15
+    for kind in ("callback", "connection", "strategy"):
+        stems = [path.stem for path in shims if path.parent.name == kind]
+        names = {stem[len("mitogen_") :] if kind == "connection" else stem for stem in stems}
+        done = place.run("ansible-doc", "-t", kind, "-l", "mitogen.ansible", "--json")
+        listed = json.loads(done.stdout)
+        assert set(listed) == {"mitogen.ansible." + name for name in names}
+        assert "UNDOCUMENTED" not in listed.values() and all(listed.values())
+        done = place.run("ansible-doc", "-t", kind, "--json", *listed)
+        assert done.returncode == 0 and done.stderr == "", done.stderr
+        for name, found in json.loads(done.stdout).items():
+            assert "mitogen.ansible." + found["doc"]["name"] == name
+            assert found["doc"]["description"]
+
+
 # ---- settings
 
 OPTIONS = """

@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,10 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if DROP.match(name)]:
         del os.environ[name]
     os.environ[processes.RUN_VARIABLE] = str(os.getpid())
+    # A shell has its background commands, and all that they start, ignore SIGINT, which tests send.
+    # By SIGTERM too, a run ends as by ^C: what it has made is removed.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -39,10 +39,11 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if DROP.match(name)]:
         del os.environ[name]
     os.environ[processes.RUN_VARIABLE] = str(os.getpid())
-    # A shell has its background commands, and all that they start, ignore SIGINT, which tests send.
-    # By SIGTERM too, a run ends as by ^C: what it has made is removed.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    # nohup has all that it starts ignore these, a shell its background commands; tests send them.
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

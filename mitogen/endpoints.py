@@ -39,6 +39,7 @@ __all__ = [
     "Buffer",
     "Discard",
     "Feed",
+    "Keep",
     "PolledReader",
     "PolledWriter",
     "Socket",
@@ -602,6 +603,17 @@ class Discard:
 
     def close(self) -> "None":
         """There is nothing to give up."""
+
+
+class Keep(Discard):
+    """Keeps all there is in `chunks`, without waking anybody."""
+
+    def __init__(self) -> "None":
+        self.chunks: "List[bytes]" = []
+
+    def write(self, data: "bytes") -> "None":
+        self.chunks.append(data)
+        self.on_written(len(data))
 
 
 # -- the right one for a descriptor

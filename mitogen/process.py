@@ -14,6 +14,7 @@ Threads: any; callbacks are called where their docstring says.
 import io
 import os
 import signal
+from collections import deque
 from subprocess import (
     DEVNULL,
     PIPE,
@@ -36,6 +37,7 @@ if MYPY:
     from typing import (
         Any,
         Callable,
+        Deque,
         Dict,
         List,
         Mapping,
@@ -64,6 +66,7 @@ __all__ = [
     "Refused",
     "Subsystem",
     "TimeoutExpired",
+    "feed",
     "run",
 ]
 
@@ -278,6 +281,8 @@ def _open_output(broker: "Any", where: "Any", number: "int") -> "Any":
         return Buffer(broker)
     if where == DEVNULL:
         return Discard()
+    if isinstance(where, Discard):
+        return where
     return open_writer(broker, _fd_of(where, number))
 
 
@@ -303,7 +308,7 @@ class Popen:
         that shell itself; or a Subsystem or Connect
     :param stdin: PIPE: `stdin` is a file to write to; DEVNULL; None: this process' own; a
         descriptor or what has one (fileno()): it is duplicated, and never made non-blocking
-    :param stdout: likewise, to read from
+    :param stdout: likewise, to read from; or an endpoints.Keep
     :param stderr: likewise; STDOUT: where standard output goes
     :param dict env: its whole environment, instead of the account's own
     :param dict add_env: names to set in addition
@@ -346,7 +351,7 @@ class Popen:
         self._answer: "Any" = None
         self._given_up = False
         self._done = False
-        self._callbacks: "List[Callback]" = []
+        self._callbacks: "Deque[Callback]" = deque()
         self._control_to = 0
         if stdin == DEVNULL:
             # So nobody has to say so when it has started.
@@ -445,8 +450,11 @@ class Popen:
         self._in.close()
         self.router._handlers.pop(self._control, None)
         self._over.release()
-        for callback in self._callbacks:
-            self.router.broker._guard(callback, self)
+        self._call_back()
+
+    def _call_back(self) -> "None":
+        while self._callbacks:
+            self.router.broker._guard(self._callbacks.popleft(), self)
 
     def _abandon(self) -> "None":
         """It was not started, or nobody wants it."""
@@ -482,13 +490,10 @@ class Popen:
         Have `callback(popen)` called on the broker's thread once it is over: its status known, or
         its context lost, and all that it has printed in its place.
         """
-        self.router.broker.defer(self._when_done, callback)
-
-    def _when_done(self, callback: "Callback") -> "None":
+        self._callbacks.append(callback)
         if self._done:
-            callback(self)
-        else:
-            self._callbacks.append(callback)
+            # The broker may have looked before.
+            self.router.broker.defer(self._call_back)
 
     def poll(self) -> "Optional[int]":
         """Return its exit status, or None while it is not over."""
@@ -577,7 +582,8 @@ class Popen:
         :param float grace: seconds instead of those; the signals come half a second apart then,
             else one second
         """
-        self.router.broker.defer(self._close, grace)
+        if not self._done:
+            self.router.broker.defer(self._close, grace)
 
     def _close(self, grace: "Optional[float]" = None) -> "None":
         self._say("close", grace)
@@ -590,6 +596,18 @@ def _release(lock: "Any") -> "None":
     except RuntimeError:
         # Nobody has looked since the last time.
         pass
+
+
+def feed(popen: "Popen", input: "Any") -> "None":
+    """Give a program all of its input, bytes, and the end of file, without sleeping."""
+    if popen.stdin and not popen.stdin.closed:
+        reader: "Any" = popen._in.reader
+        try:
+            reader.offer(memoryview(input or b""), False)
+            popen.stdin.close()
+        except BrokenPipeError:
+            # It reads nothing: as in subprocess, that is its own affair.
+            pass
 
 
 class Conversation:
@@ -609,14 +627,7 @@ class Conversation:
         sinks: "Sequence[Callback]",
         on_change: "Callable[[], object]",
     ) -> "None":
-        if popen.stdin and not popen.stdin.closed:
-            feed: "Any" = popen._in.reader
-            try:
-                feed.offer(memoryview(input or b""), False)
-                popen.stdin.close()
-            except BrokenPipeError:
-                # It reads nothing: as in subprocess, that is its own affair.
-                pass
+        feed(popen, input)
         self.pairs = [(b, sink) for b, sink in zip(popen._buffers, sinks) if b]
         for buffer, _ in self.pairs:
             buffer.on_change = on_change

@@ -20,7 +20,7 @@ import sys
 import threading
 
 import mitogen.master
-from mitogen import core, process, programs
+from mitogen import core, endpoints, process, programs
 from mitogen.ansible import commands, hops, rpc, scripts, target
 from mitogen.ansible.broker_names import LOCK, SOCKET
 
@@ -122,6 +122,45 @@ class Account:
             context.shutdown(wait=True)
 
 
+class Worker(rpc.Connection):
+    """
+    A connection to a worker, whose thread sleeps until something has been done, or it is gone.
+
+    :param sock: a connected socket
+    """
+
+    def __init__(self, sock: "socket.socket") -> "None":
+        rpc.Connection.__init__(self, sock)
+        self._rfd, self._wfd = os.pipe()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+        self._poll.register(self._rfd, select.POLLIN)
+
+    def wake(self) -> "None":
+        """Any thread: have wait() return."""
+        with self._lock:
+            if not self._closed:
+                os.write(self._wfd, b"!")
+
+    def wait(self) -> "bool":
+        """Sleep until woken; return whether the worker is still there."""
+        ready = [fd for fd, _ in self._poll.poll()]
+        if self._rfd in ready:
+            os.read(self._rfd, 4096)
+        # It says nothing before it has its answer.
+        return self.sock.fileno() not in ready
+
+    def close(self) -> "None":
+        """Close it."""
+        with self._lock:
+            self._closed = True
+            os.close(self._rfd)
+            os.close(self._wfd)
+        rpc.Connection.close(self)
+
+
 class Broker:
     """
     :param str directory: private to the run; it is the working directory
@@ -166,19 +205,19 @@ class Broker:
         self.router.broker.join()
 
     def _serve_one(self, sock: "socket.socket") -> "None":
-        connection = rpc.Connection(sock)
+        worker = Worker(sock)
         try:
             while True:
-                request = connection.receive()
-                connection.send(self._answer(connection, *request))
+                request = worker.receive()
+                worker.send(self._answer(worker, *request))
         except rpc.Lost:
             pass
         finally:
-            connection.close()
+            worker.close()
 
-    def _answer(self, connection: "rpc.Connection", name: "str", *args: "Any") -> "Any":
+    def _answer(self, worker: "Worker", name: "str", *args: "Any") -> "Any":
         try:
-            return ["ok", REQUESTS[name](self, connection, *args)]
+            return ["ok", REQUESTS[name](self, worker, *args)]
         except Exception as e:
             return ["error", type(e).__name__, str(e)]
 
@@ -232,7 +271,7 @@ class Broker:
 
     def run(
         self,
-        connection: "rpc.Connection",
+        worker: "Worker",
         steps: "List[Any]",
         command: "str",
         data: "Optional[bytes]",
@@ -255,11 +294,11 @@ class Broker:
         account, context = self.context(steps, likely)
         # The login shell would only become that shell; what it sets the context has from its start.
         program = command if inner is None else ["/bin/sh", "-c", inner]
-        return self._run(connection, account, context, program, data, options)
+        return self._run(worker, account, context, program, data, options)
 
     def script(
         self,
-        connection: "rpc.Connection",
+        worker: "Worker",
         steps: "List[Any]",
         interpreter: "str",
         environment: "Dict[str, str]",
@@ -271,18 +310,16 @@ class Broker:
         self.let_go(steps, b"".join(data for _, data in parts if len(data) < LONG))
         account, context = self.context(steps, interpreter)
         try:
-            return self._script(
-                connection, account, context, interpreter, environment, parts, options
-            )
+            return self._script(worker, account, context, interpreter, environment, parts, options)
         except process.Refused as e:
             if not str(e).startswith(target.MISSING):
                 raise
             account.sent = set()
-        return self._script(connection, account, context, interpreter, environment, parts, options)
+        return self._script(worker, account, context, interpreter, environment, parts, options)
 
     def _script(
         self,
-        connection: "rpc.Connection",
+        worker: "Worker",
         account: "Account",
         context: "Any",
         interpreter: "str",
@@ -295,14 +332,14 @@ class Broker:
         program = process.Custom(
             "mitogen.ansible.target.start_script", [interpreter, sent, environment]
         )
-        answer = self._run(connection, account, context, program, None, options)
+        answer = self._run(worker, account, context, program, None, options)
         # Here by now, whatever became of the script.
         known.update(digest for digest, _ in parts)
         return answer
 
     def _run(
         self,
-        connection: "rpc.Connection",
+        worker: "Worker",
         account: "Account",
         context: "Any",
         program: "Any",
@@ -318,31 +355,21 @@ class Broker:
         if term is not None:
             options["pty"] = process.Pty(term, 0, 0)
         stdin = process.PIPE if data else process.DEVNULL
-        chunks: "Tuple[List[bytes], List[bytes]]" = ([], [])
-        with context.popen(program, stdin=stdin, **options) as popen:
-            done = _Event()
-            talk = process.Conversation(popen, data, [chunks[0].append, chunks[1].append], done.set)
-            popen.when_done(lambda popen: done.set())
-            poll = select.poll()
-            poll.register(connection.sock, select.POLLIN)
-            poll.register(done.fd, select.POLLIN)
-            try:
-                while not (talk.go_on() and popen.poll() is not None) and popen.error is None:
-                    ready = [fd for fd, _ in poll.poll()]
-                    if connection.sock.fileno() in ready:
-                        # ^C, a timeout: what it has started ends too.
-                        popen.close(0)
-                        raise rpc.Lost("the worker has ended")
-                    done.clear()
-            finally:
-                done.close()
-            talk.go_on()
+        output, errors = endpoints.Keep(), endpoints.Keep()
+        with context.popen(program, stdin=stdin, stdout=output, stderr=errors, **options) as popen:
+            process.feed(popen, data)
+            popen.when_done(lambda popen: worker.wake())
+            while popen.poll() is None and popen.error is None:
+                if not worker.wait():
+                    # ^C, a timeout: what it has started ends too.
+                    popen.close(0)
+                    raise rpc.Lost("the worker has ended")
             status = popen.wait()
-        return [status, b"".join(chunks[0]), b"".join(chunks[1])]
+        return [status, b"".join(output.chunks), b"".join(errors.chunks)]
 
     def outside(
         self,
-        connection: "rpc.Connection",
+        worker: "Worker",
         steps: "List[Any]",
         command: "str",
         data: "Optional[bytes]",
@@ -354,21 +381,21 @@ class Broker:
         account, context = self.context(steps[:-1])
         method, options, *_ = steps[-1]
         argv = context.call(hops.command_line, method, options, command)
-        return self._run(connection, account, context, argv, data, {})
+        return self._run(worker, account, context, argv, data, {})
 
-    def put(self, _: "rpc.Connection", steps: "List[Any]", path: "str", remote: "str") -> "None":
+    def put(self, _: "Worker", steps: "List[Any]", path: "str", remote: "str") -> "None":
         """Send a file."""
         self.context(steps)[1].put(path, remote, compress=_is_compressed(steps))
 
-    def get(self, _: "rpc.Connection", steps: "List[Any]", remote: "str", path: "str") -> "None":
+    def get(self, _: "Worker", steps: "List[Any]", remote: "str", path: "str") -> "None":
         """Fetch a file."""
         self.context(steps)[1].get(remote, path, compress=_is_compressed(steps))
 
-    def connect(self, _: "rpc.Connection", steps: "List[Any]") -> "None":
+    def connect(self, _: "Worker", steps: "List[Any]") -> "None":
         """Connect an account."""
         self.context(steps)
 
-    def reset(self, _: "rpc.Connection", steps: "List[Any]") -> "None":
+    def reset(self, _: "Worker", steps: "List[Any]") -> "None":
         """End an account's context: the next request connects it again."""
         self.account(steps).reset()
 
@@ -395,37 +422,6 @@ def _step_name(step: "List[Any]") -> "str":
     names = ("hostname", "container", "pod", "username")
     found = [str(options[name]) for name in names if options.get(name)]
     return " ".join([method, *found[:1]])
-
-
-class _Event:
-    """Something to poll that any thread may set."""
-
-    def __init__(self) -> "None":
-        self.fd, self._wfd = os.pipe()
-        os.set_blocking(self.fd, False)
-        os.set_blocking(self._wfd, False)
-        self._lock = threading.Lock()
-        self._closed = False
-
-    def set(self) -> "None":
-        with self._lock:
-            if not self._closed:
-                try:
-                    os.write(self._wfd, b"!")
-                except BlockingIOError:
-                    pass
-
-    def clear(self) -> "None":
-        try:
-            os.read(self.fd, 4096)
-        except BlockingIOError:
-            pass
-
-    def close(self) -> "None":
-        with self._lock:
-            self._closed = True
-            os.close(self.fd)
-            os.close(self._wfd)
 
 
 class _Watch:

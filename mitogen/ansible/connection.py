@@ -54,6 +54,7 @@ __all__ = ["Plugin", "documentation"]
 display = Display()
 accelerators.quote_modules(getattr(module_common, "_CachedModule", None))
 accelerators.remember_settings(type(C.config))
+accelerators.keep_templates()
 
 #: Kinds of error that mean "log in with something else".
 AUTHENTICATION = ("PasswordError", "HostKeyError")

@@ -20,17 +20,25 @@ def site(tmp_path_factory):
 
 
 @pytest.fixture
-def inside(site, tmp_path):
-    """Run code in the environment; return what it leaves in `found`."""
+def inside_of(tmp_path):
+    """Run code in an environment; return what it leaves in `found`."""
 
-    def inside(code):
-        path = tmp_path / "inside.py"
-        path.write_text("import json\n" + code + "\nprint(json.dumps(found))\n")
-        done = subprocess.run([site.python, str(path)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
+    def inside_of(site):
+        def inside(code):
+            path = tmp_path / "inside.py"
+            path.write_text("import json\n" + code + "\nprint(json.dumps(found))\n")
+            done = subprocess.run([site.python, str(path)], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            return json.loads(done.stdout.splitlines()[-1])
 
-    return inside
+        return inside
+
+    return inside_of
+
+
+@pytest.fixture
+def inside(site, inside_of):
+    return inside_of(site)
 
 
 MODULES = """
@@ -117,6 +125,52 @@ def test_settings_are_those_that_core_would_find(inside):
     assert len(ours) > 200
     # In half of these there are arguments: then core is asked.
     assert asked_less < asked * 2 / 3
+
+
+TEMPLATES = r"""
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
+try:
+    from ansible.template import trust_as_template as trust
+except ImportError:
+    trust = str
+from mitogen.ansible import accelerators
+import jinja2
+compiled = []
+real = jinja2.Environment._compile
+jinja2.Environment._compile = lambda *args: (compiled.append(1), real(*args))[1]
+if {ours}:
+    accelerators.keep_templates()
+    accelerators.keep_templates()
+plain = ["{{{{ a }}}}", "x {{{{ a }}}}", "{{{{ b.c }}}} and {{{{b['c']}}}}\n{{{{ d[1] }}}}",
+         "{{{{ none }}}}", "{{{{ a.nothing }}}}", "{{{{ number }}}}", "{{{{ é }}}}%"]
+other = ["{{{{ a | upper }}}}", "{{{{ a }}}}\\n", "{{% if a %}}{{{{ a }}}}{{% endif %}}", "{{{{ a",
+         "<< a >>", "{{{{ a }}}} {{{{ 'x' }}}}", "{{# no #}}{{{{ a }}}}", "a", "{{{{ 1a }}}}"]
+found = []
+for turn in range(3):
+    for text in plain + other:
+        for overrides in ({{}}, {{"variable_start_string": "<<", "variable_end_string": ">>"}}):
+            values = {{"a": "ann" + str(turn), "b": {{"c": trust("{{{{ a }}}}")}}, "d": [1, None],
+                      "number": turn, "é": [turn]}}
+            templar = Templar(loader=DataLoader(), variables=values)
+            try:
+                found.append(repr(templar.template(trust(text), overrides=overrides)))
+            except Exception as e:
+                found.append(type(e).__name__ + ": " + str(e))
+found = [found, len(compiled)]
+"""
+
+
+@pytest.mark.parametrize("release", ["2.16", RELEASE])
+def test_templates_are_what_core_makes_of_them(sites, inside_of, release):
+    if environments.why_not(release):
+        pytest.skip(environments.why_not(release))
+    run = inside_of(sites(release, True))
+    (plain, count), (ours, fewer) = (run(TEMPLATES.format(ours=which)) for which in (False, True))
+    assert ours == plain
+    assert len({*ours}) > 20
+    # Seven of them are compiled once instead of three times, by either kind of brackets.
+    assert fewer <= count - 2 * 7
 
 
 PARSERS = """

@@ -31,6 +31,7 @@ TOUCHED = [
     ("ansible.plugins.strategy", "StrategyBase._wait_on_pending_results"),
     ("ansible.plugins.strategy", "StrategyBase._process_pending_results"),
     ("ansible.executor.module_common", "_CachedModule.load"),
+    ("jinja2.environment", "Environment.compile"),
 ]
 #: What we don't call with arguments of ours, but hand on what it is called with.
 WRAPPED = ["PluginLoader.get_with_context", "BecomeModule.build_become_command"]

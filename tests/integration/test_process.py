@@ -1,5 +1,6 @@
 """context.run() and context.popen(): what subprocess does, elsewhere; and what can go wrong."""
 
+import collections
 import os
 import pathlib
 import pwd
@@ -10,7 +11,7 @@ import threading
 import pytest
 
 import mitogen.core
-from mitogen import grants, pipes, process
+from mitogen import endpoints, grants, pipes, process
 from tests import processes
 from tests.integration.conftest import SOON
 from tests.integration.far import programs
@@ -308,6 +309,39 @@ def test_poll_wait_and_what_comes_after_the_end(anywhere):
         called = threading.Event()
         popen.when_done(lambda popen: called.set())
         assert called.wait(SOON)
+
+
+def test_all_of_it_is_kept(anywhere):
+    """More than a window of it, for which credit has to be given."""
+    size = 3 * 1048576
+    output, errors = endpoints.Keep(), endpoints.Keep()
+    script = "head -c {} /dev/zero; echo no >&2; cat; exit 3".format(size)
+    with anywhere.popen([SH, "-c", script], stdout=output, stderr=errors) as popen:
+        assert popen.stdout is None
+        process.feed(popen, b"last")
+        assert popen.wait(SOON) == 3
+    assert b"".join(output.chunks) == bytes(size) + b"last"
+    assert errors.chunks == [b"no\n"]
+
+
+def test_who_asks_at_any_time_is_called_once(local):
+    """Before its end, after it, and while the broker looks through those who have asked."""
+    with local.popen(["cat"], stdout=process.DEVNULL) as popen:
+        called = collections.Counter()
+        third = threading.Event()
+
+        def second(_):
+            called["second"] += 1
+            popen.when_done(lambda _: (called.update(["third"]), third.set()))
+
+        popen.when_done(second)
+        popen.stdin.close()
+        popen.wait(SOON)
+        assert third.wait(SOON)
+        last = threading.Event()
+        popen.when_done(lambda _: last.set())
+        assert last.wait(SOON)
+    assert called == {"second": 1, "third": 1}
 
 
 def test_communicate_may_be_called_again_after_its_timeout(anywhere):

@@ -32,8 +32,6 @@ __all__ = ["Broker", "main"]
 
 
 BACKLOG = 128
-#: Bytes of a part from which on it is a zip, or other data.
-LONG = 65536
 #: Seconds between looks at the main process, where the system can't tell.
 LOOK = 0.5
 
@@ -134,9 +132,18 @@ class Worker(rpc.Connection):
         self._rfd, self._wfd = os.pipe()
         self._lock = threading.Lock()
         self._closed = False
+        self._parts: "Dict[bytes, bytes]" = {}
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._poll.register(self._rfd, select.POLLIN)
+
+    def part(self, digest: "bytes", data: "Optional[bytes]") -> "bytes":
+        """Return a part of a script, which is kept if it is long: see Client.script()."""
+        if data is None:
+            return self._parts[digest]
+        if len(data) >= scripts.LONG:
+            self._parts[digest] = data
+        return data
 
     def wake(self) -> "None":
         """Any thread: have wait() return."""
@@ -302,12 +309,16 @@ class Broker:
         steps: "List[Any]",
         interpreter: "str",
         environment: "Dict[str, str]",
-        script: "bytes",
+        parts: "List[Any]",
         options: "Dict[str, Any]",
     ) -> "List[Any]":
-        """Have a Python run a script; return [status, output, error output]."""
-        parts = scripts.parts_of(script)
-        self.let_go(steps, b"".join(data for _, data in parts if len(data) < LONG))
+        """
+        Have a Python run a script; return [status, output, error output].
+
+        :param parts: lists of digest and bytes; None for what this worker has sent before
+        """
+        parts = [[digest, worker.part(digest, data)] for digest, data in parts]
+        self.let_go(steps, b"".join(data for _, data in parts if len(data) < scripts.LONG))
         account, context = self.context(steps, interpreter)
         try:
             return self._script(worker, account, context, interpreter, environment, parts, options)

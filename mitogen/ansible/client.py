@@ -17,12 +17,12 @@ import subprocess
 import sys
 
 from mitogen import core
-from mitogen.ansible import rpc
+from mitogen.ansible import rpc, scripts
 from mitogen.ansible.broker_names import LOCK, SOCKET
 
 MYPY = False
 if MYPY:
-    from typing import Any, Optional
+    from typing import Any, Dict, List, Optional, Set
 
 __all__ = ["Client", "Failed"]
 
@@ -54,6 +54,9 @@ class Client:
         self.main_pid = main_pid
         self._connection: "Optional[rpc.Connection]" = None
         self._pid = 0
+        self._divider = scripts.Divider()
+        #: Digests of long parts of scripts that the connection has carried.
+        self._carried: "Set[bytes]" = set()
 
     def request(self, name: "str", *args: "Any") -> "Any":
         """
@@ -73,6 +76,22 @@ class Client:
         if answer[0] == "error":
             raise Failed(*answer[1:])
         return answer[1]
+
+    def script(
+        self,
+        steps: "List[Any]",
+        interpreter: "str",
+        environment: "Dict[str, str]",
+        script: "bytes",
+        options: "Dict[str, Any]",
+    ) -> "Any":
+        """Have a Python run a script: as request() of Broker.script()."""
+        parts = self._divider.parts(script)
+        self._connect()
+        sent = [[digest, None if digest in self._carried else data] for digest, data in parts]
+        answer = self.request("script", steps, interpreter, environment, sent, options)
+        self._carried.update(digest for digest, data in parts if len(data) >= scripts.LONG)
+        return answer
 
     def close(self) -> "None":
         """Close the connection; what was asked for is ended."""
@@ -95,6 +114,7 @@ class Client:
         if self._connection is None or self._pid != os.getpid():
             self._connection = rpc.Connection(self._open())
             self._pid = os.getpid()
+            self._carried.clear()
         return self._connection
 
     def _open(self) -> "socket.socket":

@@ -23,6 +23,7 @@ import re
 import shlex
 import signal
 import textwrap
+from functools import partial
 from typing import Any
 
 from ansible import constants as C
@@ -214,8 +215,9 @@ class Plugin:
     def _ask(self, name: str, steps: Any, *args: Any) -> Any:
         self._prepare()
         host = getattr(getattr(self, "_play_context", None), "remote_addr", None)
+        ask = self._client.script if name == "script" else partial(self._client.request, name)
         try:
-            return self._client.request(name, *map(plain, (steps, *args)))
+            return ask(*map(plain, (steps, *args)))
         except client.Failed as e:
             text = transports.readable(str(e))
             if e.kind in AUTHENTICATION:

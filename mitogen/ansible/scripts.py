@@ -7,7 +7,7 @@ Rules
     2. Nothing is asked of a script but that its bytes are those of an earlier one in part: which
        release of Ansible has written it does not matter.
 
-Threads: any; pure.
+Threads: any, one at a time for a Divider.
 """
 
 import binascii
@@ -26,7 +26,10 @@ else:
 
     Piped = namedtuple("Piped", "interpreter environment")
 
-__all__ = ["Piped", "inner_command", "pack", "parts_of", "piped_python"]
+__all__ = ["LONG", "Divider", "Piped", "inner_command", "pack", "piped_python"]
+
+#: Bytes of a part from which on it is a zip, or other data.
+LONG = 65536
 
 #: What the `sh` plugin puts after a command that runs over a connection with a terminal.
 _PAUSE = ["&&", "sleep", "0"]
@@ -38,6 +41,8 @@ _SHELL = set("$`\\\"';|<>()*?[]#~%!{}\n&")
 _BOUNDARY = 16
 #: Bytes of a line from which on it is a part by itself.
 _LONG = 1024
+#: Long parts whose digests are known.
+_KNOWN = 8
 #: A zip in base64, as in zygote.py.
 _BASE64 = re.compile(rb"UEsDB[A-Za-z0-9+/]{2000,}={0,2}")
 
@@ -84,28 +89,48 @@ def piped_python(command: "str") -> "Optional[Piped]":
     return Piped(words[0], environment)
 
 
-def parts_of(script: "bytes") -> "List[Tuple[bytes, bytes]]":
+class Divider:
     """
-    Divide a script at lines' ends, at the same places where the text is the same.
-
-    :returns: pairs of digest and bytes
+    Divides scripts at lines' ends, at the same places where the text is the same. Of what was long
+    in an earlier one the digest is known.
     """
-    # Not at the top: 5 ms, which there are once ssh has been started.
-    import hashlib
 
-    parts = []
-    part: "List[bytes]" = []
-    for line in script.splitlines(True):
-        if len(line) > _LONG and part:
-            parts.append(b"".join(part))
-            part = []
-        part.append(line)
-        if len(line) > _LONG or hashlib.md5(line).digest()[0] < 256 // _BOUNDARY:
-            parts.append(b"".join(part))
-            part = []
-    if part:
-        parts.append(b"".join(part))
-    return [(hashlib.sha256(data).digest()[:16], data) for data in parts]
+    def __init__(self) -> "None":
+        #: Length to (digest, bytes).
+        self._known: "Dict[int, Tuple[bytes, bytes]]" = {}
+
+    def parts(self, script: "bytes") -> "List[Tuple[bytes, bytes]]":
+        """Return pairs of digest and bytes."""
+        # Not at the top: 5 ms, which there are once ssh has been started.
+        from hashlib import md5
+
+        found = []
+        start = at = 0
+        while at < len(script):
+            end = script.find(b"\n", at) + 1 or len(script)
+            is_long = end - at > _LONG
+            if is_long and start < at:
+                found.append(script[start:at])
+                start = at
+            if is_long or md5(script[at:end]).digest()[0] < 256 // _BOUNDARY:
+                found.append(script[start:end])
+                start = end
+            at = end
+        if start < at:
+            found.append(script[start:])
+        return [(self._digest(data), data) for data in found]
+
+    def _digest(self, data: "bytes") -> "bytes":
+        from hashlib import sha256
+
+        digest, known = self._known.get(len(data), (b"", b""))
+        if not digest or known != data:
+            digest = sha256(data).digest()[:16]
+            if len(data) >= LONG:
+                if len(self._known) >= _KNOWN:
+                    self._known.clear()
+                self._known[len(data)] = digest, data
+        return digest
 
 
 def pack(data: "bytes") -> "Any":

@@ -30,7 +30,7 @@ def text_of(script):
 
 def run(context, script, interpreter=sys.executable, environment=None, **options):
     """Run a script in the zygote; return (status, output, error output)."""
-    parts = [[digest, data] for digest, data in scripts.parts_of(text_of(script))]
+    parts = [[digest, data] for digest, data in scripts.Divider().parts(text_of(script))]
     program = process.Custom(
         "mitogen.ansible.target.start_script", [interpreter, parts, environment or {}]
     )
@@ -245,7 +245,7 @@ def test_one_that_hangs_is_ended_with_all_it_has_started(context):
         print(os.getpid(), p.pid, flush=True)
         p.wait()
         """
-    parts = [[digest, data] for digest, data in scripts.parts_of(text_of(script))]
+    parts = [[digest, data] for digest, data in scripts.Divider().parts(text_of(script))]
     program = process.Custom("mitogen.ansible.target.start_script", [sys.executable, parts, {}])
     with context.popen(program, stdin=process.DEVNULL) as popen:
         pids = list(map(int, popen.stdout.readline().split()))
@@ -266,7 +266,7 @@ with tempfile.TemporaryDirectory() as directory:
 @pytest.mark.parametrize("kill_zygote", [False, True])
 def test_one_that_is_given_up_may_tidy_up(kill_zygote, context):
     """It is interrupted before it is killed; what takes no notice of that is killed soon after."""
-    parts = [[digest, data] for digest, data in scripts.parts_of(TIDY.encode())]
+    parts = [[digest, data] for digest, data in scripts.Divider().parts(TIDY.encode())]
     program = process.Custom("mitogen.ansible.target.start_script", [sys.executable, parts, {}])
     with context.popen(program, stdin=process.DEVNULL) as popen:
         directory, group = popen.stdout.readline().decode().split()
@@ -294,7 +294,7 @@ def group_of(pid):
 def test_a_zygote_that_was_killed_is_replaced(context):
     # Above a script is what leads its session, and above that the zygote.
     hang = "import os, time\nprint(os.getppid(), flush=True)\ntime.sleep(1000)"
-    parts = [[digest, data] for digest, data in scripts.parts_of(hang.encode())]
+    parts = [[digest, data] for digest, data in scripts.Divider().parts(hang.encode())]
     program = process.Custom("mitogen.ansible.target.start_script", [sys.executable, parts, {}])
     with context.popen(program, stdin=process.DEVNULL) as popen:
         leader = processes.process(int(popen.stdout.readline()))

@@ -74,7 +74,7 @@ def test_what_is_none(command):
 
 
 def joined(script):
-    return b"".join(data for _, data in scripts.parts_of(script))
+    return b"".join(data for _, data in scripts.Divider().parts(script))
 
 
 @given(st.binary(max_size=3000))
@@ -85,21 +85,21 @@ def test_parts_are_the_whole(script):
 @given(st.lists(st.binary(min_size=1, max_size=90), min_size=30, max_size=200), st.integers(0, 29))
 def test_a_change_costs_the_part_that_it_is_in(lines, at):
     lines = [line.replace(b"\n", b" ").replace(b"\r", b" ") for line in lines]
-    before = dict(scripts.parts_of(b"\n".join(lines)))
+    before = dict(scripts.Divider().parts(b"\n".join(lines)))
     changed = [*lines[:at], b"parameters", *lines[at + 1 :]]
-    parts = scripts.parts_of(b"\n".join(changed))
+    parts = scripts.Divider().parts(b"\n".join(changed))
     new = [data for digest, data in parts if digest not in before]
     assert len(new) <= 2
 
 
 def test_a_long_line_is_a_part_by_itself():
     blob = b"A" * 100000 + b"\n"
-    parts = [data for _, data in scripts.parts_of(b"one\n" + blob + b"two\n")]
+    parts = [data for _, data in scripts.Divider().parts(b"one\n" + blob + b"two\n")]
     assert blob in parts
 
 
 def test_an_empty_script():
-    assert scripts.parts_of(b"") == []
+    assert scripts.Divider().parts(b"") == []
 
 
 def wrapped(data):

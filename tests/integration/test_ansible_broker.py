@@ -1,0 +1,99 @@
+"""The run's broker process, asked as a worker of Ansible's asks it; no Ansible is needed."""
+
+import os
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from mitogen import core
+from mitogen.ansible import client, rpc, scripts
+
+SOON = 30.0
+STEPS = [["local", {"python_path": sys.executable}]]
+#: A script with something long in it, as a module is.
+LONG = "data = '{}'\nprint(len(data), data[-1], {})\n"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Make clients of one run, whose main process is there until the test is over."""
+    made = []
+    directory = tempfile.mkdtemp(dir=str(tmp_path))
+    main = subprocess.Popen(["sleep", "1000"])
+    broker = client.Client(directory, main.pid).start()
+
+    def worker():
+        made.append(client.Client(directory, main.pid))
+        return made[-1]
+
+    yield worker
+    for each in made:
+        each.close()
+    main.kill()
+    main.wait()
+    assert broker.wait(SOON) == 0
+    assert not os.path.exists(directory)
+
+
+@pytest.fixture
+def sizes(monkeypatch):
+    """The bytes of each request."""
+    found = []
+    real = rpc.Connection.send
+    monkeypatch.setattr(
+        rpc.Connection,
+        "send",
+        lambda self, value: (found.append(len(core.encode(value))), real(self, value))[1],
+    )
+    return found
+
+
+def ask(worker, letter, number, size=100000):
+    """Run a script; return what it prints."""
+    script = LONG.format(letter * size, number).encode()
+    status, output, error = worker.script(STEPS, sys.executable, {}, script, {})
+    assert status == 0, error
+    return output.decode().split()
+
+
+def test_a_connection_carries_what_is_long_once(run, sizes):
+    worker = run()
+    assert ask(worker, "a", 1) == ["100000", "a", "1"]
+    assert ask(worker, "a", 2) == ["100000", "a", "2"]
+    assert ask(worker, "b", 3) == ["100000", "b", "3"], "of the same length"
+    assert ask(worker, "a", 4) == ["100000", "a", "4"]
+    assert [size > 100000 for size in sizes] == [True, False, True, False]
+    # What it has is its own: another worker knows nothing of it, nor does another connection.
+    assert ask(run(), "a", 5) == ["100000", "a", "5"]
+    worker.close()
+    assert ask(worker, "b", 6) == ["100000", "b", "6"]
+    assert [size > 100000 for size in sizes[4:]] == [True, True]
+
+
+def test_what_a_failed_request_has_carried_is_sent_again(run, sizes):
+    worker = run()
+    script = LONG.format("a" * 100000, 1).encode()
+    with pytest.raises(client.Failed):
+        worker.script(STEPS, "/no/such/python", {}, script, {})
+    assert ask(worker, "a", 2) == ["100000", "a", "2"]
+    assert ask(worker, "a", 3) == ["100000", "a", "3"]
+    assert [size > 100000 for size in sizes] == [True, True, False]
+
+
+def test_many_long_parts():
+    """The digest is that of the part, also where there are more of them than are remembered."""
+    divider = scripts.Divider()
+    texts = [LONG.format(chr(97 + n % 26) * (65536 + n // 2), n).encode() for n in range(60)]
+    for text in texts + texts[::-1]:
+        assert divider.parts(text) == scripts.Divider().parts(text)
+
+
+def test_output_of_any_size(run):
+    worker = run()
+    command = "head -c 3000000 /dev/zero; echo no >&2; exit 7"
+    status, output, error = worker.request("run", STEPS, command, None, {}, None)
+    assert (status, len(output), error) == (7, 3000000, b"no\n")
+    status, output, _ = worker.request("run", STEPS, "wc -c", bytes(3000000), {}, None)
+    assert (status, output.split()) == (0, [b"3000000"])

@@ -52,7 +52,11 @@ def marked() -> list[processes.Process]:
 def find(name: str) -> bed.Playbook:
     """Return the playbook *name*: a path, or the name of one of the bed's."""
     path = pathlib.Path(name)
-    return bed.read_playbook(path if path.exists() else bed.PLAYBOOKS / (path.stem + ".yml"))
+    if not path.exists():
+        path = bed.PLAYBOOKS / (path.stem + ".yml")
+    if not path.exists():
+        sys.exit("there is no playbook {}, here or in {}".format(name, bed.PLAYBOOKS))
+    return bed.read_playbook(path)
 
 
 def keep(outcome: bed.Outcome, target: str) -> None:

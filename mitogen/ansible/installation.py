@@ -32,7 +32,7 @@ __all__ = [
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 #: The first and the last release that the tests run.
-SUPPORTED = ((2, 16), (2, 21))
+SUPPORTED = ((2, 16), (2, 22))
 STRATEGIES = ("mitogen", "mitogen_linear", "mitogen_free", "mitogen_host_pinned")
 COLLECTION = "mitogen.ansible."
 #: What another Python would import: run from the root directory, as Ansible's programs are not run

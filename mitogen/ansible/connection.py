@@ -17,7 +17,6 @@ Threads: a worker's only one.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 import shlex
@@ -207,10 +206,8 @@ class Plugin:
         # A loop's items have one connection then.
         self._connected = True
         if self._client is None:
-            is_worker = multiprocessing.parent_process() is not None
-            main = os.getppid() if is_worker else os.getpid()
-            main_pid = int(getattr(self, "_ansible_playbook_pid", None) or main)
-            self._client = client.Client(run.directory(), main_pid)
+            main_pid = getattr(self, "_ansible_playbook_pid", None) or run.main_pid()
+            self._client = client.Client(run.directory(), int(main_pid))
 
     def _ask(self, name: str, steps: Any, *args: Any) -> Any:
         self._prepare()

@@ -7,13 +7,14 @@ Threads: any.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 
 from ansible import constants as C
 from ansible.module_utils.common.text.converters import to_text
 from ansible.utils.display import Display
 
-__all__ = ["directory", "say_once"]
+__all__ = ["directory", "main_pid", "say_once"]
 
 display = Display()
 
@@ -21,6 +22,12 @@ display = Display()
 def directory() -> str:
     """Return the directory of the run's broker process; it may not be there yet."""
     return os.path.join(to_text(C.DEFAULT_LOCAL_TMP), "mitogen")
+
+
+def main_pid() -> int:
+    """Return the process id of the run's main process, which may be gone: not that of its heir."""
+    parent = multiprocessing.parent_process()
+    return int(parent.pid) if parent is not None and parent.pid else os.getpid()
 
 
 def say_once(text: str) -> None:

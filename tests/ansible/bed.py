@@ -575,11 +575,15 @@ class Bed:
     @staticmethod
     def _clean(run: pathlib.Path) -> list[str]:
         """Remove all of a run but what it wrote down; return what Ansible should have removed."""
-        left = [
-            str(each.relative_to(run))
-            for top in (run / "tmp", run / "home" / ".ansible" / "tmp")
-            for each in sorted(top.rglob("*"))
-        ]
+        tops = [run / "tmp", run / "home" / ".ansible" / "tmp"]
+
+        def found() -> list[str]:
+            return [str(each.relative_to(run)) for top in tops for each in sorted(top.rglob("*"))]
+
+        # Where ansible-playbook was killed, our own process is about to remove its directory.
+        with contextlib.suppress(AssertionError):
+            processes.wait_until(lambda: not any("mitogen" in name for name in found()), SETTLE)
+        left = found()
         for name in ("here", "there", "home", "tmp", "cp"):
             shutil.rmtree(str(run / name), ignore_errors=True)
         return left

@@ -1,0 +1,41 @@
+"""run.py within an environment of Ansible: what belongs to a run, whichever process asks."""
+
+import json
+import subprocess
+
+import pytest
+
+from tests import processes
+from tests.ansible import environments, fresh
+
+RELEASE = "2.21"
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(bool(environments.why_not(RELEASE)), reason=environments.why_not(RELEASE)),
+]
+
+ORPHAN = """
+import json, multiprocessing, os, select, sys
+from mitogen.ansible import run
+main = os.getpid()
+ends = os.pidfd_open(main)
+def work():
+    select.select([ends], [], [])
+    with open({path!r} + ".new", "w") as fp:
+        json.dump([main, os.getpid(), os.getppid(), run.main_pid()], fp)
+    os.rename({path!r} + ".new", {path!r})
+assert run.main_pid() == main
+multiprocessing.get_context("fork").Process(target=work).start()
+os._exit(0)
+"""
+
+
+def test_the_main_process_of_an_orphan(tmp_path):
+    """Main is killed; its worker has another parent, which ends when the machine does."""
+    site = fresh.make(RELEASE, tmp_path / "venv", True)
+    path = tmp_path / "found"
+    code = ORPHAN.format(path=str(path))
+    subprocess.run([site.python, "-c", code], check=True, timeout=100)
+    processes.wait_until(path.exists, 20)
+    main, worker, parent, found = json.loads(path.read_text())
+    assert found == main and parent not in (main, worker)

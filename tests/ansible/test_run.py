@@ -1,6 +1,7 @@
 """run.py within an environment of Ansible: what belongs to a run, whichever process asks."""
 
 import json
+import os
 import subprocess
 
 import pytest
@@ -35,7 +36,9 @@ def test_the_main_process_of_an_orphan(tmp_path):
     site = fresh.make(RELEASE, tmp_path / "venv", True)
     path = tmp_path / "found"
     code = ORPHAN.format(path=str(path))
-    subprocess.run([site.python, "-c", code], check=True, timeout=100)
+    # Killed, it can't remove what Ansible has made there.
+    home = {**os.environ, "HOME": str(tmp_path)}
+    subprocess.run([site.python, "-c", code], check=True, timeout=100, env=home)
     processes.wait_until(path.exists, 20)
     main, worker, parent, found = json.loads(path.read_text())
     assert found == main and parent not in (main, worker)

@@ -30,6 +30,19 @@ def test_role(name, facts, tree):
     assert play["vars"] == {"output_dir": str(tree / "out")}
 
 
+def test_what_a_target_leaves(tmp_path):
+    """And nothing that was there before, or that it did not make."""
+    kept, directory, other, *_ = integration.LEAVES
+    (tmp_path / kept).mkdir()
+    with pytest.raises(OSError), integration.home_as_it_was(tmp_path):
+        for name in (directory, "mine"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "file").touch()
+        (tmp_path / other).touch()
+        raise OSError("interrupted")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([kept, "mine"])
+
+
 def test_reason():
     """The last failure that was not expected; else the last line; nothing of what passed."""
     printed = "fatal: [a]: first\nfatal: [a]: second\nPLAY RECAP\na : failed=1\n\n"

@@ -46,8 +46,11 @@ class Keeper:
     """
 
     def __init__(self) -> None:
-        self._run = os.path.join(to_text(C.DEFAULT_LOCAL_TMP), "ansiballz_cache")
         self._known: set[str] = set()
+
+    @property
+    def _run(self) -> str:
+        return os.path.join(to_text(C.DEFAULT_LOCAL_TMP), "ansiballz_cache")
 
     def offer(self) -> None:
         """Before a module is built: have core find what is kept."""

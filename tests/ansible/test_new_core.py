@@ -44,7 +44,7 @@ VALUES = [
     ("ansible.plugins.connection", "ConnectionBase._play_context = Hidden()"),
 ]
 #: Those that are changed by themselves in a run without --all; all at once they are changed, too.
-SAMPLE = ["AnsiblePlugin.get_option-other"]
+SAMPLE = ["AnsiblePlugin.get_option-other", "hide-DEFAULT_LOCAL_TMP"]
 
 SITE = '''\
 import importlib.abc, importlib.machinery, sys

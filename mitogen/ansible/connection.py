@@ -206,8 +206,7 @@ class Plugin:
         # A loop's items have one connection then.
         self._connected = True
         if self._client is None:
-            main_pid = getattr(self, "_ansible_playbook_pid", None) or run.main_pid()
-            self._client = client.Client(run.directory(), int(main_pid))
+            self._client = client.Client(run.directory(), run.main_pid())
 
     def _ask(self, name: str, steps: Any, *args: Any) -> Any:
         self._prepare()

@@ -4,11 +4,11 @@ Where Ansible itself spends time on what it need not do: a table of what is wrap
     awaited results    its main process asks every millisecond whether a worker has brought one: a
                        sixth of a play's processor time. It sleeps until one has.
     quoted modules     a module's zip, as base64, is written as a Python literal: 1 ms a task.
-    known settings     a worker works out some sixty settings anew, of which a task's variables
-                       change two or three: 2 ms.
     kept templates     a loop compiles the same templates for each item: 1.2 ms.
     unneeded parser    each `ssh` connection makes an argument parser that only a command with a
                        terminal needs: 1.5 ms a task.
+    known settings     a worker works out some sixty settings anew, of which a task's variables
+                       change two or three: 2 ms.
 
 Rules
     1. What is done is what core would have done: results, their order and all texts are the same.
@@ -188,9 +188,6 @@ READING = """
 """.split()
 #: How many are kept.
 KEPT = 500
-
-
-ENVIRONMENT = "AnsibleEnvironment"
 #: Where core's subclass of jinja2.Environment is: from 2.19 on, and before.
 PLACES = ("ansible._internal._templating._jinja_bits", "ansible.template")
 
@@ -200,7 +197,8 @@ def keep_templates() -> None:
     environment = None
     for name in PLACES:
         with contextlib.suppress(ImportError):
-            environment = environment or getattr(importlib.import_module(name), ENVIRONMENT, None)
+            module = importlib.import_module(name)
+            environment = environment or getattr(module, "AnsibleEnvironment", None)
     _wrap(environment, {"compile": (["self", "source", "name", "filename", "raw"], _kept)})
 
 

@@ -128,12 +128,12 @@ def authorized_keys() -> Iterator[None]:
 @contextlib.contextmanager
 def home_as_it_was(home: pathlib.Path) -> Iterator[None]:
     """Remove what a target leaves in *home*, but what was there before."""
-    new = [home / name for name in LEAVES if not (home / name).exists()]
+    new = [home / name for name in LEAVES if not os.path.lexists(home / name)]
     try:
         yield
     finally:
         for path in new:
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(str(path))
             else:
                 path.unlink(missing_ok=True)

@@ -230,13 +230,20 @@ def timed(argv, env, cwd):
     """
     adopt()
     start = time.monotonic()
-    done = subprocess.run(
-        argv, env=env, cwd=cwd, timeout=LIMIT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    done = subprocess.Popen(
+        argv, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    wall = time.monotonic() - start
-    end_rest()
+    try:
+        output, _ = done.communicate(timeout=LIMIT)
+        wall = time.monotonic() - start
+    except subprocess.TimeoutExpired:
+        # Not SIGKILL: it has workers to end. A ^C it has got from the terminal, as we have.
+        done.send_signal(signal.SIGINT)
+        raise
+    finally:
+        end_rest()
     if done.returncode:
-        raise RuntimeError(done.stdout.decode(errors="replace")[-2000:])
+        raise RuntimeError(output.decode(errors="replace")[-2000:])
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {"wall": wall, "cpu": used.ru_utime + used.ru_stime}
 

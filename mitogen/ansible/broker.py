@@ -7,6 +7,8 @@ Rules
        contexts end, and what runs in them.
     2. A context is connected once for each account on a host, whoever waits for it. One that is
        lost is connected again by the next request; a request that was under way has failed.
+       Where none can be (no Python, no such account), Ansible's own way is taken meanwhile; so
+       that this is not much slower, it is tried again after PATIENCE times what it took.
     3. A worker that goes away has what it asked for ended.
     4. Nothing of Ansible is imported here.
 
@@ -18,9 +20,10 @@ import select
 import socket
 import sys
 import threading
+import time
 
 import mitogen.master
-from mitogen import core, endpoints, process, programs
+from mitogen import core, endpoints, handshake, process, programs
 from mitogen.ansible import commands, hops, rpc, scripts, target
 from mitogen.ansible.broker_names import LOCK, SOCKET
 
@@ -34,6 +37,9 @@ __all__ = ["Broker", "main"]
 BACKLOG = 128
 #: Seconds between looks at the main process, where the system can't tell.
 LOOK = 0.5
+#: Before a context is tried again where there could be none: as many times what that took; and no
+#: more seconds than that.
+PATIENCE, LONGEST = 10, 60.0
 
 
 #: What tasks need of us on a host: sent at once, rather than asked for one by one.
@@ -68,6 +74,8 @@ class Account:
         self.steps = steps
         self.lock = threading.Lock()
         self.context: "Any" = None
+        #: Why there can be none, of the context before and for how long (a monotonic time).
+        self._refusal: "Tuple[Any, float, Optional[core.StreamError]]" = (None, 0.0, None)
         self.sent: "Set[bytes]" = set()
         #: Where programs begin, if not in the account's home: those of an account that another has
         #: become where that one's would.
@@ -86,8 +94,7 @@ class Account:
         """
         with self.lock:
             if self.context is None:
-                method, options, *_ = self.steps[-1]
-                context = self.router.connect(method, via=via, **options)
+                context = self._new_context(via)
                 core.listen(context, "disconnect", lambda: self._forget(context))
                 self.sent = set()
                 self.router.responder.forward_modules(context, PUSHED)
@@ -97,6 +104,20 @@ class Account:
                 self.cwd = self._start(via, context, cwd)
                 self.context = context
             return self.context
+
+    def _new_context(self, via: "Any") -> "Any":
+        of, until, refusal = self._refusal
+        start = time.monotonic()
+        if refusal is not None and of is via and start < until:
+            raise refusal.with_traceback(None)
+        method, options, *particular = self.steps[-1]
+        try:
+            return self.router.connect(method, via=via, **options)
+        except core.StreamError as e:
+            if "become" in particular or isinstance(e, handshake.UnsupportedPythonError):
+                now = time.monotonic()
+                self._refusal = via, now + min(PATIENCE * (now - start), LONGEST), e
+            raise
 
     def _start(self, via: "Any", context: "Any", cwd: "Optional[str]") -> "Optional[str]":
         method, _, *particular = self.steps[-1]
@@ -116,6 +137,7 @@ class Account:
         """End the context, if there is one."""
         with self.lock:
             context, self.context = self.context, None
+            self._refusal = None, 0.0, None
         if context is not None:
             context.shutdown(wait=True)
 

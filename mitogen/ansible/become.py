@@ -56,6 +56,11 @@ class Watch:
 
         self._plugin.build_become_command = build_become_command
 
+    def step(self) -> list[Any] | None:
+        """Return the step to the account that modules will likely be for; None for none."""
+        step = self._plugin and transports.become_step(self._plugin)
+        return [*step, "become"] if step else None
+
     def take_apart(self, cmd: str) -> Apart:
         """
         Return a command without its become.

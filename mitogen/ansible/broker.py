@@ -24,7 +24,7 @@ import time
 
 import mitogen.master
 from mitogen import core, endpoints, handshake, process, programs
-from mitogen.ansible import commands, hops, rpc, scripts, target
+from mitogen.ansible import commands, hops, rpc, scripts, target, warm
 from mitogen.ansible.broker_names import LOCK, SOCKET
 
 MYPY = False
@@ -42,11 +42,13 @@ LOOK = 0.5
 PATIENCE, LONGEST = 10, 60.0
 
 
-#: What tasks need of us on a host: sent at once, rather than asked for one by one.
+#: What tasks need of us on a host: sent at once, rather than asked for one by one. First what an
+#: interpreter is begun with.
 PUSHED = [
+    "mitogen.ansible.warm",
+    "mitogen.ansible.zygote",
     "mitogen.programs",
     "mitogen.ansible.target",
-    "mitogen.ansible.zygote",
     "mitogen.ansible.commands",
     "mitogen.workers",
 ]
@@ -100,7 +102,7 @@ class Account:
                 self.router.responder.forward_modules(context, PUSHED)
                 if interpreter is not None:
                     # While we go on with what has to be done before the first module.
-                    context.call_no_reply(target.prepare, interpreter)
+                    context.call_no_reply(warm.prepare, interpreter)
                 self.cwd = self._start(via, context, cwd)
                 self.context = context
             return self.context
@@ -283,6 +285,18 @@ class Broker:
                 raise
         return account, via
 
+    def _connect_ahead(self, steps: "List[Any]", interpreter: "Optional[str]") -> "None":
+        """Begin to connect an account; whoever needs it then is told if it can't be had."""
+
+        def connect() -> "None":
+            try:
+                self.context(steps, interpreter)
+            except core.Error:
+                pass
+
+        if self.account(steps).context is None:
+            threading.Thread(target=connect, daemon=True).start()
+
     def let_go(self, steps: "List[Any]", text: "bytes") -> "None":
         """
         End the contexts of other accounts that a command names: it may be about to remove one,
@@ -306,21 +320,26 @@ class Broker:
         data: "Optional[bytes]",
         options: "Dict[str, Any]",
         likely: "Optional[str]",
+        ahead: "Optional[List[Any]]" = None,
     ) -> "List[Any]":
         """
         Run a command string; return [status, output, error output].
 
         :param likely: the interpreter of modules that will follow: see Account.connect()
+        :param ahead: the steps to another account that these will be for
         """
         inner = scripts.inner_command(command)
         known = commands.known(inner) if inner and not data else None
+        here = None if ahead else likely
         if known:
             home = options["env"].get("HOME", "") if "env" in options else None
-            output = self.context(steps, likely)[1].call(commands.do, *known, home)
+            output = self.context(steps, here)[1].call(commands.do, *known, home)
             if output is not None:
                 return [0, output, b""]
         self.let_go(steps, command.encode("utf-8", "surrogateescape") + (data or b""))
-        account, context = self.context(steps, likely)
+        account, context = self.context(steps, here)
+        if ahead:
+            self._connect_ahead(ahead, likely)
         # The login shell would only become that shell; what it sets the context has from its start.
         program = command if inner is None else ["/bin/sh", "-c", inner]
         return self._run(worker, account, context, program, data, options)

@@ -343,8 +343,19 @@ class Plugin:
                     raise
                 # No such interpreter, say: the command itself tells that best.
                 display.vvv("MITOGEN: %s" % e)
-        likely = self._guarded(self._likely_interpreter)
-        return self._ask("run", steps, command, data, options, likely)
+        likely, ahead = self._guarded(self._likely, steps) or (None, None)
+        return self._ask("run", steps, command, data, options, likely, ahead)
+
+    def _likely(self, steps: list[Any]) -> tuple[str | None, list[Any] | None]:
+        """
+        Return what modules will most likely be run with (see Broker.run()), and the steps to the
+        account that they are for, if a command's steps are not.
+
+        :param steps: of the command
+        """
+        step = self._watch and self._watch.step()
+        ahead = [*steps, step] if step and "become" not in steps[-1] else None
+        return self._likely_interpreter(), ahead
 
     def _likely_interpreter(self) -> str | None:
         """

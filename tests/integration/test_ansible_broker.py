@@ -9,6 +9,7 @@ import pytest
 
 from mitogen import core
 from mitogen.ansible import client, rpc, scripts
+from tests import processes
 
 SOON = 30.0
 STEPS = [["local", {"python_path": sys.executable}]]
@@ -97,3 +98,30 @@ def test_output_of_any_size(run):
     assert (status, len(output), error) == (7, 3000000, b"no\n")
     status, output, _ = worker.request("run", STEPS, "wc -c", bytes(3000000), {}, None)
     assert (status, output.split()) == (0, [b"3000000"])
+
+
+def test_an_account_is_connected_ahead(run, tmp_path):
+    """By a command for another one, which does not wait for it."""
+    worker, gate, seen = run(), tmp_path / "gate", tmp_path / "seen"
+    os.mkfifo(str(gate))
+    python = tmp_path / "python"
+    text = '#!/bin/sh\necho x >>{}\nread x <{}\nexec {} "$@"\n'
+    python.write_text(text.format(seen, gate, sys.executable))
+    python.chmod(0o755)
+    ahead = [*STEPS, ["local", {"python_path": str(python)}, "become"]]
+    assert worker.request("run", STEPS, "echo a", None, {}, None, ahead)[:2] == [0, b"a\n"]
+    processes.wait_until(seen.exists, SOON)
+    # Another one does not begin it again; nor does who needs it, and waits.
+    assert worker.request("run", STEPS, "echo b", None, {}, None, ahead)[:2] == [0, b"b\n"]
+    gate.write_text("go\n")
+    assert worker.script(ahead, sys.executable, {}, b"print(3)", {})[:2] == [0, b"3\n"]
+    assert seen.read_text() == "x\n"
+
+
+def test_an_account_that_can_not_be_had_ahead(run):
+    worker = run()
+    ahead = [*STEPS, ["local", {"python_path": "/no/such/python"}, "become"]]
+    assert worker.request("run", STEPS, "echo a", None, {}, None, ahead)[:2] == [0, b"a\n"]
+    with pytest.raises(client.Failed) as caught:
+        worker.script(ahead, sys.executable, {}, b"print(3)", {})
+    assert caught.value.kind == "NoAccount"

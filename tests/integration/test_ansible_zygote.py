@@ -12,7 +12,7 @@ from base64 import b64encode
 import pytest
 
 from mitogen import process, spawn
-from mitogen.ansible import scripts, target
+from mitogen.ansible import scripts, warm
 from tests import hosts, processes
 
 SOON = 30.0
@@ -154,22 +154,22 @@ def test_an_interpreter_is_warm_before_it_is_needed(router):
     context = router.local(python_path="/usr/bin/python3")
     pid = context.call(os.getpid)
 
-    def warm():
+    def begun():
         return [each.pid for each in processes.process_tree(pid) if "mitogen.zygote" in str(each)]
 
-    assert not warm()
+    assert not begun()
     # There is none: nobody is told before somebody wants it.
-    context.call(target.prepare, "/no/such/python")
-    context.call(target.prepare, sys.executable)
-    begun = warm()
-    assert len(begun) == 1
+    context.call(warm.prepare, "/no/such/python")
+    context.call(warm.prepare, sys.executable)
+    first = begun()
+    assert len(first) == 1
     assert run(context, "print(1)") == (0, b"1\n", b"")
-    assert warm() == begun
+    assert begun() == first
     with pytest.raises(FileNotFoundError):
         run(context, "print(1)", interpreter="/no/such/python")
     # The context's own.
-    context.call(target.prepare, "")
-    assert len(warm()) == 2
+    context.call(warm.prepare, "")
+    assert len(begun()) == 2
     context.shutdown(wait=True)
 
 
@@ -218,7 +218,7 @@ def test_modules_imported_ahead_are_those_of_the_script(router):
     one = WITH_ZIP.format(archive(basic="VALUE = 1", only_here="VALUE = 'a'"))
     two = WITH_ZIP.format(archive(basic="VALUE = 2", only_here="VALUE = 'b'"))
     more = WITH_ZIP.format(archive(basic="VALUE = 1", only_here="VALUE = 'a'", third=""))
-    for script, warm, value, name in [
+    for script, is_warm, value, name in [
         (one, True, 1, "a"),
         (two, False, 2, "b"),
         (one, True, 1, "a"),
@@ -227,7 +227,7 @@ def test_modules_imported_ahead_are_those_of_the_script(router):
         status, out, err = run(context, script)
         assert (status, err) == (0, b"")
         lines = out.decode().split()
-        assert lines[:3] == [str(warm), str(value), name]
+        assert lines[:3] == [str(is_warm), str(value), name]
 
 
 def test_a_module_that_does_not_want_this_python(router):

@@ -396,8 +396,30 @@ def _decoded(text: "str") -> "str":
 
 
 def _port(text: "str") -> "Optional[int]":
-    number = int(text) if re.match(r"[0-9]{1,5}\Z", text) else 0
+    """Return a port: a number as strtonum(3) reads it, or a service's name (services(5))."""
+    if re.match(r"\s*[+-]?[0-9]+\Z", text):
+        number = int(text)
+    else:
+        import socket
+
+        try:
+            number = socket.getservbyname(text, "tcp")
+        except (OSError, ValueError):
+            number = 0
     return number if 0 < number < 65536 else None
+
+
+def _fields(text: "str") -> "List[str]":
+    """Return the fields of a forwarding, brackets removed; none if they can't be told apart."""
+    rest, found = text.lstrip(), []
+    while rest:
+        match = re.match(r"\[([^\]]*)\](?::|\Z)|(?!\[)((?:\\.|[^:\\])*)(?::|\Z)", rest, re.DOTALL)
+        if not match:
+            return []
+        bracketed, plain = match.groups()
+        found.append(re.sub(r"\\(.)", r"\1", plain) if bracketed is None else bracketed)
+        rest = rest[match.end() :]
+    return found
 
 
 # ---- what letters mean
@@ -444,11 +466,15 @@ def _take_stdio_forward(parser: "_Parser", value: "str") -> "None":
         _fail("stdio forward already specified")
     if "control" in parser.set:
         _fail("Cannot specify stdio forward with -O")
-    match = re.match(r"(\[[^\]]+\]|[^:\[\]]*):([^:]+)\Z", value)
-    port = _port(match.group(2)) if match else None
-    if not match or port is None:
+    # Read as that of -D is: a port or a path alone will do, and nothing is forwarded then.
+    fields = _fields(value)
+    has_host = len(fields) == 2 and "/" not in fields[1]
+    port = _port(fields[1 if has_host else 0]) if len(fields) in (1, 2) else None
+    is_path = len(fields) in (1, 2) and all("/" in field for field in fields)
+    if port is None and not is_path:
         _fail("Bad stdio forwarding specification '%s'", value)
-    parser.put("forward", (match.group(1).strip("[]"), port))
+    if has_host:
+        parser.put("forward", (fields[0], port))
     parser.put("tty", "no")
     parser.put("session", "none")
 

@@ -154,6 +154,36 @@ x -p 3 cmd -l u
 -W :1 x
 -W a:0 x
 -W a: x
+-W 7 x
+-W 7 -W a:1 x
+-W 7: x
+-W +07 x
+-W ' 7' x
+-W '7 ' x
+-W ssh x
+-W a:ssh x
+-W a:nosuchservice x
+-W a/7 x
+-W /a x
+-W /a:7 x
+-W /a:/b x
+-W 7:/b x
+-W a:/b x
+-W '[a]:7' x
+-W '[a' x
+-W '[a]b:7' x
+-W '[]:7' x
+-W 'a\:7' x
+-W 'a\:b:7' x
+-W 'a:7\' x
+-W a:-7 x
+-W : x
+-W :: x
+-W '' x
+-p ssh x
+-p +07 x
+-p '7 ' x
+-o Port=ssh x
 -W a:1 -W b:2 x
 -W a:1 -O check x
 -O check -W a:1 x

@@ -114,7 +114,7 @@ WRONG = {
     "-o EscapeChar=ab x": "Bad escape character",
     "-p 65536 x": "Bad port '65536'",
     # OpenSSH looks into /etc/services for this.
-    "-p ssh x": "Bad port 'ssh'",
+    "-p nosuchservice x": "Bad port 'nosuchservice'",
     "-e ab x": "Bad escape character 'ab'",
     "-W x y": "Bad stdio forwarding specification 'x'",
     "-W a:1 -W b:2 x": "stdio forward already specified",

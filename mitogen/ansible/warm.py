@@ -65,6 +65,8 @@ class Zygote:
         self.router = router
         self.children: "Dict[int, _Child]" = {}
         self.number = 0
+        #: Whether it has ever run anything: an interpreter that is too old ends at once.
+        self.has_run = False
         self.lock = _thread.allocate_lock()
         self.alive = True
         self.sock, theirs = socket.socketpair()
@@ -127,6 +129,7 @@ class Zygote:
             return False
         kind, number, value = marshal.loads(fp.read(int.from_bytes(head, "big")))
         if kind == "pid":
+            self.has_run = True
             self.children[number].pid = value
             self.children[number].started.release()
         else:
@@ -152,7 +155,9 @@ class Zygote:
         with stderr:
             words = stderr.read(4096).decode("utf-8", "replace")
         status = self.proc.wait()
-        self.router.log(ERROR, "a zygote has ended with status %s: %s", status, words)
+        # Else this interpreter can't be one, and does without.
+        if self.has_run:
+            self.router.log(ERROR, "a zygote has ended with status %s: %s", status, words)
 
 
 def _end_groups(numbers: "List[int]") -> "None":
@@ -202,7 +207,7 @@ def zygote_of(router: "Router", interpreter: "str") -> "Optional[Zygote]":
         found: "Any" = own.found.get(interpreter)
         if found is None or (found and not found.alive):
             # One that has ended before it ran anything: so would the next.
-            found = False if found and not found.number else Zygote(router, interpreter)
+            found = False if found and not found.has_run else Zygote(router, interpreter)
             own.found[interpreter] = found
         return found or None
 

@@ -137,12 +137,19 @@ def test_every_interpreter(version, context):
     )
 
 
-def test_an_interpreter_that_can_be_no_zygote(context):
+def test_an_interpreter_that_can_be_no_zygote(context, tmp_path, caplog):
+    """It is tried once, and nobody is told."""
     pythons = hosts.find_pythons()
     if (2, 7) not in pythons:
         pytest.skip("needs a Python 2.7 (pyenv or PATH)")
-    for _ in range(2):
-        assert run(context, "print 'two'", pythons[2, 7]) == (0, b"two\n", b"")
+    python, started = tmp_path / "python2", tmp_path / "started"
+    text = '#!/bin/sh\necho "$*" >>{}\nexec {} "$@"\n'
+    python.write_text(text.format(started, pythons[2, 7]))
+    python.chmod(0o755)
+    for _ in range(3):
+        assert run(context, "print 'two'", str(python)) == (0, b"two\n", b"")
+    assert started.read_text().count("mitogen.zygote") == 1
+    assert "zygote" not in caplog.text
 
 
 def test_no_interpreter(context):

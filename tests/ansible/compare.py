@@ -105,12 +105,6 @@ STRINGS = (
     (r"\.ansible_tmp\w{8}", ".ansible_tmpN", "random letters"),
     (r"\A\.[a-z0-9_]{8}\Z", ".N", "the name of a file that has copy's content"),
     (r"\btmp[a-z0-9_]{8}\b", "tmpN", "tempfile's random letters"),
-    (
-        r'Data could not be sent to remote host \\*"[^"]*"\. Make sure this host can be reached '
-        "over ssh",
-        "Failed to connect to the host via ssh",
-        "whether ssh ended before it took what a module is sent by, or after",
-    ),
     (r"ControlSocket \S+ already exists, disabling multiplexing\r?\n", "", "two logins at once"),
     (r"\bj?\d{6,}\.\d+(?=\b)", "JOB", "a job's random number and pid"),
     (r"\.\d+\.\d{4}-\d\d-\d\d@\d\d:\d\d:\d\d~", ".BACKUP~", "a backup's pid and time"),
@@ -118,10 +112,15 @@ STRINGS = (
     (r"\b0:00:0\d\.\d{6}", "DELTA", CLOCK),
     (r"Paused for [\d.]+ seconds", "Paused for N seconds", CLOCK),
     (
-        r'Failed to connect to the host via ssh: |Data could not be sent to remote host \\?"'
+        r'Failed to connect to the host via ssh: |Data could not be sent to remote host \\*"'
         r'[^"]*"\. Make sure this host can be reached over ssh: ',
         "",
         "which of the two depends on whether ssh had read the module yet",
+    ),
+    (
+        r'(ssh: connect to host [^\r\n"\\]*)(?:\r\n|\\r\\n)',
+        r"\1",
+        "likewise: ssh's line has its end in one of them, up to ansible-core 2.18",
     ),
     (r" at 0x[0-9a-f]{6,}", " at 0xN", "an address"),
     (r"\b(port|localhost|127\.0\.0\.\d+)([: ]+)\d{4,5}\b", r"\1\2PORT", "whatever port was free"),

@@ -283,6 +283,10 @@ class TestOutput:
         second = 'fatal: {{"msg": "Failed to connect to the host via ssh: {}"}}'
         assert compare.compare_output(first.format("x"), second.format("x")) == []
         assert compare.compare_output(first.format("x"), second.format("y"))
+        words = "ssh: connect to host 127.0.0.1 port 1: Connection {}"
+        begun = first.format(words.format("refused\\r\\n"))
+        assert compare.compare_output(begun, second.format(words.format("refused"))) == []
+        assert compare.compare_output(begun, second.format(words.format("reset")))
 
     def test_hosts_of_an_included_file(self):
         """In any order, at once or not; which they are, and for what item, counts."""

@@ -225,8 +225,9 @@ class _TtyWriter(PolledWriter):
 class Started:
     """What runs, and its ends of the three pipes."""
 
-    #: What ends it, once nobody wants it any more.
+    #: What ends it, once nobody wants it any more; and the seconds between where there is no time.
     endings = ENDINGS
+    short_pause = SHORT_PAUSE
 
     def __init__(
         self, stdin: "Any", stdout: "Any", stderr: "Any" = None, proc: "Any" = None
@@ -518,7 +519,7 @@ class Program:
 
     def hurry(self) -> "None":
         """As close(), where there is no time."""
-        self.pause = SHORT_PAUSE
+        self.pause = self.started.short_pause
         if self.closing and not self.ending:
             self._end_group(0)
         self.close(0)

@@ -41,6 +41,8 @@ NAMES_PROGRAM = ("bash", "ksh", "zsh")
 #: What ends a script that nobody wants any more. The first one is an exception to a Python, which
 #: removes its temporary files then.
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+#: Seconds between these where the context itself is about to end: what an exception takes.
+SHORT_PAUSE = 0.5
 
 
 class _Parts:
@@ -118,7 +120,7 @@ def start_script(router: "Router", spec: "Dict[str, Any]") -> "Any":
     if not plain:
         started = _start_warm(router, interpreter, script, env, spec)
     started = started or _start_plain(router, interpreter, script, env, spec)
-    started.endings = ENDINGS
+    started.endings, started.short_pause = ENDINGS, SHORT_PAUSE
     return started
 
 

@@ -286,6 +286,34 @@ def test_one_that_is_given_up_may_tidy_up(kill_zygote, context):
         processes.wait_until(lambda: not in_group(int(group)), 2)
 
 
+PATIENT = """
+import os, signal, sys, time
+at = []
+def on_term(*_):
+    with open({!r}, "w") as fp:
+        fp.write(str(time.monotonic() - at[0]))
+    os._exit(0)
+signal.signal(signal.SIGINT, lambda *_: at.append(time.monotonic()))
+signal.signal(signal.SIGTERM, on_term)
+print("ready", flush=True)
+while True:
+    signal.pause()
+"""
+
+
+def test_time_to_tidy_up_where_the_context_ends(router, tmp_path):
+    """Half a second between the exception and what can't be survived, as without that."""
+    context = router.local(python_path=sys.executable)
+    said = tmp_path / "said"
+    script = PATIENT.format(str(said)).encode()
+    parts = [[digest, data] for digest, data in scripts.Divider().parts(script)]
+    program = process.Custom("mitogen.ansible.target.start_script", [sys.executable, parts, {}])
+    with context.popen(program, stdin=process.DEVNULL) as popen:
+        assert popen.stdout.readline() == b"ready\n"
+        context.shutdown(wait=True)
+    assert 0.3 < float(said.read_text()) < 2
+
+
 def in_group(number):
     found = [each for each in processes.processes().values() if each.state not in "ZX"]
     return [each for each in found if group_of(each.pid) == number]

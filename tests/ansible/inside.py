@@ -9,11 +9,21 @@ import pathlib
 import re
 import shutil
 from collections.abc import Iterable
+from typing import Optional
 
 from tests import processes
 from tests.ansible import bed
 
-__all__ = ["KINDS", "kind_of", "left_over", "of_run", "parts", "remove_of_core", "snapshot"]
+__all__ = [
+    "KINDS",
+    "kind_of",
+    "left_over",
+    "of_run",
+    "parts",
+    "payloads",
+    "remove_of_core",
+    "snapshot",
+]
 
 #: What a process of a run may be.
 KINDS = ("playbook", "worker", "broker", "ssh", "context", "zygote", "module")
@@ -26,9 +36,19 @@ ZYGOTE = "mitogen.zygote"
 OF_CORE = re.compile(r"/ansible_[\w.]+_payload_\w+(/|\Z)|/ansible-tmp-[\d.-]+(/|\Z)|/\.ansible_tmp")
 
 
-def remove_of_core(here: bed.Bed) -> list[str]:
-    """Remove what plain Ansible would leave on the host as well; return what else was left."""
+def payloads() -> set[str]:
+    """Return the directories in /tmp that modules run from, whoever's they are."""
+    return {str(path) for path in pathlib.Path("/tmp").glob("ansible_*_payload_*")}
+
+
+def remove_of_core(here: bed.Bed, before: Optional[set[str]] = None) -> list[str]:
+    """Remove what plain Ansible would leave on the host as well; return what else was left.
+
+    :param before: `payloads()` of before the run, where nothing else goes on: root's go too then.
+    """
     found = []
+    for path in payloads() - before if before is not None else ():
+        shutil.rmtree(path, ignore_errors=True)
     for path in here.left():
         if OF_CORE.search(path):
             shutil.rmtree(path, ignore_errors=True)

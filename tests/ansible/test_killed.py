@@ -93,7 +93,7 @@ def pytest_generate_tests(metafunc):
 def test_killed(seed, ansible_bed, tmp_path):
     path = tmp_path / "killed.yml"
     path.write_text(PLAY)
-    before, killer = inside.snapshot(), Killer(seed)
+    before, payloads, killer = inside.snapshot(), inside.payloads(), Killer(seed)
     outcome = ansible_bed.run(
         "2.21", "callback", bed.read_playbook(path), limit=BOUND, meanwhile=killer
     )
@@ -110,4 +110,4 @@ def test_killed(seed, ansible_bed, tmp_path):
         # Whoever is killed so can't remove anything.
         assert not [each for each in outcome.left if "ansible-tmp" not in each], told
     assert not [each for each in outcome.left if "mitogen" in each], told
-    assert not inside.remove_of_core(ansible_bed), told
+    assert not inside.remove_of_core(ansible_bed, payloads), told

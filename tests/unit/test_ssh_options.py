@@ -113,7 +113,6 @@ WRONG = {
     "-o Port=0 x": "Bad port '0'",
     "-o EscapeChar=ab x": "Bad escape character",
     "-p 65536 x": "Bad port '65536'",
-    # OpenSSH looks into /etc/services for this.
     "-p nosuchservice x": "Bad port 'nosuchservice'",
     "-e ab x": "Bad escape character 'ab'",
     "-W x y": "Bad stdio forwarding specification 'x'",

@@ -77,7 +77,7 @@ class Account:
         self.lock = threading.Lock()
         self.context: "Any" = None
         #: Why there can be none, of the context before and for how long (a monotonic time).
-        self._refusal: "Tuple[Any, float, Optional[core.StreamError]]" = (None, 0.0, None)
+        self._refusal: "Optional[Tuple[Any, float, core.StreamError]]" = None
         self.sent: "Set[bytes]" = set()
         #: Where programs begin, if not in the account's home: those of an account that another has
         #: become where that one's would.
@@ -108,10 +108,11 @@ class Account:
             return self.context
 
     def _new_context(self, via: "Any") -> "Any":
-        of, until, refusal = self._refusal
         start = time.monotonic()
-        if refusal is not None and of is via and start < until:
-            raise refusal.with_traceback(None)
+        if self._refusal:
+            of, until, error = self._refusal
+            if of is via and start < until:
+                raise error.with_traceback(None)
         method, options, *particular = self.steps[-1]
         try:
             return self.router.connect(method, via=via, **options)
@@ -139,7 +140,7 @@ class Account:
         """End the context, if there is one."""
         with self.lock:
             context, self.context = self.context, None
-            self._refusal = None, 0.0, None
+            self._refusal = None
         if context is not None:
             context.shutdown(wait=True)
 

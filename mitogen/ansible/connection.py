@@ -353,9 +353,8 @@ class Plugin:
 
         :param steps: of the command
         """
-        step = self._watch and self._watch.step()
-        ahead = [*steps, step] if step and "become" not in steps[-1] else None
-        return self._likely_interpreter(), ahead
+        step = self._watch.step() if self._watch and "become" not in steps[-1] else None
+        return self._likely_interpreter(), [*steps, step] if step else None
 
     def _likely_interpreter(self) -> str | None:
         """

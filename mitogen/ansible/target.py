@@ -41,8 +41,6 @@ NAMES_PROGRAM = ("bash", "ksh", "zsh")
 #: What ends a script that nobody wants any more. The first one is an exception to a Python, which
 #: removes its temporary files then.
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
-#: Seconds between these where the context itself is about to end: what an exception takes.
-SHORT_PAUSE = 0.5
 
 
 class _Parts:
@@ -83,8 +81,8 @@ def unpack(sent: "Any") -> "bytes":
 
 
 def _parts(router: "Router") -> "_Parts":
-    found: "_Parts" = router.__dict__.get("_ansible") or router.__dict__.setdefault(
-        "_ansible", _Parts()
+    found: "_Parts" = router.__dict__.get("_parts") or router.__dict__.setdefault(
+        "_parts", _Parts()
     )
     return found
 
@@ -120,7 +118,8 @@ def start_script(router: "Router", spec: "Dict[str, Any]") -> "Any":
     if not plain:
         started = _start_warm(router, interpreter, script, env, spec)
     started = started or _start_plain(router, interpreter, script, env, spec)
-    started.endings, started.short_pause = ENDINGS, SHORT_PAUSE
+    # Also where the context itself is about to end: an exception takes that long.
+    started.endings, started.short_pause = ENDINGS, programs.BRISK_PAUSE
     return started
 
 

@@ -218,8 +218,7 @@ class Bed:
         self.directory.mkdir()
         self.sshd, self.users, self.pythons = sshd, users, pythons
         self.known_hosts = self.directory / "known_hosts"
-        line = "[127.0.0.*]:{} {}".format(sshd.port, sshd.keys.host_public)
-        self.known_hosts.write_text(line)
+        self.trust(sshd)
         self.big_file = self.directory / "big.bin"
         self.big_file.write_bytes(bytes(range(256)) * (BIG // 256))
         self.library = self.directory / "library"
@@ -230,6 +229,11 @@ class Bed:
         self._before = {home: self._traces(home) for home in self._homes}
         self._tmp_before = self._in_tmp()
         self._may_leave: set[str] = set()
+
+    def trust(self, sshd: hosts.Sshd, addresses: str = "127.0.0.*") -> None:
+        """Have the playbooks know the key of an sshd, at these addresses."""
+        with self.known_hosts.open("a") as known:
+            known.write("[{}]:{} {}".format(addresses, sshd.port, sshd.keys.host_public))
 
     # ---- the host
 

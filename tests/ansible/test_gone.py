@@ -35,10 +35,7 @@ HEAD = """\
 def own_sshd(ansible_bed, sshd_with):
     """An sshd for the host `one` that may be stopped; it runs again afterwards."""
     sshd = sshd_with(OWN_LINE)
-    line = "[127.0.0.*]:{} {}".format(sshd.port, sshd.keys.host_public)
-    known = ansible_bed.known_hosts.read_text()
-    if line not in known:
-        ansible_bed.known_hosts.write_text(known + line)
+    ansible_bed.trust(sshd)
     yield sshd
     if not processes.alive(sshd.pid):
         sshd.resume()

@@ -53,9 +53,7 @@ def test_thirty_hosts(run, ansible_bed, sshd_with, tmp_path):
     """Each is logged in to once."""
     lines = ["ListenAddress {}:{{port}}".format(address) for address in MORE]
     other = sshd_with(*lines, "MaxStartups 200", "MaxSessions 100")
-    known = ansible_bed.known_hosts.read_text()
-    line = "[127.0.1.*]:{} {}".format(other.port, other.keys.host_public)
-    ansible_bed.known_hosts.write_text(known + line)
+    ansible_bed.trust(other, "127.0.1.*")
     found = [(address, ansible_bed.sshd.port) for address in bed.ADDRESSES[:15]]
     found += [(address, other.port) for address in MORE]
     members = [

@@ -275,12 +275,20 @@ class Plugin:
     def _command(self, cmd: Any, in_data: Any = None, sudoable: bool = True) -> Any:
         """Return what to ask for to have a command run; None if it has to be done without."""
         self._prepare()
-        command, steps, asks = self._take_apart(to_text(cmd, errors="surrogateescape"))
+        whole = to_text(cmd, errors="surrogateescape")
+        command, steps, asks = self._take_apart(whole)
+        if asks:
+            return None
+        self._say_what(whole, steps)
         data = None if in_data is None else to_bytes(in_data, errors="surrogateescape")
         options = self._program_options()
         if sudoable and not data and self._wants_terminal():
             options["terminal"] = os.environ.get("TERM", "")
-        return None if asks else (command, steps, data, options)
+        return command, steps, data, options
+
+    def _say_what(self, cmd: str, steps: list[Any]) -> None:
+        """Say what is run, its become too, as the stock plugin does."""
+        display.vvv("MITOGEN: EXEC %s" % cmd, host=steps[0][1].get("hostname"))
 
     def _without(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command where the account that it is for has no context."""
@@ -293,7 +301,9 @@ class Plugin:
         command = to_text(cmd, errors="surrogateescape")
         data = None if in_data is None else to_bytes(in_data, errors="surrogateescape")
         if not self._is_stock:
-            found = self._execute(command, self.steps(), data, self._program_options())
+            steps = self.steps()
+            self._say_what(command, steps)
+            found = self._execute(command, steps, data, self._program_options())
             if found:
                 return found
         status, stdout, stderr = self._ask("outside", self.steps(), command, data)
@@ -309,7 +319,6 @@ class Plugin:
         self, command: str, steps: list[Any], data: bytes | None, options: dict[str, Any]
     ) -> tuple[int, bytes, bytes] | None:
         """Run a command; return None if the stock plugin has to."""
-        display.vvv("MITOGEN: EXEC %s" % command, host=steps[0][1].get("hostname"))
         terminal = "terminal" in options
         try:
             status, stdout, stderr = self._request(command, steps, data, options)

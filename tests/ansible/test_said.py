@@ -1,0 +1,46 @@
+"""What a run says at -vvv and above: which command goes by us, with its become; no password."""
+
+import re
+
+import pytest
+
+from tests import processes
+from tests.ansible import bed, environments, inside
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.ssh,
+    pytest.mark.skipif(bool(environments.why_not("2.21")), reason=environments.why_not("2.21")),
+]
+
+#: Seconds in which nothing of a run is left.
+GONE = 20.0
+PLAY = """\
+- hosts: one
+  gather_facts: false
+  vars: {ansible_user: "{{ pw_user }}", ansible_become_password: "{{ pw_password }}"}
+  tasks:
+    - raw: echo plainly
+    - raw: echo as root
+      become: true
+    - command: id -un
+      become: true
+      register: found
+    - assert: {that: found.stdout == "root"}
+"""
+
+
+@pytest.mark.parametrize("verbosity", ["-vvv", "-vvvvv"])
+def test_become(ansible_bed, tmp_path, verbosity):
+    path = tmp_path / "playbook.yml"
+    path.write_text("#: arguments: {}\n".format(verbosity) + PLAY)
+    before = inside.snapshot()
+    outcome = ansible_bed.run("2.21", "callback", bed.read_playbook(path))
+    processes.wait_until(lambda: not inside.left_over(before), GONE, outcome.output)
+    assert not outcome.wrong(), outcome.wrong()
+    said = re.findall(r"^<127\.\S+> MITOGEN: EXEC (.*)$", outcome.output, re.MULTILINE)
+    assert "echo plainly" in said
+    for mark in ("echo as root", "/python"):
+        found = [each for each in said if mark in each and "BECOME-SUCCESS" in each]
+        assert len(found) == 1 and re.search(r"sudo -H -S .*-u root /bin/sh -c", found[0]), said
+    assert ansible_bed.users.pw.password not in outcome.output

@@ -8,6 +8,7 @@ Rules
     2. What it can't do it leaves undone: then tasks are slower, or go the stock way, with a line at
        -vvv.
     3. enable() may be called any number of times, by any number of ways in.
+    4. A play that needs no connection has none of it: it has the stock ones to need none of.
 
 Threads: the main process' main one.
 """
@@ -29,7 +30,7 @@ from ansible.utils.display import Display
 
 from mitogen.ansible import accelerators, client, redirect, run
 
-__all__ = ["CallbackModule", "disable", "enable", "preload", "start_broker"]
+__all__ = ["CallbackModule", "disable", "enable", "preload"]
 
 display = Display()
 
@@ -99,23 +100,11 @@ def _collect_less() -> None:
     gc.set_threshold(10000)
 
 
-def start_broker(play: Any) -> None:
-    """
-    Start the run's broker process, if there is none, while Ansible is getting ready to need it.
-
-    :param play: nothing is done for one that needs no connection
-    """
-    # What is wrong is said by the worker that needs it.
-    with contextlib.suppress(Exception):
-        if needs_connection(play):
-            _started.append(client.Client(run.directory(), os.getpid()).start())
-
-
 def needs_connection(play: Any) -> bool:
-    """Return whether there is a task that needs one."""
+    """Return whether there is a task that needs one, or may: of a role, an included file."""
     if play.gather_facts is not False or play.get_roles():
         return True
-    return any(map(_task_needs_connection, _flat(play.get_tasks())))
+    return any(map(_task_needs_connection, _flat([*play.get_tasks(), *play.get_handlers()])))
 
 
 def _flat(tasks: Any) -> Iterator[Any]:
@@ -132,22 +121,35 @@ def _task_needs_connection(task: Any) -> bool:
     return str(task.action).rpartition(".")[2] not in NEED_NO_CONNECTION
 
 
-def enable(who: str, stock: list[str]) -> None:
+def enable(who: str, stock: list[str], play: Any) -> None:
     """
-    Have the workers that are forked from now on use our connections, and find imported what they
-    need.
+    Have the workers that a play forks use our connections, and find imported what they need; and
+    start the run's broker process, if there is none, while Ansible is getting ready to need it.
 
     :param who: the way in that asks, for disable()
     :param stock: connection plugins of Ansible in whose place ours are used
     """
     try:
+        connections = redirect.redirection(loader.connection_loader)
+        accelerators.await_results(strategy.StrategyBase)
+        if not needs_connection(play):
+            connections.unwant(who)
+            return
         # An empty variable is a list of one empty name.
         names = [name for name in stock if name]
-        redirect.redirection(loader.connection_loader).want(who, names)
+        if names:
+            # First: it goes on by itself.
+            _start_broker()
+        connections.want(who, names)
         preload()
-        accelerators.await_results(strategy.StrategyBase)
     except Exception as e:
         display.vvv("mitogen.ansible: %s: %s" % (type(e).__name__, e))
+
+
+def _start_broker() -> None:
+    # What is wrong is said by the worker that needs it.
+    with contextlib.suppress(Exception):
+        _started.append(client.Client(run.directory(), os.getpid()).start())
 
 
 def disable(who: str) -> None:
@@ -168,12 +170,6 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # not installed besid
     CALLBACK_NAME = "mitogen.ansible.mitogen"
     CALLBACK_NEEDS_ENABLED = True
 
-    def set_options(self, *args: Any, **kwargs: Any) -> None:
-        """Called once, before any play."""
-        super().set_options(*args, **kwargs)
-        enable("callback", self.get_option("redirect") or [])
-
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """Called for each play, before its first task."""
-        if self.get_option("redirect"):
-            start_broker(play)
+        enable("callback", self.get_option("redirect") or [], play)

@@ -57,11 +57,11 @@ def stock_connections() -> list[str]:
     return list(found or [])
 
 
-def enable() -> None:
-    """Have the plays from now on use our connections; see callback.enable()."""
+def enable(play: Any) -> None:
+    """Have a play use our connections; see callback.enable()."""
     hint()
     try:
-        callback.enable("strategy", stock_connections())
+        callback.enable("strategy", stock_connections(), play)
     except Exception as e:
         display.vvv("mitogen.ansible: %s: %s" % (type(e).__name__, e))
 
@@ -78,8 +78,7 @@ def strategy(stock: Any, name: str) -> Any:
         def run(self, iterator: Any, play_context: Any) -> Any:
             """Run a play."""
             iterator._play.strategy = name
-            enable()
-            callback.start_broker(iterator._play)
+            enable(iterator._play)
             try:
                 return super().run(iterator, play_context)
             finally:

@@ -105,6 +105,25 @@ def test_a_loop_has_one_connection(place):
     assert len(loaded) == 1 and 0 not in loaded, loaded
 
 
+def test_a_play_that_needs_no_connection(place):
+    """It has the stock plugins, the next play has ours; a handler, or a rescue, may need one too."""
+    assert place.mitogen("enable").returncode == 0
+    head = "- hosts: web\n  gather_facts: false\n  tasks:\n    - debug:\n"
+    place.write("site.yml", head)
+    given = re.compile(r"Loading Connection '\S*mitogen\S*' .*class_only=False")
+    assert not given.search(play(place, ANSIBLE_DEBUG="1"))
+    place.write("site.yml", head + PLAYBOOK + head)
+    output = play(place, ANSIBLE_DEBUG="1")
+    plays = re.split(r"\nPLAY \[", output.split("PLAY RECAP")[0])[1:]
+    assert [bool(given.search(each)) for each in plays] == [False, True, False]
+    notify = head + "      changed_when: true\n      notify: it\n  handlers:\n    - {name: it, "
+    place.write("site.yml", notify + 'command: "{}"}}\n'.format(WHO))
+    assert ours(play(place)) == 1
+    rescue = '    - block: [{fail: }]\n      rescue: [{command: "%s"}]\n' % WHO
+    place.write("site.yml", head + rescue)
+    assert ours(play(place)) == 1
+
+
 @pytest.mark.thorough
 def test_strategy_by_its_full_name(place, release):
     for name in ("mitogen", "mitogen_linear", "mitogen_free", "mitogen_host_pinned"):
@@ -296,6 +315,8 @@ def test_redirect(place):
     assert ours(output) == 0 and "WARNING" not in output
     output = play(place, MITOGEN_REDIRECT="ssh, nonsense")
     assert ours(output) == 1
+    # Before ansible-core 2.19 a warning's lines are wrapped.
+    output = " ".join(output.split())
     assert output.count("there is no plugin of ours for connection 'nonsense'") == 1
     # A strategy has the same settings.
     place.write("site.yml", "- hosts: all\n  strategy: mitogen.ansible.mitogen_linear" + TASKS)

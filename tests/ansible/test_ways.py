@@ -106,7 +106,7 @@ def test_a_loop_has_one_connection(place):
 
 
 def test_a_play_that_needs_no_connection(place):
-    """It has the stock plugins, the next play has ours; a handler, or a rescue, may need one too."""
+    """It has the stock plugins, the next play has ours; handlers and rescues may need one too."""
     assert place.mitogen("enable").returncode == 0
     head = "- hosts: web\n  gather_facts: false\n  tasks:\n    - debug:\n"
     place.write("site.yml", head)

@@ -8,7 +8,7 @@ Rules
     2. What it can't do it leaves undone: then tasks are slower, or go the stock way, with a line at
        -vvv.
     3. enable() may be called any number of times, by any number of ways in.
-    4. A play that needs no connection has none of it: it has the stock ones to need none of.
+    4. A play that needs no connection is left as it is, with the stock plugins.
 
 Threads: the main process' main one.
 """

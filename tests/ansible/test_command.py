@@ -162,10 +162,13 @@ TWICE = """
 from ansible.plugins import loader
 loader.init_plugin_loader()
 from ansible.plugins.loader import connection_loader as connections
+from ansible.playbook.play import Play
 from mitogen.ansible import callback, redirect
+play, empty = Play(), Play()
+empty.gather_facts = False
 stock = connections.get("ssh", class_only=True)
 for who in ("callback", "strategy", "strategy"):
-    callback.enable(who, ["ssh"])
+    callback.enable(who, ["ssh"], play)
 once = connections.get_with_context
 assert not isinstance(once._original, redirect.Redirection)
 assert callback.preload.cache_info().misses == 1
@@ -178,9 +181,11 @@ callback.disable("strategy"), callback.disable("strategy")
 assert connections.get("ssh", class_only=True) is ours
 callback.disable("callback")
 assert connections.get("ssh", class_only=True) is stock
-callback.enable("strategy", [""]), callback.enable("strategy", ["ssh"])
+callback.enable("strategy", [""], play), callback.enable("strategy", ["ssh"], play)
 assert connections.get_with_context is once
 assert connections.get("ssh", class_only=True) is ours
+callback.enable("strategy", ["ssh"], empty)
+assert connections.get("ssh", class_only=True) is stock
 print("done")
 """
 

@@ -145,8 +145,13 @@ def aliases(target: pathlib.Path) -> list[str]:
     return [line.split("#")[0].strip() for line in lines]
 
 
-def command(directory: pathlib.Path, target: str, output_dir: pathlib.Path) -> list[str]:
-    """Return what runs a target: its script, or ansible-playbook with a play around the role."""
+def command(
+    directory: pathlib.Path, target: str, output_dir: pathlib.Path, env: dict[str, str]
+) -> list[str]:
+    """Return what runs a target: its script, or ansible-playbook with a play around the role.
+
+    :param env: what it will be run with, which a target on the controller's side has on the host.
+    """
     place = directory / "targets" / target
     if (place / "runme.sh").exists():
         return ["./runme.sh"]
@@ -156,6 +161,9 @@ def command(directory: pathlib.Path, target: str, output_dir: pathlib.Path) -> l
         "vars": {"output_dir": str(output_dir)},
         "roles": [target],
     }
+    if "context/controller" in aliases(place):
+        names = [name for name in env if name == "PATH" or name.startswith("ANSIBLE_")]
+        play["environment"] = {name: env[name] for name in names}
     path = directory / "{}-play.yml".format(target)
     path.write_text(json.dumps([play]), encoding="utf-8")
     return ["ansible-playbook", path.name, "-i", "inventory"]
@@ -166,6 +174,7 @@ def environment(
 ) -> dict[str, str]:
     """Return the environment of a target: the bed's, and what ansible-test sets."""
     found = here.environment(installed, way, run)
+    (python,) = installed.directory.glob("lib/python3*")
     # Only the bed's own playbooks write results; a target has callback plugins of its own.
     del found["ANSIBLE_CALLBACK_PLUGINS"], found["BED_RESULTS"]
     found.update(
@@ -184,11 +193,24 @@ def environment(
         OUTPUT_DIR=str(run / "output_dir"),
         INVENTORY_PATH=str(run / "integration" / "inventory"),
         ANSIBLE_TEST_ANSIBLE_VERSION=installed.version,
+        ANSIBLE_TEST_PYTHON_INTERPRETER=installed.program("python"),
+        ANSIBLE_TEST_PYTHON_VERSION=python.name[len("python") :],
+        # Scripts look at it with `set -u`.
+        PYTHONPATH="",
     )
-    # By variables too: some targets name a configuration of their own.
-    for name, value in way.settings.get("defaults", {}).items():
-        found["ANSIBLE_" + name.upper()] = value
+    found["PATH"] += ":{}".format(run / "injector")
     return found
+
+
+def make_injector(installed: environments.Environment, run: pathlib.Path) -> None:
+    """Copy what ansible-test puts on PATH for scripts: `python.py` and `virtualenv.sh`."""
+    code = "import ansible_test; print(list(ansible_test.__path__)[0])"
+    argv = [installed.program("python"), "-c", code]
+    package = subprocess.check_output(argv, universal_newlines=True).strip()
+    there = run / "injector"
+    shutil.copytree(os.path.join(package, "_util", "target", "injector"), str(there))
+    for path in there.glob("*.*"):
+        path.chmod(0o755)
 
 
 def run(here: bed.Bed, release: str, way: str, target: str) -> Result:
@@ -205,14 +227,15 @@ def run(here: bed.Bed, release: str, way: str, target: str) -> Result:
     copy = directory / "integration"
     shutil.copytree(str(source), str(copy), symlinks=True)
     (directory / "output_dir").mkdir()
+    make_injector(installed, directory)
     # For each account that a target becomes.
     (directory / "root_tmp").mkdir(exist_ok=True)
     (directory / "root_tmp").chmod(0o1777)
     hosts_there = json.dumps(inventory(here, ways.WAYS[way], directory))
     (copy / "inventory").write_text(hosts_there, encoding="utf-8")
-    argv = command(copy, target, directory / "output_dir")
-    place = copy / "targets" / target if argv[0] == "./runme.sh" else copy
     env = environment(here, installed, ways.WAYS[way], directory)
+    argv = command(copy, target, directory / "output_dir", env)
+    place = copy / "targets" / target if argv[0] == "./runme.sh" else copy
     env["ANSIBLE_PLAYBOOK_DIR"] = str(place)
     started = time.monotonic()
     home = pathlib.Path("~root").expanduser()

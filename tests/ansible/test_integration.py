@@ -10,24 +10,36 @@ from tests.ansible.integration import Result
 
 @pytest.fixture
 def tree(tmp_path):
-    for name in ("role", "script", "factless"):
+    for name in ("role", "script", "factless", "controlling"):
         (tmp_path / "targets" / name).mkdir(parents=True)
     (tmp_path / "targets" / "script" / "runme.sh").write_text("#!/bin/sh\n")
     (tmp_path / "targets" / "factless" / "aliases").write_text("a\ngather_facts/no  # why\n")
+    (tmp_path / "targets" / "controlling" / "aliases").write_text("context/controller\n")
     return tmp_path
 
 
 def test_script(tree):
-    assert integration.command(tree, "script", tree / "out") == ["./runme.sh"]
+    assert integration.command(tree, "script", tree / "out", {}) == ["./runme.sh"]
 
 
-@pytest.mark.parametrize(("name", "facts"), [("role", True), ("factless", False)])
-def test_role(name, facts, tree):
-    argv = integration.command(tree, name, tree / "out")
+ENV = {"PATH": "/there", "ANSIBLE_CONFIG": "/cfg", "HOME": "/root"}
+
+
+@pytest.mark.parametrize(
+    ("name", "facts", "env"),
+    [
+        ("role", True, None),
+        ("factless", False, None),
+        ("controlling", True, {"PATH": "/there", "ANSIBLE_CONFIG": "/cfg"}),
+    ],
+)
+def test_role(name, facts, env, tree):
+    argv = integration.command(tree, name, tree / "out", ENV)
     assert argv[0] == "ansible-playbook" and argv[2:] == ["-i", "inventory"]
     (play,) = json.loads((tree / argv[1]).read_text())
     assert play["roles"] == [name] and play["gather_facts"] is facts
     assert play["vars"] == {"output_dir": str(tree / "out")}
+    assert play.get("environment") == env
 
 
 def test_what_a_target_leaves(tmp_path):

@@ -128,6 +128,7 @@ def enable(who: str, stock: list[str], play: Any) -> None:
 
     :param who: the way in that asks, for disable()
     :param stock: connection plugins of Ansible in whose place ours are used
+    :param play: has the stock ones if it needs no connection
     """
     try:
         connections = redirect.redirection(loader.connection_loader)

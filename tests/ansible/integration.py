@@ -199,6 +199,9 @@ def environment(
         PYTHONPATH="",
     )
     found["PATH"] += ":{}".format(run / "injector")
+    # By variables too: some targets name a configuration of their own.
+    for name, value in way.settings.get("defaults", {}).items():
+        found["ANSIBLE_" + name.upper()] = value
     return found
 
 

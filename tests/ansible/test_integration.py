@@ -1,10 +1,11 @@
 """integration.py: what is run for a target, and the table; nothing is downloaded here."""
 
 import json
+import types
 
 import pytest
 
-from tests.ansible import integration
+from tests.ansible import environments, integration, ways
 from tests.ansible.integration import Result
 
 
@@ -40,6 +41,21 @@ def test_role(name, facts, env, tree):
     assert play["roles"] == [name] and play["gather_facts"] is facts
     assert play["vars"] == {"output_dir": str(tree / "out")}
     assert play.get("environment") == env
+
+
+def test_environment(tmp_path):
+    """A way's settings are in variables too, for targets with a configuration of their own."""
+    (tmp_path / "lib" / "python3.13").mkdir(parents=True)
+    installed = environments.Environment("2.21", tmp_path, "2.21.5")
+    given = {"PATH": "/there", "ANSIBLE_CALLBACK_PLUGINS": "/bed", "BED_RESULTS": "/results"}
+    here = types.SimpleNamespace(environment=lambda *_: dict(given))
+    env = integration.environment(here, installed, ways.WAYS["callback"], tmp_path / "run")
+    assert env["ANSIBLE_CALLBACKS_ENABLED"] == "mitogen.ansible.mitogen"
+    assert env["PATH"] == "/there:{}/run/injector".format(tmp_path)
+    assert env["ANSIBLE_TEST_PYTHON_VERSION"] == "3.13"
+    assert not {"ANSIBLE_CALLBACK_PLUGINS", "BED_RESULTS"} & set(env)
+    plain = integration.environment(here, installed, ways.WAYS["plain"], tmp_path / "run")
+    assert "ANSIBLE_CALLBACKS_ENABLED" not in plain
 
 
 def test_what_a_target_leaves(tmp_path):

@@ -4,9 +4,12 @@ Run Python on other machines and in other accounts, with nothing installed there
 The names here mirror the process's main router; in a child its configuration sets them.
 """
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable, List, Optional
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
     from mitogen.core import R
     from mitogen.master import Router
@@ -20,13 +23,13 @@ is_master = True
 #: Id of this context.
 context_id = 0
 #: Id of the context that started this one, and those of all its ancestors, nearest first.
-parent_id: "Optional[int]" = None
-parent_ids: "List[int]" = []
+parent_id: int | None = None
+parent_ids: list[int] = []
 
 
 def main(
-    log_level: "str" = "INFO", profiling: "Any" = None
-) -> "Callable[[Callable[[Router], R]], Callable[[Router], R]]":
+    log_level: str = "INFO", profiling: Any = None
+) -> Callable[[Callable[[Router], R]], Callable[[Router], R]]:
     """
     Decorate a program's main function: call it at once with a Router, if its module is run.
 
@@ -37,11 +40,11 @@ def main(
         is in the environment
     """
 
-    def decorate(func: "Callable[[Router], R]") -> "Any":
+    def decorate(func: Callable[[Router], R]) -> Any:
         if func.__module__ == "__main__":
             import mitogen.utils
 
-            def run(router: "Router") -> "R":
+            def run(router: Router) -> R:
                 if profiling is not None:
                     router.profiling = bool(profiling)
                 return func(router)

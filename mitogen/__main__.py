@@ -1,5 +1,7 @@
 """`python3 -m mitogen`."""
 
+from __future__ import annotations
+
 import sys
 
 from mitogen.cli import main

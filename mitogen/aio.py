@@ -25,8 +25,8 @@ from mitogen import core, mailbox, master, parent, process
 from mitogen.calls import CallChain
 from mitogen.capture import Capture
 
-MYPY = False
-if MYPY:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from subprocess import CompletedProcess
     from typing import Any
@@ -76,7 +76,7 @@ class Router(_Base):
             await self._sleep(self.router.__exit__)
         self._helpers.shutdown(wait=False)
 
-    if not MYPY:
+    if not TYPE_CHECKING:
         # A type checker would take every name for one that is there.
         def __getattr__(self, name: str) -> Callable[..., Any]:
             if name not in parent.METHODS:

@@ -8,6 +8,8 @@ child.Late (child.OLD_NAMES lists it, as a test sees to).
 Threads: any, but the first use must not be on a child's broker thread, which does not import.
 """
 
+from __future__ import annotations
+
 import os
 from _struct import calcsize
 
@@ -17,9 +19,10 @@ from mitogen.core import RAW, Importer, Message, Sender
 from mitogen.lazy import find_elsewhere
 from mitogen.mailbox import Channel, Latch, LatchError, Receiver
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
 
 __all__ = [
     "AnyTextType",
@@ -98,49 +101,49 @@ all, any, next, range = all, any, next, range  # type: ignore[has-type]  # built
 # -- text, tables, threads
 
 
-def threading__current_thread() -> "Any":
+def threading__current_thread() -> Any:
     """Return the current thread."""
     import threading
 
     return threading.current_thread()
 
 
-def threading__thread_name(thread: "Any") -> "str":
+def threading__thread_name(thread: Any) -> str:
     """Return a thread's name."""
     return str(thread.name)
 
 
-def b(text: "str") -> "bytes":
+def b(text: str) -> bytes:
     """Return `text` as bytes."""
     return text.encode("latin-1")
 
 
-def to_text(o: "Any") -> "str":
+def to_text(o: Any) -> str:
     """Return `o` as str; bytes are UTF-8."""
     return o.decode("utf-8") if isinstance(o, bytes) else str(o)
 
 
-def iteritems(dct: "Dict[Any, Any]") -> "Iterator[Any]":
+def iteritems(dct: dict[Any, Any]) -> Iterator[Any]:
     """Return an iterator over a dict's pairs."""
     return iter(dct.items())
 
 
-def iterkeys(dct: "Dict[Any, Any]") -> "Iterator[Any]":
+def iterkeys(dct: dict[Any, Any]) -> Iterator[Any]:
     """Return an iterator over a dict's keys."""
     return iter(dct)
 
 
-def itervalues(dct: "Dict[Any, Any]") -> "Iterator[Any]":
+def itervalues(dct: dict[Any, Any]) -> Iterator[Any]:
     """Return an iterator over a dict's values."""
     return iter(dct.values())
 
 
-def str_partition(text: "Any", separator: "Any") -> "Any":
+def str_partition(text: Any, separator: Any) -> Any:
     """Return `text.partition(separator)`."""
     return text.partition(separator)
 
 
-def str_rpartition(text: "Any", separator: "Any") -> "Any":
+def str_rpartition(text: Any, separator: Any) -> Any:
     """Return `text.rpartition(separator)`."""
     return text.rpartition(separator)
 
@@ -148,12 +151,12 @@ def str_rpartition(text: "Any", separator: "Any") -> "Any":
 bytes_partition = str_partition
 
 
-def unlisten(obj: "Any", name: "str", func: "Callable[..., Any]") -> "None":
+def unlisten(obj: Any, name: str, func: Callable[..., Any]) -> None:
     """Undo `listen()`; ValueError if there was none."""
     obj.__dict__.get("_signals", {}).get(name, []).remove(func)
 
 
-def module_lineage(fullname: "str") -> "List[str]":
+def module_lineage(fullname: str) -> list[str]:
     """Return a module's full name and those of its packages, the longest first."""
     names = []
     while fullname:
@@ -162,9 +165,7 @@ def module_lineage(fullname: "str") -> "List[str]":
     return names
 
 
-def iter_split(
-    buf: "bytes", delim: "bytes", func: "Callable[[bytes], Any]"
-) -> "Tuple[bytes, bool]":
+def iter_split(buf: bytes, delim: bytes, func: Callable[[bytes], Any]) -> tuple[bytes, bool]:
     """
     Call `func(line)` for each part of `buf` that ends in `delim`, until it returns False.
 
@@ -183,7 +184,7 @@ def iter_split(
 # -- descriptors
 
 
-def io_op(func: "Callable[..., Any]", *args: "Any") -> "Tuple[Any, Optional[OSError]]":
+def io_op(func: Callable[..., Any], *args: Any) -> tuple[Any, OSError | None]:
     """Return (`func(*args)`, None), or (None, the OSError) of a descriptor that was hung up."""
     while True:
         try:
@@ -194,45 +195,45 @@ def io_op(func: "Callable[..., Any]", *args: "Any") -> "Tuple[Any, Optional[OSEr
             return None, e
 
 
-def get_blocking(fd: "int") -> "bool":
+def get_blocking(fd: int) -> bool:
     """Return whether a descriptor is in blocking mode."""
     return os.get_blocking(fd)
 
 
-def set_blocking(fd: "int", blocking: "bool") -> "None":
+def set_blocking(fd: int, blocking: bool) -> None:
     """Put a descriptor into blocking mode, or out of it."""
     os.set_blocking(fd, blocking)
 
 
-def set_block(fd: "int") -> "None":
+def set_block(fd: int) -> None:
     """Put a descriptor into blocking mode."""
     os.set_blocking(fd, True)
 
 
-def set_nonblock(fd: "int") -> "None":
+def set_nonblock(fd: int) -> None:
     """Put a descriptor into non-blocking mode."""
     os.set_blocking(fd, False)
 
 
-def set_cloexec(fd: "int") -> "None":
+def set_cloexec(fd: int) -> None:
     """Have a descriptor closed at exec."""
     os.set_inheritable(fd, False)
 
 
-def _modes(files: "Any", blocking: "Optional[bool]") -> "Any":
+def _modes(files: Any, blocking: bool | None) -> Any:
     if blocking is not None:
         for fp in files:
             os.set_blocking(fp.fileno(), blocking)
     return files
 
 
-def pipe(blocking: "Optional[bool]" = None) -> "Any":
+def pipe(blocking: bool | None = None) -> Any:
     """Return two file objects, for reading and for writing, of a new pipe."""
     rfd, wfd = os.pipe()
     return _modes((os.fdopen(rfd, "rb", 0), os.fdopen(wfd, "wb", 0)), blocking)
 
 
-def socketpair(blocking: "Optional[bool]" = None) -> "Any":
+def socketpair(blocking: bool | None = None) -> Any:
     """Return two connected sockets."""
     import socket
 
@@ -242,14 +243,14 @@ def socketpair(blocking: "Optional[bool]" = None) -> "Any":
 # -- logs
 
 
-def enable_debug_logging() -> "None":
+def enable_debug_logging() -> None:
     """Have the loggers of mitogen log everything."""
     import logging
 
     logging.getLogger("mitogen").setLevel(logging.DEBUG)
 
 
-def enable_profiling(econtext: "Any" = None) -> "None":
+def enable_profiling(econtext: Any = None) -> None:
     """Do nothing (kept for old programs): `router.profiling` has contexts profiled."""
 
 
@@ -281,17 +282,17 @@ class ImportPolicy:
     :param blocks: never served
     """
 
-    def __init__(self, overrides: "Iterable[str]" = (), blocks: "Iterable[str]" = ()) -> "None":
+    def __init__(self, overrides: Iterable[str] = (), blocks: Iterable[str] = ()) -> None:
         self.overrides = set(overrides)
         self.blocks = set(blocks)
 
-    def __repr__(self) -> "str":
+    def __repr__(self) -> str:
         return "ImportPolicy(overrides=%r, blocks=%r)" % (
             sorted(self.overrides),
             sorted(self.blocks),
         )
 
-    def denied(self, fullname: "str") -> "bool":
+    def denied(self, fullname: str) -> bool:
         """Return whether a module is not served."""
         try:
             self.denied_raise(fullname)
@@ -299,7 +300,7 @@ class ImportPolicy:
             return True
         return False
 
-    def denied_raise(self, fullname: "str") -> "None":
+    def denied_raise(self, fullname: str) -> None:
         """Raise a ModuleNotFoundError that says why a module is not served, if it is not."""
         if fullname == "mitogen" or fullname.startswith("mitogen."):
             return
@@ -310,7 +311,7 @@ class ImportPolicy:
         if not self.blocks.isdisjoint(module_lineage(fullname)):
             raise ModuleDeniedByBlocksError("%s: blocked" % fullname, name=fullname)
 
-    def overriden(self, fullname: "str") -> "bool":
+    def overriden(self, fullname: str) -> bool:
         """Return whether a module, or a package that it is in, is in `overrides`."""
         return not self.overrides.isdisjoint(module_lineage(fullname))
 
@@ -319,8 +320,8 @@ class ImportPolicy:
 
 
 def _unpickle_iter(
-    self: "Message", throw: "bool" = True, throw_dead: "bool" = True, find_class: "Any" = None
-) -> "Iterator[Any]":
+    self: Message, throw: bool = True, throw_dead: bool = True, find_class: Any = None
+) -> Iterator[Any]:
     """Yield the values of a message that was made with several."""
     if self.is_dead:
         self.unpickle(throw, throw_dead)
@@ -333,33 +334,33 @@ def _unpickle_iter(
         yield value
 
 
-def _pack(self: "Message") -> "bytes":
+def _pack(self: Message) -> bytes:
     """Return the message as one frame."""
     return self._header(len(self.data), self.flags) + self.data
 
 
-def _sender_repr(self: "Sender") -> "str":
+def _sender_repr(self: Sender) -> str:
     return "Sender(%r, %r)" % (self.context, self.dst_handle)
 
 
-def _find_module(self: "Importer", fullname: "str", path: "Any" = None) -> "Any":
+def _find_module(self: Importer, fullname: str, path: Any = None) -> Any:
     """Return the loader of a module that comes from the parent, or None (PEP 302)."""
     spec = self.find_spec(fullname, path)
     return spec and spec.loader
 
 
-def _load_module(self: "Importer", fullname: "str") -> "Any":
+def _load_module(self: Importer, fullname: str) -> Any:
     """Import a module from the parent (PEP 302)."""
     return core.import_module(fullname)
 
 
-def _register(self: "core.Router", context: "core.Context", stream: "Any") -> "None":
+def _register(self: core.Router, context: core.Context, stream: Any) -> None:
     """Any thread: have `stream` lead to `context`, and begin to receive from it."""
     self._stream_by_id[context.context_id] = stream
     stream.broker.defer(stream.start)
 
 
-def _async_route(self: "core.Router", msg: "Message", in_stream: "Any" = None) -> "None":
+def _async_route(self: core.Router, msg: Message, in_stream: Any = None) -> None:
     """Broker thread: route a message, one that came in on `in_stream` perhaps."""
     if in_stream:
         self.on_frame(msg, in_stream)
@@ -367,7 +368,7 @@ def _async_route(self: "core.Router", msg: "Message", in_stream: "Any" = None) -
         self.route(msg, False)
 
 
-def _new_stream(cls: "Any", *args: "Any", **kwargs: "Any") -> "Any":
+def _new_stream(cls: Any, *args: Any, **kwargs: Any) -> Any:
     if cls is core.Stream and not args and not kwargs:
         # A stream of a program's own.
         from mitogen import streams
@@ -377,7 +378,7 @@ def _new_stream(cls: "Any", *args: "Any", **kwargs: "Any") -> "Any":
 
 
 _HEADER = ">HBLLLLLL"
-_ADDED: "Dict[type, Dict[str, Any]]" = {
+_ADDED: dict[type, dict[str, Any]] = {
     Message: {
         "ENC_MGC": Message.ENC_PKL,
         "ENCS": (Message.ENC_PKL, RAW),

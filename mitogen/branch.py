@@ -9,6 +9,8 @@ Rules
 Threads: Branch runs on the broker, but for what says otherwise.
 """
 
+from __future__ import annotations
+
 import _thread
 
 from mitogen import core, handshake
@@ -26,9 +28,10 @@ from mitogen.core import (
 )
 from mitogen.mailbox import Latch
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
 
     from mitogen.connect import ChildStream, Connecting
     from mitogen.core import Broker, Context, R, Segment
@@ -61,7 +64,7 @@ MAX_EGRESS = 65536
 BLOCK_SIZE = 1000
 
 
-def defer_sync(broker: "Broker", func: "Callable[[], R]") -> "R":
+def defer_sync(broker: Broker, func: Callable[[], R]) -> R:
     """
     Any thread: return what `func()` returned, or raise what it raised, on the broker thread.
 
@@ -69,10 +72,10 @@ def defer_sync(broker: "Broker", func: "Callable[[], R]") -> "R":
     """
     if broker.on_thread():
         return func()
-    box: "List[Any]" = []
+    box: list[Any] = []
     lock = core.new_lock()
 
-    def run() -> "None":
+    def run() -> None:
         try:
             box.extend((func(), None))
         except BaseException as e:
@@ -85,11 +88,11 @@ def defer_sync(broker: "Broker", func: "Callable[[], R]") -> "R":
             raise core.Error("the broker has ended")
     if box[1]:
         raise box[1]
-    result: "R" = box[0]
+    result: R = box[0]
     return result
 
 
-def shutdown_now(context_id: "int") -> "Message":
+def shutdown_now(context_id: int) -> Message:
     """Return the message that ends a context at once: nobody wants the results of its calls."""
     return Message(dst_id=context_id, handle=SHUTDOWN, data=b"!", flags=RAW)
 
@@ -104,30 +107,30 @@ class IdAllocator:
 
     BLOCK_SIZE = BLOCK_SIZE
 
-    def __init__(self, router: "Any", first: "int" = 1) -> "None":
+    def __init__(self, router: Any, first: int = 1) -> None:
         self.router = router
         self.next_id = first
         self.lock = _thread.allocate_lock()
 
-    def allocate(self) -> "int":
+    def allocate(self) -> int:
         """Return a new id."""
         return self._advance(1)[0]
 
-    def allocate_block(self) -> "Tuple[int, int]":
+    def allocate_block(self) -> tuple[int, int]:
         """Return (first, end) of BLOCK_SIZE new ids."""
         return self._advance(self.BLOCK_SIZE)
 
-    def _advance(self, count: "int") -> "Tuple[int, int]":
+    def _advance(self, count: int) -> tuple[int, int]:
         with self.lock:
             first = self.next_id
             self.next_id += count
             return first, self.next_id
 
-    def request(self, done: "Callable[[Any], object]") -> "None":
+    def request(self, done: Callable[[Any], object]) -> None:
         """Broker thread: call `done((first, end))`."""
         done(self.allocate_block())
 
-    def take(self, done: "Callable[[Any], object]") -> "None":
+    def take(self, done: Callable[[Any], object]) -> None:
         """Broker thread: call `done(context_id)`."""
         done(self.allocate())
 
@@ -135,22 +138,22 @@ class IdAllocator:
 class ChildIds:
     """Hands out context ids in a context that has a parent, who is asked for a block at a time."""
 
-    def __init__(self, router: "Any") -> "None":
+    def __init__(self, router: Any) -> None:
         self.router = router
-        self.free: "Iterator[int]" = iter(())
+        self.free: Iterator[int] = iter(())
         #: Who gets an id once the parent has given a block.
-        self.waiting: "List[Callable[[Any], object]]" = []
+        self.waiting: list[Callable[[Any], object]] = []
 
-    def allocate(self) -> "int":
+    def allocate(self) -> int:
         """Return a new context id; asks the parent where this context has none left."""
         latch = Latch()
         self.router.broker.defer(self.take, latch.put)
-        context_id: "Optional[int]" = latch.get(core.IMPORT_TIMEOUT)
+        context_id: int | None = latch.get(core.IMPORT_TIMEOUT)
         if context_id is None:
             raise core.ChannelError("the parent gave no ids")
         return context_id
 
-    def take(self, done: "Callable[[Any], object]") -> "None":
+    def take(self, done: Callable[[Any], object]) -> None:
         """Broker thread: call `done(context_id)`, now or later; None if the parent gives none."""
         context_id = next(self.free, None)
         if context_id is not None:
@@ -160,7 +163,7 @@ class ChildIds:
         if len(self.waiting) == 1:
             self.request(self._on_block)
 
-    def _on_block(self, block: "Optional[Tuple[int, int]]") -> "None":
+    def _on_block(self, block: tuple[int, int] | None) -> None:
         waiting, self.waiting = self.waiting, []
         if block is not None:
             self.free = iter(range(*block))
@@ -170,10 +173,10 @@ class ChildIds:
             else:
                 self.take(done)
 
-    def request(self, done: "Callable[[Any], object]") -> "None":
+    def request(self, done: Callable[[Any], object]) -> None:
         """Any thread: call `done((first, end))` on the broker once the parent has answered."""
 
-        def on_answer(msg: "Message") -> "None":
+        def on_answer(msg: Message) -> None:
             done(None if msg.is_dead else core._HEADER_BLOCK.unpack(msg.data))
 
         router = self.router
@@ -188,20 +191,18 @@ class ChildIds:
 class RelayedModules:
     """Where a context that has a parent gets modules for its children: its own importer."""
 
-    def __init__(self, router: "Any") -> "None":
+    def __init__(self, router: Any) -> None:
         self.router = router
         self.importer = router.importer
 
-    def fetch(
-        self, fullname: "str", done: "Callable[[Any], object]", sent: "Iterable[str]" = ()
-    ) -> "Any":
+    def fetch(self, fullname: str, done: Callable[[Any], object], sent: Iterable[str] = ()) -> Any:
         """Broker thread: call `done(segment)` once the module's segment is here."""
         entry = self.importer.modules.get(fullname)
         if entry:
             return done(entry[2])
         self.importer.request(fullname, lambda: done(self.importer.modules[fullname][2]))
 
-    def segments(self, fullnames: "Iterable[str]") -> "List[Segment]":
+    def segments(self, fullnames: Iterable[str]) -> list[Segment]:
         """Return the segments that hold those modules, as far as they are here; each once."""
         found = {}
         for fullname in fullnames:
@@ -210,7 +211,7 @@ class RelayedModules:
                 found[id(entry[2])] = entry[2]
         return list(found.values())
 
-    def push(self, context: "Context", module_names: "List[str]") -> "None":
+    def push(self, context: Context, module_names: list[str]) -> None:
         """Any thread: send on what is here of those modules, ahead of a call."""
         target = context.context_id
         stream = self.router._stream_by_id.get(target)
@@ -238,7 +239,7 @@ class Branch:
         "routing mode prevents forward of unidirectional message from context %d to context %d"
     )
 
-    def __init__(self, router: "Any", ids: "Any", modules: "Any", core_source: "bytes") -> "None":
+    def __init__(self, router: Any, ids: Any, modules: Any, core_source: bytes) -> None:
         self.router = router
         router.forward = self.forward
         self.ids = ids
@@ -246,10 +247,10 @@ class Branch:
         self.preamble = handshake.preamble(core_source)
         self.logins = Logins()
         #: Streams to processes of ours, from their start until they are reaped.
-        self.processes = set()  # type: Set[Any]
-        self.streams: "Set[Any]" = set()
+        self.processes: set[Any] = set()
+        self.streams: set[Any] = set()
         #: How many blocks of ids each child has asked for.
-        self.requests: "Dict[int, int]" = {}
+        self.requests: dict[int, int] = {}
         add = router.add_handler
         add(self._on_add_route, ADD_ROUTE, policy=is_neighbour)
         add(self._on_allocate_id, ALLOCATE_ID, policy=is_neighbour)
@@ -261,12 +262,12 @@ class Branch:
         listen(router, "parent_lost", self._on_parent_lost)
         listen(router.broker, "shutdown", self._on_shutdown)
 
-    def _from_parent(self, msg: "Message", stream: "Any") -> "bool":
+    def _from_parent(self, msg: Message, stream: Any) -> bool:
         return stream is not None and stream is self.router.routes.parent
 
     # -- streams and routes
 
-    def forward(self, msg: "Message", stream: "Any") -> "Any":
+    def forward(self, msg: Message, stream: Any) -> Any:
         """Pass a frame on: its payload is not looked at."""
         router = self.router
         dst = msg.dst_id
@@ -282,12 +283,12 @@ class Branch:
         if not msg.flags & core.CONT:
             router._bounce(msg, why)
 
-    def _are_siblings(self, one: "Any", other: "Any") -> "bool":
+    def _are_siblings(self, one: Any, other: Any) -> bool:
         """Whether neither stream leads to who may talk to all: the parent, or a joined process."""
         trusted = self.router.routes.parent
         return not any(s is trusted or s.auth_id is not None for s in (one, other))
 
-    def add_stream(self, stream: "ChildStream") -> "None":
+    def add_stream(self, stream: ChildStream) -> None:
         """A child is ready, or a process has joined."""
         router = self.router
         self.streams.add(stream)
@@ -296,7 +297,7 @@ class Branch:
         if stream.conn.keepalive_interval:
             self._keep_alive(stream, stream.received, 0)
 
-    def add_connecting(self, connecting: "Connecting") -> "None":
+    def add_connecting(self, connecting: Connecting) -> None:
         """A child's process was started; the broker does not end before it is reaped."""
         stream = connecting.stream
         self.processes.add(stream)
@@ -305,14 +306,14 @@ class Branch:
         if self.router.broker.closing:
             connecting.cancel("the broker ends")
 
-    def _on_gone(self, stream: "ChildStream") -> "None":
+    def _on_gone(self, stream: ChildStream) -> None:
         """A child's process is reaped."""
         self.streams.discard(stream)
         self.processes.discard(stream)
         self.router.broker.holds.discard(stream)
         self.router.broker.stop()
 
-    def _on_await_end(self, msg: "Message") -> "Any":
+    def _on_await_end(self, msg: Message) -> Any:
         """Answer once a child's process is reaped: after its route has gone."""
         (context_id,) = core._NUMBER.unpack(msg.data)
         for stream in self.processes:
@@ -320,7 +321,7 @@ class Branch:
                 return stream.when_gone.append(lambda: msg.reply(None))
         msg.reply(None)
 
-    def _on_detaching(self, msg: "Message") -> "None":
+    def _on_detaching(self, msg: Message) -> None:
         """A child is about to leave the tree, and to stay; or it has left: see detach.py."""
         stream = self.router._stream_by_id.get(msg.src_id)
         if stream and msg.reply_to:
@@ -329,7 +330,7 @@ class Branch:
         elif stream and stream.detached:
             stream.disconnect("detached")
 
-    def _keep_alive(self, stream: "ChildStream", received: "int", unanswered: "int") -> "None":
+    def _keep_alive(self, stream: ChildStream, received: int, unanswered: int) -> None:
         if stream.closed:
             return
         unanswered = unanswered + 1 if received == stream.received else 0
@@ -346,18 +347,16 @@ class Branch:
             lambda: self._keep_alive(stream, received, unanswered),
         )
 
-    def _tell_parent(self, handle: "int", context_id: "int", name: "Optional[str]" = "") -> "None":
+    def _tell_parent(self, handle: int, context_id: int, name: str | None = "") -> None:
         router = self.router
         if router.node.parent_ids and router.routes.parent:
             self._tell(router.node.parent_ids[0], handle, context_id, name)
 
-    def _tell(
-        self, dst_id: "int", handle: "int", context_id: "int", name: "Optional[str]" = ""
-    ) -> "None":
+    def _tell(self, dst_id: int, handle: int, context_id: int, name: str | None = "") -> None:
         data = core._NUMBER.pack(context_id) + (name or "").encode()
         self.router.route(Message(dst_id=dst_id, handle=handle, data=data, flags=RAW), False)
 
-    def _on_add_route(self, msg: "Message") -> "Any":
+    def _on_add_route(self, msg: Message) -> Any:
         (context_id,) = core._NUMBER.unpack_from(msg.data)
         name = msg.data[4:].decode("utf-8", "replace")
         router = self.router
@@ -368,7 +367,7 @@ class Branch:
         router.context_by_id(context_id, msg.src_id, name=name)
         self._tell_parent(ADD_ROUTE, context_id, name)
 
-    def _on_routes_lost(self, ids: "Iterable[int]", stream: "Any") -> "None":
+    def _on_routes_lost(self, ids: Iterable[int], stream: Any) -> None:
         """Tell the parent, and every neighbour that ever sent to one of those contexts."""
         forget = getattr(self.modules, "forget", None)
         for context_id in ids:
@@ -381,7 +380,7 @@ class Branch:
                     other.egress_ids.discard(context_id)
                     self._tell(other.remote_id, DEL_ROUTE, context_id)
 
-    def _on_parent_lost(self) -> "None":
+    def _on_parent_lost(self) -> None:
         """What the parent led to is in no table: end every wait for what is not below."""
         router = self.router
         econtext = getattr(router, "econtext", None)
@@ -394,7 +393,7 @@ class Branch:
         for context_id in lost - set(router._stream_by_id) - {None}:
             router.context_lost(context_id)
 
-    def _on_shutdown(self) -> "None":
+    def _on_shutdown(self) -> None:
         """Have the children end by themselves; what does not is cut off (spawn.Process.reap)."""
         for stream in list(self.processes):
             if stream.connecting:
@@ -403,14 +402,14 @@ class Branch:
                 self.router.route(shutdown_now(stream.remote_id), False)
         self.router.broker.after(self.router.broker.shutdown_timeout, self.cut_off)
 
-    def cut_off(self) -> "None":
+    def cut_off(self) -> None:
         """End every stream."""
         for stream in list(self.streams):
             stream.disconnect("shutdown")
 
     # -- ids
 
-    def _on_allocate_id(self, msg: "Message") -> "Any":
+    def _on_allocate_id(self, msg: Message) -> Any:
         """A neighbour wants a block of ids; or the parent says who has got one further down."""
         router = self.router
         if msg.data:
@@ -425,7 +424,7 @@ class Branch:
         if asked > MAX_BLOCKS:
             return router._drop(msg, "it has had %d blocks of ids" % MAX_BLOCKS)
 
-        def on_block(block: "Optional[Tuple[int, int]]") -> "None":
+        def on_block(block: tuple[int, int] | None) -> None:
             if block is None or stream is None or stream.closed:
                 return
             stream.give(*block)
@@ -433,7 +432,7 @@ class Branch:
 
         self.ids.request(on_block)
 
-    def grant(self, target: "int", first: "int", end: "int") -> "None":
+    def grant(self, target: int, first: int, end: int) -> None:
         """Record, on every hop towards `target`, that it may announce these ids."""
         router = self.router
         stream = router._stream_by_id.get(target)
@@ -449,14 +448,14 @@ class Branch:
 
     # -- modules
 
-    def _on_get_module(self, msg: "Message") -> "None":
+    def _on_get_module(self, msg: Message) -> None:
         fullname = msg.data.decode("utf-8", "replace")
         stream = self.router._stream_by_id.get(msg.src_id)
         if stream:
             sent = stream.sent_modules
             self.modules.fetch(fullname, lambda segment: self._send_segment(stream, segment), sent)
 
-    def _send_segment(self, stream: "ChildStream", segment: "Segment") -> "None":
+    def _send_segment(self, stream: ChildStream, segment: Segment) -> None:
         if stream.closed:
             return
         stream.sent_modules.update(entry[0] for entry in segment[0] if entry[1] is not None)
@@ -466,11 +465,11 @@ class Branch:
 
     def send_now(
         self,
-        stream: "ChildStream",
-        target: "int",
-        segments: "Iterable[Segment]",
-        fullnames: "List[str]",
-    ) -> "None":
+        stream: ChildStream,
+        target: int,
+        segments: Iterable[Segment],
+        fullnames: list[str],
+    ) -> None:
         """Any thread: send_segments(), done when this returns."""
         defer_sync(
             self.router.broker, lambda: self.send_segments(stream, target, segments, fullnames)
@@ -478,11 +477,11 @@ class Branch:
 
     def send_segments(
         self,
-        stream: "ChildStream",
-        target: "int",
-        segments: "Iterable[Segment]",
-        fullnames: "List[str]",
-    ) -> "None":
+        stream: ChildStream,
+        target: int,
+        segments: Iterable[Segment],
+        fullnames: list[str],
+    ) -> None:
         """Queue modules for a context: to the next hop what it has not got, then the order to
         pass them on."""
         for segment in segments:
@@ -492,7 +491,7 @@ class Branch:
             msg = Message(dst_id=stream.remote_id, handle=FORWARD_MODULE, data=data)
             self.router.route(msg, False)
 
-    def _on_forward_module(self, msg: "Message") -> "None":
+    def _on_forward_module(self, msg: Message) -> None:
         target, fullnames = core.decode(msg.data)
         stream = self.router._stream_by_id.get(target)
         if stream:

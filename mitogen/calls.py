@@ -4,15 +4,18 @@ Naming a function for another context, and waiting for what it returns.
 Threads: a CallChain is for one thread at a time; its answers come from the broker.
 """
 
+from __future__ import annotations
+
 import sys
 
 from mitogen import core
 from mitogen.errors import restore_call_error  # noqa: F401 (registers itself)
 from mitogen.mailbox import Latch, Receiver
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable, Dict, Optional, Tuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
     from mitogen.core import Message, P, R, Router
 
@@ -34,11 +37,11 @@ class _Answer:
 
     __slots__ = ("lock", "msg")
 
-    def __init__(self) -> "None":
+    def __init__(self) -> None:
         self.lock = core.new_lock()
-        self.msg: "Any" = None
+        self.msg: Any = None
 
-    def __call__(self, msg: "Message") -> "None":
+    def __call__(self, msg: Message) -> None:
         self.msg = msg
         self.lock.release()
 
@@ -48,13 +51,13 @@ class _AnswerReceiver(Receiver):
 
     answered = False
 
-    def __init__(self, router: "Router", context: "Any") -> "None":
+    def __init__(self, router: Router, context: Any) -> None:
         self.router = router
         self.context = context
         self._latch = Latch()
         self.handle = router.expect(self._on_receive, context.context_id)
 
-    def _on_receive(self, msg: "Message") -> "None":
+    def _on_receive(self, msg: Message) -> None:
         self.answered = True
         outstanding = self.context.__dict__.get("_outstanding")
         if outstanding:
@@ -87,12 +90,12 @@ class CallChain:
 
     def __init__(
         self,
-        context: "Any",
-        pipelined: "bool" = False,
-        timeout: "Optional[float]" = None,
-        kill: "bool" = False,
-        worker: "bool" = False,
-    ) -> "None":
+        context: Any,
+        pipelined: bool = False,
+        timeout: float | None = None,
+        kill: bool = False,
+        worker: bool = False,
+    ) -> None:
         self.context = context
         self.timeout = timeout
         self.kill = kill
@@ -101,18 +104,18 @@ class CallChain:
         #: What a call's payload begins with: a list of three, or of four with the worker's name.
         self._opening = b"\x84" + core.encode(self.make_chain_id()) if worker else b"\x83"
         #: Function to the beginning of a call's payload.
-        self._heads: "Dict[Any, bytes]" = {}
+        self._heads: dict[Any, bytes] = {}
 
-    def __repr__(self) -> "str":
+    def __repr__(self) -> str:
         return "CallChain(%r)" % (self.context,)
 
-    def __enter__(self) -> "CallChain":
+    def __enter__(self) -> CallChain:
         return self
 
-    def __exit__(self, *_: "object") -> "None":
+    def __exit__(self, *_: object) -> None:
         self.reset()
 
-    def make_chain_id(self) -> "str":
+    def make_chain_id(self) -> str:
         """Return a name for this chain that no other has."""
         return "%d-%d-%x" % (
             self.context.router.node.context_id,
@@ -120,12 +123,12 @@ class CallChain:
             id(self),
         )
 
-    def reset(self) -> "None":
+    def reset(self) -> None:
         """Have the far context forget an error of this chain."""
         if self.chain_id:
             CallChain(self.context).call_no_reply(core.Dispatcher.forget_chain, self.chain_id)
 
-    def make_msg(self, fn: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs") -> "Message":
+    def make_msg(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Message:
         """
         Return the Message that calls `fn(*args, **kwargs)`.
 
@@ -150,7 +153,7 @@ class CallChain:
             before(msg, self.context, args, kwargs)
         return msg
 
-    def _head(self, fn: "Any") -> "bytes":
+    def _head(self, fn: Any) -> bytes:
         """Return the payload of a call of `fn`, up to its arguments; kept for the next call."""
         name = "\0".join(name_function(fn) + (self.chain_id or "",))
         if len(self._heads) > KEPT_HEADS:
@@ -158,16 +161,16 @@ class CallChain:
         head = self._heads[fn] = self._opening + core.encode(name)
         return head
 
-    def _send(self, fn: "Any", msg: "Message") -> "None":
+    def _send(self, fn: Any, msg: Message) -> None:
         router = self.context.router
         router.push_modules(self.context, fn)
         router.route(msg)
 
-    def call_no_reply(self, fn: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs") -> "None":
+    def call_no_reply(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> None:
         """Call `fn` and go on; an error is logged."""
         self._send(fn, self.make_msg(fn, *args, **kwargs))
 
-    def call_async(self, fn: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs") -> "Receiver":
+    def call_async(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Receiver:
         """Call `fn`; return a Receiver for its result."""
         msg = self.make_msg(fn, *args, **kwargs)
         context = self.context
@@ -184,7 +187,7 @@ class CallChain:
             outstanding.discard(receiver.handle)
         return receiver
 
-    def call(self, fn: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs") -> "R":
+    def call(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """
         Call `fn(*args, **kwargs)` in the context and return what it returns.
 
@@ -211,17 +214,17 @@ class CallChain:
                 self.context,
                 self.timeout,
             )
-        result: "R" = answer.msg.unpickle()
+        result: R = answer.msg.unpickle()
         return result
 
     def start(
         self,
-        on_answer: "Callable[[Message], object]",
-        fn: "Callable[..., Any]",
-        args: "Any",
-        kwargs: "Any",
-        wait: "bool" = True,
-    ) -> "int":
+        on_answer: Callable[[Message], object],
+        fn: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        wait: bool = True,
+    ) -> int:
         """
         Call `fn(*args, **kwargs)`; have `on_answer(msg)` called with the answer, on the broker
         thread.
@@ -231,7 +234,7 @@ class CallChain:
         """
         msg = self.make_msg(fn, *args, **kwargs)
         router = self.context.router
-        handle: "int" = router.expect(on_answer, self.context.context_id)
+        handle: int = router.expect(on_answer, self.context.context_id)
         msg.reply_to = handle
         try:
             router.push_modules(self.context, fn)
@@ -241,7 +244,7 @@ class CallChain:
             raise
         return handle
 
-    def cancel(self, handle: "int") -> "None":
+    def cancel(self, handle: int) -> None:
         """
         Have the call whose answer goes to `handle` interrupted, or dropped if it has not begun.
         Ignored if it is over.
@@ -255,13 +258,13 @@ class CallChain:
         if self.kill:
             router.broker.defer(router.broker.after, CANCEL_GRACE, lambda: self._kill(handle))
 
-    def _kill(self, handle: "int") -> "None":
+    def _kill(self, handle: int) -> None:
         # An answer takes the handler away.
         if handle in self.context.router._handlers:
             self.context.router.kill(self.context)
 
 
-def name_function(fn: "Any") -> "Tuple[str, str, str]":
+def name_function(fn: Any) -> tuple[str, str, str]:
     """
     Return (module, class or "", name) by which another context finds `fn`.
 

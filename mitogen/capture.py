@@ -5,18 +5,21 @@ pieces are kept or told, and made into what subprocess.run() returns or raises.
 Threads: any, one at a time for each Capture.
 """
 
+from __future__ import annotations
+
 from subprocess import DEVNULL, PIPE, CalledProcessError, CompletedProcess, TimeoutExpired
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable, Dict, List, Optional
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
     Callback = Callable[[Any], object]
 
 __all__ = ["Capture"]
 
 
-def _decoder(text: "bool") -> "Any":
+def _decoder(text: bool) -> Any:
     """Return what turns all that was printed into what the caller wants."""
     if not text:
         return lambda data: data
@@ -24,13 +27,13 @@ def _decoder(text: "bool") -> "Any":
 
     encoding = locale.getpreferredencoding(False)
 
-    def decode(data: "bytes") -> "str":
+    def decode(data: bytes) -> str:
         return data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
 
     return decode
 
 
-def _teller(call: "Callback", text: "bool") -> "Callback":
+def _teller(call: Callback, text: bool) -> Callback:
     """Return what is called with each piece of bytes, for a caller's callback."""
     if not text:
         return lambda data: call(bytes(data))
@@ -39,7 +42,7 @@ def _teller(call: "Callback", text: "bool") -> "Callback":
 
     decode = codecs.getincrementaldecoder(locale.getpreferredencoding(False))("replace").decode
 
-    def tell(data: "bytes") -> "None":
+    def tell(data: bytes) -> None:
         part = decode(bytes(data))
         if part:
             call(part)
@@ -47,7 +50,7 @@ def _teller(call: "Callback", text: "bool") -> "Callback":
     return tell
 
 
-def _input_bytes(input: "Any", text: "bool") -> "Any":
+def _input_bytes(input: Any, text: bool) -> Any:
     if input is None:
         return None
     if text:
@@ -69,18 +72,18 @@ class Capture:
     def __init__(
         self,
         *,
-        input: "Any" = None,
-        check: "bool" = False,
-        capture_output: "bool" = True,
-        text: "bool" = False,
-        on_stdout: "Optional[Callback]" = None,
-        on_stderr: "Optional[Callback]" = None,
-    ) -> "None":
+        input: Any = None,
+        check: bool = False,
+        capture_output: bool = True,
+        text: bool = False,
+        on_stdout: Callback | None = None,
+        on_stderr: Callback | None = None,
+    ) -> None:
         self.input = _input_bytes(input, text)
         self.check = check
         self.capture_output = capture_output
         self.decode = _decoder(text)
-        self.chunks: "List[List[bytes]]" = [[], []]
+        self.chunks: list[list[bytes]] = [[], []]
         #: What is called with each piece of output, and of error output.
         self.sinks = [
             self._sink(keep, _teller(callback, text) if callback else None)
@@ -88,14 +91,14 @@ class Capture:
         ]
         where = [PIPE if capture_output or each else None for each in (on_stdout, on_stderr)]
         #: For Popen.
-        self.options: "Dict[str, Any]" = {
+        self.options: dict[str, Any] = {
             "stdin": PIPE if self.input else DEVNULL,
             "stdout": where[0],
             "stderr": where[1],
         }
 
-    def _sink(self, chunks: "List[bytes]", tell: "Optional[Callback]") -> "Callback":
-        def take(data: "bytes") -> "None":
+    def _sink(self, chunks: list[bytes], tell: Callback | None) -> Callback:
+        def take(data: bytes) -> None:
             if self.capture_output:
                 chunks.append(data)
             if tell:
@@ -103,10 +106,10 @@ class Capture:
 
         return take
 
-    def _printed(self, finish: "Callable[[bytes], Any]") -> "List[Any]":
+    def _printed(self, finish: Callable[[bytes], Any]) -> list[Any]:
         return [finish(b"".join(c)) if self.capture_output else None for c in self.chunks]
 
-    def result(self, popen: "Any") -> "CompletedProcess[Any]":
+    def result(self, popen: Any) -> CompletedProcess[Any]:
         """Return what run() returns, or raise CalledProcessError."""
         out, err = self._printed(self.decode)
         status = popen.returncode or 0
@@ -114,7 +117,7 @@ class Capture:
             raise CalledProcessError(status, popen.args, out, err)
         return CompletedProcess(popen.args, status, out, err)
 
-    def too_late(self, popen: "Any", timeout: "float") -> "TimeoutExpired":
+    def too_late(self, popen: Any, timeout: float) -> TimeoutExpired:
         """Return the error of a deadline that has passed, with the output so far."""
         out, err = self._printed(lambda data: data or None)
         return TimeoutExpired(popen.args, timeout, out, err)

@@ -11,6 +11,8 @@ Threads: install() on the main thread; StdioLogger reads, a cancel arrives, and 
 the broker's.
 """
 
+from __future__ import annotations
+
 import _signal  # type: ignore[import-not-found]  # typeshed does not have it
 import _thread
 import os
@@ -21,10 +23,10 @@ from collections import deque
 from mitogen import core
 from mitogen.core import read_fd
 
-MYPY = False
-if MYPY:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     import logging
-    from typing import Any, Deque, Dict, List, Optional, Set, Tuple
+    from typing import Any
 
     from mitogen.core import Dispatcher, ExternalContext, Message
 
@@ -58,7 +60,7 @@ OLD_NAMES = {
 __all__ = ["ModuleText", "StdioLogger", "install", "set_process_name"]
 
 
-def install(econtext: "ExternalContext", msg: "Message") -> "bool":
+def install(econtext: ExternalContext, msg: Message) -> bool:
     """
     Main thread, before the first call.
 
@@ -96,7 +98,7 @@ def install(econtext: "ExternalContext", msg: "Message") -> "bool":
     return diverter.start(msg)
 
 
-def _import(name: "str") -> "Any":
+def _import(name: str) -> Any:
     # No import statement: what one names is sent with the first call, needed or not.
     return core.import_module("mitogen." + name)
 
@@ -104,17 +106,17 @@ def _import(name: "str") -> "Any":
 class Late:
     """A name that another module adds to a class of core.py: imported when it is first used."""
 
-    def __init__(self, place: "str", name: "str") -> "None":
+    def __init__(self, place: str, name: str) -> None:
         self.place = place
         self.name = name
 
-    def __get__(self, obj: "Any", cls: "Any") -> "Any":
+    def __get__(self, obj: Any, cls: Any) -> Any:
         # The import puts the real one in this one's place.
         core.import_module(self.place)
         return getattr(cls if obj is None else obj, self.name)
 
 
-def find_old_names() -> "None":
+def find_old_names() -> None:
     """Have the names of OLD_NAMES found, where their modules are not imported yet."""
     for place, classes in OLD_NAMES.items():
         for class_name, names in classes.items():
@@ -124,10 +126,10 @@ def find_old_names() -> "None":
                     setattr(cls, name, Late(place, name))
 
 
-def import_main(econtext: "ExternalContext") -> "None":
+def import_main(econtext: ExternalContext) -> None:
     """Have `__main__` be the program's, not the bootstrap's; once."""
     importer = econtext.importer
-    main: "Any" = sys.modules.pop("__main__", None)
+    main: Any = sys.modules.pop("__main__", None)
     try:
         spec = importer.find("__main__", True)
         entry = importer.modules["__main__"]
@@ -148,12 +150,12 @@ def import_main(econtext: "ExternalContext") -> "None":
     econtext.import_main = bool
 
 
-def detach(econtext: "ExternalContext") -> "None":
+def detach(econtext: ExternalContext) -> None:
     """Leave the tree and go on: see detach.py."""
     _import("detach").detach(econtext)
 
 
-def set_process_name(name: "str") -> "None":
+def set_process_name(name: str) -> None:
     """Show `name` in ps: on Linux the process overwrites its own arguments (proc(5))."""
     try:
         with open("/proc/self/stat", "rb") as fp:
@@ -169,7 +171,7 @@ def set_process_name(name: "str") -> "None":
         pass
 
 
-def flush(econtext: "ExternalContext") -> "None":
+def flush(econtext: ExternalContext) -> None:
     """Main thread: send what was printed, before the context ends."""
     for fp in (sys.stdout, sys.stderr):
         try:
@@ -181,7 +183,7 @@ def flush(econtext: "ExternalContext") -> "None":
     econtext.broker.defer(econtext.stderr_log.finish)
 
 
-def describe(error: "Any", cause: "BaseException") -> "str":
+def describe(error: Any, cause: BaseException) -> str:
     """Fill a CallError from the exception that it stands for; return its text."""
     kind = type(cause)
     error.type_name = "%s.%s" % (kind.__module__, kind.__qualname__)
@@ -197,7 +199,7 @@ def describe(error: "Any", cause: "BaseException") -> "str":
     return "%s: %s\n%s" % (error.type_name, error.message, error.traceback or "")
 
 
-def let_writers_finish() -> "None":
+def let_writers_finish() -> None:
     """
     Broker thread: be woken without interrupting whoever wakes it (sched(7), SCHED_BATCH).
 
@@ -219,25 +221,25 @@ class Canceller:
     it waits in.
     """
 
-    def __init__(self, dispatcher: "Dispatcher", diverter: "Diverter") -> "None":
+    def __init__(self, dispatcher: Dispatcher, diverter: Diverter) -> None:
         self.dispatcher = dispatcher
         self.diverter = diverter
         self.thread = _thread.get_ident()
         dispatcher.interrupt = self.interrupt
         _signal.signal(_signal.SIGINT, self._on_sigint)
 
-    def interrupt(self) -> "None":
+    def interrupt(self) -> None:
         """Broker thread: interrupt the current call, if any, once it is at its function."""
         call = self.dispatcher.current
         if call:
             self._interrupt_call(self.dispatcher, call)
 
-    def _on_sigint(self, _signum: "int", _frame: "Any") -> "None":
+    def _on_sigint(self, _signum: int, _frame: Any) -> None:
         if self.dispatcher.interruptible:
             self.dispatcher.interruptible = False
             raise KeyboardInterrupt("the call was cancelled")
 
-    def on_cancel(self, msg: "Message") -> "Any":
+    def on_cancel(self, msg: Message) -> Any:
         """A cancel names its call by its answer's handle; it is ignored when that is over."""
         (handle,) = core._NUMBER.unpack(msg.data)
         key = (msg.src_id, handle)
@@ -249,7 +251,7 @@ class Canceller:
         for queue in [dispatcher.queue, *list(self.diverter.chains.values())]:
             self._drop(queue, key)
 
-    def _interrupt_call(self, runner: "Any", call: "Message") -> "None":
+    def _interrupt_call(self, runner: Any, call: Message) -> None:
         if runner.current is not call:
             return
         if not runner.interruptible:
@@ -261,7 +263,7 @@ class Canceller:
         else:
             _thread.start_new_thread(runner.interrupt_call, (call,))
 
-    def _drop(self, queue: "Any", key: "Tuple[int, int]") -> "None":
+    def _drop(self, queue: Any, key: tuple[int, int]) -> None:
         for call in list(queue):
             if (call.src_id, call.reply_to) == key:
                 try:
@@ -280,25 +282,25 @@ class Diverter:
     queued by that; the thread lives while there is something in the queue.
     """
 
-    def __init__(self, econtext: "ExternalContext") -> "None":
+    def __init__(self, econtext: ExternalContext) -> None:
         self.econtext = econtext
         self.router = econtext.router
-        if MYPY:
+        if TYPE_CHECKING:
             self.on_cancel = Canceller(econtext.dispatcher, self).on_cancel
         #: Chain id to the calls that wait for its thread.
-        self.chains: "Dict[Any, Deque[Message]]" = {}
+        self.chains: dict[Any, deque[Message]] = {}
         #: What runs now: see workers.Worker.
-        self.workers: "Set[Any]" = set()
+        self.workers: set[Any] = set()
         #: Calls of services that came before there was a pool.
-        self.service_calls: "List[Message]" = []
+        self.service_calls: list[Message] = []
         self.lock = _thread.allocate_lock()
 
-    def start(self, first: "Message") -> "bool":
+    def start(self, first: Message) -> bool:
         """Main thread: take over, in order, what has come; return whether `first` was taken."""
         done = core.new_lock()
         taken = []
 
-        def take_over() -> "None":
+        def take_over() -> None:
             queue = self.econtext.dispatcher.queue
             taken.append(self.put(first))
             for msg in list(queue):
@@ -323,11 +325,11 @@ class Diverter:
                 break
         return bool(taken and taken[0])
 
-    def on_call(self, msg: "Message") -> "None":
+    def on_call(self, msg: Message) -> None:
         if not self.put(msg):
             self.econtext.dispatcher._on_call(msg)
 
-    def put(self, msg: "Message") -> "bool":
+    def put(self, msg: Message) -> bool:
         """Broker thread: return whether `msg` is not for the main thread; then it was taken."""
         if msg.handle == core.CANCEL:
             self.on_cancel(msg)
@@ -348,23 +350,23 @@ class Diverter:
                 _thread.start_new_thread(self.run_chain, (chain_id,))
         return True
 
-    def run_chain(self, chain_id: "Any") -> "None":
+    def run_chain(self, chain_id: Any) -> None:
         _import("workers").Worker(self, chain_id).run()
 
-    def start_services(self) -> "None":
+    def start_services(self) -> None:
         _import("service").adopt(self.router, self.service_calls)
 
 
 class ModuleText:
     """What a loader may be asked for: core.Importer has these methods through its __getattr__."""
 
-    def is_package(self: "Any", fullname: "str") -> "bool":
+    def is_package(self: Any, fullname: str) -> bool:
         return self.get(fullname)[1] is not None
 
-    def get_filename(self: "Any", fullname: "str") -> "str":
+    def get_filename(self: Any, fullname: str) -> str:
         return "master:%s" % self.get(fullname)[0]
 
-    def get_source(self: "Any", fullname: "str") -> "Any":
+    def get_source(self: Any, fullname: str) -> Any:
         if fullname == "mitogen.core":
             return self.core_source.decode()
         if fullname in self.modules:
@@ -372,13 +374,13 @@ class ModuleText:
 
             return decode_source(self.source(fullname))
 
-    def get_resource_reader(self: "Any", fullname: "str") -> "Any":
+    def get_resource_reader(self: Any, fullname: str) -> Any:
         # By its name: what is imported here is pushed ahead of every child's first call.
         resources = core.import_module("mitogen.resources")
         requester = resources.ResourceRequester(self.router, self.router.econtext.master)
         return resources.ResourceReader(requester, fullname)
 
-    def get_code(self: "Any", fullname: "str") -> "Any":
+    def get_code(self: Any, fullname: str) -> Any:
         filename = ModuleText.get_filename(self, fullname)
         return compile(self.source(fullname), filename, "exec", 0, 1)  # type: ignore[call-overload]
 
@@ -386,17 +388,17 @@ class ModuleText:
 class LogSender:
     """Sends log records to the master; those that their flow has no credit for are counted."""
 
-    def __init__(self, router: "Any") -> "None":
+    def __init__(self, router: Any) -> None:
         self.router = router
         self.key = (router.node.parent_ids[-1], core.FORWARD_LOG)
         self.lost = 0
 
-    def is_full(self) -> "bool":
+    def is_full(self) -> bool:
         """Whether the flow has no credit now."""
         flow = self.router._flows.get(self.key)
         return bool(flow and flow.credit <= 0)
 
-    def send(self, fields: "List[Any]") -> "None":
+    def send(self, fields: list[Any]) -> None:
         """Any thread: send [logger, level, text, file, line, function]."""
         if self.is_full():
             self.lost += 1
@@ -410,11 +412,11 @@ class LogSender:
 class _LoggingFinder:
     """Lets logging be imported as ever, then has its records go to the master."""
 
-    def __init__(self, logs: "LogSender", levels: "List[Any]") -> "None":
+    def __init__(self, logs: LogSender, levels: list[Any]) -> None:
         self.logs = logs
         self.levels = levels
 
-    def find_spec(self, fullname: "str", path: "Any" = None, target: "Any" = None) -> "Any":
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
         if fullname != "logging":
             return None
         sys.meta_path.remove(self)
@@ -424,22 +426,22 @@ class _LoggingFinder:
                 self._wrap(spec.loader)
                 return spec
 
-    def _wrap(self, loader: "Any") -> "None":
+    def _wrap(self, loader: Any) -> None:
         inner = loader.exec_module
 
-        def exec_module(module: "Any") -> "None":
+        def exec_module(module: Any) -> None:
             inner(module)
             install_log_handler(self.logs, self.levels)
 
         loader.exec_module = exec_module
 
 
-def install_log_handler(logs: "LogSender", levels: "List[Any]") -> "None":
+def install_log_handler(logs: LogSender, levels: list[Any]) -> None:
     """Have this process' log records go to the master, at the levels that it asked for."""
     import logging
 
     class LogHandler(logging.Handler):
-        def emit(self, record: "logging.LogRecord") -> "None":
+        def emit(self, record: logging.LogRecord) -> None:
             try:
                 logs.send(
                     [
@@ -467,7 +469,7 @@ class StdioLogger:
     would at a terminal.
     """
 
-    def __init__(self, logs: "LogSender", name: "str", fd: "int") -> "None":
+    def __init__(self, logs: LogSender, name: str, fd: int) -> None:
         self.logs = logs
         self.broker = logs.router.broker
         self.name = name
@@ -478,10 +480,10 @@ class StdioLogger:
         os.set_blocking(self.rfd, False)
         self.broker.defer(self.watch)
 
-    def watch(self) -> "None":
+    def watch(self) -> None:
         self.broker.poller.watch(self.rfd, self.on_readable)
 
-    def on_readable(self) -> "Optional[bytes]":
+    def on_readable(self) -> bytes | None:
         data = read_fd(self.rfd, 16384)
         if data:
             lines = (self.rest + data).split(b"\n")
@@ -494,7 +496,7 @@ class StdioLogger:
             self.broker.poller.watch(self.rfd)
         return data
 
-    def _log(self, lines: "List[bytes]") -> "None":
+    def _log(self, lines: list[bytes]) -> None:
         for line in lines:
             text = line.decode("utf-8", "replace")
             self.logs.router.send_log([self.name, INFO, text, None, 0, None])
@@ -502,13 +504,13 @@ class StdioLogger:
             self.broker.poller.watch(self.rfd)
             self.broker.after(0.05, self._resume)
 
-    def _resume(self) -> "None":
+    def _resume(self) -> None:
         if self.logs.is_full():
             self.broker.after(0.05, self._resume)
         else:
             self.watch()
 
-    def finish(self) -> "None":
+    def finish(self) -> None:
         """Broker thread: log what is left."""
         while self.on_readable():
             pass

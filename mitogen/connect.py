@@ -11,6 +11,8 @@ Threads: an Attempt's start() and wait() on the caller's; all else, and ChildStr
 broker's.
 """
 
+from __future__ import annotations
+
 import _signal  # type: ignore[import-not-found]  # typeshed does not have it
 import _thread
 import os
@@ -22,20 +24,11 @@ from mitogen import core, handshake, spawn
 from mitogen.core import StreamError, listen
 from mitogen.mailbox import Latch
 
-MYPY = False
-if MYPY:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable
     from typing import (
         Any,
-        Callable,
-        Deque,
-        Dict,
-        Hashable,
-        Iterable,
-        List,
-        Optional,
-        Set,
-        Tuple,
-        Type,
     )
 
     from mitogen.core import Action
@@ -66,7 +59,7 @@ class CancelledError(StreamError):
     """The broker ended before the connection was made."""
 
 
-def get_default_remote_name() -> "str":
+def get_default_remote_name() -> str:
     """Return `user@host:pid` of this process, without slashes."""
     try:
         import pwd
@@ -77,7 +70,7 @@ def get_default_remote_name() -> "str":
     return ("%s@%s:%d" % (user, os.uname().nodename, os.getpid())).replace("/", "_")
 
 
-def get_sys_executable() -> "str":
+def get_sys_executable() -> str:
     """Return the path of this interpreter."""
     return sys.executable or "python3"
 
@@ -99,15 +92,15 @@ class Options:
 
     def __init__(
         self,
-        name: "Optional[str]" = None,
-        remote_name: "Optional[str]" = None,
-        python_path: "PythonPath" = None,
-        debug: "bool" = False,
-        connect_timeout: "Optional[float]" = 30.0,
-        profiling: "bool" = False,
-        unidirectional: "bool" = False,
-        max_message_size: "Optional[int]" = None,
-    ) -> "None":
+        name: str | None = None,
+        remote_name: str | None = None,
+        python_path: PythonPath = None,
+        debug: bool = False,
+        connect_timeout: float | None = 30.0,
+        profiling: bool = False,
+        unidirectional: bool = False,
+        max_message_size: int | None = None,
+    ) -> None:
         self.name = name
         self.remote_name = remote_name or get_default_remote_name()
         if "/" in self.remote_name or "\\" in self.remote_name:
@@ -140,12 +133,12 @@ class AccountOptions(LocalOptions):
 
     def __init__(
         self,
-        username: "Optional[str]",
-        password: "Optional[str]",
-        password_prompt: "str",
-        incorrect_prompts: "Iterable[str]",
-        **kwargs: "Any",
-    ) -> "None":
+        username: str | None,
+        password: str | None,
+        password_prompt: str,
+        incorrect_prompts: Iterable[str],
+        **kwargs: Any,
+    ) -> None:
         Options.__init__(self, **kwargs)
         self.username = username or "root"
         self.password = password
@@ -153,8 +146,8 @@ class AccountOptions(LocalOptions):
         self.incorrect_prompts = tuple(incorrect_prompts)
 
     def rules(
-        self, error: "Type[StreamError]", required: "str", incorrect: "str"
-    ) -> "Tuple[Rule, List[Rule]]":
+        self, error: type[StreamError], required: str, incorrect: str
+    ) -> tuple[Rule, list[Rule]]:
         """Return (Rule for the prompt, Rules for what is said to a wrong password)."""
         prompt = handshake.Rule(
             re.escape(self.password_prompt.encode()) + rb" *",
@@ -172,11 +165,11 @@ class AccountOptions(LocalOptions):
 class Logins:
     """Counts the logins under way to each destination, and has those over MAX_LOGINS wait."""
 
-    def __init__(self) -> "None":
+    def __init__(self) -> None:
         self._lock = _thread.allocate_lock()
-        self._entered: "Dict[Hashable, Tuple[List[Action], Deque[Action]]]" = {}
+        self._entered: dict[Hashable, tuple[list[Action], deque[Action]]] = {}
 
-    def enter(self, destination: "Hashable", func: "Action") -> "None":
+    def enter(self, destination: Hashable, func: Action) -> None:
         """
         Any thread: call `func()` when one more login may begin: at once, or as another ends, on the
         broker thread.
@@ -191,7 +184,7 @@ class Logins:
                 entered.append(func)
         func()
 
-    def leave(self, destination: "Hashable") -> "None":
+    def leave(self, destination: Hashable) -> None:
         """Broker thread: a login has ended, however."""
         with self._lock:
             if destination is None:
@@ -212,7 +205,7 @@ class Connection:
     `local`: a subprocess of this one.
     """
 
-    options_class = LocalOptions  # type: Type[Options]
+    options_class: type[Options] = LocalOptions
     #: How the child's standard input and output are made: see spawn.start().
     stdio = "pipe"
     tty = False
@@ -227,58 +220,58 @@ class Connection:
     #: What ends the program where the attempt has failed. It is killed soon, whatever this is.
     end_signal = _signal.SIGKILL
     #: Changes to the environment of the program that is started; the child undoes them.
-    environ = {}  # type: Dict[str, str]
+    environ: dict[str, str] = {}
 
-    def __init__(self, options: "Any", router: "Router") -> "None":
+    def __init__(self, options: Any, router: Router) -> None:
         self.options = options
         self.router = router
-        self.process: "Any" = None
+        self.process: Any = None
 
-    def python_argv(self) -> "List[str]":
+    def python_argv(self) -> list[str]:
         """Return the interpreter's argument list."""
         path = self.options.python_path
         return [str(arg) for arg in ([path] if isinstance(path, (str, bytes)) else path)]
 
     @property
-    def proc(self) -> "Any":
+    def proc(self) -> Any:
         """`process`, as old programs know it."""
         return self.process
 
-    def get_python_argv(self) -> "List[str]":
+    def get_python_argv(self) -> list[str]:
         """Return python_argv(), as old programs know it."""
         return self.python_argv()
 
-    def get_boot_command(self) -> "List[str]":
+    def get_boot_command(self) -> list[str]:
         """Return the argument list that starts the first stage, with no shell between."""
         return self.python_argv() + ["-c", handshake.first_stage(), self.options.remote_name]
 
-    def argv(self) -> "List[str]":
+    def argv(self) -> list[str]:
         """Return the argument list to run here. Pure."""
         return self.get_boot_command()
 
-    def rules(self) -> "Dict[str, List[Rule]]":
+    def rules(self) -> dict[str, list[Rule]]:
         """Return what may be asked or said before the child is there: channel to list of Rule."""
         return {}
 
-    def answers(self) -> "Dict[str, Optional[str]]":
+    def answers(self) -> dict[str, str | None]:
         """Return what to answer, by the names that rules() uses."""
         return {}
 
-    def destination(self) -> "Hashable":
+    def destination(self) -> Hashable:
         """Return what tells one server's logins from another's; None: logins have no limit."""
 
-    def default_name(self) -> "str":
+    def default_name(self) -> str:
         """Return the context's name where none was given."""
         return "local.%d" % self.process.pid
 
-    def lookup(self) -> "str":
+    def lookup(self) -> str:
         """Return what interpreter is looked for, for an error."""
         if self.options.python_path is None:
             names = ["python" + s.strip('"') for s in handshake.SUFFIXES]
             return ", ".join(names)
         return " ".join(self.python_argv())
 
-    def start(self) -> "Process":
+    def start(self) -> Process:
         """Start the child's process."""
         process = spawn.start(self.argv(), self.stdio, self.tty, self.err, self.environ)
         self.process = process
@@ -288,43 +281,43 @@ class Connection:
 class ChildStream(core.Stream):
     """A stream to a child; until the child is ready, what comes is Connecting's."""
 
-    connecting = None  # type: Optional[Connecting]
-    process = None  # type: Any
+    connecting: Connecting | None = None
+    process: Any = None
     #: If set, the authority that frames of the context at the other end are stamped with.
-    auth_id = None  # type: Optional[int]
+    auth_id: int | None = None
     #: The context leaves the tree, and its process stays when the stream ends.
     detached = False
     #: Scripts read stream.protocol.remote_id.
     protocol = property(lambda self: self)
 
-    def __init__(self, router: "Router", remote_id: "int", fd: "int") -> "None":
+    def __init__(self, router: Router, remote_id: int, fd: int) -> None:
         core.Stream.__init__(self, router, remote_id, fd, fd)
         #: Ids given out on this stream: (first, end) pairs. Routes are believed for these only.
-        self.blocks: "List[Tuple[int, int]]" = []
+        self.blocks: list[tuple[int, int]] = []
         #: Full names of the modules that were sent on it.
-        self.sent_modules: "Set[str]" = set()
+        self.sent_modules: set[str] = set()
         #: Functions to call once the process is reaped.
-        self.when_gone: "List[Action]" = []
+        self.when_gone: list[Action] = []
         self.gone = False
 
-    def receive(self, data: "bytes") -> "None":
+    def receive(self, data: bytes) -> None:
         if self.connecting:
             self.received += len(data)
             self.connecting.on_data("pipe", data)
         else:
             core.Stream.receive(self, data)
 
-    def kill(self) -> "None":
+    def kill(self) -> None:
         """End the process at the other end, whatever runs there."""
         self.process.signal(_signal.SIGKILL)
 
-    def give(self, first: "int", end: "int") -> "None":
+    def give(self, first: int, end: int) -> None:
         """Record that the ids from `first` to before `end` were given out on this stream."""
         if self.blocks and self.blocks[-1][1] == first:
             first = self.blocks.pop()[0]
         self.blocks.append((first, end))
 
-    def allows(self, context_id: "int") -> "bool":
+    def allows(self, context_id: int) -> bool:
         """Whether that id was given out on this stream."""
         return any(first <= context_id < end for first, end in self.blocks)
 
@@ -338,26 +331,26 @@ class Attempt:
     """
 
     #: The Context, once wait() has returned it.
-    context = None  # type: Optional[Context]
-    if MYPY:
+    context: Context | None = None
+    if TYPE_CHECKING:
         # What kinds of attempts do each in their way.
-        _start: "Callable[[], None]"
-        _begin: "Callable[[], None]"
-        _finish: "Callable[[Any], Context]"
-        give_up: "Callable[[], None]"
+        _start: Callable[[], None]
+        _begin: Callable[[], None]
+        _finish: Callable[[Any], Context]
+        give_up: Callable[[], None]
 
-    def __init__(self, router: "Router", destination: "Hashable") -> "None":
+    def __init__(self, router: Router, destination: Hashable) -> None:
         self.router = router
         self.broker = router.broker
         self.destination = destination
         self.latch = Latch()
         self._unsettled = [True]
 
-    def when_allowed(self, func: "Action") -> "None":
+    def when_allowed(self, func: Action) -> None:
         """Call `func()` once start() may be called: see Logins."""
         self.router.branch.logins.enter(self.destination, func)
 
-    def start(self) -> "None":
+    def start(self) -> None:
         """Begin; what is wrong from the start is raised."""
         try:
             self._start()
@@ -369,7 +362,7 @@ class Attempt:
         if not self.broker.alive:
             self._on_broker_exit()
 
-    def run(self) -> "Context":
+    def run(self) -> Context:
         """Start it when that may be, and return the Context, or raise what went wrong."""
         allowed = core.new_lock()
         self.when_allowed(allowed.release)
@@ -377,13 +370,13 @@ class Attempt:
         self.start()
         return self.wait()
 
-    def when_done(self, func: "Action") -> "None":
+    def when_done(self, func: Action) -> None:
         """Call `func()` once wait() has something to return or to raise; on the broker thread."""
         self.latch.notify = lambda latch: func()
         if not self.latch.empty():
             func()
 
-    def wait(self) -> "Context":
+    def wait(self) -> Context:
         """Return the Context, or raise what went wrong."""
         try:
             outcome = self.latch.get()
@@ -396,10 +389,10 @@ class Attempt:
         self.context = self._finish(outcome)
         return self.context
 
-    def _on_broker_exit(self) -> "None":
+    def _on_broker_exit(self) -> None:
         self._settle(CancelledError("the broker has ended"))
 
-    def _settle(self, outcome: "Any") -> "None":
+    def _settle(self, outcome: Any) -> None:
         """Have wait() end; once, whichever thread is first."""
         try:
             self._unsettled.pop()
@@ -419,30 +412,30 @@ class Connecting(Attempt):
     :param int context_id: id that the child is given
     """
 
-    def __init__(self, router: "Router", conn: "Connection", context_id: "int") -> "None":
+    def __init__(self, router: Router, conn: Connection, context_id: int) -> None:
         Attempt.__init__(self, router, conn.destination())
         self.conn = conn
         self.context_id = context_id
-        self.stream: "Any" = None
-        self.deadline: "Any" = None
-        self.error: "Optional[Callable[[int], object]]" = None
+        self.stream: Any = None
+        self.deadline: Any = None
+        self.error: Callable[[int], object] | None = None
 
     # -- on the caller's thread
 
-    def _start(self) -> "None":
+    def _start(self) -> None:
         self._spawn(self.conn.eager)
 
-    def _begin(self) -> "None":
+    def _begin(self) -> None:
         self.broker.defer(self._on_started)
 
-    def _finish(self, context: "Context") -> "Context":
+    def _finish(self, context: Context) -> Context:
         return context
 
-    def give_up(self) -> "None":
+    def give_up(self) -> None:
         """Any thread: nobody will have the context."""
         self.broker.defer(self.cancel, "interrupted")
 
-    def _spawn(self, eager: "bool") -> "None":
+    def _spawn(self, eager: bool) -> None:
         self.eager = eager
         conn = self.conn
         process = conn.start()
@@ -456,14 +449,14 @@ class Connecting(Attempt):
 
     # -- on the broker
 
-    def cancel(self, reason: "str") -> "None":
+    def cancel(self, reason: str) -> None:
         """Give up, whatever has been reached."""
         if self.stream.connecting:
             self._on_failed(CancelledError("%s: %s", self.stream.name, reason))
         else:
             self.stream.disconnect(reason)
 
-    def _on_started(self) -> "None":
+    def _on_started(self) -> None:
         stream = self.stream
         for fd, channel in self.side_fds.items():
             os.set_blocking(fd, False)
@@ -479,26 +472,26 @@ class Connecting(Attempt):
             timeout = self.conn.options.connect_timeout
             self.deadline = self.broker.after(timeout, self._on_deadline)
 
-    def _hold_slave(self, stream: "ChildStream") -> "None":
+    def _hold_slave(self, stream: ChildStream) -> None:
         """Keep the terminal from hanging up until the program has opened it, or has ended."""
         if stream.received or stream.closed or stream.process.poll() is not None:
             stream.process.close_slave()
         else:
             self.broker.after(0.01, lambda: self._hold_slave(stream))
 
-    def _on_side(self, fd: "int", channel: "str") -> "None":
+    def _on_side(self, fd: int, channel: str) -> None:
         data = core.read_fd(fd)
         if data:
             self.on_data(channel, data)
         elif data is not None:
             self._close_side(fd)
 
-    def _close_side(self, fd: "int") -> "None":
+    def _close_side(self, fd: int) -> None:
         if self.side_fds.pop(fd, None):
             self.broker.poller.watch(fd)
             os.close(fd)
 
-    def on_data(self, channel: "str", data: "bytes") -> "None":
+    def on_data(self, channel: str, data: bytes) -> None:
         """Take in what came before the child was ready; or later, beside the stream."""
         if self.shake.state == "ready":
             text = data.decode("utf-8", "replace").strip()
@@ -506,17 +499,17 @@ class Connecting(Attempt):
         for event in self.shake.receive(channel, data):
             self._EVENTS[event[0]](self, *event[1:])
 
-    def _on_send(self, channel: "str", data: "bytes") -> "None":
+    def _on_send(self, channel: str, data: bytes) -> None:
         if channel == "pipe":
             self.stream.send(data)
         else:
             os.write(self.stream.process.tty, data)
 
-    def _on_hello(self) -> "None":
+    def _on_hello(self) -> None:
         if not self.eager:
             self.stream.send(self.router.preamble_for(self))
 
-    def _on_eaten(self) -> "None":
+    def _on_eaten(self) -> None:
         if not self.eager:
             return self._on_failed(
                 StreamError(
@@ -529,14 +522,14 @@ class Connecting(Attempt):
         self.router.log(DEBUG, "%s: standard input was read by another program", self.stream.name)
         self._abandon(self._again)
 
-    def _again(self, _status: "Optional[int]") -> "None":
+    def _again(self, _status: int | None) -> None:
         try:
             self._spawn(False)
         except StreamError as e:
             return self._report(e)
         self._on_started()
 
-    def _on_ready(self, rest: "bytes") -> "None":
+    def _on_ready(self, rest: bytes) -> None:
         stream = self.stream
         stream.connecting = None
         self.deadline.clear()
@@ -548,10 +541,10 @@ class Connecting(Attempt):
         if rest:
             stream.receive(rest)
 
-    def _on_failed(self, error: "BaseException") -> "None":
+    def _on_failed(self, error: BaseException) -> None:
         self._abandon(lambda status: self._report(error))
 
-    _EVENTS: "Dict[str, Any]" = {
+    _EVENTS: dict[str, Any] = {
         "send": _on_send,
         "hello": _on_hello,
         "eaten": _on_eaten,
@@ -559,17 +552,17 @@ class Connecting(Attempt):
         "failed": _on_failed,
     }
 
-    def _on_deadline(self) -> "None":
+    def _on_deadline(self) -> None:
         self._on_failed(self.shake.timeout(self.conn.options.connect_timeout))
 
-    def _abandon(self, then: "Callable[[int], object]") -> "None":
+    def _abandon(self, then: Callable[[int], object]) -> None:
         """End the attempt: close everything, kill, reap, then call `then(status)`."""
         stream = self.stream
         self.error = then
         stream.disconnect("given up")
         stream.process.signal(self.conn.end_signal)
 
-    def _on_disconnect(self) -> "None":
+    def _on_disconnect(self) -> None:
         """The stream has ended: before the child was ready, or at its end."""
         stream = self.stream
         for fd in list(self.side_fds):
@@ -579,7 +572,7 @@ class Connecting(Attempt):
         then = self.error or (self._on_eof if stream.connecting else lambda status: None)
         self.error = None
 
-        def gone(status: "int") -> "None":
+        def gone(status: int) -> None:
             stream.gone = True
             for func in stream.when_gone:
                 func()
@@ -591,7 +584,7 @@ class Connecting(Attempt):
         else:
             stream.process.reap(self.broker, gone)
 
-    def _drain_side(self, fd: "int") -> "None":
+    def _drain_side(self, fd: int) -> None:
         while 1:
             data = core.read_fd(fd)
             if not data:
@@ -600,14 +593,14 @@ class Connecting(Attempt):
                 if event[0] == "failed" and self.error is None:
                     self.error = lambda status, error=event[1]: self._report(error)
 
-    def _on_eof(self, status: "int") -> "None":
+    def _on_eof(self, status: int) -> None:
         if status in (126, 127) and self.shake.state == "login":
-            error: "StreamError" = self.shake._unsupported("found none\n%s" % self.shake.output())
+            error: StreamError = self.shake._unsupported("found none\n%s" % self.shake.output())
         else:
             error = self.shake.eof(spawn.status_text(status))
         self._report(error)
 
-    def _report(self, error: "BaseException") -> "None":
+    def _report(self, error: BaseException) -> None:
         self.stream.connecting = None
         self.deadline and self.deadline.clear()
         self._settle(error)

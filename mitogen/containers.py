@@ -19,6 +19,8 @@ same as one word, quoted for a POSIX shell.
 No threads, no clock, no descriptors.
 """
 
+from __future__ import annotations
+
 import os
 import re
 import signal
@@ -30,12 +32,13 @@ from mitogen import connect, handshake
 from mitogen.core import StreamError
 from mitogen.handshake import Rule, UnsupportedPythonError
 
-MYPY = False
-if MYPY:
-    from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Type, Union
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any
 
-    Template = Sequence[Union[str, Sequence[Any]]]
-    Rules = Dict[str, List[Rule]]
+    Template = Sequence[str | Sequence[Any]]
+    Rules = dict[str, list[Rule]]
 
 __all__ = [
     "TABLE",
@@ -200,7 +203,7 @@ class PasswordError(StreamError):
 # ---- command lines
 
 
-def fields_of(template: "Template") -> "Iterator[str]":
+def fields_of(template: Template) -> Iterator[str]:
     """
     Yield the names of the options that a command line names.
 
@@ -213,7 +216,7 @@ def fields_of(template: "Template") -> "Iterator[str]":
             yield from fields_of(part)
 
 
-def expand(template: "Template", fields: "Mapping[str, Any]") -> "List[str]":
+def expand(template: Template, fields: Mapping[str, Any]) -> list[str]:
     """
     Return the command line that a template stands for. Pure.
 
@@ -221,7 +224,7 @@ def expand(template: "Template", fields: "Mapping[str, Any]") -> "List[str]":
     :param fields: what the names in it stand for: str, path, number, or a list of these
     :raises ValueError: an option is not set, or is a list and is not a word of its own
     """
-    argv = []  # type: List[str]
+    argv: list[str] = []
     for part in template:
         if isinstance(part, str):
             argv += _expand_word(part, fields)
@@ -232,11 +235,11 @@ def expand(template: "Template", fields: "Mapping[str, Any]") -> "List[str]":
     return argv
 
 
-def _is_set(value: "Any") -> "bool":
+def _is_set(value: Any) -> bool:
     return value is not None and value != "" and value != [] and value != ()
 
 
-def _parse(word: "str") -> "List[Tuple[str, Optional[str]]]":
+def _parse(word: str) -> list[tuple[str, str | None]]:
     """Return a word's parts: (text, name of the option that follows, if any)."""
     try:
         parts = list(string.Formatter().parse(word))
@@ -249,7 +252,7 @@ def _parse(word: "str") -> "List[Tuple[str, Optional[str]]]":
     )
 
 
-def _expand_word(word: "str", fields: "Mapping[str, Any]") -> "List[str]":
+def _expand_word(word: str, fields: Mapping[str, Any]) -> list[str]:
     found = []
     for text, name in _parse(word):
         found.append(text)
@@ -263,7 +266,7 @@ def _expand_word(word: "str", fields: "Mapping[str, Any]") -> "List[str]":
     return ["".join(found)]
 
 
-def _text(value: "Any") -> "str":
+def _text(value: Any) -> str:
     return os.fsdecode(value) if isinstance(value, (bytes, os.PathLike)) else str(value)
 
 
@@ -301,12 +304,12 @@ class Options(connect.Options):
 
     def __init__(
         self,
-        argv: "Template" = (),
-        prompts: "Sequence[Tuple[Union[str, bytes], Optional[str], str]]" = (),
-        password: "Optional[str]" = None,
-        tty: "Union[bool, str]" = False,
-        **kwargs: "Any",
-    ) -> "None":
+        argv: Template = (),
+        prompts: Sequence[tuple[str | bytes, str | None, str]] = (),
+        password: str | None = None,
+        tty: bool | str = False,
+        **kwargs: Any,
+    ) -> None:
         if isinstance(argv, (str, bytes)) or not argv:
             raise ValueError("command: argv=%r must be a list of words" % (argv,))
         if tty not in (False, True, "stdio"):
@@ -328,9 +331,9 @@ class Options(connect.Options):
         expand(self.template, dict(self.fields, python="python", shell="python"))
 
 
-def _words(argv: "Sequence[Any]") -> "List[Any]":
+def _words(argv: Sequence[Any]) -> list[Any]:
     """Return a command line with paths as str."""
-    words = []  # type: List[Any]
+    words: list[Any] = []
     for word in argv:
         if not isinstance(word, (str, os.PathLike, list, tuple)):
             raise ValueError("command: %r in argv= is not a str" % (word,))
@@ -338,7 +341,7 @@ def _words(argv: "Sequence[Any]") -> "List[Any]":
     return words
 
 
-def _prompt(number: "int", row: "Any", tty: "Any") -> "Tuple[bytes, Optional[str], str]":
+def _prompt(number: int, row: Any, tty: Any) -> tuple[bytes, str | None, str]:
     try:
         pattern, answer, error = row
         pattern = pattern.encode() if isinstance(pattern, str) else pattern
@@ -355,7 +358,7 @@ def _prompt(number: "int", row: "Any", tty: "Any") -> "Tuple[bytes, Optional[str
     return pattern, answer, error
 
 
-def _refuse_unknown(method: "str", kwargs: "Mapping[str, Any]", own: "Sequence[str]") -> "None":
+def _refuse_unknown(method: str, kwargs: Mapping[str, Any], own: Sequence[str]) -> None:
     known = [*own, *COMMON_OPTIONS]
     for name in sorted(set(kwargs).difference(known)):
         raise TypeError(
@@ -366,10 +369,10 @@ def _refuse_unknown(method: "str", kwargs: "Mapping[str, Any]", own: "Sequence[s
 class Connection(connect.Connection):
     """A program that runs a command: see Options."""
 
-    options_class = Options  # type: Any
+    options_class: Any = Options
     err = True
 
-    def __init__(self, options: "Any", router: "Any") -> "None":
+    def __init__(self, options: Any, router: Any) -> None:
         connect.Connection.__init__(self, options, router)
         if options.tty == "stdio":
             self.stdio = "tty"
@@ -377,14 +380,14 @@ class Connection(connect.Connection):
         else:
             self.tty = options.tty
 
-    def get_boot_command(self) -> "List[str]":
+    def get_boot_command(self) -> list[str]:
         """Return the argument list that starts the first stage, with no shell between."""
         # As for a login shell, less the quotes that are for that.
         words = handshake.remote_command(self.options.python_path, self.options.remote_name)
         words = [split(word)[0] for word in words]
         return words[1:] if words[0] == "exec" else words
 
-    def argv(self) -> "List[str]":
+    def argv(self) -> list[str]:
         """Return the argument list to run here. Pure."""
         boot = self.get_boot_command()
         template = list(self.options.template)
@@ -393,27 +396,27 @@ class Connection(connect.Connection):
         shell = " ".join(quote(word) for word in boot)
         return expand(template, dict(self.options.fields, python=boot, shell=shell))
 
-    def rules(self) -> "Rules":
+    def rules(self) -> Rules:
         """Return what may be asked or said before the child is there: channel to list of Rule."""
         every = [self._rule(*row) for row in self.options.prompts]
         if self.stdio == "tty":
             return {"pipe": every}
         return {"tty": every, "err": every, "pipe": [rule for rule in every if rule.error]}
 
-    def _rule(self, pattern: "bytes", answer: "Optional[str]", error: "str") -> "Rule":
+    def _rule(self, pattern: bytes, answer: str | None, error: str) -> Rule:
         if answer is None:
             return Rule(pattern, error=(StreamError, error))
         missing = "%s is asked for, and is not given (%s)" % (answer, self.default_name())
         return Rule(pattern, answer, (PasswordError, missing), (PasswordError, error))
 
-    def answers(self) -> "Dict[str, Optional[str]]":
+    def answers(self) -> dict[str, str | None]:
         """Return what to answer, by the names that rules() uses; None where that is not known."""
         fields = dict(self.options.fields, password=self.options.password)
         answers = [answer for _, answer, _ in self.options.prompts if answer is not None]
         # In a list within the list, what is not set leaves nothing.
         return {answer: next(iter(expand([[answer]], fields)), None) for answer in answers}
 
-    def default_name(self) -> "str":
+    def default_name(self) -> str:
         """Return the context's name where none was given."""
         return "command.%s" % os.path.basename(self.argv()[0])
 
@@ -425,7 +428,7 @@ class _Signed(type):
     """A class whose options inspect.signature() and help() can show."""
 
     @property
-    def __signature__(cls) -> "Any":
+    def __signature__(cls) -> Any:
         # On demand: importing `inspect` takes longer than all the rest of this module.
         import inspect
 
@@ -434,7 +437,7 @@ class _Signed(type):
             raise AttributeError("no connection method has these options")
         row = TABLE[method]
         needed = None if len(row.command_lines) > 1 else inspect.Parameter.empty
-        defaults = dict.fromkeys(row.command_lines, needed)  # type: Dict[str, Any]
+        defaults: dict[str, Any] = dict.fromkeys(row.command_lines, needed)
         defaults.update(row.options)
         defaults.update(zip(COMMON_OPTIONS, connect.Options.__init__.__defaults__ or ()))
         kind = inspect.Parameter.KEYWORD_ONLY
@@ -451,7 +454,7 @@ class ToolOptions(connect.Options, metaclass=_Signed):
     password = None
     tty = False
 
-    def __init__(self, **kwargs: "Any") -> "None":
+    def __init__(self, **kwargs: Any) -> None:
         options, command_lines, *_ = TABLE[self.method]
         _refuse_unknown(self.method, kwargs, [*command_lines, *options])
         self.fields = {name: kwargs.pop(name, default) for name, default in options.items()}
@@ -477,16 +480,16 @@ class ToolOptions(connect.Options, metaclass=_Signed):
 class ToolConnection(Connection):
     """A program of TABLE."""
 
-    options_class = ToolOptions  # type: Any
+    options_class: Any = ToolOptions
 
-    def __init__(self, options: "Any", router: "Any") -> "None":
+    def __init__(self, options: Any, router: Any) -> None:
         Connection.__init__(self, options, router)
         row = TABLE[options.method]
         self.is_client = row.is_client
         if row.tidies:
             self.end_signal = signal.SIGTERM
 
-    def rules(self) -> "Rules":
+    def rules(self) -> Rules:
         """Return what may be said before the child is there: channel to list of Rule."""
         method, target = self.options.method, self.options.target
         absent = "%s: there is no %r, or it does not run" % (method, target)
@@ -502,12 +505,12 @@ class ToolConnection(Connection):
             ]
         }
 
-    def default_name(self) -> "str":
+    def default_name(self) -> str:
         """Return the context's name where none was given."""
         return "%s.%s" % (self.options.method, self.options.target)
 
 
-def _describe(name: "str") -> "str":
+def _describe(name: str) -> str:
     """Return the docstring of a method's Options."""
     options, command_lines, *_ = TABLE[name]
     lines = ["Options of `%s`. Besides connect.Options:" % name, ""]
@@ -522,7 +525,7 @@ def _describe(name: "str") -> "str":
     return "\n".join(lines)
 
 
-def method(name: "str") -> "Tuple[Type[ToolOptions], Type[ToolConnection]]":
+def method(name: str) -> tuple[type[ToolOptions], type[ToolConnection]]:
     """
     Return (Options, Connection) of a connection method.
 

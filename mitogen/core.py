@@ -20,6 +20,8 @@ Rules
 Threads: the broker's, and whichever the program has. In a child the main thread runs calls.
 """
 
+from __future__ import annotations
+
 import _signal  # type: ignore[import-not-found]  # typeshed does not have it
 import _thread
 import os
@@ -33,23 +35,14 @@ from _struct import Struct
 from collections import deque
 from itertools import chain, count, repeat
 
-MYPY = False
-if MYPY:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
     from types import ModuleType
     from typing import (
         Any,
-        Callable,
-        Deque,
-        Dict,
-        Iterable,
-        Iterator,
-        List,
         NoReturn,
-        Optional,
-        Set,
-        Tuple,
-        Type,
         TypeVar,
         Union,
     )
@@ -97,15 +90,15 @@ if MYPY:
     Bytes = Union[bytes, memoryview]
     Lock = _thread.LockType
     Action = Callable[[], Any]
-    Watched = Tuple[Optional[Action], Optional[Action]]
+    Watched = tuple[Action | None, Action | None]
     MessageHandler = Callable[["Message"], object]
-    Policy = Callable[["Message", Optional["Stream"]], object]
+    Policy = Callable[["Message", "Stream" | None], object]
     # Function, whether it persists, policy, respondent's id, whether it sees to consumed().
-    Handler = Tuple[MessageHandler, bool, Optional[Policy], Optional[int], bool]
-    Encoder = Tuple[int, Callable[[Any], Any]]
+    Handler = tuple[MessageHandler, bool, Policy | None, int | None, bool]
+    Encoder = tuple[int, Callable[[Any], Any]]
     # Entries, zlib stream of all sources, own names; and a module's: see Importer.
-    Segment = List[Any]
-    Entry = Tuple[Optional[str], Any, Segment, int, Any]
+    Segment = list[Any]
+    Entry = tuple[str | None, Any, Segment, int, Any]
 
 # ---- section: constants and errors ----
 
@@ -160,7 +153,7 @@ ERROR = 40
 class Error(Exception):
     """Root of all errors raised here; `fmt % args` is the text."""
 
-    def __init__(self, fmt: "Any" = None, *args: "object") -> "None":
+    def __init__(self, fmt: Any = None, *args: object) -> None:
         Exception.__init__(self, fmt % args if args else fmt or "")
 
 
@@ -171,7 +164,7 @@ class StreamError(Error):
 class ChannelError(Error):
     """The far end of a mailbox has gone, or ended the flow."""
 
-    if MYPY:
+    if TYPE_CHECKING:
         remote_msg: str
         local_msg: str
 
@@ -193,16 +186,19 @@ class CallError(Error):
     """
 
     #: Remote type `module.Name`, its text, and the remote traceback.
-    type_name = message = traceback = None  # type: Optional[str]
+    type_name: str | None
+    message: str | None
+    traceback: str | None
+    type_name = message = traceback = None
 
-    def __init__(self, fmt: "Union[None, str, BaseException]" = None, *args: "object") -> "None":
+    def __init__(self, fmt: None | str | BaseException = None, *args: object) -> None:
         if isinstance(fmt, BaseException):
             from mitogen import child
 
             fmt = child.describe(self, fmt)
         Error.__init__(self, fmt, *args)
 
-    def __str__(self) -> "Any":
+    def __str__(self) -> Any:
         return self.args[0]
 
 
@@ -254,7 +250,7 @@ TAG_CALL_ERROR = 60005
 _BYTES = [bytes((byte,)) for byte in range(256)]
 _HEADS = [Struct(">B" + code).pack for code in "BHLQ"]
 _SIMPLE = {0xF4: False, 0xF5: True, 0xF6: None, 0xF7: Ellipsis}
-_REASONS: "Dict[Any, str]" = {IndexError: "truncated", KeyError: "unassigned or indefinite item"}
+_REASONS: dict[Any, str] = {IndexError: "truncated", KeyError: "unassigned or indefinite item"}
 _WIDTHS = {24: 1, 25: 2, 26: 4, 27: 8}
 _FLOATS = {0xF9: Struct(">e"), 0xFA: Struct(">f"), 0xFB: Struct(">d")}
 _flatten = chain.from_iterable
@@ -264,14 +260,14 @@ _pack_double = Struct(">Bd").pack
 class Blob(bytes):
     """Bytes whose :func:`repr` shows only how many."""
 
-    def __repr__(self) -> "str":
+    def __repr__(self) -> str:
         return "[blob: %d bytes]" % len(self)
 
 
 class Secret(str):
     """Text whose :func:`repr` does not show it, to keep it out of logs."""
 
-    def __repr__(self) -> "str":
+    def __repr__(self) -> str:
         return "[secret]"
 
 
@@ -282,14 +278,14 @@ class Kwargs(dict):  # type: ignore[type-arg]  # it takes them since 3.9
 #: `{type: (tag, convert)}`: an instance goes as `tag` over `convert(instance)`, which may be
 #: anything sendable. What is always at hand (int, dict, Kwargs ...) is not here but written out in
 #: _put().
-ENCODERS: "Dict[type, Encoder]" = {
+ENCODERS: dict[type, Encoder] = {
     Blob: (TAG_BLOB, bytes),
     Secret: (TAG_SECRET, lambda value: value.encode("utf-8", "surrogatepass")),
 }
 
 #: `{tag: restore}`: `restore(content, router)` is the value. Bytes are a memoryview there. Content
 #: of a wrong type must end in an exception or do no harm, as `Blob(2 ** 40)` would.
-TAG_DECODERS: "Dict[int, Callable[[Any, Any], Any]]" = {
+TAG_DECODERS: dict[int, Callable[[Any, Any], Any]] = {
     2: lambda content, router: int.from_bytes(content, "big"),
     3: lambda content, router: ~int.from_bytes(content, "big"),
     TAG_TUPLE: lambda content, router: tuple(content),
@@ -300,13 +296,13 @@ TAG_DECODERS: "Dict[int, Callable[[Any, Any], Any]]" = {
 }
 
 
-def _values() -> "ModuleType":
+def _values() -> ModuleType:
     from mitogen import values
 
     return values
 
 
-def _head(major: "int", number: "int") -> "bytes":
+def _head(major: int, number: int) -> bytes:
     # The initial byte, and the shortest argument (RFC 8949 section 3).
     if number < 24:
         return _BYTES[major + number]
@@ -314,14 +310,12 @@ def _head(major: "int", number: "int") -> "bytes":
     return _HEADS[width](major + 24 + width, number)
 
 
-def _write(major: "int", data: "Bytes", out: "List[Bytes]", budget: "List[int]") -> "None":
+def _write(major: int, data: Bytes, out: list[Bytes], budget: list[int]) -> None:
     _put((), len(data), out, budget, 0)
     out += _head(major, len(data)), data
 
 
-def _put(
-    items: "Iterable[Any]", size: "int", out: "List[Bytes]", budget: "List[int]", depth: "int"
-) -> "None":
+def _put(items: Iterable[Any], size: int, out: list[Bytes], budget: list[int], depth: int) -> None:
     # Append the encoding of each of `items`, of at least `size` bytes in all.
     if depth < 0:
         raise RecursionError("nested too deep")
@@ -396,7 +390,7 @@ def _put(
             _put((convert(item),), 1, out, budget, depth - 1)
 
 
-def encode(value: "Any", limit: "Optional[int]" = None, name: "str" = "value") -> "bytes":
+def encode(value: Any, limit: int | None = None, name: str = "value") -> bytes:
     """Return `value` as CBOR.
 
     :param value: what to send; see :data:`ENCODERS` and :mod:`mitogen.values` for its types.
@@ -406,7 +400,7 @@ def encode(value: "Any", limit: "Optional[int]" = None, name: "str" = "value") -
     :rtype: bytes
     :raises EncodeError: it holds something that cannot be sent, or itself, or it is too large.
     """
-    out = []  # type: List[Bytes]
+    out: list[Bytes] = []
     limit = limit or 1 << 62
     try:
         _put((value,), 1, out, [limit], MAX_DEPTH)
@@ -416,13 +410,13 @@ def encode(value: "Any", limit: "Optional[int]" = None, name: "str" = "value") -
     return b"".join(out)
 
 
-def check_hashes(keys: "List[Any]") -> "None":
+def check_hashes(keys: list[Any]) -> None:
     """Refuse `keys` that were made to collide; see :data:`MAX_COLLISIONS`."""
     if len(keys) - len(set(map(hash, keys))) > MAX_COLLISIONS:
         raise ValueError("too many keys that hash alike")
 
 
-def decode_next(data: "Bytes", position: "int" = 0, router: "Any" = None) -> "Tuple[Any, int]":
+def decode_next(data: Bytes, position: int = 0, router: Any = None) -> tuple[Any, int]:
     """Decode one item of a CBOR sequence (RFC 8742).
 
     :param data: :class:`bytes`, or a :class:`memoryview` of bytes.
@@ -432,16 +426,16 @@ def decode_next(data: "Bytes", position: "int" = 0, router: "Any" = None) -> "Tu
     :raises StreamError: whatever is wrong; its `__context__` is the cause.
     """
     size = len(data)
-    text: "Any" = bytes.decode if type(data) is bytes else lambda view: str(view, "utf-8")
+    text: Any = bytes.decode if type(data) is bytes else lambda view: str(view, "utf-8")
 
-    def take(count: "int", depth: "int") -> "List[Any]":
+    def take(count: int, depth: int) -> list[Any]:
         # A list of the next `count` items, with at most `depth` levels below.
         nonlocal position
         if count > size - position:
             raise IndexError
         if depth < 0:
             raise RecursionError("nested too deep")
-        items: "List[Any]" = []
+        items: list[Any] = []
         append = items.append
         for _ in repeat(None, count):
             byte = data[position]
@@ -519,7 +513,7 @@ def decode_next(data: "Bytes", position: "int" = 0, router: "Any" = None) -> "Tu
         take = None  # type: ignore[assignment]  # it is not called again
 
 
-def decode(data: "Bytes", router: "Any" = None) -> "Any":
+def decode(data: Bytes, router: Any = None) -> Any:
     """Return the value of which `data` is the CBOR, and the whole of it.
 
     Arguments and errors are those of :func:`decode_next`.
@@ -552,10 +546,10 @@ class Message:
     :param bytes data: encoded value, or raw bytes where `enc` is ENC_BIN
     """
 
-    if MYPY:
+    if TYPE_CHECKING:
         # What aliases.py adds; likewise below.
         ENC_MGC: int
-        ENCS: Tuple[int, ...]
+        ENCS: tuple[int, ...]
         HEADER_FMT: str
         HEADER_LEN: int
         HEADER_MAGIC: int
@@ -563,41 +557,47 @@ class Message:
         def pack(self) -> bytes: ...
         def unpickle_iter(self, throw: bool = True, throw_dead: bool = True) -> Iterator[Any]: ...
 
-    dst_id = src_id = auth_id = handle = None  # type: int  # type: ignore[assignment]  # set later
+    dst_id: int
+    src_id: int
+    auth_id: int
+    handle: int
+    dst_id = src_id = auth_id = handle = None  # type: ignore[assignment]  # set later
     reply_to = number = flags = cost = 0
     data = b""
-    router = receiver = None  # type: Any
+    router: Any
+    receiver: Any
+    router = receiver = None
 
     ENC_PKL = 0
     ENC_BIN = RAW
 
-    def __init__(self, **kwargs: "Any") -> "None":
+    def __init__(self, **kwargs: Any) -> None:
         self.__dict__.update(kwargs)
 
     @property
-    def enc(self) -> "int":
+    def enc(self) -> int:
         return self.flags & RAW
 
     @property
-    def is_dead(self) -> "bool":
+    def is_dead(self) -> bool:
         return self.reply_to == IS_DEAD
 
     @classmethod
-    def dead(cls, reason: "Optional[str]" = None, **kwargs: "Any") -> "Message":
+    def dead(cls, reason: str | None = None, **kwargs: Any) -> Message:
         """Return a dead message; `reason` is text for the one who waits."""
         return cls(reply_to=IS_DEAD, data=(reason or "").encode(), **kwargs)
 
     @classmethod
-    def pickled(cls, *objs: "Any", **kwargs: "Any") -> "Message":
+    def pickled(cls, *objs: Any, **kwargs: Any) -> Message:
         """Return a message that carries values (CBOR, whatever the old name says)."""
         return cls(data=b"".join(map(encode, objs)), **kwargs)
 
     @classmethod
-    def encoded(cls, obj: "Any", enc: "int" = 0, **kwargs: "Any") -> "Message":
+    def encoded(cls, obj: Any, enc: int = 0, **kwargs: Any) -> Message:
         """Return a message that carries `obj`: as a value, or with ENC_BIN the bytes themselves."""
         return cls(data=obj if enc else encode(obj), flags=enc, **kwargs)
 
-    def _header(self, size: "int", flags: "int") -> "bytes":
+    def _header(self, size: int, flags: int) -> bytes:
         head = _HEADER.pack(
             MAGIC,
             flags,
@@ -610,7 +610,7 @@ class Message:
         )
         return head + _NUMBER.pack(self.number) if flags & 3 else head
 
-    def reply(self, msg: "Any", router: "Any" = None, **kwargs: "Any") -> "None":
+    def reply(self, msg: Any, router: Any = None, **kwargs: Any) -> None:
         """Answer this message with `msg`, a Message or a value; nothing if no answer is awaited."""
         if self.reply_to and self.reply_to != IS_DEAD:
             if not isinstance(msg, Message):
@@ -618,7 +618,7 @@ class Message:
             msg.__dict__.update(kwargs, dst_id=self.src_id, handle=self.reply_to)
             (self.router or router).route(msg)
 
-    def unpickle(self, throw: "bool" = True, throw_dead: "bool" = True) -> "Any":
+    def unpickle(self, throw: bool = True, throw_dead: bool = True) -> Any:
         """
         Return the value.
 
@@ -640,7 +640,7 @@ class Message:
 
     decode = unpickle
 
-    def __repr__(self) -> "str":
+    def __repr__(self) -> str:
         fields = (self.dst_id, self.handle, self.src_id, self.auth_id, bytes(self.data[:32]))
         return "Message(to %r:%r from %r by %r: %r)" % fields
 
@@ -652,11 +652,11 @@ class Framer:
     :param int limit: bytes of one frame's payload at most
     """
 
-    def __init__(self, limit: "int" = FRAME_SIZE) -> "None":
+    def __init__(self, limit: int = FRAME_SIZE) -> None:
         self.limit = limit
         self.rest = b""
 
-    def feed(self, data: "bytes") -> "List[Message]":
+    def feed(self, data: bytes) -> list[Message]:
         """Return the frames that `data` completes; StreamError if this is not the protocol."""
         if self.rest:
             data = self.rest + data
@@ -693,7 +693,7 @@ class Framer:
 # ---- section: Window ----
 
 
-def is_windowed(handle: "int") -> "bool":
+def is_windowed(handle: int) -> bool:
     """Whether messages to `handle` are a flow with credit: both ends tell by the number alone."""
     return FIRST_HANDLE <= handle < FIRST_UNWINDOWED or handle in (
         CALL_FUNCTION,
@@ -702,7 +702,7 @@ def is_windowed(handle: "int") -> "bool":
     )
 
 
-def window_size(handle: "int") -> "int":
+def window_size(handle: int) -> int:
     """Return the bytes of credit that a flow to `handle` starts with."""
     return LOG_WINDOW if handle == FORWARD_LOG else WINDOW
 
@@ -715,26 +715,26 @@ class Window:
     overdraw, so any size fits.
     """
 
-    def __init__(self, size: "int") -> "None":
+    def __init__(self, size: int) -> None:
         self.credit = size
-        self.queue: "Deque[Tuple[Any, int]]" = deque()
+        self.queue: deque[tuple[Any, int]] = deque()
         self.queued = 0
         self.busy = False
         self.lock = _thread.allocate_lock()
 
-    def take(self, cost: "int") -> "bool":
+    def take(self, cost: int) -> bool:
         """Return True if a message of `cost` may go now."""
         if self.credit > 0 and not self.queue and not self.busy:
             self.credit -= cost
             return True
         return False
 
-    def push(self, entry: "Ticket", cost: "int") -> "None":
+    def push(self, entry: Ticket, cost: int) -> None:
         """Queue `entry` until there is credit."""
         self.queue.append((entry, cost))
         self.queued += cost
 
-    def withdraw(self, entry: "Ticket") -> "Any":
+    def withdraw(self, entry: Ticket) -> Any:
         """Take `entry` out of the queue; return whether it was there."""
         for item in self.queue:
             if item[0] is entry:
@@ -742,7 +742,7 @@ class Window:
                 self.queued -= item[1]
                 return True
 
-    def pop(self) -> "Any":
+    def pop(self) -> Any:
         """Return the next entry that may go, or None."""
         if self.queue and self.credit > 0 and not self.busy:
             entry, cost = self.queue.popleft()
@@ -758,19 +758,19 @@ class Meter:
     The broker alone counts in; who counts out holds the router's lock.
     """
 
-    def __init__(self, size: "int") -> "None":
+    def __init__(self, size: int) -> None:
         self.size = size
         self.received = 0
         self.credited = 0
         self.owed = 0
 
-    def receive(self, cost: "int") -> "Any":
+    def receive(self, cost: int) -> Any:
         """Count a message in; return False if its sender had no credit left to send it."""
         if self.received - self.credited < self.size:
             self.received += cost
             return True
 
-    def consume(self, cost: "int") -> "int":
+    def consume(self, cost: int) -> int:
         """Count a message out; return the credit to give now, or 0."""
         self.owed += cost
         if self.owed * 2 < self.size:
@@ -783,30 +783,30 @@ class Meter:
 # ---- section: waiters ----
 
 
-def listen(obj: "object", name: "str", func: "Callable[..., Any]") -> "None":
+def listen(obj: object, name: str, func: Callable[..., Any]) -> None:
     """Have `func(*args)` called when `fire(obj, name, *args)` is."""
     obj.__dict__.setdefault("_signals", {}).setdefault(name, []).append(func)
 
 
-def fire(obj: "object", name: "str", *args: "Any", **kwargs: "Any") -> "None":
+def fire(obj: object, name: str, *args: Any, **kwargs: Any) -> None:
     """Call what listens for `name` on `obj`, in the order of listening."""
     for func in list(obj.__dict__.get("_signals", {}).get(name, ())):
         func(*args, **kwargs)
 
 
-def import_module(name: "str") -> "Any":
+def import_module(name: str) -> Any:
     """Import and return the module of that dotted name."""
     __import__(name)
     return sys.modules[name]
 
 
-def borrow(cls: "type", name: "str", obj: "object") -> "Any":
+def borrow(cls: type, name: str, obj: object) -> Any:
     """Return the attribute of `cls` as if `obj` were one of its instances."""
     found = getattr(cls, name)
     return found.__get__(obj) if hasattr(found, "__get__") else found
 
 
-def new_lock() -> "Lock":
+def new_lock() -> Lock:
     """Return a lock that is held: the cheapest thing that one thread can wait for another with."""
     lock = _thread.allocate_lock()
     lock.acquire()
@@ -819,13 +819,11 @@ def new_lock() -> "Lock":
 class Poller:
     """Which function to call when a descriptor is ready. pollers.py has faster ones."""
 
-    def __init__(self) -> "None":
+    def __init__(self) -> None:
         self._poll = select.poll()
-        self.table: "Dict[int, Watched]" = {}
+        self.table: dict[int, Watched] = {}
 
-    def watch(
-        self, fd: "int", read: "Optional[Action]" = None, write: "Optional[Action]" = None
-    ) -> "None":
+    def watch(self, fd: int, read: Action | None = None, write: Action | None = None) -> None:
         """Call `read()` or `write()` when `fd` is ready for it; neither: forget `fd`."""
         old = self.table.get(fd)
         if read or write:
@@ -835,16 +833,16 @@ class Poller:
             del self.table[fd]
             self._unset(fd)
 
-    def _set(self, fd: "int", mask: "int", old: "Optional[Watched]") -> "None":
+    def _set(self, fd: int, mask: int, old: Watched | None) -> None:
         self._poll.register(fd, mask)
 
-    def _unset(self, fd: "int") -> "None":
+    def _unset(self, fd: int) -> None:
         self._poll.unregister(fd)
 
-    def _wait(self, seconds: "Optional[float]") -> "Iterable[Tuple[int, int]]":
+    def _wait(self, seconds: float | None) -> Iterable[tuple[int, int]]:
         return self._poll.poll(None if seconds is None else seconds * 1000)
 
-    def poll(self, seconds: "Optional[float]" = None) -> "None":
+    def poll(self, seconds: float | None = None) -> None:
         """Wait, then call what is ready."""
         for fd, mask in self._wait(seconds):
             # Looked up late: a function before this one may have closed the descriptor.
@@ -858,7 +856,7 @@ class Poller:
 # ---- section: Stream ----
 
 
-def read_fd(fd: "int", size: "int" = CHUNK_SIZE) -> "Optional[bytes]":
+def read_fd(fd: int, size: int = CHUNK_SIZE) -> bytes | None:
     """Return what can be read now: None if nothing, b'' at the end (a pty's EIO as well)."""
     try:
         return os.read(fd, size)
@@ -881,18 +879,18 @@ class Stream:
     :param int wfd: descriptor to write to; may be `rfd`
     """
 
-    conn = None  # type: Any
+    conn: Any = None
     closed = False
-    reason = None  # type: Optional[str]
+    reason: str | None = None
 
     def __init__(
         self,
-        router: "Router",
-        remote_id: "int",
-        rfd: "int",
-        wfd: "int",
-        name: "Optional[str]" = None,
-    ) -> "None":
+        router: Router,
+        remote_id: int,
+        rfd: int,
+        wfd: int,
+        name: str | None = None,
+    ) -> None:
         self.router = router
         #: Called with each frame and this stream.
         self.on_frame = router.on_frame
@@ -903,22 +901,22 @@ class Stream:
         self.wfd = wfd
         self.framer = Framer()
         self.lock = _thread.allocate_lock()
-        self.backlog: "Deque[Bytes]" = deque()
+        self.backlog: deque[Bytes] = deque()
         self.queued = 0
-        self.waiters: "List[Action]" = []
+        self.waiters: list[Action] = []
         #: Contexts to which this neighbour sent something: they learn of the end of those.
-        self.egress_ids: "Set[int]" = set()
+        self.egress_ids: set[int] = set()
         self.received = 0
         os.set_blocking(rfd, False)
         os.set_blocking(wfd, False)
 
-    def start(self, data: "bytes" = b"") -> "None":
+    def start(self, data: bytes = b"") -> None:
         """Broker thread: begin to receive; `data` was read already."""
         self._watch()
         if data:
             self.receive(data)
 
-    def _watch(self) -> "None":
+    def _watch(self) -> None:
         poller = self.broker.poller
         write = self.on_writable if self.backlog else None
         if self.rfd == self.wfd:
@@ -927,14 +925,14 @@ class Stream:
             poller.watch(self.rfd, self.on_readable)
             poller.watch(self.wfd, None, write)
 
-    def on_readable(self) -> "None":
+    def on_readable(self) -> None:
         data = read_fd(self.rfd)
         if data:
             self.receive(data)
         elif data is not None:
             self.disconnect("EOF")
 
-    def receive(self, data: "bytes") -> "None":
+    def receive(self, data: bytes) -> None:
         """Broker thread: take in bytes."""
         self.received += len(data)
         try:
@@ -946,7 +944,7 @@ class Stream:
             self.router.log(ERROR, "%s: %s", self.name, e)
             self.disconnect(str(e))
 
-    def send(self, head: "bytes", body: "Bytes" = b"", cork: "bool" = False) -> "None":
+    def send(self, head: bytes, body: Bytes = b"", cork: bool = False) -> None:
         """
         Any thread: send a frame.
 
@@ -969,20 +967,20 @@ class Stream:
             elif rest < len(body):
                 self._queue(memoryview(body)[rest:])
 
-    def _queue(self, data: "Bytes") -> "None":
+    def _queue(self, data: Bytes) -> None:
         self.backlog.append(data)
         self.queued += len(data)
         # After the append: the broker may be quicker than this thread.
         if len(self.backlog) == 1:
             self.broker.defer(self._watch_if_open)
 
-    def _watch_if_open(self) -> "None":
+    def _watch_if_open(self) -> None:
         if self.backlog and not self.closed:
             self.on_writable()
             if not self.closed:
                 self._watch()
 
-    def flush(self) -> "None":
+    def flush(self) -> None:
         """Any thread: write what is queued, as far as the descriptor takes it."""
         with self.lock:
             try:
@@ -993,7 +991,7 @@ class Stream:
             except OSError as e:
                 self.broker.defer(self.disconnect, str(e))
 
-    def _write_some(self) -> "None":
+    def _write_some(self) -> None:
         backlog = self.backlog
         chunk = backlog[0]
         if len(backlog) > 1 and len(chunk) < 4096:
@@ -1008,7 +1006,7 @@ class Stream:
         else:
             backlog[0] = memoryview(chunk)[sent:]
 
-    def on_writable(self) -> "None":
+    def on_writable(self) -> None:
         self.flush()
         if self.waiters and self.queued * 2 < HIGH_WATER:
             waiters, self.waiters = self.waiters, []
@@ -1017,17 +1015,17 @@ class Stream:
         if not self.backlog and not self.closed:
             self._watch()
 
-    def when_drained(self, func: "Action") -> "None":
+    def when_drained(self, func: Action) -> None:
         """Any thread: have the broker call `func()` when the backlog is small, or at the end."""
         self.broker.defer(self._when_drained, func)
 
-    def _when_drained(self, func: "Action") -> "None":
+    def _when_drained(self, func: Action) -> None:
         if self.closed or self.queued * 2 < HIGH_WATER:
             func()
         else:
             self.waiters.append(func)
 
-    def disconnect(self, reason: "str" = "closed") -> "None":
+    def disconnect(self, reason: str = "closed") -> None:
         """Broker thread: close the descriptors and tell the router; once."""
         with self.lock:
             if self.closed:
@@ -1061,33 +1059,33 @@ class Broker:
     poller_class = Poller
 
     def __init__(
-        self, poller_class: "Optional[Type[Poller]]" = None, activate_compat: "bool" = True
-    ) -> "None":
+        self, poller_class: type[Poller] | None = None, activate_compat: bool = True
+    ) -> None:
         self.poller = (poller_class or self.poller_class)()
-        self._deferred: "Deque[Tuple[Callable[..., Any], Any, Any]]" = deque()
-        self._timers: "List[Tuple[float, int, List[Action]]]" = []
+        self._deferred: deque[tuple[Callable[..., Any], Any, Any]] = deque()
+        self._timers: list[tuple[float, int, list[Action]]] = []
         self._sequence = 0
         self._awake = False
         self._ended = new_lock()
         self.alive = True
         self.stopping = self.closing = False
         #: Who has something to finish before the thread ends, and calls stop() then.
-        self.holds: "Set[Any]" = set()
-        self.ident: "Optional[int]" = None
-        self.exit_actions: "List[Action]" = []
+        self.holds: set[Any] = set()
+        self.ident: int | None = None
+        self.exit_actions: list[Action] = []
         self._wake_r, self._wake_w = os.pipe()
         self._wake_lock = _thread.allocate_lock()
         self.poller.watch(self._wake_r, self._on_wake)
         self.start()
 
-    def start(self) -> "None":
+    def start(self) -> None:
         _thread.start_new_thread(self.run, ())
 
-    def on_thread(self) -> "bool":
+    def on_thread(self) -> bool:
         """Return True on the broker's own thread."""
         return _thread.get_ident() == self.ident
 
-    def defer(self, func: "Callable[..., Any]", *args: "Any", **kwargs: "Any") -> "None":
+    def defer(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """Any thread: have `func` called on the broker thread. N of them cost one byte."""
         self._deferred.append((func, args, kwargs))
         if not self._awake and _thread.get_ident() != self.ident:
@@ -1096,18 +1094,18 @@ class Broker:
                 if self.alive:
                     os.write(self._wake_w, b"!")
 
-    def after(self, seconds: "float", func: "Action") -> "List[Action]":
+    def after(self, seconds: float, func: Action) -> list[Action]:
         """Broker thread: have `func()` called later; return a list whose clear() cancels that."""
         self._sequence += 1
         cell = [func]
         heappush(self._timers, (now() + seconds, self._sequence, cell))
         return cell
 
-    def _on_wake(self) -> "None":
+    def _on_wake(self) -> None:
         os.read(self._wake_r, 64)
         self._awake = False
 
-    def run(self) -> "None":
+    def run(self) -> None:
         self.ident = _thread.get_ident()
         try:
             while not self.stopping:
@@ -1115,9 +1113,9 @@ class Broker:
         finally:
             self._end()
 
-    def _once(self) -> "None":
+    def _once(self) -> None:
         timers = self._timers
-        wait: "Optional[float]" = None
+        wait: float | None = None
         if self._deferred:
             wait = 0
         elif timers:
@@ -1131,14 +1129,14 @@ class Broker:
             for func in heappop(timers)[2]:
                 self._guard(func)
 
-    def _guard(self, func: "Callable[..., Any]", *args: "Any", **kwargs: "Any") -> "None":
+    def _guard(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """A program's callback that raises must not end the thread that all I/O hangs on."""
         try:
             func(*args, **kwargs)
         except Exception:
             sys.excepthook(*sys.exc_info())
 
-    def _end(self) -> "None":
+    def _end(self) -> None:
         with self._wake_lock:
             self.alive = False
             os.close(self._wake_w)
@@ -1151,22 +1149,22 @@ class Broker:
         os.close(self._wake_r)
         self._ended.release()
 
-    def shutdown(self) -> "None":
+    def shutdown(self) -> None:
         """Any thread: end the children, then the thread."""
         self.defer(self._shutdown)
 
-    def _shutdown(self) -> "None":
+    def _shutdown(self) -> None:
         if not self.closing:
             self.closing = True
             fire(self, "before_shutdown")
             fire(self, "shutdown")
             self.stop()
 
-    def stop(self) -> "None":
+    def stop(self) -> None:
         """Broker thread: end, once nobody holds the broker any more (`holds`)."""
         self.stopping = self.closing and not self.holds
 
-    def join(self) -> "None":
+    def join(self) -> None:
         """Wait until the thread has ended."""
         if self._ended.acquire():
             self._ended.release()
@@ -1178,14 +1176,14 @@ class Broker:
 class RouteTable:
     """Pure: which stream leads to which context. What is not known leads to the parent."""
 
-    def __init__(self) -> "None":
-        self.streams: "Dict[int, Stream]" = {}
-        self.parent: "Optional[Stream]" = None
+    def __init__(self) -> None:
+        self.streams: dict[int, Stream] = {}
+        self.parent: Stream | None = None
 
-    def get(self, context_id: "int") -> "Optional[Stream]":
+    def get(self, context_id: int) -> Stream | None:
         return self.streams.get(context_id, self.parent)
 
-    def admits(self, msg: "Message", stream: "Stream") -> "bool":
+    def admits(self, msg: Message, stream: Stream) -> bool:
         """Whether a reply to `msg` would take the stream it came in on."""
         auth = msg.auth_id
         src = msg.src_id
@@ -1193,7 +1191,7 @@ class RouteTable:
         parent = self.parent
         return get(auth, parent) is stream and (src == auth or get(src, parent) is stream)
 
-    def remove(self, stream: "Stream") -> "List[int]":
+    def remove(self, stream: Stream) -> list[int]:
         """Forget a stream; return the ids that it led to."""
         ids = [i for i, s in list(self.streams.items()) if s is stream]
         for i in ids:
@@ -1206,18 +1204,18 @@ class RouteTable:
 class Node:
     """Who a router is: its context id and its ancestors' ids, nearest first."""
 
-    def __init__(self, context_id: "int" = 0, parent_ids: "Iterable[int]" = ()) -> "None":
+    def __init__(self, context_id: int = 0, parent_ids: Iterable[int] = ()) -> None:
         self.context_id = context_id
         self.parent_ids = list(parent_ids)
 
 
-def has_parent_authority(msg: "Message", _stream: "Optional[Stream]" = None) -> "bool":
+def has_parent_authority(msg: Message, _stream: Stream | None = None) -> bool:
     """Policy: accept what carries the authority of this context or of one of its ancestors."""
     node = msg.router.node
     return msg.auth_id == node.context_id or msg.auth_id in node.parent_ids
 
 
-def is_neighbour(msg: "Message", stream: "Any") -> "bool":
+def is_neighbour(msg: Message, stream: Any) -> bool:
     """Policy: accept only what the context at the other end of `stream` sent itself."""
     return bool(stream) and msg.src_id == stream.remote_id
 
@@ -1225,13 +1223,13 @@ def is_neighbour(msg: "Message", stream: "Any") -> "bool":
 class Ticket:
     """A message that is queued or under way in frames, and the thread that waits for it."""
 
-    error = None  # type: Optional[str]
+    error: str | None = None
 
-    def __init__(self, msg: "Message", lock: "Optional[Lock]") -> "None":
+    def __init__(self, msg: Message, lock: Lock | None) -> None:
         self.msg = msg
         self.lock = lock
 
-    def done(self, error: "Optional[str]" = None) -> "None":
+    def done(self, error: str | None = None) -> None:
         self.error = error
         lock, self.lock = self.lock, None
         if lock:
@@ -1246,17 +1244,17 @@ class Router:
     :param Node node: who this context is
     """
 
-    if MYPY:
+    if TYPE_CHECKING:
 
-        def register(self, context: "Context", stream: Any) -> None: ...
+        def register(self, context: Context, stream: Any) -> None: ...
 
-    context_class = None  # type: Any
+    context_class: Any = None
     max_message_size = MAX_MESSAGE_SIZE
     unidirectional = False
     #: `trace("send" or "receive", msg)`, or None.
-    trace = None  # type: Optional[Callable[[str, Message], object]]
+    trace: Callable[[str, Message], object] | None = None
     #: flow.LongSend, once that is imported; until then long messages go without pause.
-    pacer = None  # type: Optional[Type[LongSend]]
+    pacer: type[LongSend] | None = None
     refused_msg = "refused by policy"
     invalid_handle_msg = "invalid handle"
     too_large_msg = "message too large (max %d bytes)"
@@ -1265,41 +1263,41 @@ class Router:
     no_route_msg = "no route to %r, my ID is %r"
     duplicate_handle_msg = "the handle is taken"
 
-    def __init__(self, broker: "Broker", node: "Optional[Node]" = None) -> "None":
+    def __init__(self, broker: Broker, node: Node | None = None) -> None:
         self.broker = broker
         self.node = node or Node()
         self.context_id = self.node.context_id
         self.routes = RouteTable()
         self._stream_by_id = self.routes.streams
-        self._contexts: "Dict[int, Any]" = {}
-        self._handlers: "Dict[int, Any]" = {}  # a Handler each
-        self._flows: "Dict[Tuple[int, int], Window]" = {}
-        self._meters: "Dict[Tuple[int, int], Meter]" = {}
-        self._longs: "Dict[Tuple[int, int], LongSend]" = {}
-        self._partials: "Dict[Tuple[int, int], List[Any]]" = {}
+        self._contexts: dict[int, Any] = {}
+        self._handlers: dict[int, Any] = {}  # a Handler each
+        self._flows: dict[tuple[int, int], Window] = {}
+        self._meters: dict[tuple[int, int], Meter] = {}
+        self._longs: dict[tuple[int, int], LongSend] = {}
+        self._partials: dict[tuple[int, int], list[Any]] = {}
         self._lock = _thread.allocate_lock()
         self._handle_numbers = count(FIRST_HANDLE)
         self._reply_numbers = count(FIRST_UNWINDOWED)
         self._message_numbers = count(1)
         self.dropped = 0
-        self._drop_logged: "float" = 0
+        self._drop_logged: float = 0
         self.add_handler(self._on_credit, CREDIT)
         self.add_handler(self._on_del_route, DEL_ROUTE, policy=is_neighbour)
         self.add_handler(lambda msg: msg.reply(Message(flags=RAW)), PING)
         broker.exit_actions.append(self._on_broker_exit)
 
-    def log(self, level: "int", fmt: "str", *args: "object") -> "None":
+    def log(self, level: int, fmt: str, *args: object) -> None:
         """Any thread: record something; a child sends it up, a master hands it to logging."""
 
     # -- contexts and handlers
 
     def context_by_id(
         self,
-        context_id: "int",
-        via_id: "Optional[int]" = None,
-        create: "bool" = True,
-        name: "Optional[str]" = None,
-    ) -> "Any":
+        context_id: int,
+        via_id: int | None = None,
+        create: bool = True,
+        name: str | None = None,
+    ) -> Any:
         """Return the Context with that id: always the same object, made if `create`."""
         context = self._contexts.get(context_id)
         if context is None and create:
@@ -1311,14 +1309,14 @@ class Router:
 
     def add_handler(
         self,
-        fn: "MessageHandler",
-        handle: "Optional[int]" = None,
-        persist: "bool" = True,
-        policy: "Optional[Policy]" = None,
-        respondent: "Optional[Context]" = None,
-        overwrite: "bool" = False,
-        consumer: "bool" = False,
-    ) -> "int":
+        fn: MessageHandler,
+        handle: int | None = None,
+        persist: bool = True,
+        policy: Policy | None = None,
+        respondent: Context | None = None,
+        overwrite: bool = False,
+        consumer: bool = False,
+    ) -> int:
         """
         Have the broker call `fn(msg)` for each message to `handle`; return the handle.
 
@@ -1336,13 +1334,13 @@ class Router:
             handle = self.new_handle(persist)
         elif handle in self._handlers and not overwrite:
             raise Error(self.duplicate_handle_msg)
-        source: "Any" = respondent and respondent.context_id
+        source: Any = respondent and respondent.context_id
         self._handlers[handle] = (fn, persist, policy, source, consumer)
         if not self.broker.alive:
             self._on_broker_exit()
         return handle
 
-    def expect(self, fn: "MessageHandler", context_id: "int") -> "int":
+    def expect(self, fn: MessageHandler, context_id: int) -> int:
         """Have `fn(msg)` called with one answer, from that context; return its handle."""
         handle = next(self._reply_numbers)
         self._handlers[handle] = (fn, False, None, context_id, True)
@@ -1350,17 +1348,17 @@ class Router:
             self._on_broker_exit()
         return handle
 
-    def new_handle(self, windowed: "bool" = True) -> "int":  # type: ignore[return]  # never at its end
+    def new_handle(self, windowed: bool = True) -> int:  # type: ignore[return]  # never at its end
         """Return an unused handle; its number tells both ends whether it is a windowed flow."""
         for handle in self._handle_numbers if windowed else self._reply_numbers:
             if handle not in self._handlers:
                 return handle
 
-    def del_handler(self, handle: "int") -> "None":
+    def del_handler(self, handle: int) -> None:
         """Forget the handler of `handle`; KeyError if there is none."""
         del self._handlers[handle]
 
-    def _on_broker_exit(self) -> "None":
+    def _on_broker_exit(self) -> None:
         why = self.broker_exit_msg
         for key in list(self._flows):
             self._end_flow(key, why)
@@ -1371,7 +1369,7 @@ class Router:
             if handle >= FIRST_HANDLE and self._handlers.pop(handle, None):
                 handler[0](self._dead(handle, handler[3], why))
 
-    def _dead(self, handle: "int", src_id: "int", reason: "str") -> "Message":
+    def _dead(self, handle: int, src_id: int, reason: str) -> Message:
         me = self.context_id
         msg = Message.dead(reason, dst_id=me, src_id=src_id, auth_id=me, handle=handle)
         msg.router = self
@@ -1379,7 +1377,7 @@ class Router:
 
     # -- out
 
-    def route(self, msg: "Message", wait: "bool" = True, cork: "bool" = False) -> "None":
+    def route(self, msg: Message, wait: bool = True, cork: bool = False) -> None:
         """
         Any thread: send a message of this context's own.
 
@@ -1413,7 +1411,7 @@ class Router:
         if wait and (ticket or stream.queued > HIGH_WATER) and not self.broker.on_thread():
             import_module("mitogen.flow").wait(self, ticket, stream)
 
-    def _route_home(self, msg: "Message") -> "None":
+    def _route_home(self, msg: Message) -> None:
         """Broker thread: what does not leave this context: its own, too large, or lost."""
         if len(msg.data) > self.max_message_size:
             why = self.too_large_msg % self.max_message_size
@@ -1429,12 +1427,12 @@ class Router:
 
     def _send_in_flow(
         self,
-        msg: "Message",
-        stream: "Stream",
-        wait: "bool",
-        cork: "bool",
-        ticket: "Optional[Ticket]",
-    ) -> "Optional[Ticket]":
+        msg: Message,
+        stream: Stream,
+        wait: bool,
+        cork: bool,
+        ticket: Ticket | None,
+    ) -> Ticket | None:
         key = (msg.dst_id, msg.handle)
         flow = self._flows.get(key)
         if flow is None:
@@ -1457,12 +1455,12 @@ class Router:
 
     def _emit(
         self,
-        msg: "Message",
-        stream: "Stream",
-        cork: "bool" = False,
-        ticket: "Any" = None,
-        flow: "Any" = None,
-    ) -> "Any":
+        msg: Message,
+        stream: Stream,
+        cork: bool = False,
+        ticket: Any = None,
+        flow: Any = None,
+    ) -> Any:
         """Send a message's frames; one that goes bit by bit is returned if its flow is locked."""
         data = msg.data
         size = len(data)
@@ -1480,7 +1478,7 @@ class Router:
         if ticket:
             ticket.done()
 
-    def _drain(self, flow: "Window") -> "None":
+    def _drain(self, flow: Window) -> None:
         """Broker thread: send what waited, as far as there is credit."""
         while 1:
             with flow.lock:
@@ -1498,7 +1496,7 @@ class Router:
             else:
                 ticket.done()
 
-    def _end_flow(self, key: "Tuple[int, int]", reason: "str") -> "None":
+    def _end_flow(self, key: tuple[int, int], reason: str) -> None:
         flow = self._flows.pop(key, None)
         if flow:
             with flow.lock:
@@ -1508,7 +1506,7 @@ class Router:
                 ticket.done(reason)
                 self._bounce(ticket.msg, reason)
 
-    def _bounce(self, msg: "Message", reason: "str") -> "None":
+    def _bounce(self, msg: Message, reason: str) -> None:
         """Broker thread: end the wait for an answer to `msg`, in the name of its destination."""
         src = msg.src_id
         me = self.context_id
@@ -1527,12 +1525,12 @@ class Router:
 
     def _send_credit(
         self,
-        dst_id: "int",
-        handle: "int",
-        number: "int",
-        amount: "int",
-        src_id: "Optional[int]" = None,
-    ) -> "None":
+        dst_id: int,
+        handle: int,
+        number: int,
+        amount: int,
+        src_id: int | None = None,
+    ) -> None:
         me = self.context_id
         stream = self.routes.get(dst_id)
         if stream:
@@ -1541,7 +1539,7 @@ class Router:
             msg.data = _CREDIT.pack(handle, number, amount)
             self._emit(msg, stream)
 
-    def consumed(self, msg: "Message") -> "None":
+    def consumed(self, msg: Message) -> None:
         """Any thread: `msg` was used or dropped: its sender gets its credit back."""
         cost, msg.cost = msg.cost, 0
         if cost:
@@ -1553,14 +1551,14 @@ class Router:
 
     # -- in
 
-    def on_frame(self, msg: "Message", stream: "Stream") -> "None":
+    def on_frame(self, msg: Message, stream: Stream) -> None:
         """Broker thread: check a frame's source, then forward it or take it in."""
         if self.routes.admits(msg, stream):
             self.accept(msg, stream)
         else:
             self._drop(msg, "forged source")
 
-    def accept(self, msg: "Message", stream: "Stream") -> "None":
+    def accept(self, msg: Message, stream: Stream) -> None:
         """Broker thread: forward a frame whose source is known to be true, or take it in."""
         if msg.dst_id != self.context_id:
             self.forward(msg, stream)
@@ -1569,18 +1567,18 @@ class Router:
         else:
             self._local(msg, stream)
 
-    def forward(self, msg: "Message", stream: "Stream") -> "None":
+    def forward(self, msg: Message, stream: Stream) -> None:
         """Broker thread: pass a frame on. Here, in a context without children, nothing is."""
         if not msg.flags & CONT:
             self._bounce(msg, self.no_route_msg % (msg.dst_id, self.context_id))
 
-    def _drop(self, msg: "Message", why: "str") -> "None":
+    def _drop(self, msg: Message, why: str) -> None:
         self.dropped += 1
         if now() > self._drop_logged + 1:
             self._drop_logged = now()
             self.log(ERROR, "dropped %r: %s (no. %d)", msg, why, self.dropped)
 
-    def _assemble(self, msg: "Message", stream: "Stream") -> "None":
+    def _assemble(self, msg: Message, stream: Stream) -> None:
         src = msg.src_id
         key = (src, msg.number)
         # Senders fill all pieces but the last: otherwise there could be any number of them.
@@ -1616,7 +1614,7 @@ class Router:
             self._send_credit(src, 0, msg.number, part[4])
             part[4] = 0
 
-    def _charge(self, msg: "Message") -> "Any":
+    def _charge(self, msg: Message) -> Any:
         """Count a message that is charged to a window; return False on an overrun."""
         if msg.is_dead or not is_windowed(msg.handle):
             return True
@@ -1628,7 +1626,7 @@ class Router:
                 meter = self._meters[key] = Meter(window_size(msg.handle))
             return meter.receive(msg.cost)
 
-    def _admit(self, msg: "Message", stream: "Optional[Stream]") -> "Any":
+    def _admit(self, msg: Message, stream: Stream | None) -> Any:
         """Return the handler that takes `msg`, after having answered for it if there is none."""
         msg.router = self
         handle = msg.handle
@@ -1648,11 +1646,11 @@ class Router:
             return handler
         self._refuse(msg, why)
 
-    def _refuse(self, msg: "Message", why: "str") -> "None":
+    def _refuse(self, msg: Message, why: str) -> None:
         self._drop(msg, why)
         self._bounce(msg, why)
 
-    def _hand_over(self, handler: "Handler", msg: "Message") -> "None":
+    def _hand_over(self, handler: Handler, msg: Message) -> None:
         # Another answer, or the respondent's end, may have come first.
         if handler[1] or self._handlers.pop(msg.handle, None):
             if self.trace:
@@ -1664,13 +1662,13 @@ class Router:
             if not handler[4]:
                 self.consumed(msg)
 
-    def _local(self, msg: "Message", stream: "Optional[Stream]" = None) -> "None":
+    def _local(self, msg: Message, stream: Stream | None = None) -> None:
         """Broker thread: deliver a message to this context."""
         handler = self._admit(msg, stream)
         if handler:
             self._hand_over(handler, msg)
 
-    def _on_credit(self, msg: "Message") -> "None":
+    def _on_credit(self, msg: Message) -> None:
         handle, number, amount = _CREDIT.unpack(msg.data)
         key = (msg.src_id, number or handle)
         if number:
@@ -1687,7 +1685,7 @@ class Router:
 
     # -- ends
 
-    def on_stream_lost(self, stream: "Stream") -> "None":
+    def on_stream_lost(self, stream: Stream) -> None:
         """Broker thread: every context that was reached through `stream` is gone."""
         parent = stream is self.routes.parent
         ids = self.routes.remove(stream)
@@ -1697,7 +1695,7 @@ class Router:
             fire(self, "parent_lost")
         fire(self, "routes_lost", ids, stream)
 
-    def _on_del_route(self, msg: "Message") -> "None":
+    def _on_del_route(self, msg: Message) -> None:
         """A neighbour says that a context is gone: believed of those that it leads to."""
         (context_id,) = _NUMBER.unpack(msg.data)
         stream = self.routes.get(context_id)
@@ -1706,7 +1704,7 @@ class Router:
             self.context_lost(context_id)
             fire(self, "routes_lost", [context_id], stream)
 
-    def context_lost(self, context_id: "int") -> "None":
+    def context_lost(self, context_id: int) -> None:
         """Broker thread: end every wait for a context."""
         why = self.respondent_disconnect_msg
         for handle, handler in list(self._handlers.items()):
@@ -1739,42 +1737,36 @@ class Context:
     """
 
     #: `user@host:pid`-like name of the process, where known.
-    remote_name = None  # type: Optional[str]
+    remote_name: str | None = None
     #: The context that it was connected through, if any.
-    via = None  # type: Any
+    via: Any = None
 
-    def __init__(self, router: "Router", context_id: "int", name: "Optional[str]" = None) -> "None":
+    def __init__(self, router: Router, context_id: int, name: str | None = None) -> None:
         self.router = router
         self.context_id = context_id
         self.name = name
 
-    def __eq__(self, other: "object") -> "bool":
+    def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, Context)
             and other.context_id == self.context_id
             and other.router is self.router
         )
 
-    def __hash__(self) -> "int":
+    def __hash__(self) -> int:
         return hash((id(self.router), self.context_id))
 
-    def __repr__(self) -> "str":
+    def __repr__(self) -> str:
         return "Context(%s, %r)" % (self.context_id, self.name)
 
-    if MYPY:
+    if TYPE_CHECKING:
         # The same as in parent.py; of what else is found there only the name is looked at.
-        def call(self, fn: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs") -> "R": ...
-        def call_async(
-            self, fn: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs"
-        ) -> "Receiver": ...  # noqa: F405
-        def call_no_reply(
-            self, fn: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs"
-        ) -> "None": ...
-        def submit(
-            self, fn: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs"
-        ) -> "Future[R]": ...
+        def call(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...
+        def call_async(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Receiver: ...  # noqa: F405
+        def call_no_reply(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> None: ...
+        def submit(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
 
-    def __getattr__(self, name: "str") -> "Any":
+    def __getattr__(self, name: str) -> Any:
         # What a context can do for one that calls is in parent.py; it is imported at first use.
         if name[0] == "_" or name == "on_start":
             raise AttributeError(name)
@@ -1782,7 +1774,7 @@ class Context:
 
         return borrow(parent.Context, name, self)
 
-    def send(self, msg: "Message") -> "None":
+    def send(self, msg: Message) -> None:
         """Send `msg` there; its `handle` says which mailbox."""
         msg.dst_id = self.context_id
         self.router.route(msg)
@@ -1799,16 +1791,16 @@ class Sender:
     :param int dst_handle: which one
     """
 
-    if MYPY:
+    if TYPE_CHECKING:
         explicit_close_msg: str
 
         def put(self, data: Any) -> None: ...
 
-    def __init__(self, context: "Context", dst_handle: "int") -> "None":
+    def __init__(self, context: Context, dst_handle: int) -> None:
         self.context = context
         self.dst_handle = dst_handle
 
-    def send(self, data: "Any", enc: "int" = 0) -> "None":
+    def send(self, data: Any, enc: int = 0) -> None:
         """
         Send a value; with `Message.ENC_BIN`, bytes as they are.
 
@@ -1817,7 +1809,7 @@ class Sender:
         """
         self.context.send(Message.encoded(data, enc, handle=self.dst_handle))
 
-    def close(self) -> "None":
+    def close(self) -> None:
         """End the receiver's iteration once it has read what was sent."""
         self.context.send(Message.dead(handle=self.dst_handle))
 
@@ -1826,7 +1818,7 @@ ENCODERS[Context] = (TAG_CONTEXT, lambda c: [c.context_id, c.name])
 ENCODERS[Sender] = (TAG_SENDER, lambda s: [s.context.context_id, s.dst_handle])
 
 
-def _encode_call_error(error: "CallError") -> "List[Optional[str]]":
+def _encode_call_error(error: CallError) -> list[str | None]:
     return [error.type_name, error.message, error.traceback, str(error)]
 
 
@@ -1856,40 +1848,40 @@ class Importer:
     :param Router router: asks the parent through it
     """
 
-    if MYPY:
+    if TYPE_CHECKING:
 
         def find_module(self, fullname: str, path: Any = None) -> Any: ...
         def load_module(self, fullname: str) -> Any: ...
 
-    def __init__(self, router: "Router", own: "Iterable[str]" = ()) -> "None":
+    def __init__(self, router: Router, own: Iterable[str] = ()) -> None:
         self.router = router
         self.own = {"mitogen", *own}
-        if MYPY:
+        if TYPE_CHECKING:
             self.core_source = b""
         #: fullname -> [path, submodules or None, segment, offset, size]; path None: size is why.
-        self.modules: "Dict[str, Entry]" = {}
-        self._waiting: "Dict[str, List[Action]]" = {}
-        self._sources: "Dict[int, bytes]" = {}
+        self.modules: dict[str, Entry] = {}
+        self._waiting: dict[str, list[Action]] = {}
+        self._sources: dict[int, bytes] = {}
         router.add_handler(self._on_load_module, LOAD_MODULE, policy=has_parent_authority)
 
     # sys.meta_path holds the importer twice: in front for what is own, at the end for what the
     # target does not have.
-    def install(self) -> "None":
+    def install(self) -> None:
         sys.meta_path.insert(0, self)
         sys.meta_path.append(_LastFinder(self))
 
-    def is_own(self, fullname: "str") -> "bool":
+    def is_own(self, fullname: str) -> bool:
         while fullname:
             if fullname in self.own:
                 return True
             fullname = fullname.rpartition(".")[0]
         return False
 
-    def find_spec(self, fullname: "str", path: "Any" = None, target: "Any" = None) -> "Any":
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
         if self.is_own(fullname):
             return self.find(fullname, True)
 
-    def find(self, fullname: "str", own: "bool" = False) -> "Optional[ModuleSpec]":
+    def find(self, fullname: str, own: bool = False) -> ModuleSpec | None:
         parent = fullname.rpartition(".")[0]
         known = self.modules.get(parent)
         if known and known[0] and fullname not in self.modules:
@@ -1903,13 +1895,13 @@ class Importer:
                 )
             return None
         # A namespace package has a path and no source.
-        loader: "Any" = None if entry[4] is None else self
+        loader: Any = None if entry[4] is None else self
         package = entry[1] is not None
         spec = ModuleSpec(fullname, loader, origin="master:" + entry[0], is_package=package)
         spec.has_location = bool(loader)
         return spec
 
-    def get(self, fullname: "str") -> "Entry":
+    def get(self, fullname: str) -> Entry:
         """Return the entry of a module, asking the parent for one that was not pushed."""
         entry = self.modules.get(fullname)
         if entry:
@@ -1922,11 +1914,11 @@ class Importer:
             raise ImportError("%s: no answer from the parent" % fullname)
         return self.modules[fullname]
 
-    def request(self, fullname: "str", done: "Action") -> "None":
+    def request(self, fullname: str, done: Action) -> None:
         """Any thread: ask the parent for a module; `done()` is called when it is here."""
         self.router.broker.defer(self._request, fullname, done)
 
-    def _request(self, fullname: "str", done: "Action") -> "Any":
+    def _request(self, fullname: str, done: Action) -> Any:
         if fullname in self.modules:
             return done()
         waiting = self._waiting.setdefault(fullname, [])
@@ -1937,10 +1929,10 @@ class Importer:
             msg.data = fullname.encode()
             router.route(msg, False)
 
-    def _on_load_module(self, msg: "Message") -> "None":
+    def _on_load_module(self, msg: Message) -> None:
         self.load(decode(msg.data))
 
-    def load(self, segment: "Segment") -> "None":
+    def load(self, segment: Segment) -> None:
         """
         Broker thread: take in a segment: [entries, zlib stream of all sources, own names], each
         entry [fullname, path, submodules or None, size]; path None: size is why there is none.
@@ -1955,7 +1947,7 @@ class Importer:
             for done in self._waiting.pop(fullname, ()):
                 done()
 
-    def source(self, fullname: "str") -> "bytes":
+    def source(self, fullname: str) -> bytes:
         """Return a module's source as bytes."""
         path, submodules, segment, offset, size = self.get(fullname)
         data = self._sources.get(id(segment))
@@ -1963,10 +1955,10 @@ class Importer:
             data = self._sources[id(segment)] = zlib.decompress(segment[1])
         return data[offset : offset + size]
 
-    def create_module(self, spec: "ModuleSpec") -> "None":
+    def create_module(self, spec: ModuleSpec) -> None:
         return None
 
-    def exec_module(self, module: "Any") -> "None":
+    def exec_module(self, module: Any) -> None:
         spec = module.__spec__
         fullname = spec.name
         # Modules of one segment are imported soon after each other; then its text can go.
@@ -1977,7 +1969,7 @@ class Importer:
             module.__path__ = spec.submodule_search_locations
         exec(compile(self.source(fullname), spec.origin, "exec", 0, 1), module.__dict__)  # type: ignore[call-overload]
 
-    def __getattr__(self, name: "str") -> "Any":
+    def __getattr__(self, name: str) -> Any:
         # What only inspect, linecache and the like ask a loader for.
         if name[:4] != "get_" and name != "is_package":
             raise AttributeError(name)
@@ -1987,10 +1979,10 @@ class Importer:
 
 
 class _LastFinder:
-    def __init__(self, importer: "Importer") -> "None":
+    def __init__(self, importer: Importer) -> None:
         self.importer = importer
 
-    def find_spec(self, fullname: "str", path: "Any" = None, target: "Any" = None) -> "Any":
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
         return self.importer.find(fullname)
 
 
@@ -2000,20 +1992,20 @@ class _LastFinder:
 class ChildRouter(Router):
     """The router of a context that has a parent."""
 
-    econtext = None  # type: Any
-    if MYPY:
-        importer: "Importer"
+    econtext: Any = None
+    if TYPE_CHECKING:
+        importer: Importer
 
-    def log(self, level: "int", fmt: "str", *args: "object") -> "None":
+    def log(self, level: int, fmt: str, *args: object) -> None:
         if level >= self.log_level:
             self.send_log(["mitogen", level, fmt % args if args else fmt, None, 0, None])
 
-    def send_log(self, fields: "List[Any]") -> "None":
+    def send_log(self, fields: list[Any]) -> None:
         """Any thread: send [logger, level, text, file, line, function] to the master."""
         msg = Message(dst_id=self.node.parent_ids[-1], handle=FORWARD_LOG, data=encode(fields))
         self.route(msg, False)
 
-    def __getattr__(self, name: "str") -> "Any":
+    def __getattr__(self, name: str) -> Any:
         # A child that connects to others gets what it needs for that at first use.
         if name[0] == "_" or not self.econtext:
             raise AttributeError(name)
@@ -2026,7 +2018,7 @@ class ChildRouter(Router):
 # ---- section: Dispatcher ----
 
 
-def takes_econtext(func: "Callable[..., R]") -> "Callable[..., R]":
+def takes_econtext(func: Callable[..., R]) -> Callable[..., R]:
     """
     Have `func` called with `econtext=` (an ExternalContext) when it is called from afar.
 
@@ -2036,7 +2028,7 @@ def takes_econtext(func: "Callable[..., R]") -> "Callable[..., R]":
     return func
 
 
-def takes_router(func: "Callable[..., R]") -> "Callable[..., R]":
+def takes_router(func: Callable[..., R]) -> Callable[..., R]:
     """Have `func` called with `router=` when it is called from afar; see takes_econtext()."""
     func.mitogen_takes_router = True  # type: ignore[attr-defined]
     return func
@@ -2045,32 +2037,32 @@ def takes_router(func: "Callable[..., R]") -> "Callable[..., R]":
 class Dispatcher:
     """Runs calls, one after the other, on the thread that calls run(): the main thread."""
 
-    def __init__(self, econtext: "ExternalContext") -> "None":
+    def __init__(self, econtext: ExternalContext) -> None:
         self.econtext = econtext
         self.router = econtext.router
-        self.queue: "Deque[Message]" = deque()
+        self.queue: deque[Message] = deque()
         self.lock = new_lock()
         self.asleep = False
         self.ended = False
-        self.current: "Optional[Message]" = None
+        self.current: Message | None = None
         self.interruptible = False
-        self.errors: "Dict[str, CallError]" = {}
+        self.errors: dict[str, CallError] = {}
         # Services answer for themselves; child.py sees to what is not for the main thread.
         for handle in CALL_FUNCTION, CALL_SERVICE, CANCEL:
-            policy: "Any" = handle != CALL_SERVICE and has_parent_authority
+            policy: Any = handle != CALL_SERVICE and has_parent_authority
             self.router.add_handler(self._on_call, handle, policy=policy, consumer=True)
 
     @staticmethod
     @takes_econtext
-    def forget_chain(chain_id: "str", econtext: "ExternalContext") -> "None":
+    def forget_chain(chain_id: str, econtext: ExternalContext) -> None:
         econtext.dispatcher.errors.pop(chain_id, None)
 
-    def _on_call(self, msg: "Message") -> "None":
+    def _on_call(self, msg: Message) -> None:
         if msg.reply_to != IS_DEAD:
             self.queue.append(msg)
             self.wake()
 
-    def wake(self) -> "None":
+    def wake(self) -> None:
         """Any thread: have run() look at its queue."""
         if self.asleep:
             self.asleep = False
@@ -2080,15 +2072,15 @@ class Dispatcher:
                 # It was about to, anyway.
                 pass
 
-    def end(self) -> "None":
+    def end(self) -> None:
         """Any thread: have run() return after the current call."""
         self.ended = True
         self.wake()
 
     #: Broker thread: raise KeyboardInterrupt in the current call; set by child.py.
-    interrupt = int  # type: Any
+    interrupt: Any = int
 
-    def run(self) -> "None":
+    def run(self) -> None:
         queue = self.queue
         while not self.ended:
             if queue:
@@ -2107,7 +2099,7 @@ class Dispatcher:
                 continue
             self.lock.acquire()
 
-    def _run_one(self, msg: "Message") -> "None":
+    def _run_one(self, msg: Message) -> None:
         chain_id = reply = None
         try:
             if not self.econtext.stdout_log and self.econtext.prepare(msg):
@@ -2136,9 +2128,7 @@ class Dispatcher:
             answer = Message(data=data, dst_id=msg.src_id, handle=msg.reply_to)
             self.router.route(answer, True, bool(self.queue))
 
-    def _find(
-        self, module_name: "str", class_name: "str", name: "str", kwargs: "Dict[str, Any]"
-    ) -> "Any":
+    def _find(self, module_name: str, class_name: str, name: str, kwargs: dict[str, Any]) -> Any:
         if module_name == "__main__":
             self.econtext.import_main()
         # Waits, should another thread be importing it.
@@ -2164,21 +2154,21 @@ class ExternalContext:
     """
 
     detached = False
-    stdout_log = stderr_log = None  # type: Any
-    if MYPY:
+    stdout_log: Any
+    stderr_log: Any
+    stdout_log = stderr_log = None
+    if TYPE_CHECKING:
         #: child.install() sets them.
-        import_main: "Callable[[], object]"
-        detach: "Callable[[], object]"
-        importer: "Any"
+        import_main: Callable[[], object]
+        detach: Callable[[], object]
+        importer: Any
 
-    def __init__(
-        self, config: "Dict[str, Any]", core_source: "bytes" = b"", rest: "bytes" = b""
-    ) -> "None":
+    def __init__(self, config: dict[str, Any], core_source: bytes = b"", rest: bytes = b"") -> None:
         self.config = config
         self.core_source = core_source
         self.rest = rest
 
-    def main(self) -> "None":
+    def main(self) -> None:
         """Become the context; return when it is to end."""
         config = self.config
         rfd, wfd = self._take_stdio()
@@ -2201,18 +2191,18 @@ class ExternalContext:
         self._set_up_modules()
         self.broker.defer(self.stream.start, self.rest)
         if config["keepalive"]:
-            self._received: "Optional[int]" = None
+            self._received: int | None = None
             self.broker.defer(self._check_parent)
         self.dispatcher.run()
         self._end()
 
-    def prepare(self, msg: "Message") -> "Any":
+    def prepare(self, msg: Message) -> Any:
         """Before the first call: see child.py; return whether it is not for this thread."""
         from mitogen import child
 
         return child.install(self, msg)
 
-    def _take_stdio(self) -> "Tuple[int, int]":
+    def _take_stdio(self) -> tuple[int, int]:
         """Move the pipe to the parent off descriptors 0 and 1, out of the programs' way."""
         rfd = os.dup(0)
         wfd = os.dup(1)
@@ -2229,8 +2219,8 @@ class ExternalContext:
             pass
         return rfd, wfd
 
-    def _set_up_modules(self) -> "None":
-        module: "Any" = sys.modules.get("mitogen")
+    def _set_up_modules(self) -> None:
+        module: Any = sys.modules.get("mitogen")
         if not module:
             module = sys.modules["mitogen"] = type(sys)("mitogen")
             module.__path__ = []
@@ -2245,31 +2235,31 @@ class ExternalContext:
         module.core = core
         self.importer.install()
 
-    def _check_parent(self) -> "None":
+    def _check_parent(self) -> None:
         """A parent that has sent nothing for so long is gone, whatever the link says."""
         if self._received == self.stream.received:
             return self.stream.disconnect("the parent is silent")
         self._received = self.stream.received
         self.broker.after(self.config["keepalive"], self._check_parent)
 
-    def _on_shutdown(self, msg: "Message") -> "None":
+    def _on_shutdown(self, msg: Message) -> None:
         """The current call may come to its end, unless nobody is there for its result."""
         self.dispatcher.end()
         self.broker.after(0 if msg.data else self.broker.shutdown_timeout, self._hurry)
 
-    def _on_parent_lost(self) -> "None":
+    def _on_parent_lost(self) -> None:
         if not self.detached:
             self._hurry()
 
-    def _hurry(self) -> "None":
+    def _hurry(self) -> None:
         self.dispatcher.end()
         self.dispatcher.interrupt()
         self.broker.after(1, lambda: end_process(1))
 
     #: Main thread: send what was printed; set by child.py.
-    flush = int  # type: Any
+    flush: Any = int
 
-    def _end(self) -> "None":
+    def _end(self) -> None:
         # Whatever hangs from here on, the process ends.
         _signal.signal(_signal.SIGALRM, lambda *_: end_process(1))
         _signal.alarm(5)
@@ -2279,7 +2269,7 @@ class ExternalContext:
         self.broker.join()
 
 
-def end_process(status: "int") -> "NoReturn":
+def end_process(status: int) -> NoReturn:
     """End at once, with the programs that calls have started."""
     if os.getpgrp() == os.getpid():
         # Of this thread only, which need not be the main one: another may well be ended by it.
@@ -2291,7 +2281,7 @@ def end_process(status: "int") -> "NoReturn":
 class _Module(type(sys)):  # type: ignore[misc]  # types.ModuleType, without that import
     """Finds what only some programs need, and old names, in mailbox.py and aliases.py."""
 
-    def __getattr__(self, name: "str") -> "Any":
+    def __getattr__(self, name: str) -> Any:
         if name[0] == "_":
             raise AttributeError(name)
         from mitogen import aliases
@@ -2303,7 +2293,7 @@ class _Module(type(sys)):  # type: ignore[misc]  # types.ModuleType, without tha
 sys.modules[__name__].__class__ = _Module
 
 
-def child_main(config: "bytes", core_source: "bytes", rest: "bytes") -> "NoReturn":
+def child_main(config: bytes, core_source: bytes, rest: bytes) -> NoReturn:
     """Run by the first stage: become a context until the parent ends it or is lost."""
     ExternalContext(decode(config), core_source, rest).main()
     try:

@@ -7,6 +7,8 @@ records, and so dump_to_logger()'s, come home.
 Threads: any. The handler of install_handler() runs on the main thread, as signal handlers do.
 """
 
+from __future__ import annotations
+
 import gc
 import logging
 import os
@@ -18,9 +20,9 @@ import traceback
 
 from mitogen import core
 
-MYPY = False
-if MYPY:
-    from typing import Any, Dict, List
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "ContextDebugger",
@@ -41,14 +43,14 @@ LOG = logging.getLogger("mitogen.debug")
 EVIL_SECONDS = 0.01
 
 
-def _brokers() -> "Dict[int, core.Broker]":
+def _brokers() -> dict[int, core.Broker]:
     """Return the brokers of this process, by their thread's ident."""
     # An ended thread's ident may be another's by now.
     brokers = [router.broker for router in get_routers().values() if router.broker.alive]
     return {getattr(broker, "ident", 0): broker for broker in brokers}
 
 
-def format_stacks() -> "str":
+def format_stacks() -> str:
     """Return the stack of every thread, as tracebacks are written, the current one's last."""
     brokers = _brokers()
     names = {thread.ident: thread.name for thread in threading.enumerate()}
@@ -61,20 +63,20 @@ def format_stacks() -> "str":
     return "\n".join(parts)
 
 
-def get_routers() -> "Dict[str, core.Router]":
+def get_routers() -> dict[str, core.Router]:
     """Return the routers of this process, by hexadecimal number."""
     found = [each for each in gc.get_objects() if isinstance(each, core.Router)]
     # `dropped` is of the last that a Router is given: the others are being made just now.
     return {"%x" % id(each): each for each in found if "dropped" in each.__dict__}
 
 
-def _contexts_of(router: "core.Router") -> "List[core.Context]":
+def _contexts_of(router: core.Router) -> list[core.Context]:
     """Return the contexts that a router knows a way to, by id."""
     found = [router.context_by_id(i, create=False) for i in sorted(router._stream_by_id)]
     return [context for context in found if context is not None]
 
 
-def _stream_info(stream: "Any") -> "Dict[str, Any]":
+def _stream_info(stream: Any) -> dict[str, Any]:
     # What is looked at may be half made, or half closed.
     conn = getattr(stream, "conn", None)
     names = "name remote_id rfd wfd queued received closed".split()
@@ -86,7 +88,7 @@ def _stream_info(stream: "Any") -> "Dict[str, Any]":
     return found
 
 
-def get_router_info() -> "Dict[str, Any]":
+def get_router_info() -> dict[str, Any]:
     """
     Return what is known of each router, as a tree of plain values.
 
@@ -106,7 +108,7 @@ def get_router_info() -> "Dict[str, Any]":
     }
 
 
-def get_stream_info(router_id: "str") -> "Dict[str, Any]":
+def get_stream_info(router_id: str) -> dict[str, Any]:
     """
     Return what is known of the streams of a router.
 
@@ -120,7 +122,7 @@ def get_stream_info(router_id: "str") -> "Dict[str, Any]":
     return {"streams": {"%x" % id(stream): _stream_info(stream) for stream in streams}}
 
 
-def get_snapshot() -> "str":
+def get_snapshot() -> str:
     """Return all of it as text: the process, its threads' stacks, its routers and streams."""
     lines = ["# pid %d, %s, %s" % (os.getpid(), time.ctime(), " ".join(sys.argv[:1]))]
     for key, info in get_router_info().items():
@@ -132,7 +134,7 @@ def get_snapshot() -> "str":
     return "\n".join(lines) + "\n\n" + format_stacks()
 
 
-def _to_terminal(text: "str") -> "None":
+def _to_terminal(text: str) -> None:
     """Write to the terminal; to standard error where there is none."""
     try:
         fd = os.open("/dev/tty", os.O_WRONLY | os.O_NOCTTY)
@@ -142,11 +144,11 @@ def _to_terminal(text: "str") -> "None":
         fp.write(text)
 
 
-def _on_signal(_signum: "int", _frame: "Any") -> "None":
+def _on_signal(_signum: int, _frame: Any) -> None:
     _to_terminal(get_snapshot())
 
 
-def install_handler() -> "None":
+def install_handler() -> None:
     """
     Main thread: have SIGUSR2 write get_snapshot() to the terminal, or to standard error where
     there is none. A child's standard error is log records of the master.
@@ -157,22 +159,22 @@ def install_handler() -> "None":
 class _Dumper(threading.Thread):
     """Logs a snapshot every so many seconds."""
 
-    def __init__(self, secs: "float") -> "None":
+    def __init__(self, secs: float) -> None:
         threading.Thread.__init__(self, name="mitogen-dump", daemon=True)
         self._secs = secs
         self._stopped = threading.Event()
 
-    def run(self) -> "None":
+    def run(self) -> None:
         while not self._stopped.is_set():
             LOG.error("%s", get_snapshot())
             self._stopped.wait(self._secs)
 
-    def stop(self) -> "None":
+    def stop(self) -> None:
         """Any thread: log no more."""
         self._stopped.set()
 
 
-def dump_to_logger(secs: "float" = 5) -> "_Dumper":
+def dump_to_logger(secs: float = 5) -> _Dumper:
     """
     Log get_snapshot() every so many seconds, at level ERROR, until the process ends.
 
@@ -187,7 +189,7 @@ def dump_to_logger(secs: "float" = 5) -> "_Dumper":
 # -- interruptions
 
 
-def enable_evil_interrupts() -> "None":
+def enable_evil_interrupts() -> None:
     """
     Main thread: interrupt the process's system calls with SIGALRM a hundred times a second, to find
     what cannot bear that.
@@ -197,7 +199,7 @@ def enable_evil_interrupts() -> "None":
     signal.setitimer(signal.ITIMER_REAL, EVIL_SECONDS, EVIL_SECONDS)
 
 
-def disable_evil_interrupts() -> "None":
+def disable_evil_interrupts() -> None:
     """Main thread: undo enable_evil_interrupts()."""
     signal.setitimer(signal.ITIMER_REAL, 0, 0)
     signal.siginterrupt(signal.SIGALRM, False)
@@ -214,10 +216,10 @@ class ContextDebugger:
     :param router: the master's router
     """
 
-    def __init__(self, router: "Any") -> "None":
+    def __init__(self, router: Any) -> None:
         self.router = router
 
-    def snapshot(self, context: "Any", timeout: "float" = 10.0) -> "str":
+    def snapshot(self, context: Any, timeout: float = 10.0) -> str:
         """
         Return get_snapshot() of a context.
 
@@ -228,9 +230,9 @@ class ContextDebugger:
         text: str = chain.call(get_snapshot)
         return text
 
-    def snapshots(self, timeout: "float" = 10.0) -> "Dict[str, str]":
+    def snapshots(self, timeout: float = 10.0) -> dict[str, str]:
         """Return the same of every context: name to text, or to the error's."""
-        found: Dict[str, str] = {}
+        found: dict[str, str] = {}
         for context in _contexts_of(self.router):
             name = str(context.name)
             try:

@@ -10,15 +10,18 @@ Rules
 Threads: detach() on a program's, the cut on the broker's.
 """
 
+from __future__ import annotations
+
 import os
 
 import mitogen
 from mitogen import core, parent
 from mitogen.mailbox import Latch
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 __all__ = ["detach"]
 
@@ -26,7 +29,7 @@ __all__ = ["detach"]
 AGREE_TIMEOUT = 30.0
 
 
-def detach(econtext: "core.ExternalContext") -> None:
+def detach(econtext: core.ExternalContext) -> None:
     """
     Have this context go on when its parent ends: `econtext.detach()`.
 
@@ -58,7 +61,7 @@ def detach(econtext: "core.ExternalContext") -> None:
             raise core.Error("the broker has ended")
 
 
-def _cut_when_sent(econtext: "core.ExternalContext", first_id: "int", done: "Any") -> None:
+def _cut_when_sent(econtext: core.ExternalContext, first_id: int, done: Any) -> None:
     stream = econtext.stream
     stream.flush()
     if stream.backlog and not stream.closed:
@@ -69,7 +72,7 @@ def _cut_when_sent(econtext: "core.ExternalContext", first_id: "int", done: "Any
         done.release()
 
 
-def _cut(econtext: "core.ExternalContext", first_id: "int") -> None:
+def _cut(econtext: core.ExternalContext, first_id: int) -> None:
     router: Any = econtext.router
     router.branch.ids = parent.IdAllocator(router, first_id)
     router.importer.request = _refuse_imports(router)
@@ -85,10 +88,10 @@ def _cut(econtext: "core.ExternalContext", first_id: "int") -> None:
     os.close(null)
 
 
-def _refuse_imports(router: "Any") -> "Callable[..., None]":
+def _refuse_imports(router: Any) -> Callable[..., None]:
     importer = router.importer
 
-    def refuse(fullname: "str", done: "Callable[[], Any]") -> None:
+    def refuse(fullname: str, done: Callable[[], Any]) -> None:
         reason = ""
         if importer.is_own(fullname):
             reason = "No module named %r: its source is where this context was detached from"

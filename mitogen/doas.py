@@ -4,13 +4,16 @@ Connection method `doas`: another account of this machine by doas(1).
 As with sudo, standard input is a pipe and the password is asked for on a terminal.
 """
 
+from __future__ import annotations
+
 from mitogen import connect
 from mitogen.core import StreamError
 
-MYPY = False
-if MYPY:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     import os
-    from typing import Any, Dict, Iterable, List, Optional, Union
+    from collections.abc import Iterable
+    from typing import Any, Union
 
     from mitogen.handshake import Rule
 
@@ -40,16 +43,16 @@ class Options(connect.AccountOptions):
 
     def __init__(
         self,
-        username: "str" = "root",
-        password: "Optional[str]" = None,
-        doas_path: "Path" = "doas",
-        password_prompt: "str" = "password:",
-        incorrect_prompts: "Iterable[str]" = (
+        username: str = "root",
+        password: str | None = None,
+        doas_path: Path = "doas",
+        password_prompt: str = "password:",
+        incorrect_prompts: Iterable[str] = (
             "doas: authentication failed",
             "doas: authorization failed",
         ),
-        **kwargs: "Any",
-    ) -> "None":
+        **kwargs: Any,
+    ) -> None:
         connect.AccountOptions.__init__(
             self, username, password, password_prompt, incorrect_prompts, **kwargs
         )
@@ -63,17 +66,17 @@ class Connection(connect.Connection):
     tty = True
     environ = {"LC_ALL": "C"}
 
-    def argv(self) -> "List[str]":
+    def argv(self) -> list[str]:
         options = self.options
         return [str(options.doas_path), "-u", options.username, "--"] + self.get_boot_command()
 
-    def rules(self) -> "Dict[str, List[Rule]]":
+    def rules(self) -> dict[str, list[Rule]]:
         texts = password_required_msg, password_incorrect_msg
         prompt, wrong = self.options.rules(PasswordError, *texts)
         return {"tty": [prompt] + wrong, "pipe": wrong}
 
-    def answers(self) -> "Dict[str, Optional[str]]":
+    def answers(self) -> dict[str, str | None]:
         return {"password": self.options.password}
 
-    def default_name(self) -> "str":
+    def default_name(self) -> str:
         return "doas.%s" % self.options.username

@@ -14,6 +14,8 @@ Rules
 Threads: the broker's, where nothing else is said.
 """
 
+from __future__ import annotations
+
 import _thread
 import os
 import select
@@ -23,9 +25,10 @@ from collections import deque
 from mitogen import core
 from mitogen.core import read_fd
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable, Deque, List, Optional, Union
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Union
 
     from mitogen.core import Broker
 
@@ -72,32 +75,32 @@ class PolledReader:
 
     def __init__(
         self,
-        broker: "Broker",
-        fd: "int",
-        read: "Callable[[int, int], Optional[bytes]]" = read_fd,
-        close: "Callable[[int], object]" = os.close,
-    ) -> "None":
+        broker: Broker,
+        fd: int,
+        read: Callable[[int, int], bytes | None] = read_fd,
+        close: Callable[[int], object] = os.close,
+    ) -> None:
         self.poller = broker.poller
         self.fd = fd
         self.flowing = self.finishing = False
         self._read = read
         self._close = close
 
-    def start(self, deliver: "Deliver") -> "None":
+    def start(self, deliver: Deliver) -> None:
         self.deliver = deliver
 
-    def resume(self) -> "None":
+    def resume(self) -> None:
         self.flowing = True
         if self.fd >= 0:
             self.poller.watch(self.fd, self._on_readable)
             self._drain()
 
-    def pause(self) -> "None":
+    def pause(self) -> None:
         self.flowing = False
         if self.fd >= 0:
             self.poller.watch(self.fd)
 
-    def _on_readable(self) -> "None":
+    def _on_readable(self) -> None:
         data = self._read(self.fd, self.limit)
         if data is None and self.finishing:
             data = b""
@@ -106,23 +109,23 @@ class PolledReader:
                 self.close()
             self.deliver(data)
 
-    def finish(self) -> "None":
+    def finish(self) -> None:
         """The end is where nothing is to be read now, whoever may still write."""
         self.finishing = True
         self._drain()
 
-    def _drain(self) -> "None":
+    def _drain(self) -> None:
         while self.finishing and self.flowing and self.fd >= 0:
             self._on_readable()
 
-    def close(self) -> "None":
+    def close(self) -> None:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             self.poller.watch(fd)
             self._close(fd)
 
 
-def _wait(fd: "int", event: "int", wake: "int" = -1) -> "bool":
+def _wait(fd: int, event: int, wake: int = -1) -> bool:
     """Sleep until `fd` is ready, or `wake` readable; return whether it was `fd`."""
     poll = select.poll()
     poll.register(fd, event)
@@ -141,29 +144,29 @@ class ThreadReader:
 
     limit = LIMIT
 
-    def __init__(self, broker: "Broker", fd: "int") -> "None":
+    def __init__(self, broker: Broker, fd: int) -> None:
         self.broker = broker
         self.fd = fd
         self.closed = self.started = False
         self.paused = True
         self.asked = False
-        self.piece: "Optional[bytes]" = None
+        self.piece: bytes | None = None
         self.lock = core.new_lock()
         self.wake_r, self.wake_w = os.pipe()
 
-    def start(self, deliver: "Deliver") -> "None":
+    def start(self, deliver: Deliver) -> None:
         self.deliver = deliver
         self.started = True
         _thread.start_new_thread(self._run, ())
 
-    def resume(self) -> "None":
+    def resume(self) -> None:
         self.paused = False
         self._ask()
 
-    def pause(self) -> "None":
+    def pause(self) -> None:
         self.paused = True
 
-    def _ask(self) -> "None":
+    def _ask(self) -> None:
         if self.closed or self.paused:
             return
         piece, self.piece = self.piece, None
@@ -173,13 +176,13 @@ class ThreadReader:
             self.asked = True
             self.lock.release()
 
-    def _hand_over(self, piece: "bytes") -> "None":
+    def _hand_over(self, piece: bytes) -> None:
         if not piece:
             self.close()
         self.deliver(piece)
         self._ask()
 
-    def _on_piece(self, piece: "bytes") -> "None":
+    def _on_piece(self, piece: bytes) -> None:
         self.asked = False
         if self.closed:
             return
@@ -188,14 +191,14 @@ class ThreadReader:
         else:
             self._hand_over(piece)
 
-    def _run(self) -> "None":
+    def _run(self) -> None:
         """The thread."""
         piece = b"?"
         while piece:
             self.lock.acquire()
             if self.closed:
                 break
-            read: "Optional[bytes]" = None
+            read: bytes | None = None
             while read is None and _wait(self.fd, select.POLLIN, self.wake_r):
                 read = read_fd(self.fd, self.limit)
             if read is None:
@@ -204,11 +207,11 @@ class ThreadReader:
             self.broker.defer(self._on_piece, piece)
         self._release()
 
-    def _release(self) -> "None":
+    def _release(self) -> None:
         os.close(self.fd)
         os.close(self.wake_r)
 
-    def close(self) -> "None":
+    def close(self) -> None:
         if not self.closed:
             self.closed = True
             # Wakes the thread, which closes the rest.
@@ -230,22 +233,22 @@ class Feed:
 
     limit = LIMIT
 
-    def __init__(self, broker: "Broker", size: "int") -> "None":
+    def __init__(self, broker: Broker, size: int) -> None:
         self.broker = broker
         self.size = size
-        self.queue: "Deque[Any]" = deque()
+        self.queue: deque[Any] = deque()
         self.queued = 0
         self.ended = False
         #: Nobody reads any more.
         self.closed = False
         self.paused = True
-        self.deliver: "Optional[Deliver]" = None
+        self.deliver: Deliver | None = None
         self.lock = _thread.allocate_lock()
-        self.waiters: "List[Any]" = []
+        self.waiters: list[Any] = []
 
     # -- a program's thread
 
-    def write(self, data: "Any") -> "int":
+    def write(self, data: Any) -> int:
         """
         Any thread: queue bytes; sleep first while there are too many; return how many.
 
@@ -260,7 +263,7 @@ class Feed:
             waiter.acquire()
         return memoryview(data).nbytes
 
-    def offer(self, data: "Any", copy: "bool" = True) -> "bool":
+    def offer(self, data: Any, copy: bool = True) -> bool:
         """
         Any thread: queue bytes, unless there are too many; return whether they were taken.
 
@@ -280,24 +283,24 @@ class Feed:
         self.broker.defer(self._flow)
         return True
 
-    def end(self) -> "None":
+    def end(self) -> None:
         """Any thread: the end of file follows what is queued."""
         self.ended = True
         self.broker.defer(self._flow)
 
     # -- the broker's
 
-    def start(self, deliver: "Deliver") -> "None":
+    def start(self, deliver: Deliver) -> None:
         self.deliver = deliver
 
-    def resume(self) -> "None":
+    def resume(self) -> None:
         self.paused = False
         self.broker.defer(self._flow)
 
-    def pause(self) -> "None":
+    def pause(self) -> None:
         self.paused = True
 
-    def _flow(self) -> "None":
+    def _flow(self) -> None:
         deliver = self.deliver
         while deliver and not (self.paused or self.closed):
             piece = self._take()
@@ -308,7 +311,7 @@ class Feed:
                 break
             deliver(piece)
 
-    def _take(self) -> "bytes":
+    def _take(self) -> bytes:
         with self.lock:
             if not self.queue:
                 return b""
@@ -321,12 +324,12 @@ class Feed:
                 self._wake()
         return piece
 
-    def _wake(self) -> "None":
+    def _wake(self) -> None:
         waiters, self.waiters = self.waiters, []
         for waiter in waiters:
             waiter.release()
 
-    def close(self) -> "None":
+    def close(self) -> None:
         with self.lock:
             self.closed = True
             self.queue.clear()
@@ -349,32 +352,32 @@ class PolledWriter:
 
     def __init__(
         self,
-        broker: "Broker",
-        fd: "int",
-        write: "Callable[[int, Any], int]" = os.write,
-        finish: "Optional[Callable[[int], object]]" = None,
-        close: "Callable[[int], object]" = os.close,
-    ) -> "None":
+        broker: Broker,
+        fd: int,
+        write: Callable[[int, Any], int] = os.write,
+        finish: Callable[[int], object] | None = None,
+        close: Callable[[int], object] = os.close,
+    ) -> None:
         self.poller = broker.poller
         self.fd = fd
         self._write = write
         self.finish = finish
         self._close = close
-        self.queue: "Deque[Any]" = deque()
+        self.queue: deque[Any] = deque()
         self.ended = False
 
-    def start(self, on_written: "OnWritten", on_closed: "OnClosed") -> "None":
+    def start(self, on_written: OnWritten, on_closed: OnClosed) -> None:
         self.on_written = on_written
         self.on_closed = on_closed
 
-    def write(self, data: "bytes") -> "None":
+    def write(self, data: bytes) -> None:
         if self.fd < 0 or self.ended:
             return
         self.queue.append(data)
         if len(self.queue) == 1:
             self._flush()
 
-    def _flush(self) -> "None":
+    def _flush(self) -> None:
         written = 0
         try:
             while self.queue:
@@ -401,13 +404,13 @@ class PolledWriter:
             if self.ended:
                 self._finish()
 
-    def end(self) -> "None":
+    def end(self) -> None:
         if not self.ended:
             self.ended = True
             if not self.queue and self.fd >= 0:
                 self._finish()
 
-    def _finish(self) -> "None":
+    def _finish(self) -> None:
         if self.finish:
             try:
                 self.finish(self.fd)
@@ -416,7 +419,7 @@ class PolledWriter:
         self.close()
         self.on_closed(False)
 
-    def close(self) -> "None":
+    def close(self) -> None:
         fd, self.fd = self.fd, -1
         self.queue.clear()
         if fd >= 0:
@@ -432,25 +435,25 @@ class ThreadWriter:
     :param int fd: the descriptor
     """
 
-    def __init__(self, broker: "Broker", fd: "int") -> "None":
+    def __init__(self, broker: Broker, fd: int) -> None:
         self.broker = broker
         self.fd = fd
-        self.queue: "Deque[Any]" = deque()
+        self.queue: deque[Any] = deque()
         self.ended = self.closed = False
         #: Before there is something to do there is no thread.
         self.started = False
         self.lock = core.new_lock()
 
-    def start(self, on_written: "OnWritten", on_closed: "OnClosed") -> "None":
+    def start(self, on_written: OnWritten, on_closed: OnClosed) -> None:
         self.on_written = on_written
         self.on_closed = on_closed
 
-    def write(self, data: "bytes") -> "None":
+    def write(self, data: bytes) -> None:
         if not self.ended:
             self.queue.append(data)
             self._wake()
 
-    def end(self) -> "None":
+    def end(self) -> None:
         if not self.ended:
             self.ended = True
             if self.started:
@@ -459,7 +462,7 @@ class ThreadWriter:
                 os.close(self.fd)
                 self.on_closed(False)
 
-    def close(self) -> "None":
+    def close(self) -> None:
         # Should the thread be in a write, it goes when that is over.
         ended, self.ended, self.closed = self.ended, True, True
         if self.started:
@@ -467,7 +470,7 @@ class ThreadWriter:
         elif not ended:
             os.close(self.fd)
 
-    def _wake(self) -> "None":
+    def _wake(self) -> None:
         if not self.started:
             self.started = True
             _thread.start_new_thread(self._run, ())
@@ -477,7 +480,7 @@ class ThreadWriter:
             # The thread has not looked since the last time.
             pass
 
-    def _run(self) -> "None":
+    def _run(self) -> None:
         """The thread."""
         broken = False
         while not (broken or self.closed or (self.ended and not self.queue)):
@@ -487,7 +490,7 @@ class ThreadWriter:
         os.close(self.fd)
         self.broker.defer(self._done, broken)
 
-    def _write_all(self, data: "Any") -> "bool":
+    def _write_all(self, data: Any) -> bool:
         size = len(data)
         view = memoryview(data)
         while view:
@@ -500,7 +503,7 @@ class ThreadWriter:
         self.broker.defer(self.on_written, size)
         return True
 
-    def _done(self, broken: "bool") -> "None":
+    def _done(self, broken: bool) -> None:
         self.on_closed(broken)
 
 
@@ -512,39 +515,39 @@ class Buffer:
     """
 
     #: Any thread: called when there is something to take.
-    on_change = staticmethod(int)  # type: Any
+    on_change: Any = staticmethod(int)
 
-    def __init__(self, broker: "Broker") -> "None":
+    def __init__(self, broker: Broker) -> None:
         self.broker = broker
-        self.chunks: "Deque[Any]" = deque()
+        self.chunks: deque[Any] = deque()
         self.ended = False
         self.lock = _thread.allocate_lock()
-        self.waiters: "List[Any]" = []
+        self.waiters: list[Any] = []
 
     # -- the broker's
 
-    def start(self, on_written: "OnWritten", on_closed: "OnClosed") -> "None":
+    def start(self, on_written: OnWritten, on_closed: OnClosed) -> None:
         self.on_written = on_written
         self.on_closed = on_closed
 
-    def write(self, data: "bytes") -> "None":
+    def write(self, data: bytes) -> None:
         if not self.ended:
             with self.lock:
                 self.chunks.append(data)
             self._wake()
 
-    def end(self) -> "None":
+    def end(self) -> None:
         if not self.ended:
             self.ended = True
             self._wake()
             self.on_closed(False)
 
-    def close(self) -> "None":
+    def close(self) -> None:
         # What has come may still be read.
         self.ended = True
         self._wake()
 
-    def _wake(self) -> "None":
+    def _wake(self) -> None:
         with self.lock:
             waiters, self.waiters = self.waiters, []
         for waiter in waiters:
@@ -553,7 +556,7 @@ class Buffer:
 
     # -- a program's thread
 
-    def take(self, size: "int") -> "Any":
+    def take(self, size: int) -> Any:
         """Any thread: return up to `size` bytes, b"" at the end, None if there is nothing now."""
         with self.lock:
             if not self.chunks:
@@ -565,7 +568,7 @@ class Buffer:
         self.broker.defer(self.on_written, len(chunk))
         return chunk
 
-    def read(self, size: "int") -> "Any":
+    def read(self, size: int) -> Any:
         """Any thread: sleep until there is something; otherwise as take()."""
         while True:
             chunk = self.take(size)
@@ -578,11 +581,11 @@ class Buffer:
                 self.waiters.append(waiter)
             waiter.acquire()
 
-    def abandon(self) -> "None":
+    def abandon(self) -> None:
         """Any thread: nobody will read any more."""
         self.broker.defer(self._abandon)
 
-    def _abandon(self) -> "None":
+    def _abandon(self) -> None:
         if not self.ended:
             self.close()
             self.on_closed(True)
@@ -591,27 +594,27 @@ class Buffer:
 class Discard:
     """Takes all there is."""
 
-    def start(self, on_written: "OnWritten", on_closed: "OnClosed") -> "None":
+    def start(self, on_written: OnWritten, on_closed: OnClosed) -> None:
         self.on_written = on_written
         self.on_closed = on_closed
 
-    def write(self, data: "bytes") -> "None":
+    def write(self, data: bytes) -> None:
         self.on_written(len(data))
 
-    def end(self) -> "None":
+    def end(self) -> None:
         self.on_closed(False)
 
-    def close(self) -> "None":
+    def close(self) -> None:
         """There is nothing to give up."""
 
 
 class Keep(Discard):
     """Keeps all there is in `chunks`, without waking anybody."""
 
-    def __init__(self) -> "None":
-        self.chunks: "List[bytes]" = []
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
 
-    def write(self, data: "bytes") -> "None":
+    def write(self, data: bytes) -> None:
         self.chunks.append(data)
         self.on_written(len(data))
 
@@ -619,7 +622,7 @@ class Keep(Discard):
 # -- the right one for a descriptor
 
 
-def _reopen(fd: "int", flags: "int") -> "Optional[int]":
+def _reopen(fd: int, flags: int) -> int | None:
     """Open a pipe once more, so that it has a description of its own; None where that can't be."""
     try:
         return os.open(_FD_PATH % fd, flags | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -635,35 +638,35 @@ class Socket:
     :param int fd: its descriptor; from now on this object's own
     """
 
-    def __init__(self, fd: "int") -> "None":
+    def __init__(self, fd: int) -> None:
         import _socket
 
         # Whatever its family is: only what all have is used.
         self.socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fd)
         self.flags = _socket.MSG_DONTWAIT
 
-    def read(self, _fd: "int", size: "int") -> "Optional[bytes]":
+    def read(self, _fd: int, size: int) -> bytes | None:
         try:
-            data: "bytes" = self.socket.recv(size, self.flags)
+            data: bytes = self.socket.recv(size, self.flags)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError:
             return b""
         return data
 
-    def write(self, _fd: "int", data: "Any") -> "int":
-        sent: "int" = self.socket.send(data, self.flags)
+    def write(self, _fd: int, data: Any) -> int:
+        sent: int = self.socket.send(data, self.flags)
         return sent
 
-    def end(self, _fd: "int") -> "None":
+    def end(self, _fd: int) -> None:
         """Say that nothing follows, whoever else has the socket open."""
         self.socket.shutdown(1)
 
-    def close(self, _fd: "int") -> "None":
+    def close(self, _fd: int) -> None:
         self.socket.close()
 
 
-def open_reader(broker: "Broker", fd: "int") -> "Reader":
+def open_reader(broker: Broker, fd: int) -> Reader:
     """
     Return what reads a descriptor of somebody else's.
 
@@ -682,7 +685,7 @@ def open_reader(broker: "Broker", fd: "int") -> "Reader":
     return ThreadReader(broker, fd)
 
 
-def open_writer(broker: "Broker", fd: "int") -> "Writer":
+def open_writer(broker: Broker, fd: int) -> Writer:
     """
     Return what writes to a descriptor of somebody else's.
 

@@ -17,6 +17,8 @@ Threads: run() and session() on any, several at once. Each `ssh` is served on a 
 its bytes are carried by the broker.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import signal
@@ -29,12 +31,13 @@ from mitogen.grants import allow as allow
 from mitogen.rendezvous import Rendezvous, Visit, numbers
 from mitogen.ssh_options import FAILED, Answer, Invocation
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Union
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Any, Union
 
     Hosts = Mapping[str, core.Context]
-    Args = Union[str, Sequence[Union[str, bytes, "os.PathLike[str]"]]]
+    Args = Union[str, Sequence[str | bytes | "os.PathLike[str]"]]
 
 __all__ = ["allow", "main", "run", "session"]
 
@@ -65,11 +68,11 @@ class _Session:
 
     def __init__(
         self,
-        dest: "Optional[core.Context]",
-        hosts: "Optional[Hosts]",
-        env: "Optional[Mapping[str, str]]",
-        strict: "bool",
-    ) -> "None":
+        dest: core.Context | None,
+        hosts: Hosts | None,
+        env: Mapping[str, str] | None,
+        strict: bool,
+    ) -> None:
         self.dest = dest
         self.hosts = None if hosts is None else dict(hosts)
         self.strict = strict
@@ -78,9 +81,9 @@ class _Session:
             raise TypeError(
                 "a destination is a Context, and `hosts` a dict of these: %r" % contexts
             )
-        self.router: "Any" = contexts[0].router  # type: ignore[union-attr]
+        self.router: Any = contexts[0].router  # type: ignore[union-attr]
         #: Called at the broker's shutdown, besides.
-        self.on_shutdown: "Callable[[], object]" = int
+        self.on_shutdown: Callable[[], object] = int
         plain = dict(os.environ, **(env or {}))
         self.rendezvous = Rendezvous(self.serve, self.router, plain.get("PATH", os.defpath))
         #: In which tools find our `ssh`.
@@ -90,12 +93,12 @@ class _Session:
             self.close()
             raise core.Error("fakessh: the broker has been shut down")
 
-    def _on_shutdown(self) -> "None":
+    def _on_shutdown(self) -> None:
         # Before anything else: a child's process may not last much longer.
         self.rendezvous.close()
         self.on_shutdown()
 
-    def close(self) -> "None":
+    def close(self) -> None:
         core.unlisten(self.router.broker, "shutdown", self._on_shutdown)
         self.rendezvous.close()
         if not self.router.broker.on_thread():
@@ -103,7 +106,7 @@ class _Session:
 
     # -- one `ssh`, on its thread
 
-    def serve(self, visit: "Visit") -> "None":
+    def serve(self, visit: Visit) -> None:
         """Do what a stand-in has been asked for, until it ends."""
         try:
             found = ssh_options.parse(visit.argv)
@@ -120,11 +123,11 @@ class _Session:
         else:
             self._serve_program(visit, found)
 
-    def _serve_none(self, visit: "Visit", found: "Invocation") -> "None":
+    def _serve_none(self, visit: Visit, found: Invocation) -> None:
         """Be there until the stand-in ends, or the context does."""
         context = self._context(str(found.host))
 
-        def on_disconnect() -> "None":
+        def on_disconnect() -> None:
             visit.end(FAILED, LOST % (found.host, "it is gone") if found.shows_errors else "")
 
         visit.close_fds()
@@ -136,7 +139,7 @@ class _Session:
         finally:
             core.unlisten(context, "disconnect", on_disconnect)
 
-    def _context(self, name: "str") -> "Optional[core.Context]":
+    def _context(self, name: str) -> core.Context | None:
         if self.hosts is None:
             return self.dest
         bare = name[1:-1] if name[:1] == "[" else name
@@ -145,7 +148,7 @@ class _Session:
                 return self.hosts[each]
         return None
 
-    def _problem(self, visit: "Visit", found: "Invocation") -> "str":
+    def _problem(self, visit: Visit, found: Invocation) -> str:
         """Return why this `ssh` cannot be: a line, or ""."""
         if self._context(str(found.host)) is None:
             known = ", ".join(sorted(self.hosts or ()))
@@ -159,11 +162,11 @@ class _Session:
             )
         return ""
 
-    def _serve_program(self, visit: "Visit", found: "Invocation") -> "None":
+    def _serve_program(self, visit: Visit, found: Invocation) -> None:
         wants_pty, warning = found.wants_pty(visit.terminals[0])
         if warning and found.shows_warnings:
             visit.send(b"E", warning.encode())
-        size: "List[int]" = []
+        size: list[int] = []
         modes = b""
         if visit.terminals[0] and not found.stdin_null:
             pumped = visit.pump(wants_pty, found.escape if wants_pty else None)
@@ -185,9 +188,9 @@ class _Session:
         finally:
             popen.close()
 
-    def _start(self, visit: "Visit", found: "Invocation", pty: "Any") -> "Any":
+    def _start(self, visit: Visit, found: Invocation, pty: Any) -> Any:
         stdin, stdout, stderr = visit.fds
-        context: "Any" = self._context(str(found.host))
+        context: Any = self._context(str(found.host))
         try:
             return context.popen(
                 _args(found),
@@ -201,9 +204,7 @@ class _Session:
             visit.end(FAILED, _why_not_started(found, e) if found.shows_errors else "")
             return None
 
-    def _on_done(
-        self, visit: "Visit", found: "Invocation", popen: "Any", farewell: "str"
-    ) -> "None":
+    def _on_done(self, visit: Visit, found: Invocation, popen: Any, farewell: str) -> None:
         code = popen.returncode
         if code is None:
             visit.end(FAILED, LOST % (found.host, popen.error) if found.shows_errors else "")
@@ -213,7 +214,7 @@ class _Session:
             visit.end(code, farewell)
 
 
-def _args(found: "Invocation") -> "Any":
+def _args(found: Invocation) -> Any:
     if found.kind == "subsystem":
         return process.Subsystem(str(found.command))
     if found.forward:
@@ -221,7 +222,7 @@ def _args(found: "Invocation") -> "Any":
     return found.command
 
 
-def _why_not_started(found: "Invocation", error: "BaseException") -> "str":
+def _why_not_started(found: Invocation, error: BaseException) -> str:
     if found.kind == "subsystem" and isinstance(error, process.Refused):
         return "subsystem request failed on channel 0\n"
     if found.kind == "forward" and isinstance(error, process.Refused):
@@ -231,16 +232,16 @@ def _why_not_started(found: "Invocation", error: "BaseException") -> "str":
     return "ssh: %s: %s\n" % (found.host, error)
 
 
-def _opened(found: "Invocation") -> "bytes":
+def _opened(found: Invocation) -> bytes:
     return (b"b" if found.background else b"") + (b"n" if found.kind == "none" else b"")
 
 
-def _depth(environ: "Mapping[str, str]") -> "int":
+def _depth(environ: Mapping[str, str]) -> int:
     text = environ.get(DEPTH_VARIABLE, "0")
     return int(text) if text.isdecimal() else 0
 
 
-def _remote_environment(visit: "Visit", found: "Invocation") -> "Dict[str, str]":
+def _remote_environment(visit: Visit, found: Invocation) -> dict[str, str]:
     """Return what the remote program's environment has besides its account's own."""
     env = found.environment(visit.environ)
     port = found.port or 22
@@ -251,7 +252,7 @@ def _remote_environment(visit: "Visit", found: "Invocation") -> "Dict[str, str]"
     return env
 
 
-def _pty(visit: "Visit", size: "List[int]", modes: "bytes") -> "process.Pty":
+def _pty(visit: Visit, size: list[int], modes: bytes) -> process.Pty:
     term = visit.environ.get("TERM") or "dumb"
     if size[:2] and all(size[:2]):
         columns, lines, x, y = size
@@ -259,7 +260,7 @@ def _pty(visit: "Visit", size: "List[int]", modes: "bytes") -> "process.Pty":
     return process.Pty(term, modes=modes)
 
 
-def _follow(visit: "Visit", popen: "Any") -> "None":
+def _follow(visit: Visit, popen: Any) -> None:
     """Read what a stand-in has to say until it ends, or has been told to."""
     while True:
         frame = visit.read()
@@ -273,14 +274,14 @@ def _follow(visit: "Visit", popen: "Any") -> "None":
             return
 
 
-def _warn_of_forwardings(visit: "Visit", found: "Invocation") -> "None":
+def _warn_of_forwardings(visit: Visit, found: Invocation) -> None:
     if found.shows_warnings:
         for kind, what in found.forwardings:
             text = "Warning: %s forwarding %s: not done here (mitogen.fakessh)\n" % (kind, what)
             visit.send(b"E", os.fsencode(text))
 
 
-def _print_config(visit: "Visit", found: "Invocation") -> "None":
+def _print_config(visit: Visit, found: Invocation) -> None:
     import pwd
 
     try:
@@ -291,7 +292,7 @@ def _print_config(visit: "Visit", found: "Invocation") -> "None":
     visit.end(0)
 
 
-def _control(visit: "Visit", found: "Invocation") -> "None":
+def _control(visit: Visit, found: Invocation) -> None:
     """Answer `-O`, as a master connection would that is always there."""
     answers = {
         "check": (0, "Master running (pid=%d)\n" % os.getpid()),
@@ -303,7 +304,7 @@ def _control(visit: "Visit", found: "Invocation") -> "None":
 
 
 #: What needs no context.
-LOCAL_KINDS: "Dict[str, Callable[[Visit, Invocation], None]]" = {
+LOCAL_KINDS: dict[str, Callable[[Visit, Invocation], None]] = {
     "config": _print_config,
     "control": _control,
 }
@@ -312,7 +313,7 @@ LOCAL_KINDS: "Dict[str, Callable[[Visit, Invocation], None]]" = {
 # ---- the tool
 
 
-def _at_terminal() -> "bool":
+def _at_terminal() -> bool:
     """Return whether this process is in the foreground of its terminal."""
     try:
         fd = os.open("/dev/tty", os.O_RDWR)
@@ -337,9 +338,9 @@ class _Tool:
         killed
     """
 
-    def __init__(self, router: "Any", args: "Args", **kwargs: "Any") -> "None":
+    def __init__(self, router: Any, args: Args, **kwargs: Any) -> None:
         self.alone = not _at_terminal()
-        self.guard: "Any" = None
+        self.guard: Any = None
         if self.alone and router.__dict__.get("econtext"):
             self.guard = programs.programs(router)
             self.guard.start()
@@ -347,12 +348,12 @@ class _Tool:
         if self.guard:
             self.guard.watch(self.popen.pid)
 
-    def forget(self) -> "None":
+    def forget(self) -> None:
         """It is over: its number may be another program's."""
         if self.guard:
             self.guard.unwatch(self.popen.pid)
 
-    def signal(self, number: "int") -> "None":
+    def signal(self, number: int) -> None:
         """Any thread: send a signal, unless it has ended."""
         try:
             if self.alone:
@@ -363,7 +364,7 @@ class _Tool:
             # It has ended; or what is left of its group has become another account's.
             pass
 
-    def there(self) -> "bool":
+    def there(self) -> bool:
         """Return whether anything of it still runs."""
         if self.popen.poll() is None:
             return True
@@ -375,7 +376,7 @@ class _Tool:
         except OSError:
             return False
 
-    def end(self) -> "None":
+    def end(self) -> None:
         """End it: SIGTERM, and SIGKILL after GRACE seconds."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             if not self.there():
@@ -388,20 +389,20 @@ class _Tool:
 
 @core.takes_econtext
 def run(
-    dest: "Any",
-    router: "Any" = None,
-    args: "Any" = None,
-    deadline: "Optional[float]" = None,
-    econtext: "Any" = None,
+    dest: Any,
+    router: Any = None,
+    args: Any = None,
+    deadline: float | None = None,
+    econtext: Any = None,
     *,
-    hosts: "Optional[Hosts]" = None,
-    env: "Optional[Mapping[str, str]]" = None,
-    cwd: "Any" = None,
-    stdin: "Any" = None,
-    stdout: "Any" = None,
-    stderr: "Any" = None,
-    strict: "bool" = False,
-) -> "int":
+    hosts: Hosts | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Any = None,
+    stdin: Any = None,
+    stdout: Any = None,
+    stderr: Any = None,
+    strict: bool = False,
+) -> int:
     """
     Run a program here, whichever context that is, such that the `ssh` that it starts runs its
     remote command in another context. When it is over, so is each `ssh` that it has left behind.
@@ -453,7 +454,7 @@ def run(
         found.close()
 
 
-def _grant(msg: "Any", source: "Any", args: "Sequence[Any]", kwargs: "Mapping[str, Any]") -> "None":
+def _grant(msg: Any, source: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Let a context that is asked to run() something use the contexts that this is done with."""
     targets = [*args[:1], kwargs.get("dest"), *(kwargs.get("hosts") or {}).values()]
     for target in targets:
@@ -464,7 +465,7 @@ def _grant(msg: "Any", source: "Any", args: "Sequence[Any]", kwargs: "Mapping[st
 run.mitogen_before_call = _grant  # type: ignore[attr-defined]  # see calls.CallChain.make_msg()
 
 
-def _wait(found: "_Session", tool: "_Tool", deadline: "Optional[float]") -> "int":
+def _wait(found: _Session, tool: _Tool, deadline: float | None) -> int:
     """Return the tool's exit status; on the way out by an exception it is ended."""
     found.on_shutdown = lambda: tool.signal(signal.SIGTERM)
     try:
@@ -485,13 +486,13 @@ def _wait(found: "_Session", tool: "_Tool", deadline: "Optional[float]") -> "int
 
 @contextlib.contextmanager
 def session(
-    dest: "Any",
-    router: "Any" = None,
+    dest: Any,
+    router: Any = None,
     *,
-    hosts: "Optional[Hosts]" = None,
-    env: "Optional[Mapping[str, str]]" = None,
-    strict: "bool" = False,
-) -> "Iterator[Dict[str, str]]":
+    hosts: Hosts | None = None,
+    env: Mapping[str, str] | None = None,
+    strict: bool = False,
+) -> Iterator[dict[str, str]]:
     """
     A `with` block in which programs find an `ssh` as run() gives them; it yields the environment to
     start them with. At the end of the block that `ssh` is gone, and what it still did is ended.
@@ -512,7 +513,7 @@ def session(
 # ---- the command line
 
 
-def _parser() -> "Any":
+def _parser() -> Any:
     import argparse
 
     parser = argparse.ArgumentParser(
@@ -537,12 +538,12 @@ def _parser() -> "Any":
     return parser
 
 
-def _run_command(options: "Any") -> "int":
+def _run_command(options: Any) -> int:
     import mitogen.master
 
     with mitogen.master.Router() as router:
-        dest: "Any" = None
-        hosts: "Optional[Dict[str, Any]]" = None
+        dest: Any = None
+        hosts: dict[str, Any] | None = None
         if options.host:
             pairs = [each.partition("=") for each in options.host]
             hosts = {name: router.from_spec(text) for name, _, text in pairs}
@@ -557,12 +558,12 @@ def _run_command(options: "Any") -> "int":
         )
 
 
-def _on_signal(number: "int", _frame: "Any") -> "None":
+def _on_signal(number: int, _frame: Any) -> None:
     # As an exception it undoes all that has been done.
     sys.exit(128 + number)
 
 
-def main(argv: "Optional[Sequence[str]]" = None) -> "int":
+def main(argv: Sequence[str] | None = None) -> int:
     """
     Be the program `python3 -m mitogen.fakessh`; return its exit status.
 

@@ -7,6 +7,8 @@ mailbox, in order; what is small goes with the call, or its answer, in one round
 Threads: a program's; in the far context the main thread, as for all calls.
 """
 
+from __future__ import annotations
+
 import os
 
 from mitogen import core
@@ -16,12 +18,13 @@ from mitogen.mailbox import Receiver
 from mitogen.pieces import Error, Outlet, Packer, unpacked
 from mitogen.trees import Attributes, ObjectSink, Sink, records_of, records_of_object
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable, Dict, Iterator, List, Optional, Union
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any, Union
 
     Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
-    Progress = Callable[[str, int, Optional[int]], Any]
+    Progress = Callable[[str, int, int | None], Any]
     Record = Any
 
 __all__ = ["Error", "Skipped", "get", "put"]
@@ -41,7 +44,7 @@ class Skipped(Error):
     :param names: what was left out, as paths below the tree's root
     """
 
-    def __init__(self, names: "Union[str, List[str]]", *args: "Any") -> "None":
+    def __init__(self, names: str | list[str], *args: Any) -> None:
         #: Paths below the tree's root.
         self.names = [names] if isinstance(names, str) else list(names)
         more = len(self.names) - LISTED
@@ -56,15 +59,15 @@ class Skipped(Error):
 class _Watch:
     """Follows the records: for the caller's `progress`, and for what is skipped."""
 
-    def __init__(self, progress: "Optional[Progress]", path: "str") -> "None":
+    def __init__(self, progress: Progress | None, path: str) -> None:
         self.progress = progress
         self.names = [path]
         self.path = path
         self.done = 0
-        self.total: "Optional[int]" = None
-        self.skipped: "List[str]" = []
+        self.total: int | None = None
+        self.skipped: list[str] = []
 
-    def note(self, record: "Record") -> "None":
+    def note(self, record: Record) -> None:
         """Take note of a record."""
         if type(record) is bytes:
             self.done += len(record)
@@ -80,11 +83,11 @@ class _Watch:
         elif record[0] == "skip":
             self.skipped.append(os.path.join(*self.names[2:], os.fsdecode(record[1])))
 
-    def _join(self, name: "bytes") -> "str":
+    def _join(self, name: bytes) -> str:
         names = [*self.names, os.fsdecode(name)]
         return os.path.join(*[each for each in names if each])
 
-    def _tell(self) -> "None":
+    def _tell(self) -> None:
         if self.progress:
             self.progress(self.path, self.done, self.total)
 
@@ -97,7 +100,7 @@ class _Call:
     :param float timeout: seconds for all of it; None for ever
     """
 
-    def __init__(self, context: "Any", timeout: "Optional[float]") -> "None":
+    def __init__(self, context: Any, timeout: float | None) -> None:
         router = context.router
         if context.context_id == router.context_id:
             raise Error("this is the context itself: use shutil")
@@ -106,13 +109,13 @@ class _Call:
         self.timeout = timeout
         self.deadline = None if timeout is None else core.now() + timeout
         self.mailbox = Receiver(router, respondent=context)
-        self.outlet: "Optional[Outlet]" = None
-        self._timers: "List[Any]" = []
+        self.outlet: Outlet | None = None
+        self._timers: list[Any] = []
 
-    def __enter__(self) -> "_Call":
+    def __enter__(self) -> _Call:
         return self
 
-    def __exit__(self, kind: "Any", error: "Any", _: "Any") -> "None":
+    def __exit__(self, kind: Any, error: Any, _: Any) -> None:
         self.router.broker.defer(lambda: [timer.clear() for timer in self._timers])
         # A CallError is the far half's own end.
         if kind and not issubclass(kind, CallError):
@@ -123,7 +126,7 @@ class _Call:
         if isinstance(error, (ChannelError, core.TimeoutError)) and self._is_late():
             raise self._late() from error
 
-    def _give_up(self) -> "None":
+    def _give_up(self) -> None:
         # Both: a cancel is ignored by a call that is just about to begin.
         try:
             if self.outlet:
@@ -132,27 +135,27 @@ class _Call:
         except core.Error:
             pass
 
-    def _is_late(self) -> "bool":
+    def _is_late(self) -> bool:
         return self.deadline is not None and core.now() >= self.deadline
 
-    def _late(self) -> "core.TimeoutError":
+    def _late(self) -> core.TimeoutError:
         return core.TimeoutError(
             "%r: the transfer was not done within %s seconds", self.chain.context, self.timeout
         )
 
-    def start(self, fn: "Any", *args: "Any") -> "None":
+    def start(self, fn: Any, *args: Any) -> None:
         """Call `fn` there."""
         msg = self.chain.make_msg(fn, *args)
         msg.reply_to = self.mailbox.handle
         self.chain._send(fn, msg)
 
-    def get(self) -> "Message":
+    def get(self) -> Message:
         """Return the next message from there."""
         if self.deadline is None:
             return self.mailbox.get()
         return self.mailbox.get(max(0, self.deadline - core.now()))
 
-    def open_outlet(self) -> "Outlet":
+    def open_outlet(self) -> Outlet:
         """Return where the far half takes its records; it says so first."""
         msg = self.get()
         if msg.reply_to < core.FIRST_HANDLE:
@@ -164,13 +167,13 @@ class _Call:
             self.router.broker.defer(self._set_timer, self.outlet.key)
         return self.outlet
 
-    def _set_timer(self, key: "Any") -> "None":
+    def _set_timer(self, key: Any) -> None:
         left = max(0, (self.deadline or 0) - core.now())
         timer = self.router.broker.after(left, lambda: self.router._end_flow(key, "timeout"))
         self._timers.append(timer)
 
 
-def _fits_head(records: "Iterator[Record]", head: "List[Record]") -> "bool":
+def _fits_head(records: Iterator[Record], head: list[Record]) -> bool:
     """Move records to `head`; return whether these were all."""
     size = 0
     for record in records:
@@ -181,23 +184,23 @@ def _fits_head(records: "Iterator[Record]", head: "List[Record]") -> "bool":
     return True
 
 
-def _length(value: "Any") -> "int":
+def _length(value: Any) -> int:
     return len(value) if isinstance(value, (bytes, str)) else 8
 
 
-def _record_of(msg: "Message") -> "Record":
+def _record_of(msg: Message) -> Record:
     return msg.data if msg.flags & RAW else unpacked(msg.unpickle())
 
 
 @takes_router
 def _store(
-    path: "bytes",
-    options: "Dict[str, Any]",
-    resume: "bool",
-    head: "List[Record]",
-    reply: "Any",
-    router: "Any" = None,
-) -> "None":
+    path: bytes,
+    options: dict[str, Any],
+    resume: bool,
+    head: list[Record],
+    reply: Any,
+    router: Any = None,
+) -> None:
     """Far half of put(): `head` is all, or the rest comes to a mailbox that `reply` is told of."""
     with Sink(path, Attributes(**options), resume) as sink:
         for record in head:
@@ -212,17 +215,17 @@ def _store(
         sink.finish()
 
 
-def _part_of(path: "bytes") -> "Any":
+def _part_of(path: bytes) -> Any:
     """Far half of put(resume=True): return what is there already."""
     with Sink(path, Attributes(), True) as sink:
         return sink.part()
 
 
-def _fetch(path: "bytes", part: "Any", sender: "Any", compress: "bool") -> "Dict[str, Any]":
+def _fetch(path: bytes, part: Any, sender: Any, compress: bool) -> dict[str, Any]:
     """Far half of get(): the records go to `sender`, or, if they are few, are the answer."""
     found = records_of(path, part)
     records = map(Packer(compress).pack, found)
-    head: "List[Record]" = []
+    head: list[Record] = []
     try:
         if _fits_head(records, head):
             return {"records": head}
@@ -237,18 +240,18 @@ def _fetch(path: "bytes", part: "Any", sender: "Any", compress: "bool") -> "Dict
 
 
 def put(
-    context: "Any",
-    path: "Any",
-    remote_path: "Path",
-    progress: "Optional[Progress]" = None,
-    mode: "Optional[int]" = None,
-    owner: "Union[str, int, None]" = None,
-    group: "Union[str, int, None]" = None,
-    preserve: "bool" = True,
-    resume: "bool" = False,
-    timeout: "Optional[float]" = None,
-    compress: "bool" = False,
-) -> "None":
+    context: Any,
+    path: Any,
+    remote_path: Path,
+    progress: Progress | None = None,
+    mode: int | None = None,
+    owner: str | int | None = None,
+    group: str | int | None = None,
+    preserve: bool = True,
+    resume: bool = False,
+    timeout: float | None = None,
+    compress: bool = False,
+) -> None:
     """
     Send a file or a tree to a context.
 
@@ -302,20 +305,20 @@ def put(
         raise Skipped(watch.skipped)
 
 
-def _watched(records: "Iterator[Record]", watch: "_Watch") -> "Iterator[Record]":
+def _watched(records: Iterator[Record], watch: _Watch) -> Iterator[Record]:
     for record in records:
         watch.note(record)
         yield record
 
 
 def _put(
-    call: "_Call",
-    records: "Iterator[Record]",
-    target: "bytes",
-    options: "Dict[str, Any]",
-    resume: "bool",
-) -> "None":
-    head: "List[Record]" = []
+    call: _Call,
+    records: Iterator[Record],
+    target: bytes,
+    options: dict[str, Any],
+    resume: bool,
+) -> None:
+    head: list[Record] = []
     if _fits_head(records, head):
         call.start(_store, target, options, resume, head, None)
     else:
@@ -335,18 +338,18 @@ def _put(
 
 
 def get(
-    context: "Any",
-    remote_path: "Path",
-    path: "Any",
-    progress: "Optional[Progress]" = None,
-    mode: "Optional[int]" = None,
-    owner: "Union[str, int, None]" = None,
-    group: "Union[str, int, None]" = None,
-    preserve: "bool" = True,
-    resume: "bool" = False,
-    timeout: "Optional[float]" = None,
-    compress: "bool" = False,
-) -> "None":
+    context: Any,
+    remote_path: Path,
+    path: Any,
+    progress: Progress | None = None,
+    mode: int | None = None,
+    owner: str | int | None = None,
+    group: str | int | None = None,
+    preserve: bool = True,
+    resume: bool = False,
+    timeout: float | None = None,
+    compress: bool = False,
+) -> None:
     """
     Fetch a file or a tree from a context: put() the other way round, with the same arguments.
 
@@ -357,7 +360,7 @@ def get(
     :param path: the name it gets here, or a file object to write bytes to. To that, what came
         before an error is written
     """
-    sink: "Any" = None
+    sink: Any = None
     with _Call(context, timeout) as call:
         if hasattr(path, "write"):
             sink = ObjectSink(path)
@@ -374,7 +377,7 @@ def get(
         raise Skipped(watch.skipped)
 
 
-def _get(call: "_Call", sink: "Any", watch: "_Watch") -> "None":
+def _get(call: _Call, sink: Any, watch: _Watch) -> None:
     while True:
         record = _record_of(call.get())
         head = record.get("records", ()) if isinstance(record, dict) else [record]

@@ -12,6 +12,8 @@ Rules
 Threads: a pool's, and one for each transfer. PushFileService.get() is for any.
 """
 
+from __future__ import annotations
+
 import _thread
 import os
 import sys
@@ -30,12 +32,13 @@ from mitogen.invokers import (
 )
 from mitogen.mailbox import Latch, LatchError, Receiver
 
-MYPY = False
-if MYPY:
-    from typing import Any, Dict, Iterable, List, Optional, Set, Tuple, Union
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
 
-    Metadata = Dict[str, Any]
-    Transfer = Tuple[str, Any, Metadata]
+    Metadata = dict[str, Any]
+    Transfer = tuple[str, Any, Metadata]
 
 __all__ = ["FileService", "PushFileService", "ask", "await_answer", "name_of", "request_for"]
 
@@ -52,11 +55,11 @@ _PATH = (str, bytes)
 # -- calling a service, without mitogen.parent, which few children have
 
 
-def name_of(service: "Any") -> "str":
+def name_of(service: Any) -> str:
     return service if isinstance(service, str) else service.name()
 
 
-def await_answer(context: "Any", msg: "Message") -> "Any":
+def await_answer(context: Any, msg: Message) -> Any:
     """Send `msg`; return the answer. As Context.sendawait_answer(), but without mitogen.parent."""
     with Receiver(context.router, persist=False, respondent=context) as receiver:
         msg.reply_to = receiver.handle
@@ -64,12 +67,12 @@ def await_answer(context: "Any", msg: "Message") -> "Any":
         return receiver.get().unpickle()
 
 
-def request_for(service: "Any", method_name: "str", kwargs: "Dict[str, Any]") -> "Message":
+def request_for(service: Any, method_name: str, kwargs: dict[str, Any]) -> Message:
     data = core.encode((name_of(service), method_name, Kwargs(kwargs)), None, "arguments")
     return Message(data=data, handle=CALL_SERVICE)
 
 
-def ask(context: "Any", service: "Any", method_name: "str", kwargs: "Dict[str, Any]") -> "Any":
+def ask(context: Any, service: Any, method_name: str, kwargs: dict[str, Any]) -> Any:
     return await_answer(context, request_for(service, method_name, kwargs))
 
 
@@ -94,17 +97,17 @@ class FileService(Service):
     unregistered_msg = "path %r is not registered with the file service"
     context_mismatch_msg = "the sender is not one of the calling context's own mailboxes"
 
-    def __init__(self, router: "Any") -> "None":
+    def __init__(self, router: Any) -> None:
         super().__init__(router)
         self._lock = _thread.allocate_lock()
-        self._paths: "Set[str]" = set()
-        self._prefixes: "Set[str]" = set()
+        self._paths: set[str] = set()
+        self._prefixes: set[str] = set()
         #: Context id to [threads, what waits for one].
-        self._transfers: "Dict[int, List[Any]]" = {}
+        self._transfers: dict[int, list[Any]] = {}
 
     @expose(policy=AllowParents())
     @arg_spec({"path": _PATH})
-    def register(self, path: "Union[str, bytes]") -> "None":
+    def register(self, path: str | bytes) -> None:
         """
         Have a file sent to whoever asks for it; it need not exist yet.
 
@@ -114,7 +117,7 @@ class FileService(Service):
 
     @expose(policy=AllowParents())
     @arg_spec({"path": _PATH})
-    def register_prefix(self, path: "Union[str, bytes]") -> "None":
+    def register_prefix(self, path: str | bytes) -> None:
         """
         Have whatever is below a directory sent to whoever asks for it. A symlink that leads out
         of it does not count.
@@ -123,7 +126,7 @@ class FileService(Service):
         """
         self._prefixes.add(os.path.realpath(os.fsdecode(path)))
 
-    def _open(self, path: "str") -> "int":
+    def _open(self, path: str) -> int:
         """Return a descriptor of a file that may be sent."""
         path = os.path.abspath(path)
         if path in self._paths:
@@ -136,9 +139,7 @@ class FileService(Service):
 
     @expose(policy=AllowAny())
     @arg_spec({"path": _PATH, "sender": core.Sender})
-    def fetch(
-        self, path: "Union[str, bytes]", sender: "Any", msg: "Optional[Message]" = None
-    ) -> "Metadata":
+    def fetch(self, path: str | bytes, sender: Any, msg: Message | None = None) -> Metadata:
         """
         Begin to send a file; see get(), which calls this.
 
@@ -163,7 +164,7 @@ class FileService(Service):
         self._start(caller, (path, sender, metadata))
         return metadata
 
-    def _start(self, context_id: "int", transfer: "Transfer") -> "None":
+    def _start(self, context_id: int, transfer: Transfer) -> None:
         with self._lock:
             entry = self._transfers.setdefault(context_id, [0, []])
             if entry[0] >= MAX_TRANSFERS:
@@ -178,11 +179,11 @@ class FileService(Service):
             self._next(context_id)
             raise
 
-    def _next(self, context_id: "int") -> "Optional[Transfer]":
+    def _next(self, context_id: int) -> Transfer | None:
         """Return what waits for a thread of this context's; None if that ends."""
         with self._lock:
             entry = self._transfers[context_id]
-            waiting: "List[Transfer]" = entry[1]
+            waiting: list[Transfer] = entry[1]
             if waiting:
                 return waiting.pop(0)
             entry[0] -= 1
@@ -190,7 +191,7 @@ class FileService(Service):
                 del self._transfers[context_id]
         return None
 
-    def _run(self, context_id: "int", transfer: "Optional[Transfer]") -> "None":
+    def _run(self, context_id: int, transfer: Transfer | None) -> None:
         """A transfer's thread: send, then what waits for one."""
         while transfer:
             try:
@@ -199,7 +200,7 @@ class FileService(Service):
                 self.router.log(ERROR, "file service: %s", CallError(error))
             transfer = self._next(context_id)
 
-    def _transfer(self, path: "str", sender: "Any", metadata: "Metadata") -> "None":
+    def _transfer(self, path: str, sender: Any, metadata: Metadata) -> None:
         outlet = pieces.Outlet(sender)
         try:
             fd = self._open(path)
@@ -219,7 +220,7 @@ class FileService(Service):
     @expose(policy=AllowAny())
     @no_reply()
     @arg_spec({"size": int})
-    def acknowledge(self, size: "int", msg: "Optional[Message]" = None) -> "None":
+    def acknowledge(self, size: int, msg: Message | None = None) -> None:
         """
         Do nothing (kept for old programs): a reader's flow gives credit by itself.
 
@@ -227,7 +228,7 @@ class FileService(Service):
         :param Message msg: the call
         """
 
-    def on_shutdown(self) -> "None":
+    def on_shutdown(self) -> None:
         with self._lock:
             given_up = [each for entry in self._transfers.values() for each in entry[1]]
             for entry in self._transfers.values():
@@ -237,7 +238,7 @@ class FileService(Service):
             pieces.Outlet(sender).abort()
 
     @classmethod
-    def get(cls, context: "Any", path: "Any", out_fp: "Any") -> "Tuple[bool, Metadata]":
+    def get(cls, context: Any, path: Any, out_fp: Any) -> tuple[bool, Metadata]:
         """
         Fetch a file from a context's FileService.
 
@@ -265,7 +266,7 @@ class FileService(Service):
         return True, metadata
 
     @classmethod
-    def _get_here(cls, router: "Any", path: "str", out_fp: "Any") -> "Tuple[bool, Metadata]":
+    def _get_here(cls, router: Any, path: str, out_fp: Any) -> tuple[bool, Metadata]:
         # A context's messages to itself have no window: the whole file would wait in memory.
         pool = router.__dict__.get("_service_pool")
         if pool is None or pool.closed:
@@ -296,18 +297,18 @@ class PushFileService(Service):
     __module__ = "mitogen.service"
     invoker_class = SerializedInvoker
 
-    def __init__(self, router: "Any") -> "None":
+    def __init__(self, router: Any) -> None:
         super().__init__(router)
         self._lock = _thread.allocate_lock()
-        self._cache: "Dict[str, bytes]" = {}
-        self._waiters: "Dict[str, List[Latch]]" = {}
+        self._cache: dict[str, bytes] = {}
+        self._waiters: dict[str, list[Latch]] = {}
         #: Contexts that a file is to be passed on to once it is here: another thread has it.
-        self._pending: "Dict[str, List[Any]]" = {}
+        self._pending: dict[str, list[Any]] = {}
         #: Stream to the paths that were sent on it.
-        self._sent: "Dict[Any, Set[str]]" = {}
+        self._sent: dict[Any, set[str]] = {}
         self._closed = False
 
-    def get(self, path: "Any") -> "bytes":
+    def get(self, path: Any) -> bytes:
         """
         Return a file that was pushed to this context; wait for it, if it is still on its way.
 
@@ -334,7 +335,7 @@ class PushFileService(Service):
                 if latch in self._waiters.get(path, ()):
                     self._waiters[path].remove(latch)
 
-    def _store(self, path: "str", data: "bytes") -> "None":
+    def _store(self, path: str, data: bytes) -> None:
         with self._lock:
             self._cache.setdefault(path, data)
             waiters = self._waiters.pop(path, [])
@@ -344,7 +345,7 @@ class PushFileService(Service):
         for context in contexts:
             self._forward(path, context)
 
-    def _forward(self, path: "str", context: "Any") -> "None":
+    def _forward(self, path: str, context: Any) -> None:
         """Send a file, or the order to pass it on, to the next hop towards `context`."""
         target = context.context_id
         if target == self.router.context_id:
@@ -365,13 +366,13 @@ class PushFileService(Service):
             self.router.route(request, False)
             sent.add(path)
 
-    def _sent_on(self, stream: "Any") -> "Set[str]":
+    def _sent_on(self, stream: Any) -> set[str]:
         if stream not in self._sent:
             self._sent[stream] = set()
             core.listen(stream, "disconnect", lambda: self._sent.pop(stream, None))
         return self._sent[stream]
 
-    def _request(self, method_name: "str", path: "str", context: "Any") -> "Message":
+    def _request(self, method_name: str, path: str, context: Any) -> Message:
         arguments = {"path": path, "context": context}
         if method_name == "store_and_forward":
             arguments["data"] = self._cache[path]
@@ -380,8 +381,8 @@ class PushFileService(Service):
     @expose(policy=AllowParents())
     @arg_spec({"context": core.Context, "path": _PATH})
     def propagate_to(
-        self, context: "Any", path: "Any", overridden_source: "Union[str, bytes, None]" = None
-    ) -> "None":
+        self, context: Any, path: Any, overridden_source: str | bytes | None = None
+    ) -> None:
         """
         Have a file in a context's cache, and in those on the way there.
 
@@ -407,11 +408,11 @@ class PushFileService(Service):
     @arg_spec({"context": core.Context, "paths": (list, tuple)})
     def propagate_paths_and_modules(
         self,
-        context: "Any",
-        paths: "Iterable[Any]",
-        overridden_sources: "Optional[Dict[str, Any]]" = None,
-        extra_sys_paths: "Optional[Iterable[str]]" = None,
-    ) -> "None":
+        context: Any,
+        paths: Iterable[Any],
+        overridden_sources: dict[str, Any] | None = None,
+        extra_sys_paths: Iterable[str] | None = None,
+    ) -> None:
         """
         Have several files in a context's cache: propagate_to() of each.
 
@@ -430,7 +431,7 @@ class PushFileService(Service):
     @expose(policy=AllowParents())
     @no_reply()
     @arg_spec({"path": _PATH, "data": bytes, "context": core.Context})
-    def store_and_forward(self, path: "str", data: "bytes", context: "Any") -> "None":
+    def store_and_forward(self, path: str, data: bytes, context: Any) -> None:
         """
         Keep a file that an ancestor sent, and pass it on.
 
@@ -444,7 +445,7 @@ class PushFileService(Service):
     @expose(policy=AllowParents())
     @no_reply()
     @arg_spec({"path": _PATH, "context": core.Context})
-    def forward(self, path: "str", context: "Any") -> "None":
+    def forward(self, path: str, context: Any) -> None:
         """
         Pass on a file that this context keeps.
 
@@ -457,7 +458,7 @@ class PushFileService(Service):
                 return
         self._forward(path, context)
 
-    def on_shutdown(self) -> "None":
+    def on_shutdown(self) -> None:
         with self._lock:
             self._closed = True
             waiters = [latch for latches in self._waiters.values() for latch in latches]

@@ -42,16 +42,16 @@ from mitogen.modpaths import (
     searched,
 )
 
-MYPY = False
-if MYPY:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import CodeType
-    from typing import Any, NoReturn, Optional
+    from typing import Any, NoReturn
 
     from mitogen.modgraph import Import
 
     # The answer of the older interface: path, source and whether it is a package.
-    Source = tuple[Optional[str], Optional[bytes], Optional[bool]]
+    Source = tuple[str | None, bytes | None, bool | None]
     ListImports = Callable[[CodeType], Iterable[Import]]
 
 __all__ = [

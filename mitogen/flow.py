@@ -5,14 +5,16 @@ out. core.Router imports it on a program's thread when that first happens.
 Threads: wait() on a program's; LongSend is pumped by whoever has something for it to go on with.
 """
 
+from __future__ import annotations
+
 import _thread
 
 from mitogen import core
 from mitogen.core import CONT, FRAME_SIZE, HIGH_WATER, LONG_WINDOW, MORE
 
-MYPY = False
-if MYPY:
-    from typing import Any, Optional
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
     from mitogen.core import Lock, Router, Stream, Ticket, Window
 
@@ -29,15 +31,13 @@ class LongSend:
     never holds more of it than that credit.
     """
 
-    def __init__(
-        self, router: "Router", ticket: "Ticket", stream: "Stream", flow: "Optional[Window]"
-    ) -> "None":
+    def __init__(self, router: Router, ticket: Ticket, stream: Stream, flow: Window | None) -> None:
         self.router = router
         self.ticket = ticket
         self.stream = stream
         self.flow = flow
         self.msg = ticket.msg
-        self.view: "Any" = memoryview(self.msg.data)
+        self.view: Any = memoryview(self.msg.data)
         self.started = False
         self.credit = LONG_WINDOW
         self.lock = _thread.allocate_lock()
@@ -46,7 +46,7 @@ class LongSend:
             flow.busy = True
         router._longs[self.key] = self
 
-    def pump(self) -> "None":
+    def pump(self) -> None:
         """Any thread: send as many frames as may go now."""
         stream = self.stream
         msg = self.msg
@@ -65,13 +65,13 @@ class LongSend:
                 return
         self.end()
 
-    def give(self, amount: "int") -> "None":
+    def give(self, amount: int) -> None:
         """Broker thread: the far end has taken in `amount` bytes."""
         with self.lock:
             self.credit += amount
         self.pump()
 
-    def end(self, error: "Optional[str]" = None) -> "None":
+    def end(self, error: str | None = None) -> None:
         """Any thread: it is out, or will never be; once."""
         self.view = None
         if self.router._longs.pop(self.key, None):
@@ -84,14 +84,14 @@ class LongSend:
 core.Router.pacer = LongSend
 
 
-def wait(router: "Router", ticket: "Optional[Ticket]", stream: "Stream") -> "None":
+def wait(router: Router, ticket: Ticket | None, stream: Stream) -> None:
     """
     A program's thread: sleep until `ticket` is done or, without one, the stream has room.
 
     :raises ChannelError: the receiver, or its context, is gone
     :raises TimeoutError: the receiver gave no credit for CREDIT_TIMEOUT seconds
     """
-    lock: "Any" = ticket.lock if ticket else core.new_lock()
+    lock: Any = ticket.lock if ticket else core.new_lock()
     if ticket is None:
         stream.when_drained(lock.release)
     while lock and not lock.acquire(True, core.CREDIT_WARNING):
@@ -105,7 +105,7 @@ def wait(router: "Router", ticket: "Optional[Ticket]", stream: "Stream") -> "Non
         raise core.ChannelError("%s", ticket.error)
 
 
-def _wait_for_credit(router: "Router", ticket: "Ticket", lock: "Lock") -> "bool":
+def _wait_for_credit(router: Router, ticket: Ticket, lock: Lock) -> bool:
     msg = ticket.msg
     text = "context %d waits for context %d to read from handle %d" % (
         router.node.context_id,

@@ -10,15 +10,18 @@ Threads: the one that connects. Threads of the program do not exist in the copy;
 held stay held there.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 import warnings
 
 from mitogen import connect, core, os_fork, spawn
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable, NoReturn, Optional
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
 
     from mitogen.core import ExternalContext
     from mitogen.parent import Router
@@ -42,14 +45,14 @@ class Options(connect.Options):
 
     def __init__(
         self,
-        name: "Optional[str]" = None,
-        on_fork: "Optional[Callable[[], object]]" = None,
-        on_start: "Optional[Callable[[ExternalContext], object]]" = None,
-        debug: "bool" = False,
-        profiling: "bool" = False,
-        unidirectional: "bool" = False,
-        max_message_size: "Optional[int]" = None,
-    ) -> "None":
+        name: str | None = None,
+        on_fork: Callable[[], object] | None = None,
+        on_start: Callable[[ExternalContext], object] | None = None,
+        debug: bool = False,
+        profiling: bool = False,
+        unidirectional: bool = False,
+        max_message_size: int | None = None,
+    ) -> None:
         if not FORK_SUPPORTED:
             raise Error("fork: this system has no fork(); use Router.local()")
         connect.Options.__init__(
@@ -62,11 +65,11 @@ class Options(connect.Options):
 class Process:
     """A forked process with the interface of subprocess.Popen that spawn.Process wants."""
 
-    def __init__(self, pid: "int") -> "None":
+    def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.status: "Any" = None
+        self.status: Any = None
 
-    def poll(self) -> "Optional[int]":
+    def poll(self) -> int | None:
         """Return the exit status (negative: a signal), or None if it runs."""
         if self.status is None:
             try:
@@ -78,7 +81,7 @@ class Process:
                     self._note(status)
         return self.status
 
-    def wait(self) -> "Any":
+    def wait(self) -> Any:
         """Return the exit status, once there is one."""
         if self.status is None:
             try:
@@ -87,7 +90,7 @@ class Process:
                 self.status = 0
         return self.status
 
-    def _note(self, status: "int") -> "None":
+    def _note(self, status: int) -> None:
         signalled = os.WIFSIGNALED(status)
         self.status = -os.WTERMSIG(status) if signalled else os.WEXITSTATUS(status)
 
@@ -97,13 +100,13 @@ class Connection(connect.Connection):
 
     options_class = Options
 
-    def default_name(self) -> "str":
+    def default_name(self) -> str:
         return "fork.%d" % self.process.pid
 
-    def lookup(self) -> "str":
+    def lookup(self) -> str:
         return "fork()"
 
-    def start(self) -> "spawn.Process":
+    def start(self) -> spawn.Process:
         if not self.router.broker.alive:
             raise core.StreamError("fork: the broker has ended")
         ours, theirs = spawn.create_socketpair()
@@ -126,7 +129,7 @@ class Connection(connect.Connection):
         return process
 
 
-def _become_child(conn: "Connection", fd: "int") -> "NoReturn":
+def _become_child(conn: Connection, fd: int) -> NoReturn:
     """In the copy: leave the parent's tree, read the configuration, be a context. No return."""
     status = 1
     try:
@@ -145,7 +148,7 @@ def _become_child(conn: "Connection", fd: "int") -> "NoReturn":
         core.end_process(status)
 
 
-def _leave_tree(router: "Router") -> "None":
+def _leave_tree(router: Router) -> None:
     broker = router.broker
     broker.alive = False
     for fd in list(broker.poller.table):
@@ -163,18 +166,18 @@ def _leave_tree(router: "Router") -> "None":
 class ForkedContext(core.ExternalContext):
     """A context that calls `on_start(econtext)` once it is set up, before it serves calls."""
 
-    on_start = None  # type: Optional[Callable[[ExternalContext], object]]
+    on_start: Callable[[ExternalContext], object] | None = None
 
     @property
-    def dispatcher(self) -> "Any":
+    def dispatcher(self) -> Any:
         return self.serving
 
     @dispatcher.setter
-    def dispatcher(self, dispatcher: "Any") -> "Any":
+    def dispatcher(self, dispatcher: Any) -> Any:
         self.serving = dispatcher
         serve = dispatcher.run
 
-        def run() -> "None":
+        def run() -> None:
             if self.on_start:
                 self.on_start(self)
             serve()
@@ -182,7 +185,7 @@ class ForkedContext(core.ExternalContext):
         dispatcher.run = run
 
 
-def _read_preamble(conn: "Connection") -> "None":
+def _read_preamble(conn: Connection) -> None:
     """Do as the first stage does, with the core that is loaded already."""
     import zlib
 
@@ -199,14 +202,14 @@ def _read_preamble(conn: "Connection") -> "None":
     econtext.main()
 
 
-def _read(size: "int") -> "bytes":
+def _read(size: int) -> bytes:
     data = os.read(0, size)
     if not data:
         raise EOFError("the parent has gone")
     return data
 
 
-def reset_logging_framework() -> "None":
+def reset_logging_framework() -> None:
     """In a forked child: forget the parent's log handlers."""
     logging = sys.modules.get("logging")
     if logging:
@@ -215,20 +218,20 @@ def reset_logging_framework() -> "None":
                 logging.getLogger(name).removeHandler(handler)
 
 
-def fixup_prngs() -> "None":
+def fixup_prngs() -> None:
     """In a forked child: do nothing; random reseeds itself since Python 3.7, and on 3.6 here."""
     random = sys.modules.get("random")
     if random:
         random.seed()
 
 
-def on_fork() -> "None":
+def on_fork() -> None:
     """In a forked child: what a program that forks by itself should call."""
     reset_logging_framework()
     fixup_prngs()
 
 
-def handle_child_crash() -> "None":
+def handle_child_crash() -> None:
     """In a forked child: write the traceback to the terminal, where there is one."""
     import traceback
 

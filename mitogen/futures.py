@@ -9,14 +9,17 @@ Rules
 Threads: any; a future's callbacks are called on the broker's, as its answer comes.
 """
 
+from __future__ import annotations
+
 import concurrent.futures
 import threading
 
 from mitogen.calls import CallChain
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable, Iterable
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
 
     Base = concurrent.futures.Future[Any]
 else:
@@ -28,14 +31,14 @@ __all__ = ["CallFuture", "Executor", "submit"]
 class CallFuture(Base):
     """The result of a call to come; made by submit()."""
 
-    _chain = None  # type: Any
+    _chain: Any = None
     _handle = 0
 
-    def _on_answer(self, msg: "Any") -> None:
+    def _on_answer(self, msg: Any) -> None:
         if self.set_running_or_notify_cancel():
             self.set_result(msg)
 
-    def cancel(self) -> "bool":
+    def cancel(self) -> bool:
         """
         Have the call interrupted, or dropped if it has not begun; return whether there was none of
         its answer yet.
@@ -47,7 +50,7 @@ class CallFuture(Base):
             self._chain.cancel(self._handle)
         return True
 
-    def result(self, timeout: "float | None" = None) -> "Any":
+    def result(self, timeout: float | None = None) -> Any:
         """
         Return what the call returned.
 
@@ -59,7 +62,7 @@ class CallFuture(Base):
         """
         return super().result(timeout).unpickle()
 
-    def exception(self, timeout: "float | None" = None) -> "BaseException | None":
+    def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what result() raises, except its own TimeoutError and CancelledError; or None."""
         msg = super().result(timeout)
         try:
@@ -69,9 +72,7 @@ class CallFuture(Base):
         return None
 
 
-def submit(
-    chain: "CallChain", fn: "Callable[..., Any]", args: "Any", kwargs: "Any"
-) -> "CallFuture":
+def submit(chain: CallChain, fn: Callable[..., Any], args: Any, kwargs: Any) -> CallFuture:
     """
     Call a function; return a CallFuture for its result.
 
@@ -93,7 +94,7 @@ class Executor(concurrent.futures.Executor):
     :raises ValueError: there are no contexts, or `workers` is less than one
     """
 
-    def __init__(self, contexts: "Iterable[Any]", workers: "int" = 1) -> None:
+    def __init__(self, contexts: Iterable[Any], workers: int = 1) -> None:
         contexts = list(contexts)
         if not contexts or workers < 1:
             raise ValueError("an Executor needs at least one context, and one worker in each")
@@ -101,11 +102,11 @@ class Executor(concurrent.futures.Executor):
         self._chains = [CallChain(c, worker=threaded) for c in contexts for _ in range(workers)]
         #: Calls without an answer, by chain.
         self._load = dict.fromkeys(self._chains, 0)
-        self._futures = set()  # type: set[CallFuture]
+        self._futures: set[CallFuture] = set()
         self._lock = threading.Condition()
         self._shut = False
 
-    def submit(self, fn: "Callable[..., Any]", *args: "Any", **kwargs: "Any") -> "CallFuture":  # type: ignore[override]
+    def submit(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> CallFuture:  # type: ignore[override]
         """
         Call `fn(*args, **kwargs)` in one of the contexts; return a CallFuture.
 
@@ -128,7 +129,7 @@ class Executor(concurrent.futures.Executor):
         future.add_done_callback(self._on_done)
         return future
 
-    def _on_done(self, future: "Any") -> None:
+    def _on_done(self, future: Any) -> None:
         chain = future._chain
         self._note_end(chain)
         context = chain.context
@@ -139,12 +140,12 @@ class Executor(concurrent.futures.Executor):
                 self._load.pop(chain, None)
             self._lock.notify_all()
 
-    def _note_end(self, chain: "CallChain") -> None:
+    def _note_end(self, chain: CallChain) -> None:
         with self._lock:
             if chain in self._load:
                 self._load[chain] -= 1
 
-    def shutdown(self, wait: "bool" = True, *, cancel_futures: "bool" = False) -> None:
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """
         Take no more calls.
 

@@ -17,6 +17,8 @@ Threads: request() and allow() on any; questions are answered on the broker's th
 start on one of its own.
 """
 
+from __future__ import annotations
+
 import _thread
 
 from mitogen import core, programs
@@ -24,14 +26,15 @@ from mitogen.calls import CallChain
 from mitogen.core import Message
 from mitogen.programs import Refused
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable, Dict, List, Optional
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
     from mitogen.core import CallError
 
     OnAnswer = Callable[[Message], object]
-    Policy = Callable[[Any, Any, Dict[str, Any]], object]
+    Policy = Callable[[Any, Any, dict[str, Any]], object]
 
 __all__ = ["START_PROGRAM", "Grant", "allow", "grant_for_call", "request", "set_policy"]
 
@@ -40,12 +43,12 @@ START_PROGRAM = 118
 
 
 def request(
-    context: "Any",
-    spec: "Dict[str, Any]",
-    handles: "List[int]",
-    on_answer: "OnAnswer",
-    peer_id: "Optional[int]" = None,
-) -> "None":
+    context: Any,
+    spec: dict[str, Any],
+    handles: list[int],
+    on_answer: OnAnswer,
+    peer_id: int | None = None,
+) -> None:
     """
     Any thread: have a program started, and `on_answer(msg)` called on the broker's thread.
 
@@ -65,13 +68,13 @@ def request(
         CallChain(context, worker=True).start(on_answer, programs.start, args, {})
 
 
-def _answer_of(router: "Any", value: "Any") -> "Message":
+def _answer_of(router: Any, value: Any) -> Message:
     return Message(data=core.encode(value), router=router)
 
 
-def _start_here(router: "Any", args: "Any", on_answer: "OnAnswer") -> "None":
+def _start_here(router: Any, args: Any, on_answer: OnAnswer) -> None:
     try:
-        result: "Any" = programs.start(*args, router=router)
+        result: Any = programs.start(*args, router=router)
     except Exception as e:
         result = core.CallError(e)
     router.broker.defer(on_answer, _answer_of(router, result))
@@ -81,15 +84,15 @@ class _Question:
     """Asks this context's ancestors, one after the other."""
 
     def __init__(
-        self, context: "Any", spec: "Dict[str, Any]", handles: "List[int]", on_answer: "OnAnswer"
-    ) -> "None":
+        self, context: Any, spec: dict[str, Any], handles: list[int], on_answer: OnAnswer
+    ) -> None:
         self.context = context
         self.router = context.router
         self.data = core.encode([context.context_id, spec, handles])
         self.on_answer = on_answer
         self.left = list(self.router.node.parent_ids)
 
-    def ask(self) -> "None":
+    def ask(self) -> None:
         if not self.left:
             return self.on_answer(_answer_of(self.router, ("refused", self._text())))  # type: ignore[return-value]
         ancestor = self.left.pop(0)
@@ -97,14 +100,14 @@ class _Question:
         msg = Message(dst_id=ancestor, handle=START_PROGRAM, reply_to=handle, data=self.data)
         self.router.route(msg, False)
 
-    def _on_answer(self, msg: "Message") -> "None":
+    def _on_answer(self, msg: Message) -> None:
         if msg.is_dead:
             # It does not grant that, or has never granted anything, or is gone.
             self.ask()
         else:
             self.on_answer(msg)
 
-    def _text(self) -> "str":
+    def _text(self) -> str:
         return (
             "context %d may not run programs in %r: no ancestor of both has granted it; there, "
             "call mitogen.fakessh.run itself in context %d, or whatever you call within "
@@ -125,22 +128,22 @@ class Grant:
     :param int target_id: where
     """
 
-    def __init__(self, grants: "Grants", source_id: "int", target_id: "int") -> "None":
+    def __init__(self, grants: Grants, source_id: int, target_id: int) -> None:
         self.grants = grants
         self.source_id = source_id
         self.target_id = target_id
 
-    def __enter__(self) -> "Grant":
+    def __enter__(self) -> Grant:
         return self
 
-    def __exit__(self, *_: "object") -> "None":
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def is_valid(self) -> "bool":
+    def is_valid(self) -> bool:
         """Return whether it still holds."""
         return True
 
-    def close(self) -> "None":
+    def close(self) -> None:
         """Take it back; programs that run already go on. Idempotent."""
         self.grants.discard(self)
 
@@ -148,13 +151,11 @@ class Grant:
 class _CallGrant(Grant):
     """One that holds while a call's answer is awaited."""
 
-    def __init__(
-        self, grants: "Grants", source_id: "int", target_id: "int", call: "Message"
-    ) -> "None":
+    def __init__(self, grants: Grants, source_id: int, target_id: int, call: Message) -> None:
         Grant.__init__(self, grants, source_id, target_id)
         self.call = call
 
-    def is_valid(self) -> "bool":
+    def is_valid(self) -> bool:
         # Until it is sent it has no such mailbox yet; then nobody asks for it either.
         return self.call.reply_to in self.grants.router._handlers
 
@@ -162,43 +163,43 @@ class _CallGrant(Grant):
 class Grants:
     """All that one context has granted."""
 
-    def __init__(self, router: "Any") -> "None":
+    def __init__(self, router: Any) -> None:
         self.router = router
-        self.policy: "Optional[Policy]" = None
+        self.policy: Policy | None = None
         self._lock = _thread.allocate_lock()
-        self._grants: "List[Grant]" = []
+        self._grants: list[Grant] = []
         router.add_handler(self._on_question, START_PROGRAM, True, None, None, True)
 
-    def add(self, grant: "Grant") -> "Grant":
+    def add(self, grant: Grant) -> Grant:
         with self._lock:
             self._grants.append(grant)
         return grant
 
-    def discard(self, grant: "Grant") -> "None":
+    def discard(self, grant: Grant) -> None:
         with self._lock:
             self._grants = [other for other in self._grants if other is not grant]
 
-    def forget_over(self) -> "None":
+    def forget_over(self) -> None:
         """Forget those of calls that are over."""
         with self._lock:
             over = [g for g in self._grants if isinstance(g, _CallGrant)]
             over = [g for g in over if g.call.reply_to and not g.is_valid()]
             self._grants = [g for g in self._grants if g not in over]
 
-    def _is_granted(self, source_id: "int", target_id: "int") -> "bool":
+    def _is_granted(self, source_id: int, target_id: int) -> bool:
         with self._lock:
             return any(
                 (g.source_id, g.target_id) == (source_id, target_id) and g.is_valid()
                 for g in self._grants
             )
 
-    def _on_question(self, msg: "Message") -> "None":
+    def _on_question(self, msg: Message) -> None:
         target_id, spec, handles = core.decode(msg.data)
         _thread.start_new_thread(self._consider, (msg, target_id, spec, handles))
 
     def _consider(
-        self, msg: "Message", target_id: "int", spec: "Dict[str, Any]", handles: "List[int]"
-    ) -> "None":
+        self, msg: Message, target_id: int, spec: dict[str, Any], handles: list[int]
+    ) -> None:
         """A thread of its own: a policy is a program's."""
         try:
             if not self._allows(msg.src_id, target_id, spec):
@@ -211,10 +212,10 @@ class Grants:
         except Refused as e:
             msg.reply(("refused", str(e)))
         except Exception as e:
-            error: "CallError" = core.CallError(e)
+            error: CallError = core.CallError(e)
             msg.reply(error)
 
-    def _allows(self, source_id: "int", target_id: "int", spec: "Dict[str, Any]") -> "bool":
+    def _allows(self, source_id: int, target_id: int, spec: dict[str, Any]) -> bool:
         router = self.router
         # Of what is not below it, this context has no say.
         if target_id != router.context_id and target_id not in router.routes.streams:
@@ -225,23 +226,23 @@ class Grants:
         return bool(self.policy and self.policy(source, target, spec))
 
 
-def _pass_on(question: "Message", answer: "Message") -> "None":
+def _pass_on(question: Message, answer: Message) -> None:
     if answer.is_dead:
         question.reply(Message.dead(answer.data.decode("utf-8", "replace")))
     else:
         question.reply(Message(data=answer.data, flags=answer.flags))
 
 
-def grants_of(router: "Any") -> "Grants":
+def grants_of(router: Any) -> Grants:
     """Return what knows all that this context has granted."""
     found = router.__dict__.get("_grants")
     if found is None:
         found = router.__dict__["_grants"] = Grants(router)
-    grants: "Grants" = found
+    grants: Grants = found
     return grants
 
 
-def allow(source: "Any", target: "Any") -> "Grant":
+def allow(source: Any, target: Any) -> Grant:
     """
     Let one context run programs in another, until the Grant is closed.
 
@@ -253,7 +254,7 @@ def allow(source: "Any", target: "Any") -> "Grant":
     return grants.add(Grant(grants, source.context_id, target.context_id))
 
 
-def set_policy(router: "Any", policy: "Optional[Policy]") -> "None":
+def set_policy(router: Any, policy: Policy | None) -> None:
     """
     Have a function decide about what is not granted otherwise.
 
@@ -264,7 +265,7 @@ def set_policy(router: "Any", policy: "Optional[Policy]") -> "None":
     grants_of(router).policy = policy
 
 
-def grant_for_call(msg: "Message", source: "Any", target: "Any") -> "None":
+def grant_for_call(msg: Message, source: Any, target: Any) -> None:
     """Let `source` run programs in `target` while it runs the call that `msg` is."""
     grants = grants_of(source.router)
     grants.forget_over()

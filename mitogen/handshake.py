@@ -17,6 +17,8 @@ configuration, with zero bytes between.
 No threads, no clock, no descriptors.
 """
 
+from __future__ import annotations
+
 import re
 import zlib
 from collections import deque
@@ -25,23 +27,13 @@ from shlex import quote
 import mitogen.core
 from mitogen.core import StreamError
 
-MYPY = False
-if MYPY:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     import os
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from re import Match
     from typing import (
         Any,
-        Callable,
-        Deque,
-        Dict,
-        Iterable,
-        List,
-        Mapping,
-        Match,
-        Optional,
-        Sequence,
-        Set,
-        Tuple,
-        Type,
         Union,
     )
 
@@ -49,9 +41,9 @@ if MYPY:
 
     PythonPath = Union[None, str, bytes, "os.PathLike[str]", Sequence[Any]]
     # The exception to fail with, and its text.
-    Failure = Tuple[Type[StreamError], str]
+    Failure = tuple[type[StreamError], str]
     # Its name, and what the method _on_<name> of connect.Connecting takes.
-    Event = Tuple[Any, ...]
+    Event = tuple[Any, ...]
 
 
 __all__ = [
@@ -104,12 +96,12 @@ _SECOND_STAGE = (
 )
 
 
-def first_stage() -> "str":
+def first_stage() -> str:
     """Return the program for `python -c`: Python source, str, one line."""
     return _FIRST_STAGE
 
 
-def preamble(core_source: "bytes") -> "Callable[[bytes], bytes]":
+def preamble(core_source: bytes) -> Callable[[bytes], bytes]:
     """
     Return a function that takes a configuration (bytes) and returns all that a child is sent
     before frames. The source is compressed once; each configuration continues the same stream.
@@ -117,14 +109,14 @@ def preamble(core_source: "bytes") -> "Callable[[bytes], bytes]":
     shared = zlib.compressobj(9)
     head = _OPENING + shared.compress(_SECOND_STAGE + core_source + b"\0")
 
-    def finish(config: "bytes") -> "bytes":
+    def finish(config: bytes) -> bytes:
         own = shared.copy()
         return head + own.compress(config) + own.flush()
 
     return finish
 
 
-def remote_command(python_path: "PythonPath", remote_name: "str") -> "List[str]":
+def remote_command(python_path: PythonPath, remote_name: str) -> list[str]:
     """
     Return the argument list for a login shell at the far end.
 
@@ -135,7 +127,7 @@ def remote_command(python_path: "PythonPath", remote_name: "str") -> "List[str]"
         return ["exec", "sh", "-c", quote(_SEARCH), quote(first_stage()), quote(remote_name)]
     if isinstance(python_path, (str, bytes)):
         python_path = [python_path]
-    words: "Any" = python_path
+    words: Any = python_path
     return [quote(str(arg)) for arg in words] + [
         "-c",
         quote(first_stage()),
@@ -164,12 +156,12 @@ class Rule:
 
     def __init__(
         self,
-        pattern: "bytes",
-        answer: "Optional[str]" = None,
-        missing: "Optional[Failure]" = None,
-        again: "Optional[Failure]" = None,
-        error: "Optional[Failure]" = None,
-    ) -> "None":
+        pattern: bytes,
+        answer: str | None = None,
+        missing: Failure | None = None,
+        again: Failure | None = None,
+        error: Failure | None = None,
+    ) -> None:
         self.pattern = re.compile(pattern, re.IGNORECASE)
         self.answer = answer
         self.missing = missing
@@ -186,27 +178,27 @@ class Handshake:
 
     def __init__(
         self,
-        rules: "Optional[Mapping[str, Sequence[Rule]]]" = None,
-        answers: "Optional[Mapping[str, Optional[str]]]" = None,
-        lookup: "str" = "",
-    ) -> "None":
+        rules: Mapping[str, Sequence[Rule]] | None = None,
+        answers: Mapping[str, str | None] | None = None,
+        lookup: str = "",
+    ) -> None:
         self.rules = rules or {}
         self.answers = answers or {}
         self.lookup = lookup
         self.state = "login"
-        self.version: "Optional[Tuple[int, ...]]" = None
-        self.executable: "Optional[str]" = None
-        self.given: "Set[Optional[str]]" = set()
-        self.lines: "Deque[bytes]" = deque(maxlen=KEPT_LINES)
-        self._rest: "Dict[str, bytes]" = {}
+        self.version: tuple[int, ...] | None = None
+        self.executable: str | None = None
+        self.given: set[str | None] = set()
+        self.lines: deque[bytes] = deque(maxlen=KEPT_LINES)
+        self._rest: dict[str, bytes] = {}
         self._seen = b""
 
-    def output(self) -> "str":
+    def output(self) -> str:
         """Return the last lines that came, as text."""
         rest = [text for text in self._rest.values() if text.strip()]
         return "\n".join(line.decode("utf-8", "replace") for line in list(self.lines) + rest)
 
-    def receive(self, channel: "str", data: "bytes") -> "List[Event]":
+    def receive(self, channel: str, data: bytes) -> list[Event]:
         """
         Take in bytes; return a list of events:
 
@@ -219,7 +211,7 @@ class Handshake:
                 return events
         return self._on_output(channel, data)
 
-    def _on_pipe(self, data: "bytes") -> "List[Event]":
+    def _on_pipe(self, data: bytes) -> list[Event]:
         data = self._seen + data
         at = data.find(b"MITO:")
         if at == -1:
@@ -238,7 +230,7 @@ class Handshake:
         events += self._MARKERS.get(word, Handshake._on_noise)(self, text, rest)
         return events
 
-    def _on_hello(self, text: "bytes", rest: "bytes") -> "List[Event]":
+    def _on_hello(self, text: bytes, rest: bytes) -> list[Event]:
         version, _, executable = text.decode("utf-8", "replace").partition(" ")
         self.version = tuple(int(n) for n in re.findall(r"\d+", version)[:3])
         self.executable = executable
@@ -247,17 +239,17 @@ class Handshake:
             return [("failed", self._unsupported("found %s, which is %s" % (executable, version)))]
         return [("hello",)] + (self._on_pipe(rest) if rest else [])
 
-    def _on_ready(self, text: "bytes", rest: "bytes") -> "List[Event]":
+    def _on_ready(self, text: bytes, rest: bytes) -> list[Event]:
         self.state = "ready"
         return [("ready", rest)]
 
-    def _on_eaten(self, text: "bytes", rest: "bytes") -> "List[Event]":
+    def _on_eaten(self, text: bytes, rest: bytes) -> list[Event]:
         return [("eaten",)]
 
-    def _on_none(self, text: "bytes", rest: "bytes") -> "List[Event]":
+    def _on_none(self, text: bytes, rest: bytes) -> list[Event]:
         return [("failed", self._unsupported("found none"))]
 
-    def _on_noise(self, text: "bytes", rest: "bytes") -> "List[Event]":
+    def _on_noise(self, text: bytes, rest: bytes) -> list[Event]:
         return self._on_pipe(rest) if rest else []
 
     _MARKERS = {
@@ -267,7 +259,7 @@ class Handshake:
         b"NONE": _on_none,
     }
 
-    def _unsupported(self, found: "str") -> "UnsupportedPythonError":
+    def _unsupported(self, found: str) -> UnsupportedPythonError:
         return UnsupportedPythonError(
             "no Python that can be used: looked for %s; %s; needed is Python %d.%d or later "
             "(name one with python_path=)",
@@ -276,7 +268,7 @@ class Handshake:
             *MINIMUM_VERSION,
         )
 
-    def _on_output(self, channel: "str", data: "bytes") -> "List[Event]":
+    def _on_output(self, channel: str, data: bytes) -> list[Event]:
         rest = self._rest.get(channel, b"") + data
         rules = self.rules.get(channel, ()) if self.state == "login" else ()
         pos = 0
@@ -296,13 +288,13 @@ class Handshake:
         return events
 
     def _first_match(
-        self, rules: "Iterable[Rule]", text: "bytes", pos: "int"
-    ) -> "Optional[Tuple[Rule, Match[bytes]]]":
+        self, rules: Iterable[Rule], text: bytes, pos: int
+    ) -> tuple[Rule, Match[bytes]] | None:
         matches = [(rule, rule.pattern.search(text, pos)) for rule in rules]
         found = [(rule, match) for rule, match in matches if match]
         return min(found, key=lambda pair: pair[1].start()) if found else None
 
-    def _apply(self, rule: "Any", channel: "str", text: "bytes") -> "List[Event]":
+    def _apply(self, rule: Any, channel: str, text: bytes) -> list[Event]:
         if rule.error:
             return [("failed", self._why(rule.error, text))]
         answer = self.answers.get(rule.answer)
@@ -314,12 +306,12 @@ class Handshake:
         where = "pipe" if channel == "pipe" else "tty"
         return [("send", where, answer.encode() + b"\n")]
 
-    def _why(self, error: "Failure", text: "bytes") -> "StreamError":
+    def _why(self, error: Failure, text: bytes) -> StreamError:
         cls, message = error
         said = text.decode("utf-8", "replace").strip()
         return cls("%s", message + ("\n" + said if said else ""))
 
-    def eof(self, status: "Optional[str]" = None) -> "EofError":
+    def eof(self, status: str | None = None) -> EofError:
         """Return the exception that says that the program has ended; `status` is text."""
         return EofError(
             "EOF on stream; last 100 lines received:\n%s%s",
@@ -327,7 +319,7 @@ class Handshake:
             "\n%s" % status if status else "",
         )
 
-    def timeout(self, seconds: "float") -> "core.TimeoutError":
+    def timeout(self, seconds: float) -> core.TimeoutError:
         """Return the exception that says that the deadline has passed."""
         return mitogen.core.TimeoutError(
             "Failed to setup connection after %.2f seconds; last 100 lines received:\n%s",

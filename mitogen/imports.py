@@ -17,8 +17,8 @@ import opcode
 import sys
 from types import CodeType
 
-MYPY = False
-if MYPY:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["all_imports", "codeobj_imports"]

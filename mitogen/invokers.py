@@ -10,20 +10,23 @@ Rules
 Threads: a pool's; the invokers take any number at once.
 """
 
+from __future__ import annotations
+
 import _thread
 
 from mitogen import core
 from mitogen.core import ERROR, CallError
 from mitogen.select import Select
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable, Dict, List, Tuple, Type
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
     from mitogen.core import Message
     from mitogen.select import Event
 
-    InvokerType = Type["Invoker"]
+    InvokerType = type["Invoker"]
 
 __all__ = [
     "AllowAny",
@@ -55,7 +58,7 @@ class Error(Exception):
 class Policy:
     """Decides who may call a method: see :func:`expose`."""
 
-    def is_authorized(self, service: "Service", msg: "Message") -> "bool":
+    def is_authorized(self, service: Service, msg: Message) -> bool:
         """
         Return whether `msg` may call.
 
@@ -68,18 +71,18 @@ class Policy:
 class AllowAny(Policy):
     """Any context may call."""
 
-    def is_authorized(self, service: "Service", msg: "Message") -> "bool":
+    def is_authorized(self, service: Service, msg: Message) -> bool:
         return True
 
 
 class AllowParents(Policy):
     """This context and its ancestors may call."""
 
-    def is_authorized(self, service: "Service", msg: "Message") -> "bool":
+    def is_authorized(self, service: Service, msg: Message) -> bool:
         return bool(core.has_parent_authority(msg))
 
 
-def expose(policy: "Policy") -> "Callable[[Any], Any]":
+def expose(policy: Policy) -> Callable[[Any], Any]:
     """
     Decorator: have a method callable from other contexts.
 
@@ -88,44 +91,44 @@ def expose(policy: "Policy") -> "Callable[[Any], Any]":
     :param Policy policy: who may call it
     """
 
-    def decorate(func: "Any") -> "Any":
+    def decorate(func: Any) -> Any:
         func.mitogen_service__policies = (policy,) + _policies_of(func)
         return func
 
     return decorate
 
 
-def _policies_of(func: "Any") -> "Tuple[Policy, ...]":
+def _policies_of(func: Any) -> tuple[Policy, ...]:
     found = getattr(func, "mitogen_service__policies", ())
     # A mock, or whatever else has any attribute, is not thereby exposed.
     return found if isinstance(found, tuple) else ()
 
 
-def arg_spec(spec: "Dict[str, Any]") -> "Callable[[Any], Any]":
+def arg_spec(spec: dict[str, Any]) -> Callable[[Any], Any]:
     """
     Decorator: have a method's arguments checked before it is called.
 
     :param dict spec: name to type, or tuple of types, of each argument that must be there
     """
 
-    def decorate(func: "Any") -> "Any":
+    def decorate(func: Any) -> Any:
         func.mitogen_service__arg_spec = spec
         return func
 
     return decorate
 
 
-def no_reply() -> "Callable[[Any], Any]":
+def no_reply() -> Callable[[Any], Any]:
     """Decorator: a method's result is not sent, and what it raises is logged."""
 
-    def decorate(func: "Any") -> "Any":
+    def decorate(func: Any) -> Any:
         func.mitogen_service__no_reply = True
         return func
 
     return decorate
 
 
-def validate_arg_spec(spec: "Dict[str, Any]", args: "Dict[str, Any]") -> "None":
+def validate_arg_spec(spec: dict[str, Any], args: dict[str, Any]) -> None:
     """
     Check arguments.
 
@@ -141,13 +144,13 @@ def validate_arg_spec(spec: "Dict[str, Any]", args: "Dict[str, Any]") -> "None":
             raise CallError("argument %r is a %s; wanted: %s" % (name, found, _names_of(kinds)))
 
 
-def _names_of(kinds: "Any") -> "str":
+def _names_of(kinds: Any) -> str:
     if isinstance(kinds, tuple):
         return " or ".join(_names_of(kind) for kind in kinds)
     return str(getattr(kinds, "__name__", kinds))
 
 
-def _parameters_of(func: "Any") -> "Tuple[str, ...]":
+def _parameters_of(func: Any) -> tuple[str, ...]:
     """Return the names of a function's parameters, seen through decorators."""
     while hasattr(func, "__wrapped__"):
         func = func.__wrapped__
@@ -165,13 +168,13 @@ class Invoker:
     :param Service service: the service
     """
 
-    def __init__(self, service: "Service") -> "None":
+    def __init__(self, service: Service) -> None:
         self.service = service
 
-    def __repr__(self) -> "str":
+    def __repr__(self) -> str:
         return "%s(%r)" % (type(self).__name__, self.service)
 
-    def _check(self, method_name: "str", kwargs: "Dict[str, Any]", msg: "Message") -> "None":
+    def _check(self, method_name: str, kwargs: dict[str, Any], msg: Message) -> None:
         service_name = self.service.name()
         # Looked up on the class: a property must not run for somebody who may call nothing.
         policies = _policies_of(getattr(type(self.service), method_name, None))
@@ -189,7 +192,7 @@ class Invoker:
         except CallError as error:
             raise CallError("%s of service %r: %s" % (method_name, service_name, error)) from None
 
-    def _call(self, method_name: "str", kwargs: "Dict[str, Any]", msg: "Message") -> "Any":
+    def _call(self, method_name: str, kwargs: dict[str, Any], msg: Message) -> Any:
         method = getattr(self.service, method_name)
         if "msg" in _parameters_of(method):
             kwargs["msg"] = msg
@@ -198,7 +201,7 @@ class Invoker:
             return None
         return result
 
-    def _answer(self, method_name: "str", kwargs: "Dict[str, Any]", msg: "Message") -> "None":
+    def _answer(self, method_name: str, kwargs: dict[str, Any], msg: Message) -> None:
         """Call, and answer whatever comes of it."""
         try:
             result = self._call(method_name, kwargs, msg)
@@ -209,7 +212,7 @@ class Invoker:
             silent = getattr(method, "mitogen_service__no_reply", False)
             fail(self.service.router, msg, error, silent)
 
-    def invoke(self, method_name: "str", kwargs: "Dict[str, Any]", msg: "Message") -> "None":
+    def invoke(self, method_name: str, kwargs: dict[str, Any], msg: Message) -> None:
         """
         A pool's thread: call a method and answer.
 
@@ -226,13 +229,13 @@ class Invoker:
 class SerializedInvoker(Invoker):
     """Calls a service's methods one after the other, in the order that they came."""
 
-    def __init__(self, service: "Service") -> "None":
+    def __init__(self, service: Service) -> None:
         super().__init__(service)
         self._lock = _thread.allocate_lock()
-        self._queue: "List[Tuple[str, Dict[str, Any], Message]]" = []
+        self._queue: list[tuple[str, dict[str, Any], Message]] = []
         self._busy = False
 
-    def invoke(self, method_name: "str", kwargs: "Dict[str, Any]", msg: "Message") -> "None":
+    def invoke(self, method_name: str, kwargs: dict[str, Any], msg: Message) -> None:
         self._check(method_name, kwargs, msg)
         with self._lock:
             self._queue.append((method_name, kwargs, msg))
@@ -259,13 +262,13 @@ class DeduplicatingInvoker(Invoker):
     those that come later; errors go to those that wait, and are not kept.
     """
 
-    def __init__(self, service: "Service") -> "None":
+    def __init__(self, service: Service) -> None:
         super().__init__(service)
         self._lock = _thread.allocate_lock()
-        self._responses: "Dict[Any, Any]" = {}
-        self._waiters: "Dict[Any, List[Message]]" = {}
+        self._responses: dict[Any, Any] = {}
+        self._waiters: dict[Any, list[Message]] = {}
 
-    def key_from_request(self, method_name: "str", kwargs: "Dict[str, Any]") -> "Any":
+    def key_from_request(self, method_name: str, kwargs: dict[str, Any]) -> Any:
         """
         Return what calls that are to have the same answer have in common.
 
@@ -275,7 +278,7 @@ class DeduplicatingInvoker(Invoker):
         """
         return method_name, _frozen(kwargs)
 
-    def invoke(self, method_name: "str", kwargs: "Dict[str, Any]", msg: "Message") -> "None":
+    def invoke(self, method_name: str, kwargs: dict[str, Any], msg: Message) -> None:
         self._check(method_name, kwargs, msg)
         key = self.key_from_request(method_name, kwargs)
         with self._lock:
@@ -301,12 +304,12 @@ class DeduplicatingInvoker(Invoker):
         for waiter in self._take_waiters(key):
             waiter.reply(result)
 
-    def _take_waiters(self, key: "Any") -> "List[Message]":
+    def _take_waiters(self, key: Any) -> list[Message]:
         with self._lock:
             return self._waiters.pop(key)
 
 
-def _frozen(value: "Any") -> "Any":
+def _frozen(value: Any) -> Any:
     """Return something hashable that is equal for equal values."""
     if isinstance(value, dict):
         return frozenset((_frozen(key), _frozen(each)) for key, each in value.items())
@@ -318,7 +321,7 @@ def _frozen(value: "Any") -> "Any":
     return type(value).__name__, value
 
 
-def fail(router: "Any", msg: "Message", error: "BaseException", log: "bool" = False) -> "None":
+def fail(router: Any, msg: Message, error: BaseException, log: bool = False) -> None:
     """Answer a call with an error; log that if nobody waits for it."""
     if not isinstance(error, CallError):
         error = CallError(error)
@@ -336,25 +339,25 @@ class Service:
     """
 
     #: How its methods are called.
-    invoker_class: "InvokerType" = Invoker
+    invoker_class: InvokerType = Invoker
     #: What a method returns that sees to the answer itself, by `msg.reply()`.
     NO_REPLY = object()
 
-    def __init__(self, router: "Any") -> "None":
+    def __init__(self, router: Any) -> None:
         self.router = router
         #: Receivers added to it have on_message() called.
         self.select = Select(oneshot=False)
 
     @classmethod
-    def name(cls) -> "str":
+    def name(cls) -> str:
         """Return the name that the service is called by: `module.Class`."""
         return "%s.%s" % (cls.__module__, cls.__name__)
 
-    def __repr__(self) -> "str":
+    def __repr__(self) -> str:
         return "%s()" % (type(self).__name__,)
 
-    def on_message(self, event: "Event") -> "None":
+    def on_message(self, event: Event) -> None:
         """A pool's thread: something arrived in `self.select`."""
 
-    def on_shutdown(self) -> "None":
+    def on_shutdown(self) -> None:
         """A pool's thread: the pool ends; no method runs any more."""

@@ -1,5 +1,7 @@
 """Connection method `jail`: a FreeBSD jail, by jexec(8); a row of containers.TABLE."""
 
+from __future__ import annotations
+
 from mitogen import containers
 
 __all__ = ["Connection", "Options"]

@@ -1,5 +1,7 @@
 """Connection method `kubectl`: a Kubernetes pod, by kubectl(1); a row of containers.TABLE."""
 
+from __future__ import annotations
+
 from mitogen import containers
 
 __all__ = ["Connection", "Options"]

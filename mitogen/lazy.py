@@ -7,20 +7,20 @@ module's own `__getattr__` does the same (PEP 562); a target may have 3.6.
 Threads: any. What is imported is imported on the thread that asks.
 """
 
+from __future__ import annotations
+
 import sys
 
 from mitogen.core import import_module
 
-MYPY = False
-if MYPY:
-    from typing import Any, Dict, Optional, Union
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["find_elsewhere"]
 
 
-def find_elsewhere(
-    module: "str", places: "Union[str, Dict[str, str]]", shown_as: "Optional[str]" = None
-) -> "None":
+def find_elsewhere(module: str, places: str | dict[str, str], shown_as: str | None = None) -> None:
     """
     Have names that a module does not define found in the `__all__` of other modules.
 
@@ -29,12 +29,12 @@ def find_elsewhere(
         with blanks between
     :param shown_as: what an AttributeError calls the module
     """
-    where: Dict[str, str] = {}
+    where: dict[str, str] = {}
     if not isinstance(places, str):
         where = {name: place for place, names in places.items() for name in names.split()}
 
     class Module(type(sys)):  # type: ignore[misc]  # as in core.py
-        def __getattr__(self, name: "str") -> "Any":
+        def __getattr__(self, name: str) -> Any:
             place: Any = where.get(name) if where else places
             # Private names are asked for by the import system, all the time.
             if place and name[0] != "_":

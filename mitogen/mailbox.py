@@ -7,6 +7,8 @@ there all the same (`mitogen.core.Receiver`), imported at first use.
 Threads: a Latch may be put to and waited on by any; Receivers are filled by the broker.
 """
 
+from __future__ import annotations
+
 from collections import deque
 
 from mitogen.core import (
@@ -20,9 +22,10 @@ from mitogen.core import (
     now,
 )
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable, Deque, Iterator, Optional
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
 
     from mitogen.core import Context, Lock, Message, Policy, Router
 
@@ -39,28 +42,28 @@ class LatchError(Error):
 class Latch:
     """A queue on which any number of threads may wait; `notify(latch)` is called at each put."""
 
-    notify = None  # type: Optional[Notify]
+    notify: Notify | None = None
     closed = False
 
-    def __init__(self) -> "None":
-        self._items: "Deque[Any]" = deque()
-        self._waiters: "Deque[Lock]" = deque()
+    def __init__(self) -> None:
+        self._items: deque[Any] = deque()
+        self._waiters: deque[Lock] = deque()
 
-    def size(self) -> "int":
+    def size(self) -> int:
         """Return how many items wait."""
         return len(self._items)
 
-    def empty(self) -> "bool":
+    def empty(self) -> bool:
         """Return True if nothing waits now."""
         return not self._items
 
-    def close(self) -> "None":
+    def close(self) -> None:
         """Have everyone who waits, now or later, get LatchError once the queue is empty."""
         self.closed = True
         while self._waiters:
             self._wake()
 
-    def put(self, obj: "Any" = None) -> "None":
+    def put(self, obj: Any = None) -> None:
         """Append `obj`; LatchError if the latch is closed."""
         if self.closed:
             raise LatchError("latch is closed")
@@ -69,13 +72,13 @@ class Latch:
         if self.notify:
             self.notify(self)
 
-    def _wake(self) -> "None":
+    def _wake(self) -> None:
         try:
             self._waiters.popleft().release()
         except IndexError:
             pass
 
-    def get(self, timeout: "Optional[float]" = None, block: "bool" = True) -> "Any":
+    def get(self, timeout: float | None = None, block: bool = True) -> Any:
         """
         Return the oldest item.
 
@@ -96,7 +99,7 @@ class Latch:
                 raise TimeoutError("nothing came within %s seconds", timeout or 0)
             self._wait(wait)
 
-    def _wait(self, seconds: "float") -> "None":
+    def _wait(self, seconds: float) -> None:
         lock = new_lock()
         self._waiters.append(lock)
         try:
@@ -125,42 +128,42 @@ class Receiver:
     """
 
     #: Called with this Receiver whenever something arrives, on the broker thread.
-    notify = None  # type: Optional[Notify]
+    notify: Notify | None = None
     raise_channelerror = True
     closed_msg = "the Receiver has been closed"
 
     def __init__(
         self,
-        router: "Router",
-        handle: "Optional[int]" = None,
-        persist: "bool" = True,
-        respondent: "Optional[Context]" = None,
-        policy: "Optional[Policy]" = None,
-        overwrite: "bool" = False,
-        window: "Optional[int]" = WINDOW,
-    ) -> "None":
+        router: Router,
+        handle: int | None = None,
+        persist: bool = True,
+        respondent: Context | None = None,
+        policy: Policy | None = None,
+        overwrite: bool = False,
+        window: int | None = WINDOW,
+    ) -> None:
         self.router = router
         self._latch = Latch()
         if handle is None:
             handle = router.new_handle(persist and window is not None)
-        self.handle: "Any" = router.add_handler(
+        self.handle: Any = router.add_handler(
             self._on_receive, handle, persist, policy, respondent, overwrite, True
         )
 
-    def __repr__(self) -> "str":
+    def __repr__(self) -> str:
         return "Receiver(%r, %r)" % (self.router.node.context_id, self.handle)
 
-    def __enter__(self) -> "Receiver":
+    def __enter__(self) -> Receiver:
         return self
 
-    def __exit__(self, *_: "object") -> "None":
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def to_sender(self) -> "Sender":
+    def to_sender(self) -> Sender:
         """Return a Sender for this mailbox, to pass to another context."""
         return Sender(self.router.context_by_id(self.router.context_id), self.handle)
 
-    def _on_receive(self, msg: "Message") -> "None":
+    def _on_receive(self, msg: Message) -> None:
         msg.receiver = self
         try:
             self._latch.put(msg)
@@ -169,7 +172,7 @@ class Receiver:
         if self.notify:
             self.notify(self)
 
-    def close(self) -> "None":
+    def close(self) -> None:
         """Take in nothing more; who waits gets ChannelError, and so does a sender that waits."""
         if self.handle is None:
             return
@@ -187,17 +190,17 @@ class Receiver:
                 self.router._send_credit(src_id, handle, 0, 0)
         self.handle = None
 
-    def size(self) -> "int":
+    def size(self) -> int:
         """Return how many messages wait."""
         return self._latch.size()
 
-    def empty(self) -> "bool":
+    def empty(self) -> bool:
         """Return True if nothing waits now."""
         return self._latch.empty()
 
     def get(
-        self, timeout: "Optional[float]" = None, block: "bool" = True, throw_dead: "bool" = True
-    ) -> "Message":
+        self, timeout: float | None = None, block: bool = True, throw_dead: bool = True
+    ) -> Message:
         """
         Return the oldest Message.
 
@@ -207,7 +210,7 @@ class Receiver:
         :raises ChannelError: the sender closed it, its context is gone, or close() was called
         """
         try:
-            msg: "Message" = self._latch.get(timeout, block)
+            msg: Message = self._latch.get(timeout, block)
         except LatchError:
             raise ChannelError(self.closed_msg) from None
         self.router.consumed(msg)
@@ -215,11 +218,11 @@ class Receiver:
             msg.unpickle()
         return msg
 
-    def get_data(self, timeout: "Optional[float]" = None) -> "Any":
+    def get_data(self, timeout: float | None = None) -> Any:
         """Return the oldest message's value."""
         return self.get(timeout).unpickle()
 
-    def __iter__(self) -> "Iterator[Message]":
+    def __iter__(self) -> Iterator[Message]:
         while 1:
             try:
                 msg = self.get()
@@ -240,18 +243,18 @@ class Channel(Sender, Receiver):
 
     def __init__(
         self,
-        router: "Router",
-        context: "Context",
-        dst_handle: "int",
-        handle: "Optional[int]" = None,
-    ) -> "None":
+        router: Router,
+        context: Context,
+        dst_handle: int,
+        handle: int | None = None,
+    ) -> None:
         Sender.__init__(self, context, dst_handle)
         Receiver.__init__(self, router, handle)
 
-    def close(self) -> "None":
+    def close(self) -> None:
         """Close both directions."""
         Receiver.close(self)
         Sender.close(self)
 
-    def __repr__(self) -> "str":
+    def __repr__(self) -> str:
         return "Channel(%s, %s)" % (Sender.__repr__(self), Receiver.__repr__(self))

@@ -10,14 +10,17 @@ Rules
 Threads: connect_many()'s on the caller's.
 """
 
+from __future__ import annotations
+
 from collections import deque
 
 from mitogen.calls import CallChain
 from mitogen.mailbox import Latch
 
-MYPY = False
-if MYPY:
-    from typing import Any, Iterable, Iterator
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
 
 __all__ = ["Result", "connect_many"]
 
@@ -29,34 +32,34 @@ class Result:
     `spec` is what was asked for, as it was given. Either `context` or `error` is None.
     """
 
-    def __init__(self, spec: "Any", context: "Any" = None, error: "Any" = None) -> None:
+    def __init__(self, spec: Any, context: Any = None, error: Any = None) -> None:
         self.spec = spec
         self.context = context
         self.error = error
 
-    def __iter__(self) -> "Iterator[Any]":
+    def __iter__(self) -> Iterator[Any]:
         return iter((self.spec, self.context, self.error))
 
-    def __repr__(self) -> "str":
+    def __repr__(self) -> str:
         return "Result(%r, %r, %r)" % tuple(self)
 
 
 class _Hop:
     """One connection of a path; those that begin with it wait for it."""
 
-    def __init__(self, above: "_Hop | None", method: "str", kwargs: "dict[str, Any]") -> None:
+    def __init__(self, above: _Hop | None, method: str, kwargs: dict[str, Any]) -> None:
         self.above = above
         self.method = method
         self.kwargs = kwargs
-        self.attempt = None  # type: Any
-        self.context = None  # type: Any
-        self.error = None  # type: BaseException | None
+        self.attempt: Any = None
+        self.context: Any = None
+        self.error: BaseException | None = None
         self.started = False
         #: Hops that go on from here, and specs that end here.
-        self.after = []  # type: list[_Hop]
-        self.specs = []  # type: list[Any]
+        self.after: list[_Hop] = []
+        self.specs: list[Any] = []
 
-    def start(self, router: "Any", done: "Any", allowed: "Any") -> None:
+    def start(self, router: Any, done: Any, allowed: Any) -> None:
         kwargs = self.kwargs
         if self.above:
             kwargs = dict(kwargs, via=self.above.context)
@@ -68,7 +71,7 @@ class _Hop:
         self.attempt.when_done(lambda: done(self))
 
 
-def hops_of(spec: "Any") -> "list[tuple[str, dict[str, Any]]]":
+def hops_of(spec: Any) -> list[tuple[str, dict[str, Any]]]:
     """
     Return a spec as a list of (method, options).
 
@@ -92,7 +95,7 @@ def hops_of(spec: "Any") -> "list[tuple[str, dict[str, Any]]]":
     )
 
 
-def connect_many(router: "Any", specs: "Iterable[Any]", limit: "int" = 100) -> "Iterator[Result]":
+def connect_many(router: Any, specs: Iterable[Any], limit: int = 100) -> Iterator[Result]:
     """
     Connect to many; yield a Result for each spec as it is ready, or has failed.
 
@@ -111,22 +114,22 @@ def connect_many(router: "Any", specs: "Iterable[Any]", limit: "int" = 100) -> "
 
 
 class _Many:
-    def __init__(self, router: "Any", specs: "Iterable[Any]", limit: "int") -> None:
+    def __init__(self, router: Any, specs: Iterable[Any], limit: int) -> None:
         self.router = router
         self.limit = limit
-        self.all = []  # type: list[_Hop]
-        self.waiting = deque()  # type: deque[_Hop]
-        self.under_way = set()  # type: set[_Hop]
+        self.all: list[_Hop] = []
+        self.waiting: deque[_Hop] = deque()
+        self.under_way: set[_Hop] = set()
         self.events = Latch()
         self.pending = 0
         self.ended = False
-        shared = {}  # type: dict[Any, _Hop]
+        shared: dict[Any, _Hop] = {}
         for spec in specs:
             self._add(spec, shared)
 
-    def _add(self, spec: "Any", shared: "dict[Any, _Hop]") -> None:
+    def _add(self, spec: Any, shared: dict[Any, _Hop]) -> None:
         hop = None
-        path = ()  # type: Any
+        path: Any = ()
         for method, options in hops_of(spec):
             path += ((method, tuple(sorted((k, repr(v)) for k, v in options.items()))),)
             if path not in shared:
@@ -139,14 +142,14 @@ class _Many:
         hop.specs.append(spec)
         self.pending += 1
 
-    def _new_hop(self, above: "_Hop | None", method: "str", options: "dict[str, Any]") -> "_Hop":
+    def _new_hop(self, above: _Hop | None, method: str, options: dict[str, Any]) -> _Hop:
         hop = _Hop(above, method, options)
         self.all.append(hop)
         (above.after if above else self.waiting).append(hop)
         return hop
 
-    def run(self) -> "Iterator[Result]":
-        handed_out = set()  # type: set[_Hop]
+    def run(self) -> Iterator[Result]:
+        handed_out: set[_Hop] = set()
         try:
             while self.pending:
                 while self.waiting and len(self.under_way) < self.limit:
@@ -160,7 +163,7 @@ class _Many:
         finally:
             self._clean_up(handed_out)
 
-    def _start(self, hop: "_Hop") -> None:
+    def _start(self, hop: _Hop) -> None:
         self.under_way.add(hop)
         try:
             hop.start(
@@ -171,12 +174,12 @@ class _Many:
         except Exception as e:
             self._fail_later(hop, e)
 
-    def _when_allowed(self, hop: "_Hop") -> None:
+    def _when_allowed(self, hop: _Hop) -> None:
         self.events.put((self._on_allowed, hop))
         if self.ended:
             self._drain()
 
-    def _on_allowed(self, hop: "_Hop") -> "Iterator[Result]":
+    def _on_allowed(self, hop: _Hop) -> Iterator[Result]:
         try:
             hop.attempt.start()
             hop.started = True
@@ -184,11 +187,11 @@ class _Many:
             self._fail_later(hop, e)
         return iter(())
 
-    def _fail_later(self, hop: "_Hop", error: "BaseException") -> None:
+    def _fail_later(self, hop: _Hop, error: BaseException) -> None:
         hop.error = error
         self.events.put((self._on_done, hop))
 
-    def _on_done(self, hop: "_Hop") -> "Iterator[Result]":
+    def _on_done(self, hop: _Hop) -> Iterator[Result]:
         self.under_way.discard(hop)
         if hop.error is None:
             try:
@@ -200,14 +203,14 @@ class _Many:
             return iter([Result(spec, hop.context) for spec in hop.specs])
         return iter(self._failed(hop, hop.error))
 
-    def _failed(self, hop: "_Hop", error: "BaseException") -> "list[Result]":
+    def _failed(self, hop: _Hop, error: BaseException) -> list[Result]:
         """Everything that begins with a hop fails as it did."""
         results = [Result(spec, None, error) for spec in hop.specs]
         for after in hop.after:
             results += self._failed(after, error)
         return results
 
-    def _clean_up(self, handed_out: "set[_Hop]") -> None:
+    def _clean_up(self, handed_out: set[_Hop]) -> None:
         self.ended = True
         self._drain()
         for hop in self.under_way:

@@ -38,8 +38,8 @@ from mitogen.parent import Context, IdAllocator
 from mitogen.resources import ResourceResponder
 from mitogen.responder import ModuleResponder
 
-MYPY = False
-if MYPY:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 

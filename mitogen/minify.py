@@ -26,8 +26,8 @@ from __future__ import annotations
 import re
 from collections import Counter, namedtuple
 
-MYPY = False
-if MYPY:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 __all__ = ["minimize_source"]
@@ -88,9 +88,10 @@ def minimize_source(
 
     :param source: Python source, already decoded; any kind of line end, a byte order mark is
         dropped.
-    :param strip_annotations: also drop the annotations of functions and of variables outside class
-        bodies, and the blocks below ``if MYPY:`` and ``if TYPE_CHECKING:``, with ``MYPY = False``
-        where nothing else reads that. Not the same program any more for those who read
+    :param strip_annotations: also drop annotations, ``from __future__ import annotations``, and the
+        blocks below ``if MYPY:`` and ``if TYPE_CHECKING:``, with ``MYPY = False`` where nothing
+        else reads that. Variables keep theirs in classes that are decorated or derived from
+        ``NamedTuple`` or ``TypedDict``. The result differs for code that reads
         ``__annotations__``.
     :param rename: new names for identifiers, wherever they occur outside strings (attributes and
         keyword arguments too); the caller knows that this is safe.
@@ -102,10 +103,7 @@ def minimize_source(
     try:
         lines = list(_logical_lines(text))
         if strip_annotations:
-            lines = [
-                _bare(line, in_class)
-                for line, in_class in _with_scope(iter(_without_guards(_without_guarded(lines))))
-            ]
+            lines = list(_without_annotations(_without_guards(_without_guarded(lines))))
         if "__doc__" not in text:
             lines = list(_without_docstrings(lines))
         return _joined(lines, rename or {})
@@ -363,31 +361,61 @@ def _guarded_end(lines: list[Line], index: int) -> int:
     return end
 
 
-def _with_scope(lines: Iterator[Line]) -> Iterator[tuple[Line, bool]]:
-    """Pair each line with whether it is directly in the body of a class."""
-    scopes = [(-1, False)]  # The column of a header and whether it is a class's.
+_NEED_ANNOTATIONS = frozenset(["NamedTuple", "TypedDict"])
+
+
+def _with_scope(lines: Iterator[Line]) -> Iterator[tuple[Line, str]]:
+    """Pair each line with its scope: "" for a module, "def", "class", or "fields".
+
+    "fields" is the body of a class that reads its annotations.
+    """
+    scopes = [(-1, "")]  # The column of a header, and the scope below it.
+    decorated = False
     for line in lines:
         while scopes[-1][0] >= line.column:
             scopes.pop()
         yield line, scopes[-1][1]
-        word = line.tokens[0].text
-        if word in ("def", "async", "class") and _header_end(line.tokens):
-            scopes.append((line.column, word == "class"))
+        words = [token.text for token in line.tokens]
+        if words[0] == "class" and _header_end(line.tokens):
+            bases = {word.rpartition(".")[2] for word in words}
+            fields = decorated or bases & _NEED_ANNOTATIONS
+            scopes.append((line.column, "fields" if fields else "class"))
+        elif words[0] in ("def", "async") and _header_end(line.tokens):
+            scopes.append((line.column, "def"))
+        decorated = words[0].startswith("@")
 
 
-def _bare(line: Line, in_class: bool) -> Line:
-    """Return *line* without annotations; *in_class*: keep a variable's, dataclasses need them."""
+_FUTURE = ["from", "__future__", "import", "annotations"]
+
+
+def _without_annotations(lines: list[Line]) -> Iterator[Line]:
+    """Drop annotations; a suite that they leave empty gets a 0."""
+    before = -1  # The column of the last line that stays.
+    for index, (line, scope) in enumerate(_with_scope(iter(lines))):
+        bare = _bare(line, scope)
+        if not bare.tokens:
+            if before >= line.column or not _ends_suite(lines, index):
+                continue
+            bare = Line(line.column, [Token("number", "0", line.tokens[0].line, 0)])
+        before = bare.column
+        yield bare
+
+
+def _bare(line: Line, scope: str) -> Line:
+    """Return *line* without annotations; with no tokens if it was nothing else."""
     column, tokens = line
     end = 0
     if tokens[0].text in ("def", "async"):
         end = _header_end(tokens)
     if end and tokens[0].text == "def" or end and tokens[1].text == "def":
-        body = _bare(Line(column, tokens[end:]), False).tokens if end < len(tokens) else []
+        body = _bare(Line(column, tokens[end:]), "def").tokens if end < len(tokens) else []
         header = _bare_header(tokens[:end])
         return Line(column, header + body if body else _on_first_line(header))
-    if in_class or tokens[0].text in _COMPOUND:
+    if scope == "fields" or tokens[0].text in _COMPOUND:
         return line
-    return Line(column, _bare_variable(tokens))
+    if not scope and [token.text for token in tokens] == _FUTURE:
+        return Line(column, [])
+    return Line(column, _bare_variable(tokens, scope))
 
 
 _COMPOUND = frozenset(
@@ -395,13 +423,20 @@ _COMPOUND = frozenset(
 )
 
 
-def _bare_variable(tokens: list[Token]) -> list[Token]:
-    """``x: T = v`` becomes ``x = v``. ``x: T`` stays: in a function it makes x a local name."""
+def _bare_variable(tokens: list[Token], scope: str) -> list[Token]:
+    """``x: T = v`` becomes ``x = v``, and ``x: T`` nothing.
+
+    In a function ``x: T`` stays, since it makes x a local name.
+    """
     colon = next((i for i, t in enumerate(tokens) if t.text == ":" and not t.depth), 0)
     equal = next((i for i, t in enumerate(tokens) if t.text == "=" and not t.depth), 0)
-    if 0 < colon < equal and "lambda" not in [token.text for token in tokens[:equal]]:
+    if not colon or "lambda" in [token.text for token in tokens[: equal or colon]]:
+        return tokens
+    if colon < equal:
         return tokens[:colon] + tokens[equal:]
-    return tokens
+    if equal or scope == "def" or ";" in [token.text for token in tokens]:
+        return tokens
+    return []
 
 
 def _bare_header(tokens: list[Token]) -> list[Token]:

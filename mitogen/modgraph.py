@@ -31,8 +31,8 @@ from mitogen.modpaths import (
     path_kind,
 )
 
-MYPY = False
-if MYPY:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 

@@ -18,8 +18,8 @@ import os
 import sys
 from types import ModuleType
 
-MYPY = False
-if MYPY:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from typing import Any
 

@@ -7,6 +7,8 @@ Apart from aliases.py since `logging` is imported by those who log only.
 Threads: any.
 """
 
+from __future__ import annotations
+
 import getpass
 import logging
 import os
@@ -14,9 +16,9 @@ import sys
 
 from mitogen import core
 
-MYPY = False
-if MYPY:
-    from typing import Any, List, Optional
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["IOLOG", "LOG", "LOGGERS", "LogHandler", "PidfulStreamHandler"]
 
@@ -32,18 +34,18 @@ class LogHandler(logging.Handler):
     :param context: where to; a master forwards them to its own loggers
     """
 
-    def __init__(self, context: "core.Context") -> "None":
+    def __init__(self, context: core.Context) -> None:
         logging.Handler.__init__(self)
         self.context = context
-        self._held: Optional[List[Any]] = []
+        self._held: list[Any] | None = []
 
-    def uncork(self) -> "None":
+    def uncork(self) -> None:
         """Send what waits; from now on send at once."""
         held, self._held = self._held, None
         for fields in held or ():
             self._send(fields)
 
-    def emit(self, record: "logging.LogRecord") -> "None":
+    def emit(self, record: logging.LogRecord) -> None:
         """Send a record. What logs of mitogen itself say of that is not sent."""
         if record.name == "mitogen.io":
             return
@@ -63,7 +65,7 @@ class LogHandler(logging.Handler):
         except Exception:
             self.handleError(record)
 
-    def _send(self, fields: "List[Any]") -> "None":
+    def _send(self, fields: list[Any]) -> None:
         msg = core.Message(
             dst_id=self.context.context_id, handle=core.FORWARD_LOG, data=core.encode(fields)
         )
@@ -80,12 +82,12 @@ class PidfulStreamHandler(logging.StreamHandler):  # type: ignore[type-arg]
     #: Path of the file: user and pid.
     template = "/tmp/mitogen.%s.%s.log"
     #: The process that the file was opened by.
-    open_pid: "Optional[int]" = None
+    open_pid: int | None = None
 
-    def __init__(self, stream: "Any" = None) -> "None":
+    def __init__(self, stream: Any = None) -> None:
         logging.StreamHandler.__init__(self, stream or sys.stderr)
 
-    def _reopen(self) -> "None":
+    def _reopen(self) -> None:
         if self.open_pid is not None:
             self.stream.close()
         path = self.template % (getpass.getuser(), os.getpid())
@@ -94,7 +96,7 @@ class PidfulStreamHandler(logging.StreamHandler):  # type: ignore[type-arg]
         self.stream = os.fdopen(os.open(path, flags, 0o600), "a")
         self.open_pid = os.getpid()
 
-    def emit(self, record: "logging.LogRecord") -> "None":
+    def emit(self, record: logging.LogRecord) -> None:
         """Write a record."""
         self.acquire()
         try:
@@ -106,7 +108,7 @@ class PidfulStreamHandler(logging.StreamHandler):  # type: ignore[type-arg]
         finally:
             self.release()
 
-    def close(self) -> "None":
+    def close(self) -> None:
         """Close the file."""
         if self.open_pid == os.getpid():
             self.stream.close()

@@ -6,6 +6,8 @@ Starting programs, terminals, pollers and small helpers; what connects is spawn.
 Threads: any, but Reaper, whose broker does its work.
 """
 
+from __future__ import annotations
+
 import fcntl
 import os
 import shlex
@@ -26,9 +28,10 @@ from mitogen.streams import (
     TimerList,
 )
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
 
 __all__ = [
     "Argv",
@@ -78,7 +81,7 @@ core.Router.unidirectional_msg = parent.Branch.unidirectional_msg  # type: ignor
 # -- logs, source, text
 
 
-def get_log_levels(loggers: "Iterable[Any]") -> "Dict[str, int]":
+def get_log_levels(loggers: Iterable[Any]) -> dict[str, int]:
     """
     Return the levels that are set.
 
@@ -88,7 +91,7 @@ def get_log_levels(loggers: "Iterable[Any]") -> "Dict[str, int]":
     return {logger.name: logger.level for logger in loggers if logger.level}
 
 
-def returncode_to_str(n: "Optional[int]") -> "str":
+def returncode_to_str(n: int | None) -> str:
     """Return what an exit status says: negative is a signal, None a process that still runs."""
     return str(spawn.status_text(n))
 
@@ -100,18 +103,18 @@ class PartialZlib:
     :param s: bytes that they all begin with
     """
 
-    def __init__(self, s: "bytes") -> "None":
+    def __init__(self, s: bytes) -> None:
         self.s = s
         self._compressor = zlib.compressobj(9)
         self._out = self._compressor.compress(s)
 
-    def append(self, s: "bytes") -> "bytes":
+    def append(self, s: bytes) -> bytes:
         """Return the zlib stream (RFC 1950) of the beginning and `s`."""
         compressor = self._compressor.copy()
         return self._out + compressor.compress(s) + compressor.flush()
 
 
-def get_core_source_partial() -> "PartialZlib":
+def get_core_source_partial() -> PartialZlib:
     """Return a PartialZlib that begins with the source of core.py."""
     import inspect
 
@@ -125,10 +128,10 @@ class Argv:
     :param argv: program and arguments
     """
 
-    def __init__(self, argv: "Sequence[Any]") -> "None":
+    def __init__(self, argv: Sequence[Any]) -> None:
         self.argv = argv
 
-    def __str__(self) -> "str":
+    def __str__(self) -> str:
         return " ".join(shlex.quote(os.fsdecode(arg)) for arg in self.argv)
 
 
@@ -141,14 +144,12 @@ class CallSpec:
     :param kwargs: its keyword arguments
     """
 
-    def __init__(
-        self, fn: "Callable[..., Any]", args: "Sequence[Any]", kwargs: "Dict[str, Any]"
-    ) -> "None":
+    def __init__(self, fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         self.fn = fn
         self.args = args
         self.kwargs = kwargs
 
-    def __str__(self) -> "str":
+    def __str__(self) -> str:
         given = [repr(arg) for arg in self.args]
         given += ["%s=%r" % item for item in self.kwargs.items()]
         name = "%s.%s" % (self.fn.__module__, getattr(self.fn, "__qualname__", self.fn))
@@ -158,7 +159,7 @@ class CallSpec:
 # -- terminals
 
 
-def flags(names: "str") -> "int":
+def flags(names: str) -> int:
     """Return the constants of :mod:`termios` that `names` lists, ORed; those not here are 0."""
     import termios
 
@@ -168,7 +169,7 @@ def flags(names: "str") -> "int":
     return found
 
 
-def cfmakeraw(tflags: "List[Any]") -> "List[Any]":
+def cfmakeraw(tflags: list[Any]) -> list[Any]:
     """Return what tcgetattr() gave, changed as cfmakeraw(3) does."""
     iflag, oflag, cflag, lflag, ispeed, ospeed, cc = tflags
     iflag &= ~flags("IGNBRK BRKINT PARMRK ISTRIP INLCR IGNCR ICRNL IXON")
@@ -179,14 +180,14 @@ def cfmakeraw(tflags: "List[Any]") -> "List[Any]":
     return [iflag, oflag, cflag, lflag, ispeed, ospeed, cc]
 
 
-def disable_echo(fd: "int") -> "None":
+def disable_echo(fd: int) -> None:
     """Have a terminal pass bytes unchanged, and not echo what is typed."""
     import termios
 
     termios.tcsetattr(fd, termios.TCSAFLUSH, cfmakeraw(termios.tcgetattr(fd)))
 
 
-def openpty() -> "Tuple[Any, Any]":
+def openpty() -> tuple[Any, Any]:
     """
     Return two file objects, master and slave, of a new terminal that passes bytes unchanged.
 
@@ -203,9 +204,7 @@ def openpty() -> "Tuple[Any, Any]":
 # -- starting programs
 
 
-def create_socketpair(
-    size: "Optional[int]" = None, blocking: "Optional[bool]" = None
-) -> "Tuple[Any, Any]":
+def create_socketpair(size: int | None = None, blocking: bool | None = None) -> tuple[Any, Any]:
     """
     Return two connected file objects, each to read from and to write to.
 
@@ -219,8 +218,8 @@ def create_socketpair(
 
 
 def create_best_pipe(
-    escalates_privilege: "bool" = False, blocking: "Optional[bool]" = None
-) -> "Tuple[Any, Any]":
+    escalates_privilege: bool = False, blocking: bool | None = None
+) -> tuple[Any, Any]:
     """
     Return two file objects: to read from, and to write to.
 
@@ -228,12 +227,12 @@ def create_best_pipe(
     :param blocking: their mode; None: blocking
     """
     if escalates_privilege:
-        found: Tuple[Any, Any] = aliases.pipe(blocking)
+        found: tuple[Any, Any] = aliases.pipe(blocking)
         return found
     return create_socketpair(blocking=blocking)
 
 
-def popen(**kwargs: "Any") -> "subprocess.Popen[bytes]":
+def popen(**kwargs: Any) -> subprocess.Popen[bytes]:
     """Return `subprocess.Popen(**kwargs)`."""
     return subprocess.Popen(**kwargs)
 
@@ -250,17 +249,17 @@ class Process:
     :param stderr: file object to read from, or None
     """
 
-    def __init__(self, pid: "int", stdin: "Any", stdout: "Any", stderr: "Any" = None) -> "None":
+    def __init__(self, pid: int, stdin: Any, stdout: Any, stderr: Any = None) -> None:
         self.pid = pid
         self.stdin = stdin
         self.stdout = stdout
         self.stderr = stderr
-        self.returncode: Optional[int] = None
+        self.returncode: int | None = None
 
-    def __repr__(self) -> "str":
+    def __repr__(self) -> str:
         return "%s(pid %d)" % (type(self).__name__, self.pid)
 
-    def poll(self) -> "Optional[int]":
+    def poll(self) -> int | None:
         """Return the exit status (negative: a signal), or None while it runs."""
         if self.returncode is None:
             try:
@@ -274,16 +273,16 @@ class Process:
                     self.returncode = -by if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
         return self.returncode
 
-    def send_signal(self, sig: "int") -> "None":
+    def send_signal(self, sig: int) -> None:
         """Send a signal, unless it was reaped."""
         if self.poll() is None:
             os.kill(self.pid, sig)
 
-    def terminate(self) -> "None":
+    def terminate(self) -> None:
         """Send SIGTERM."""
         self.send_signal(signal.SIGTERM)
 
-    def kill(self) -> "None":
+    def kill(self) -> None:
         """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
@@ -295,22 +294,22 @@ class PopenProcess(Process):
     :param proc: that
     """
 
-    def __init__(self, proc: "Any", stdin: "Any", stdout: "Any", stderr: "Any" = None) -> "None":
+    def __init__(self, proc: Any, stdin: Any, stdout: Any, stderr: Any = None) -> None:
         Process.__init__(self, proc.pid, stdin, stdout, stderr)
         self.proc = proc
 
-    def poll(self) -> "Optional[int]":
+    def poll(self) -> int | None:
         self.returncode = self.proc.poll()
         return self.returncode
 
 
 def create_child(
-    args: "Sequence[Any]",
-    merge_stdio: "bool" = False,
-    stderr_pipe: "bool" = False,
-    escalates_privilege: "bool" = False,
-    preexec_fn: "Optional[Callable[[], Any]]" = None,
-) -> "PopenProcess":
+    args: Sequence[Any],
+    merge_stdio: bool = False,
+    stderr_pipe: bool = False,
+    escalates_privilege: bool = False,
+    preexec_fn: Callable[[], Any] | None = None,
+) -> PopenProcess:
     """
     Start a program with its standard input and output connected to us.
 
@@ -321,8 +320,8 @@ def create_child(
     :param preexec_fn: called in the new process; unsafe where there are threads
     :raises OSError: it cannot be started
     """
-    ours: List[Any] = []
-    theirs: List[Any] = []
+    ours: list[Any] = []
+    theirs: list[Any] = []
     try:
         for pair in (
             create_best_pipe(escalates_privilege)[::-1],
@@ -351,7 +350,7 @@ def create_child(
     return PopenProcess(proc, *ours)
 
 
-def _on_terminal(args: "Sequence[Any]", stdin: "Any", stdout: "Any") -> "Tuple[Any, Any]":
+def _on_terminal(args: Sequence[Any], stdin: Any, stdout: Any) -> tuple[Any, Any]:
     """Start a program that is to have a terminal; None: that is its standard input, output."""
     spawn.check_program(os.fspath(args[0]))
     master, slave = openpty()
@@ -373,7 +372,7 @@ def _on_terminal(args: "Sequence[Any]", stdin: "Any", stdout: "Any") -> "Tuple[A
     return proc, master
 
 
-def tty_create_child(args: "Sequence[Any]") -> "PopenProcess":
+def tty_create_child(args: Sequence[Any]) -> PopenProcess:
     """
     Start a program on a terminal: its standard input, output and error.
 
@@ -385,9 +384,7 @@ def tty_create_child(args: "Sequence[Any]") -> "PopenProcess":
     return PopenProcess(proc, master, os.fdopen(reader, "rb", 0))
 
 
-def hybrid_tty_create_child(
-    args: "Sequence[Any]", escalates_privilege: "bool" = False
-) -> "PopenProcess":
+def hybrid_tty_create_child(args: Sequence[Any], escalates_privilege: bool = False) -> PopenProcess:
     """
     Start a program with its standard input and output connected to us, and a terminal of its own,
     which is its standard error, too.
@@ -422,19 +419,19 @@ class Reaper:
     """
 
     def __init__(
-        self, broker: "core.Broker", proc: "Process", kill: "bool", wait_on_shutdown: "bool"
-    ) -> "None":
+        self, broker: core.Broker, proc: Process, kill: bool, wait_on_shutdown: bool
+    ) -> None:
         self.broker = broker
         self.proc = proc
         self.kill = kill
         self.wait_on_shutdown = wait_on_shutdown
         self._waited = 0.0
 
-    def reap(self) -> "None":
+    def reap(self) -> None:
         """Any thread: begin, or look again."""
         self.broker.defer(self._look)
 
-    def _look(self) -> "None":
+    def _look(self) -> None:
         if self.wait_on_shutdown:
             self.broker.holds.add(self)
         if self.proc.poll() is not None:
@@ -453,6 +450,6 @@ class Reaper:
         self._waited += wait
         self.broker.after(wait, self._look)
 
-    def _finish(self) -> "None":
+    def _finish(self) -> None:
         self.broker.holds.discard(self)
         self.broker.stop()

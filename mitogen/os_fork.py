@@ -14,6 +14,8 @@ the program's routers, contexts or pools, and ends in os._exit() or runs another
 Threads: cork(), uncork() and the wrapped os.fork() on any of the program's.
 """
 
+from __future__ import annotations
+
 import functools
 import gc
 import os
@@ -21,9 +23,10 @@ import sys
 
 from mitogen import core
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable, List, Sequence
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
 __all__ = ["Corker", "real_fork", "wrap_os__fork"]
 
@@ -34,7 +37,7 @@ LOOK = 0.1
 real_fork = os.fork
 
 
-def _is_open(pool: "Any") -> "bool":
+def _is_open(pool: Any) -> bool:
     return not pool.closed
 
 
@@ -46,14 +49,12 @@ class Corker:
     :param pools: service pools, whose threads
     """
 
-    def __init__(
-        self, brokers: "Sequence[core.Broker]" = (), pools: "Sequence[Any]" = ()
-    ) -> "None":
+    def __init__(self, brokers: Sequence[core.Broker] = (), pools: Sequence[Any] = ()) -> None:
         self.brokers = brokers
         self.pools = pools
-        self._held: List[Any] = []
+        self._held: list[Any] = []
 
-    def cork(self) -> "None":
+    def cork(self) -> None:
         """
         Return once every thread stands still between two pieces of work, until uncork(). A pool's
         thread that serves a call stops after that. Until then, call nothing: it might wait for one
@@ -67,13 +68,11 @@ class Corker:
             if not broker.on_thread():
                 self._hold(broker.defer, functools.partial(getattr, broker, "alive"))
 
-    def _hold(
-        self, defer: "Callable[[Callable[[], Any]], Any]", goes_on: "Callable[[], bool]"
-    ) -> "None":
+    def _hold(self, defer: Callable[[Callable[[], Any]], Any], goes_on: Callable[[], bool]) -> None:
         stopped = core.new_lock()
         resume = core.new_lock()
 
-        def hold() -> "None":
+        def hold() -> None:
             stopped.release()
             resume.acquire()
 
@@ -85,18 +84,18 @@ class Corker:
             if not goes_on():
                 return
 
-    def uncork(self) -> "None":
+    def uncork(self) -> None:
         """Let the threads go on; in the copy, where there are none, do nothing."""
         held, self._held = self._held, []
         for resume in held:
             resume.release()
 
 
-def _instances(cls: "type") -> "List[Any]":
+def _instances(cls: type) -> list[Any]:
     return [each for each in gc.get_objects() if isinstance(each, cls)]
 
 
-def wrap_os__fork() -> "None":
+def wrap_os__fork() -> None:
     """
     Have os.fork() hold the threads of every broker and pool of the process while it forks.
 
@@ -106,7 +105,7 @@ def wrap_os__fork() -> "None":
         return
 
     @functools.wraps(real_fork)
-    def fork() -> "int":
+    def fork() -> int:
         service = sys.modules.get("mitogen.service")
         pools = _instances(service.Pool) if service else []
         corker = Corker(_instances(core.Broker), pools)

@@ -8,6 +8,8 @@ Rules
 Threads: any.
 """
 
+from __future__ import annotations
+
 import _thread
 import os
 import sys
@@ -58,27 +60,17 @@ from mitogen.handshake import EofError
 from mitogen.lazy import find_elsewhere
 from mitogen.mailbox import Latch, Receiver
 
-MYPY = False
-if MYPY:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Future
     from subprocess import CompletedProcess
     from typing import (
         Any,
-        Callable,
-        Dict,
-        Iterable,
-        Iterator,
-        List,
-        Optional,
-        Sequence,
-        Set,
-        Tuple,
-        Type,
+        Literal,
         Union,
         overload,
     )
-
-    from typing_extensions import Literal
 
     from mitogen.core import ExternalContext, P, R, Stream
     from mitogen.many import Result
@@ -99,11 +91,11 @@ if MYPY:
 
         def context_by_id(
             self,
-            context_id: "int",
-            via_id: "Optional[int]" = None,
-            create: "bool" = True,
-            name: "Optional[str]" = None,
-        ) -> "Any": ...
+            context_id: int,
+            via_id: int | None = None,
+            create: bool = True,
+            name: str | None = None,
+        ) -> Any: ...
 else:
     _Base = core.Router
 
@@ -148,7 +140,7 @@ METHODS = {
 }
 
 
-def get_connection_class(name: "str") -> "Type[Connection]":
+def get_connection_class(name: str) -> type[Connection]:
     """
     Return the Connection class of a connection method.
 
@@ -159,7 +151,7 @@ def get_connection_class(name: "str") -> "Type[Connection]":
         raise ValueError(
             "no connection method %r; there are: %s" % (name, ", ".join(sorted(METHODS)))
         )
-    found: "Type[Connection]" = core.import_module(METHODS[name]).Connection
+    found: type[Connection] = core.import_module(METHODS[name]).Connection
     return found
 
 
@@ -168,39 +160,39 @@ class Context(core.Context):
 
     call_chain_class = CallChain
 
-    if MYPY:
+    if TYPE_CHECKING:
         # Or every misspelt name would be accepted, as in core.Context.
-        __getattr__: "Any"
+        __getattr__: Any
 
     @property
-    def default_call_chain(self) -> "CallChain":
+    def default_call_chain(self) -> CallChain:
         """The CallChain that call() and its like use."""
         chain = self.__dict__.get("_chain")
         if chain is None:
             chain = self.__dict__["_chain"] = Context.call_chain_class(self)
         return chain
 
-    def call(self, fn: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs") -> "R":
+    def call(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a function there and return its result: see CallChain.call()."""
         # From here on found on the instance: two calls less on the way of each.
         self.__dict__["call"] = call = _chain_of(self).call
         return call(fn, *args, **kwargs)
 
-    def call_async(self, fn: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs") -> "Receiver":
+    def call_async(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Receiver:
         """Call a function there; return a Receiver for its result."""
         return _chain_of(self).call_async(fn, *args, **kwargs)
 
-    def call_no_reply(self, fn: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs") -> "None":
+    def call_no_reply(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> None:
         """Call a function there and go on; an error is logged."""
         _chain_of(self).call_no_reply(fn, *args, **kwargs)
 
-    def submit(self, fn: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs") -> "Future[R]":
+    def submit(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Call a function there; return a concurrent.futures.Future: see futures.CallFuture."""
         from mitogen import futures
 
         return futures.submit(_chain_of(self), fn, args, kwargs)
 
-    def send_async(self, msg: "Message", persist: "bool" = False) -> "Receiver":
+    def send_async(self, msg: Message, persist: bool = False) -> Receiver:
         """Send `msg` there; return a Receiver for the answer."""
         receiver = Receiver(self.router, persist=persist, respondent=self)
         msg.reply_to = receiver.handle
@@ -208,7 +200,7 @@ class Context(core.Context):
         self.send(msg)
         return receiver
 
-    def send_await(self, msg: "Message", deadline: "Optional[float]" = None) -> "Any":
+    def send_await(self, msg: Message, deadline: float | None = None) -> Any:
         """Send `msg` there; return the answer's value, waiting `deadline` seconds at most."""
         receiver = self.send_async(msg)
         try:
@@ -216,61 +208,59 @@ class Context(core.Context):
         finally:
             receiver.close()
 
-    def call_service_async(
-        self, service_name: "Any", method_name: "str", **kwargs: "Any"
-    ) -> "Receiver":
+    def call_service_async(self, service_name: Any, method_name: str, **kwargs: Any) -> Receiver:
         """Call a method of a service there; return a Receiver for its result."""
         if not isinstance(service_name, str):
             service_name = service_name.name()
         msg = Message.pickled((service_name, method_name, Kwargs(kwargs)), handle=CALL_SERVICE)
         return self.send_async(msg)
 
-    def call_service(self, service_name: "Any", method_name: "str", **kwargs: "Any") -> "Any":
+    def call_service(self, service_name: Any, method_name: str, **kwargs: Any) -> Any:
         """Call a method of a service there; return its result."""
         return self.call_service_async(service_name, method_name, **kwargs).get().unpickle()
 
-    def put(self, path: "Path", remote_path: "Path", *args: "Any", **kwargs: "Any") -> "None":
+    def put(self, path: Path, remote_path: Path, *args: Any, **kwargs: Any) -> None:
         """Send a file or a tree there: see mitogen.files.put()."""
         from mitogen import files
 
         files.put(self, path, remote_path, *args, **kwargs)
 
-    def get(self, remote_path: "Path", path: "Path", *args: "Any", **kwargs: "Any") -> "None":
+    def get(self, remote_path: Path, path: Path, *args: Any, **kwargs: Any) -> None:
         """Fetch a file or a tree from there: see mitogen.files.get()."""
         from mitogen import files
 
         files.get(self, remote_path, path, *args, **kwargs)
 
-    def popen(self, args: "Args", **options: "Any") -> "Popen":
+    def popen(self, args: Args, **options: Any) -> Popen:
         """Start a program there: see mitogen.process.Popen."""
         from mitogen import process
 
         return process.Popen(self, args, **options)
 
-    def run(self, args: "Union[Word, Sequence[Word]]", **options: "Any") -> "CompletedProcess[Any]":
+    def run(self, args: Word | Sequence[Word], **options: Any) -> CompletedProcess[Any]:
         """Run a program there and return what it printed: see mitogen.process.run()."""
         from mitogen import process
 
         return process.run(self, args, **options)
 
-    def shell(self, argv: "Union[None, str, Sequence[Word]]" = None, **options: "Any") -> "int":
+    def shell(self, argv: None | str | Sequence[Word] = None, **options: Any) -> int:
         """Put this process' terminal in front of a shell there: see mitogen.terminal.shell()."""
         from mitogen import terminal
 
         return terminal.shell(self, argv, **options)
 
-    def on_disconnect(self) -> "None":
+    def on_disconnect(self) -> None:
         """Tell those that listen for `disconnect`."""
         core.fire(self, "disconnect")
 
-    if MYPY:
+    if TYPE_CHECKING:
 
         @overload
-        def shutdown(self, wait: "Literal[False]" = False) -> "Latch": ...
+        def shutdown(self, wait: Literal[False] = False) -> Latch: ...
         @overload
-        def shutdown(self, wait: "Literal[True]") -> "None": ...
+        def shutdown(self, wait: Literal[True]) -> None: ...
 
-    def shutdown(self, wait: "bool" = False) -> "Any":
+    def shutdown(self, wait: bool = False) -> Any:
         """
         End the context.
 
@@ -292,13 +282,11 @@ class Context(core.Context):
 
 core.ENCODERS[Context] = core.ENCODERS[core.Context]
 #: Returns what `default_call_chain` is, for a Context of core.py too.
-_chain_of: "Callable[[core.Context], CallChain]" = (
-    Context.default_call_chain.fget  # type: ignore[attr-defined]  # a property, seen as a function
-)
+_chain_of: Callable[[core.Context], CallChain] = Context.default_call_chain.fget  # type: ignore[attr-defined]  # a property, seen as a function
 
 
-def _when_gone(router: "Any", context: "Context", latch: "Latch") -> "None":
-    def put() -> "None":
+def _when_gone(router: Any, context: Context, latch: Latch) -> None:
+    def put() -> None:
         if not latch.size():
             latch.put(None)
 
@@ -325,11 +313,11 @@ class Router(_Base):
     profiling = False
     unidirectional = False
 
-    def push_modules(self, context: "core.Context", fn: "Any") -> "None":
+    def push_modules(self, context: core.Context, fn: Any) -> None:
         """Any thread: send `fn`'s module and what that imports, as far as it has not gone there."""
         self.branch.modules.push(context, [fn.__module__])
 
-    def preamble_for(self, connecting: "Any") -> "bytes":
+    def preamble_for(self, connecting: Any) -> bytes:
         """Return all that a child is sent before frames: bytes."""
         conn = connecting.conn
         options = conn.options
@@ -359,26 +347,26 @@ class Router(_Base):
         }
         return self.branch.preamble(core.encode(config))
 
-    def log_config(self) -> "Tuple[int, List[Any]]":
+    def log_config(self) -> tuple[int, list[Any]]:
         """Return (level of mitogen's own records, [[logger, level]]) for a child."""
         return self.log_level, self.econtext.config["log_levels"]
 
-    def myself(self) -> "Context":
+    def myself(self) -> Context:
         """Return the Context that stands for this process."""
-        me: "Context" = self.context_by_id(self.context_id, name="self")
+        me: Context = self.context_by_id(self.context_id, name="self")
         return me
 
-    def allocate_id(self) -> "int":
+    def allocate_id(self) -> int:
         """Return a new context id."""
         return int(self.branch.ids.allocate())
 
     def connect(
         self,
-        method_name: "str",
-        name: "Optional[str]" = None,
-        via: "Optional[Context]" = None,
-        **kwargs: "Any",
-    ) -> "Context":
+        method_name: str,
+        name: str | None = None,
+        via: Context | None = None,
+        **kwargs: Any,
+    ) -> Context:
         """
         Start a child and return its Context.
 
@@ -392,11 +380,11 @@ class Router(_Base):
 
     def connecting(
         self,
-        method_name: "str",
-        name: "Optional[str]" = None,
-        via: "Optional[Context]" = None,
-        **kwargs: "Any",
-    ) -> "Attempt":
+        method_name: str,
+        name: str | None = None,
+        via: Context | None = None,
+        **kwargs: Any,
+    ) -> Attempt:
         """Return what will do as connect() does when it is started: see connect.Connecting."""
         klass = get_connection_class(method_name)
         if via is not None:
@@ -408,27 +396,27 @@ class Router(_Base):
 
     def proxy_connect(
         self,
-        via_context: "Context",
-        method_name: "str",
-        name: "Optional[str]" = None,
-        **kwargs: "Any",
-    ) -> "Context":
+        via_context: Context,
+        method_name: str,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> Context:
         """Have `via_context` start a child of its own; return its Context."""
         return self.connect(method_name, name, via_context, **kwargs)
 
-    def connect_many(self, specs: "Iterable[Any]", limit: "int" = 100) -> "Iterator[Result]":
+    def connect_many(self, specs: Iterable[Any], limit: int = 100) -> Iterator[Result]:
         """Connect to many at once: see many.connect_many()."""
         from mitogen import many
 
         return many.connect_many(self, specs, limit)
 
-    def from_spec(self, text: "str", **kwargs: "Any") -> "Context":
+    def from_spec(self, text: str, **kwargs: Any) -> Context:
         """Connect hop by hop, as a text such as "ssh:host/sudo:root" says: see specs.connect()."""
         from mitogen import specs
 
         return specs.connect(self, text, **kwargs)
 
-    def disconnect(self, context: "core.Context") -> "None":
+    def disconnect(self, context: core.Context) -> None:
         """Close the stream to a child of this context; a context further down is told to end."""
         stream = self._stream_by_id.get(context.context_id)
         if stream and stream.remote_id == context.context_id:
@@ -436,36 +424,36 @@ class Router(_Base):
         elif stream:
             self.route(shutdown_now(context.context_id), False)
 
-    def kill(self, context: "core.Context") -> "None":
+    def kill(self, context: core.Context) -> None:
         """Kill a child of this context; a context further down ends itself, whatever runs there."""
-        stream: "Any" = self._stream_by_id.get(context.context_id)
+        stream: Any = self._stream_by_id.get(context.context_id)
         if stream and stream.remote_id == context.context_id:
             stream.kill()
         self.disconnect(context)
 
-    def upgrade(self, importer: "Any" = None, parent: "Any" = None) -> "None":
+    def upgrade(self, importer: Any = None, parent: Any = None) -> None:
         """Do nothing (kept for old programs): a router is upgraded when it first connects."""
 
-    def get_streams(self) -> "Set[ChildStream]":
+    def get_streams(self) -> set[ChildStream]:
         """Return the streams to the children."""
         return set(self.branch.streams)
 
-    def stream_by_id(self, dst_id: "int") -> "Optional[Stream]":
+    def stream_by_id(self, dst_id: int) -> Stream | None:
         """Return the stream that leads to a context, or None."""
         return self.routes.get(dst_id)
 
-    def _async_route(self, msg: "Message", in_stream: "Optional[Stream]" = None) -> "None":
+    def _async_route(self, msg: Message, in_stream: Stream | None = None) -> None:
         # Old programs call this on the broker thread.
         if in_stream:
             self.on_frame(msg, in_stream)
         else:
             self.route(msg, False)
 
-    def add_route(self, target_id: "int", stream: "Stream") -> "None":
+    def add_route(self, target_id: int, stream: Stream) -> None:
         """Broker thread: record that `stream` leads to a context."""
         self._stream_by_id[target_id] = stream
 
-    def del_route(self, target_id: "int") -> "None":
+    def del_route(self, target_id: int) -> None:
         """Broker thread: forget a context."""
         stream = self._stream_by_id.pop(target_id, None)
         if stream:
@@ -473,7 +461,7 @@ class Router(_Base):
             core.fire(self, "routes_lost", [target_id], stream)
 
 
-def _options(klass: "Any", method_name: "str", kwargs: "Dict[str, Any]") -> "Any":
+def _options(klass: Any, method_name: str, kwargs: dict[str, Any]) -> Any:
     try:
         return klass.options_class(**kwargs)
     except TypeError as e:
@@ -497,12 +485,12 @@ class ProxyConnecting(Attempt):
 
     def __init__(
         self,
-        router: "Router",
-        klass: "Type[Connection]",
-        via: "Context",
-        method_name: "str",
-        kwargs: "Dict[str, Any]",
-    ) -> "None":
+        router: Router,
+        klass: type[Connection],
+        via: Context,
+        method_name: str,
+        kwargs: dict[str, Any],
+    ) -> None:
         self.kwargs = {
             k: os.fspath(v) if hasattr(v, "__fspath__") else v for k, v in kwargs.items()
         }
@@ -517,7 +505,7 @@ class ProxyConnecting(Attempt):
         #: For many at once: have them made beside each other there.
         self.chain = CallChain(via)
 
-    def _start(self) -> "None":
+    def _start(self) -> None:
         router = self.router
         target = self.via.context_id
         self.context_id = first = router.allocate_id()
@@ -525,33 +513,33 @@ class ProxyConnecting(Attempt):
         defer_sync(router.broker, lambda: router.branch.grant(target, first, first + 1))
         router.branch.modules.push(self.via, ["mitogen.parent", METHODS[self.method_name]])
 
-    def _begin(self) -> "None":
+    def _begin(self) -> None:
         args = (self.context_id, self.method_name, Kwargs(self.kwargs))
         self.handle = self.chain.start(self._on_answer, _proxy_connect, args, {})
 
-    def _on_answer(self, msg: "Message") -> "None":
+    def _on_answer(self, msg: Message) -> None:
         if self.given_up:
             self.router.route(shutdown_now(self.context_id), False)
         self._settle(msg)
 
-    def _finish(self, msg: "Message") -> "Context":
+    def _finish(self, msg: Message) -> Context:
         try:
             name = msg.unpickle()
         except CallError as e:
             raise _local_error(e) from e
-        context: "Context" = self.router.context_by_id(self.context_id)
+        context: Context = self.router.context_by_id(self.context_id)
         context.name = "%s.%s" % (self.via.name, name)
         context.via = self.via
         return context
 
-    def give_up(self) -> "None":
+    def give_up(self) -> None:
         """Any thread: nobody will have the context."""
         self.given_up = True
         self.chain.cancel(self.handle)
 
 
-def _connection_method(name: "str") -> "Callable[..., Context]":
-    def method(self: "Router", **kwargs: "Any") -> "Context":
+def _connection_method(name: str) -> Callable[..., Context]:
+    def method(self: Router, **kwargs: Any) -> Context:
         return self.connect(name, **kwargs)
 
     method.__name__ = name
@@ -564,7 +552,7 @@ for _name in METHODS:
     setattr(Router, _name, _connection_method(_name))
 
 
-def _local_error(error: "CallError") -> "BaseException":
+def _local_error(error: CallError) -> BaseException:
     """Return the exception that `error` was where it was raised, if it was one of ours."""
     module, _, name = (error.type_name or "").rpartition(".")
     if module.partition(".")[0] == "mitogen":
@@ -579,8 +567,8 @@ def _local_error(error: "CallError") -> "BaseException":
 
 @takes_router
 def _proxy_connect(
-    context_id: "int", method_name: "str", kwargs: "Dict[str, Any]", router: "Any" = None
-) -> "str":
+    context_id: int, method_name: str, kwargs: dict[str, Any], router: Any = None
+) -> str:
     upgrade(router)
     klass = get_connection_class(method_name)
     conn = klass(klass.options_class(**kwargs), router)
@@ -591,7 +579,7 @@ def _proxy_connect(
 _upgrading = _thread.allocate_lock()
 
 
-def upgrade(router: "Any") -> "None":
+def upgrade(router: Any) -> None:
     """Any thread: give a child's router what it needs to have children of its own; once."""
     with _upgrading:
         if "branch" not in router.__dict__:
@@ -602,6 +590,6 @@ def upgrade(router: "Any") -> "None":
 
 
 @core.takes_econtext
-def upgrade_router(econtext: "ExternalContext") -> "None":
+def upgrade_router(econtext: ExternalContext) -> None:
     """Have `econtext.router` able to connect to others (it is, at first use, anyway)."""
     upgrade(econtext.router)

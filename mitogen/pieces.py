@@ -12,6 +12,8 @@ Rules
 Threads: any, one at a time per object.
 """
 
+from __future__ import annotations
+
 import os
 import stat
 import sys
@@ -20,9 +22,10 @@ import zlib
 from mitogen import core
 from mitogen.core import RAW, CallError, ChannelError, Message
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable, Dict, Iterator, Optional
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
 
 __all__ = [
     "Crc",
@@ -72,14 +75,14 @@ class Crc:
 
     PRIME = (1 << 61) - 1
 
-    def __init__(self) -> "None":
+    def __init__(self) -> None:
         self.state = 0
 
-    def update(self, piece: "Any") -> "None":
+    def update(self, piece: Any) -> None:
         """Take in one piece."""
         self.state = (self.state * 0x1F3D5B79 + zlib.crc32(piece) + 1) % self.PRIME
 
-    def value(self) -> "Any":
+    def value(self) -> Any:
         """Return what both ends must have."""
         return self.state
 
@@ -87,19 +90,19 @@ class Crc:
 class Sha256:
     """A check of all bytes, wherever the pieces were cut."""
 
-    def __init__(self) -> "None":
+    def __init__(self) -> None:
         # Not at the top: it takes a child 4 ms, and small files don't use it.
         import hashlib
 
         self._hash = hashlib.sha256()
         self.update = self._hash.update
 
-    def value(self) -> "Any":
+    def value(self) -> Any:
         """Return what both ends must have."""
         return self._hash.digest()
 
 
-def check_for(size: "Optional[int]") -> "Any":
+def check_for(size: int | None) -> Any:
     return Crc() if size is not None and size <= PIECE else Sha256()
 
 
@@ -116,11 +119,11 @@ class Packer:
 
     PASSED = 7
 
-    def __init__(self, enabled: "bool") -> "None":
+    def __init__(self, enabled: bool) -> None:
         self.enabled = enabled
         self._passed = self.PASSED
 
-    def pack(self, record: "Any") -> "Any":
+    def pack(self, record: Any) -> Any:
         """Return what to send for a piece, `["packed", bytes]`, or for what is no piece itself."""
         if not self.enabled or type(record) is not bytes:
             return record
@@ -134,7 +137,7 @@ class Packer:
         return record
 
 
-def unpacked(record: "Any") -> "Any":
+def unpacked(record: Any) -> Any:
     """
     Return what pack() was given.
 
@@ -163,18 +166,18 @@ class Outlet:
     :param Sender sender: the mailbox
     """
 
-    def __init__(self, sender: "Any") -> "None":
+    def __init__(self, sender: Any) -> None:
         self.context = sender.context
         self.handle = sender.dst_handle
         self.router = sender.context.router
         self.key = (self.context.context_id, self.handle)
-        self._window: "Any" = None
+        self._window: Any = None
 
-    def _is_reached(self) -> "bool":
+    def _is_reached(self) -> bool:
         routes = self.router.routes
         return self.key[0] == self.router.context_id or routes.get(self.key[0]) is not None
 
-    def _route(self, msg: "Message") -> "None":
+    def _route(self, msg: Message) -> None:
         flows = self.router._flows
         # A mailbox that is closed ends the flow; what is sent from then on would be dropped.
         if self._window is not None and flows.get(self.key) is not self._window:
@@ -195,7 +198,7 @@ class Outlet:
         if self._window is None:
             self._window = flows.get(self.key)
 
-    def send(self, piece: "bytes") -> "None":
+    def send(self, piece: bytes) -> None:
         """
         Send bytes; sleeps until there is credit.
 
@@ -204,26 +207,26 @@ class Outlet:
         """
         self._route(Message(data=piece, flags=RAW))
 
-    def record(self, value: "Any") -> "None":
+    def record(self, value: Any) -> None:
         """Send a value; otherwise as send()."""
         if type(value) is bytes:
             self.send(value)
         else:
             self._route(Message(data=core.encode(value)))
 
-    def fail(self, error: "BaseException") -> "None":
+    def fail(self, error: BaseException) -> None:
         """Send an error instead of the rest, if anybody still reads."""
         try:
             self.record(error if isinstance(error, CallError) else CallError(error))
         except core.Error:
             pass
 
-    def abort(self) -> "None":
+    def abort(self) -> None:
         """End the flow, at once as far as this end is concerned."""
         self.router.route(Message.dead("given up", dst_id=self.key[0], handle=self.handle), False)
 
 
-def kind_of(mode: "int") -> "str":
+def kind_of(mode: int) -> str:
     for test, text in (
         (stat.S_ISREG, "file"),
         (stat.S_ISDIR, "directory"),
@@ -236,7 +239,7 @@ def kind_of(mode: "int") -> "str":
     return "device"
 
 
-def open_regular(path: "Any", dir_fd: "Optional[int]" = None, follow: "bool" = True) -> "int":
+def open_regular(path: Any, dir_fd: int | None = None, follow: bool = True) -> int:
     """
     Return a descriptor of a regular file, for reading; a fifo or device is not waited for.
 
@@ -254,7 +257,7 @@ def open_regular(path: "Any", dir_fd: "Optional[int]" = None, follow: "bool" = T
     return fd
 
 
-def open_below(root: "str", path: "str") -> "int":
+def open_below(root: str, path: str) -> int:
     """
     Return a descriptor of a regular file below a directory, for reading, whatever anybody does to
     the directories on the way meanwhile: no symlink is followed.
@@ -278,13 +281,11 @@ def open_below(root: "str", path: "str") -> "int":
         os.close(fd)
 
 
-def _changed(before: "os.stat_result", after: "os.stat_result") -> "bool":
+def _changed(before: os.stat_result, after: os.stat_result) -> bool:
     return (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
 
 
-def read_pieces(
-    fd: "int", name: "Any", before: "os.stat_result", offset: "int" = 0
-) -> "Iterator[bytes]":
+def read_pieces(fd: int, name: Any, before: os.stat_result, offset: int = 0) -> Iterator[bytes]:
     """Yield what a file has from `offset` on, as it was when `before` was taken."""
     # What /proc and the like make up has no size, and ends where reading ends.
     left = before.st_size - offset if before.st_size else sys.maxsize
@@ -307,7 +308,7 @@ def read_pieces(
         )
 
 
-def describe(found: "os.stat_result") -> "Dict[str, Any]":
+def describe(found: os.stat_result) -> dict[str, Any]:
     """
     Return what a FileService tells of a file.
 
@@ -318,7 +319,7 @@ def describe(found: "os.stat_result") -> "Dict[str, Any]":
     import grp
     import pwd
 
-    def name_of(function: "Any", number: "int") -> "Optional[str]":
+    def name_of(function: Any, number: int) -> str | None:
         try:
             return str(function(number)[0])
         except KeyError:
@@ -334,7 +335,7 @@ def describe(found: "os.stat_result") -> "Dict[str, Any]":
     }
 
 
-def send_pieces(fd: "int", path: "str", outlet: "Outlet", size: "int", mtime: "float") -> "None":
+def send_pieces(fd: int, path: str, outlet: Outlet, size: int, mtime: float) -> None:
     """
     Send one file, for receive_pieces().
 
@@ -358,14 +359,14 @@ def send_pieces(fd: "int", path: "str", outlet: "Outlet", size: "int", mtime: "f
     outlet.record([sent, check.value()])
 
 
-def write_all(write: "Callable[[Any], Any]", piece: "bytes") -> "None":
+def write_all(write: Callable[[Any], Any], piece: bytes) -> None:
     # A raw file may take less than it is given; buffered ones, and others, take all.
     taken = write(piece)
     if type(taken) is int and 0 <= taken < len(piece):
         write_all(write, piece[taken:])
 
 
-def receive_pieces(receiver: "Any", write: "Callable[[bytes], Any]") -> "int":
+def receive_pieces(receiver: Any, write: Callable[[bytes], Any]) -> int:
     """
     Take in one file, as send_pieces() sends it.
 

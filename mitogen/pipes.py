@@ -17,12 +17,15 @@ Rules
 Threads: the broker's, but for what is said of a method.
 """
 
+from __future__ import annotations
+
 from mitogen import core
 from mitogen.core import HIGH_WATER, RAW, Message
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
     from mitogen.core import Router
     from mitogen.endpoints import Reader, Writer
@@ -42,9 +45,9 @@ PTY_WINDOW = 65536
 
 
 class _End:
-    def __init__(self, router: "Router", peer: "Any", window: "int", on_end: "OnEnd") -> "None":
+    def __init__(self, router: Router, peer: Any, window: int, on_end: OnEnd) -> None:
         self.router = router
-        self.peer_id: "int" = peer.context_id
+        self.peer_id: int = peer.context_id
         self.window = window
         self.on_end = on_end
         self.ended = False
@@ -54,15 +57,15 @@ class _End:
             self._on_message, router.new_handle(False), True, None, peer, False, True
         )
 
-    def _on_message(self, msg: "Message") -> "None":
+    def _on_message(self, msg: Message) -> None:
         raise NotImplementedError
 
-    def _send(self, data: "bytes", reply_to: "int" = 0) -> "None":
+    def _send(self, data: bytes, reply_to: int = 0) -> None:
         msg = Message(dst_id=self.peer_id, handle=self.remote, flags=RAW, reply_to=reply_to)
         msg.data = data
         self.router.route(msg, False)
 
-    def _end(self, lost: "bool") -> "None":
+    def _end(self, lost: bool) -> None:
         self.ended = True
         self.router._handlers.pop(self.handle, None)
         self.on_end(lost)
@@ -81,21 +84,21 @@ class SendingEnd(_End):
     """
 
     def __init__(
-        self, router: "Router", peer: "Any", window: "int", reader: "Reader", on_end: "OnEnd"
-    ) -> "None":
+        self, router: Router, peer: Any, window: int, reader: Reader, on_end: OnEnd
+    ) -> None:
         _End.__init__(self, router, peer, window, on_end)
         self.reader = reader
         self.credit = window
         self.flowing = False
 
-    def start(self, remote: "int") -> "None":
+    def start(self, remote: int) -> None:
         """Begin to send to the mailbox `remote`."""
         self.remote = remote
         if not self.ended:
             self.reader.start(self._deliver)
             self._go_on()
 
-    def _deliver(self, data: "bytes") -> "None":
+    def _deliver(self, data: bytes) -> None:
         if self.ended:
             return
         # Should the receiver be gone, that comes as a dead message to our own mailbox.
@@ -110,11 +113,11 @@ class SendingEnd(_End):
         else:
             self.reader.limit = min(CHUNK, self.credit)
 
-    def _is_link_full(self) -> "bool":
+    def _is_link_full(self) -> bool:
         stream = self.router.routes.get(self.peer_id)
         return stream is not None and stream.queued >= HIGH_WATER
 
-    def _go_on(self) -> "None":
+    def _go_on(self) -> None:
         if self.ended or self.flowing or self.credit <= 0:
             return
         stream = self.router.routes.get(self.peer_id)
@@ -124,7 +127,7 @@ class SendingEnd(_End):
         self.reader.limit = min(CHUNK, self.credit)
         self.reader.resume()
 
-    def _on_message(self, msg: "Message") -> "None":
+    def _on_message(self, msg: Message) -> None:
         if msg.is_dead or not msg.data:
             self.close(msg.is_dead)
         else:
@@ -132,7 +135,7 @@ class SendingEnd(_End):
             self.credit += amount
             self._go_on()
 
-    def close(self, lost: "bool" = False) -> "None":
+    def close(self, lost: bool = False) -> None:
         """Read no more; whoever writes to what we read from gets SIGPIPE."""
         if not self.ended:
             self.reader.close()
@@ -152,8 +155,8 @@ class ReceivingEnd(_End):
     """
 
     def __init__(
-        self, router: "Router", peer: "Any", window: "int", writer: "Writer", on_end: "OnEnd"
-    ) -> "None":
+        self, router: Router, peer: Any, window: int, writer: Writer, on_end: OnEnd
+    ) -> None:
         _End.__init__(self, router, peer, window, on_end)
         self.writer = writer
         #: Bytes received for which no credit was given yet; and those of them that are written.
@@ -162,13 +165,13 @@ class ReceivingEnd(_End):
         self.lost = False
         writer.start(self._on_written, self._on_closed)
 
-    def start(self, remote: "int") -> "None":
+    def start(self, remote: int) -> None:
         """Give credit to the mailbox `remote`; bytes may have come before."""
         self.remote = remote
         if not self.ended:
             self._give()
 
-    def _on_message(self, msg: "Message") -> "None":
+    def _on_message(self, msg: Message) -> None:
         if msg.is_dead:
             self.lost = True
             self.writer.end()
@@ -182,25 +185,25 @@ class ReceivingEnd(_End):
                 return self.close(True)
             self.writer.write(msg.data)
 
-    def _on_written(self, size: "int") -> "None":
+    def _on_written(self, size: int) -> None:
         """`size` bytes are where they belong."""
         self.owed += size
         self._give()
 
-    def _give(self) -> "None":
+    def _give(self) -> None:
         if self.remote and self.owed * 2 >= self.window:
             owed, self.owed = self.owed, 0
             self.held -= owed
             self._send(core._NUMBER.pack(owed))
 
-    def _on_closed(self, broken: "bool") -> "None":
+    def _on_closed(self, broken: bool) -> None:
         """The writer is done: all is written, or (`broken`) nobody is there to write to."""
         if not self.ended:
             if broken and self.remote:
                 self._send(b"")
             self._end(self.lost)
 
-    def close(self, lost: "bool" = False) -> "None":
+    def close(self, lost: bool = False) -> None:
         """Write no more; the other end stops sending."""
         if not self.ended:
             self.lost = lost

@@ -4,13 +4,16 @@ Pollers for contexts with many streams: epoll and kqueue behind core.Poller's in
 Threads: the broker's only.
 """
 
+from __future__ import annotations
+
 import select
 
 from mitogen.core import Poller
 
-MYPY = False
-if MYPY:
-    from typing import Any, Iterable, Optional, Tuple, Type
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
 
     from mitogen.core import Watched
 
@@ -21,34 +24,34 @@ __all__ = ["EpollPoller", "KqueuePoller", "best"]
 class EpollPoller(Poller):
     """Linux."""
 
-    def __init__(self) -> "None":
+    def __init__(self) -> None:
         self._epoll = select.epoll()
         self._wait = self._epoll.poll  # type: ignore[method-assign, assignment]  # one call less
         self.table = {}
 
-    def _set(self, fd: "int", mask: "int", old: "Optional[Watched]") -> "None":
+    def _set(self, fd: int, mask: int, old: Watched | None) -> None:
         if old:
             self._epoll.modify(fd, mask)
         else:
             self._epoll.register(fd, mask)
 
-    def _unset(self, fd: "int") -> "None":
+    def _unset(self, fd: int) -> None:
         self._epoll.unregister(fd)
 
-    def close(self) -> "None":
+    def close(self) -> None:
         self._epoll.close()
 
 
 class KqueuePoller(Poller):
     """macOS and the BSDs."""
 
-    def __init__(self) -> "None":
-        kq: "Any" = select
-        self._kqueue: "Any" = kq.kqueue()
+    def __init__(self) -> None:
+        kq: Any = select
+        self._kqueue: Any = kq.kqueue()
         self.table = {}
 
-    def _set(self, fd: "int", mask: "int", old: "Optional[Watched]") -> "None":
-        kq: "Any" = select
+    def _set(self, fd: int, mask: int, old: Watched | None) -> None:
+        kq: Any = select
         changes = []
         for bit, kind in ((1, kq.KQ_FILTER_READ), (4, kq.KQ_FILTER_WRITE)):
             had = bool(old and old[0 if bit == 1 else 1])
@@ -58,24 +61,24 @@ class KqueuePoller(Poller):
         if changes:
             self._kqueue.control(changes, 0, 0)
 
-    def _unset(self, fd: "int") -> "None":
-        kq: "Any" = select
+    def _unset(self, fd: int) -> None:
+        kq: Any = select
         for kind in (kq.KQ_FILTER_READ, kq.KQ_FILTER_WRITE):
             try:
                 self._kqueue.control([kq.kevent(fd, kind, kq.KQ_EV_DELETE)], 0, 0)
             except OSError:
                 pass
 
-    def _wait(self, seconds: "Optional[float]") -> "Iterable[Tuple[int, int]]":
-        kq: "Any" = select
+    def _wait(self, seconds: float | None) -> Iterable[tuple[int, int]]:
+        kq: Any = select
         events = self._kqueue.control(None, 64, seconds)
         return [(e.ident, 1 if e.filter == kq.KQ_FILTER_READ else 4) for e in events]
 
-    def close(self) -> "None":
+    def close(self) -> None:
         self._kqueue.close()
 
 
-def best() -> "Type[Poller]":
+def best() -> type[Poller]:
     """Return the class of the best poller here."""
     if hasattr(select, "epoll"):
         return EpollPoller

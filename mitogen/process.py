@@ -11,6 +11,8 @@ Rules
 Threads: any; callbacks are called where their docstring says.
 """
 
+from __future__ import annotations
+
 import io
 import os
 import signal
@@ -32,18 +34,11 @@ from mitogen.grants import request
 from mitogen.pipes import ReceivingEnd, SendingEnd
 from mitogen.programs import Refused
 
-MYPY = False
-if MYPY:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
     from typing import (
         Any,
-        Callable,
-        Deque,
-        Dict,
-        List,
-        Mapping,
-        Optional,
-        Sequence,
-        Tuple,
         Union,
     )
 
@@ -82,7 +77,7 @@ class Subsystem:
     :param bool builtin: mitogen's own in any case
     """
 
-    def __init__(self, name: "str", builtin: "bool" = False) -> "None":
+    def __init__(self, name: str, builtin: bool = False) -> None:
         self.name = name
         self.builtin = builtin
 
@@ -95,7 +90,7 @@ class Custom:
     :param args: what it finds as `spec["args"]`
     """
 
-    def __init__(self, function: "str", args: "Any") -> "None":
+    def __init__(self, function: str, args: Any) -> None:
         self.function = function
         self.args = args
 
@@ -108,7 +103,7 @@ class Connect:
     :param int port: number, 1 to 65535
     """
 
-    def __init__(self, host: "str", port: "int") -> "None":
+    def __init__(self, host: str, port: int) -> None:
         self.host = host
         self.port = port
 
@@ -127,13 +122,13 @@ class Pty:
 
     def __init__(
         self,
-        term: "Optional[str]" = "xterm",
-        columns: "int" = 80,
-        lines: "int" = 24,
-        x: "int" = 0,
-        y: "int" = 0,
-        modes: "bytes" = b"",
-    ) -> "None":
+        term: str | None = "xterm",
+        columns: int = 80,
+        lines: int = 24,
+        x: int = 0,
+        y: int = 0,
+        modes: bytes = b"",
+    ) -> None:
         self.term = term
         self.size = (columns, lines, x, y)
         self.modes = modes
@@ -142,7 +137,7 @@ class Pty:
 # -- what is to be run
 
 
-def _word(value: "Any", what: "str") -> "Any":
+def _word(value: Any, what: str) -> Any:
     try:
         word = os.fspath(value)
     except TypeError:
@@ -152,7 +147,7 @@ def _word(value: "Any", what: "str") -> "Any":
     return str(word) if isinstance(word, str) else bytes(word)
 
 
-def _kind_of(args: "Any") -> "Tuple[str, Any]":
+def _kind_of(args: Any) -> tuple[str, Any]:
     if args is None:
         return "shell", None
     if isinstance(args, Subsystem):
@@ -172,16 +167,16 @@ def _kind_of(args: "Any") -> "Tuple[str, Any]":
 
 
 def spec_of(
-    args: "Args",
-    env: "Optional[Env]",
-    add_env: "Optional[Env]",
-    cwd: "Optional[Word]",
-    pty: "Union[None, bool, Pty]",
-    merge: "bool",
-) -> "Dict[str, Any]":
+    args: Args,
+    env: Env | None,
+    add_env: Env | None,
+    cwd: Word | None,
+    pty: None | bool | Pty,
+    merge: bool,
+) -> dict[str, Any]:
     """Return what programs.start() takes: see Popen."""
     kind, words = _kind_of(args)
-    spec: "Dict[str, Any]" = {"kind": kind, "args": words, "window": pipes.WINDOW}
+    spec: dict[str, Any] = {"kind": kind, "args": words, "window": pipes.WINDOW}
     for name, names in (("env", env), ("add_env", add_env)):
         if names is not None:
             spec[name] = {_word(k, name): _word(v, name) for k, v in names.items()}
@@ -205,13 +200,13 @@ def spec_of(
 class _Input(io.RawIOBase):
     """A program's standard input, as a file that takes bytes."""
 
-    def __init__(self, feed: "Feed") -> "None":
+    def __init__(self, feed: Feed) -> None:
         self._feed = feed
 
-    def writable(self) -> "bool":
+    def writable(self) -> bool:
         return True
 
-    def write(self, data: "Any") -> "int":
+    def write(self, data: Any) -> int:
         """
         Send bytes; sleeps while INPUT_QUEUE bytes wait to be sent.
 
@@ -221,13 +216,13 @@ class _Input(io.RawIOBase):
             raise ValueError("write to closed file")
         return self._feed.write(data)
 
-    def offer(self, data: "Any") -> "bool":
+    def offer(self, data: Any) -> bool:
         """As write(), but return False where that would sleep; nothing is sent then."""
         if self.closed:
             raise ValueError("write to closed file")
         return self._feed.offer(data)
 
-    def close(self) -> "None":
+    def close(self) -> None:
         """Have the program read the end of file; its output stays open."""
         if not self.closed:
             self._feed.end()
@@ -237,28 +232,28 @@ class _Input(io.RawIOBase):
 class _Output(io.RawIOBase):
     """What a program prints, as a raw file."""
 
-    def __init__(self, buffer: "Buffer") -> "None":
+    def __init__(self, buffer: Buffer) -> None:
         self._buffer = buffer
 
-    def readable(self) -> "bool":
+    def readable(self) -> bool:
         return True
 
-    def readinto(self, target: "Any") -> "int":
+    def readinto(self, target: Any) -> int:
         data = self._buffer.read(len(target))
         target[: len(data)] = data
         return len(data)
 
-    def readall(self) -> "bytes":
+    def readall(self) -> bytes:
         return b"".join(iter(lambda: self._buffer.read(1 << 20), b""))
 
-    def close(self) -> "None":
+    def close(self) -> None:
         """Read no more: the program gets SIGPIPE."""
         if not self.closed:
             self._buffer.abandon()
         io.RawIOBase.close(self)
 
 
-def _fd_of(where: "Any", number: "int") -> "int":
+def _fd_of(where: Any, number: int) -> int:
     if where is None:
         where = number
     fd = where if isinstance(where, int) else where.fileno()
@@ -267,7 +262,7 @@ def _fd_of(where: "Any", number: "int") -> "int":
     return os.dup(fd)
 
 
-def _open_input(broker: "Any", where: "Any") -> "Any":
+def _open_input(broker: Any, where: Any) -> Any:
     if where in (PIPE, DEVNULL):
         feed = Feed(broker, INPUT_QUEUE)
         if where == DEVNULL:
@@ -276,7 +271,7 @@ def _open_input(broker: "Any", where: "Any") -> "Any":
     return open_reader(broker, _fd_of(where, 0))
 
 
-def _open_output(broker: "Any", where: "Any", number: "int") -> "Any":
+def _open_output(broker: Any, where: Any, number: int) -> Any:
     if where == PIPE:
         return Buffer(broker)
     if where == DEVNULL:
@@ -286,11 +281,11 @@ def _open_output(broker: "Any", where: "Any", number: "int") -> "Any":
     return open_writer(broker, _fd_of(where, number))
 
 
-def _returncode(number: "Optional[int]", name: "Optional[str]") -> "int":
+def _returncode(number: int | None, name: str | None) -> int:
     if number is not None:
         return number
     # Of a signal, by its name: numbers differ between systems.
-    found: "Any" = getattr(signal, "SIG%s" % name, None)
+    found: Any = getattr(signal, "SIG%s" % name, None)
     if found is None:
         found = int(name) if name and name.isdigit() else 127
     return -int(found)
@@ -321,37 +316,37 @@ class Popen:
     """
 
     #: Exit status, negative for a signal; None while it runs, and where the context was lost.
-    returncode: "Optional[int]" = None
+    returncode: int | None = None
     #: Whether the signal that ended it left a core.
     core_dumped = False
     #: Why there is no exit status, once all is over.
-    error: "Optional[str]" = None
+    error: str | None = None
     #: Its process id over there; None for what is no process.
-    pid: "Optional[int]" = None
+    pid: int | None = None
 
     def __init__(
         self,
-        context: "Any",
-        args: "Args",
+        context: Any,
+        args: Args,
         *,
-        stdin: "Any" = PIPE,
-        stdout: "Any" = PIPE,
-        stderr: "Any" = PIPE,
-        env: "Optional[Env]" = None,
-        add_env: "Optional[Env]" = None,
-        cwd: "Optional[Word]" = None,
-        pty: "Union[None, bool, Pty]" = None,
-    ) -> "None":
-        self.args: "Any" = args
+        stdin: Any = PIPE,
+        stdout: Any = PIPE,
+        stderr: Any = PIPE,
+        env: Env | None = None,
+        add_env: Env | None = None,
+        cwd: Word | None = None,
+        pty: None | bool | Pty = None,
+    ) -> None:
+        self.args: Any = args
         self.context = context
         self.router = context.router
         spec = spec_of(args, env, add_env, cwd, pty, stderr == STDOUT)
         self._over = core.new_lock()
         self._opened = core.new_lock()
-        self._answer: "Any" = None
+        self._answer: Any = None
         self._given_up = False
         self._done = False
-        self._callbacks: "Deque[Callback]" = deque()
+        self._callbacks: deque[Callback] = deque()
         self._control_to = 0
         if stdin == DEVNULL:
             # So nobody has to say so when it has started.
@@ -364,9 +359,9 @@ class Popen:
             self.router.broker.defer(self._abandon)
             raise
 
-    def _open_ends(self, window: "int", stdin: "Any", stdout: "Any", stderr: "Any") -> "None":
+    def _open_ends(self, window: int, stdin: Any, stdout: Any, stderr: Any) -> None:
         broker, router = self.router.broker, self.router
-        made: "List[Any]" = []
+        made: list[Any] = []
         try:
             made.append(_open_input(broker, stdin))
             made.append(_open_output(broker, stdout, 1))
@@ -389,7 +384,7 @@ class Popen:
             self._on_control, router.new_handle(False), True, None, peer, False, True
         )
 
-    def _start(self, spec: "Dict[str, Any]") -> "None":
+    def _start(self, spec: dict[str, Any]) -> None:
         handles = [self._control, self._in.handle] + [end.handle for end in self._outs]
         if spec.get("no_input"):
             self.router.broker.defer(self._in.close)
@@ -405,7 +400,7 @@ class Popen:
 
     # -- the broker's thread
 
-    def _on_opened(self, msg: "Message") -> "None":
+    def _on_opened(self, msg: Message) -> None:
         self._answer = msg
         try:
             answer = None if msg.is_dead else msg.unpickle()
@@ -425,7 +420,7 @@ class Popen:
                         end.writer.end()
         self._opened.release()
 
-    def _on_control(self, msg: "Message") -> "None":
+    def _on_control(self, msg: Message) -> None:
         if msg.is_dead:
             self.error = msg.data.decode("utf-8", "replace") or "the context is gone"
             if not self.router.broker.alive:
@@ -439,10 +434,10 @@ class Popen:
                 self.returncode = _returncode(*fields[1:3])
         self._check_done()
 
-    def _on_output_end(self, lost: "bool") -> "None":
+    def _on_output_end(self, lost: bool) -> None:
         self._check_done()
 
-    def _check_done(self) -> "None":
+    def _check_done(self) -> None:
         known = self.returncode is not None or self.error is not None
         if self._done or not known or not all(end.ended for end in self._outs):
             return
@@ -452,11 +447,11 @@ class Popen:
         self._over.release()
         self._call_back()
 
-    def _call_back(self) -> "None":
+    def _call_back(self) -> None:
         while self._callbacks:
             self.router.broker._guard(self._callbacks.popleft(), self)
 
-    def _abandon(self) -> "None":
+    def _abandon(self) -> None:
         """It was not started, or nobody wants it."""
         if not self._control_to:
             self.router._handlers.pop(self._control, None)
@@ -464,7 +459,7 @@ class Popen:
         for end in self._outs:
             end.close()
 
-    def _say(self, *fields: "Any") -> "None":
+    def _say(self, *fields: Any) -> None:
         if self._control_to and not self._done:
             msg = Message(dst_id=self.context.context_id, handle=self._control_to)
             msg.data = core.encode(list(fields))
@@ -472,20 +467,20 @@ class Popen:
 
     # -- any thread
 
-    def __repr__(self) -> "str":
+    def __repr__(self) -> str:
         return "<Popen: returncode: %s args: %r in %r>" % (
             self.returncode,
             self.args,
             self.context,
         )
 
-    def __enter__(self) -> "Popen":
+    def __enter__(self) -> Popen:
         return self
 
-    def __exit__(self, *_: "object") -> "None":
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def when_done(self, callback: "Callback") -> "None":
+    def when_done(self, callback: Callback) -> None:
         """
         Have `callback(popen)` called on the broker's thread once it is over: its status known, or
         its context lost, and all that it has printed in its place.
@@ -495,11 +490,11 @@ class Popen:
             # The broker may have looked before.
             self.router.broker.defer(self._call_back)
 
-    def poll(self) -> "Optional[int]":
+    def poll(self) -> int | None:
         """Return its exit status, or None while it is not over."""
         return self.returncode if self._done else None
 
-    def wait(self, timeout: "Optional[float]" = None) -> "int":
+    def wait(self, timeout: float | None = None) -> int:
         """
         Sleep until it is over; return its exit status.
 
@@ -515,8 +510,8 @@ class Popen:
         return self.returncode
 
     def communicate(
-        self, input: "Any" = None, timeout: "Optional[float]" = None
-    ) -> "Tuple[Optional[bytes], Optional[bytes]]":
+        self, input: Any = None, timeout: float | None = None
+    ) -> tuple[bytes | None, bytes | None]:
         """
         Send `input`, and the end of file; return all that it prints, when it is over.
 
@@ -531,12 +526,10 @@ class Popen:
         out, err = [b"".join(chunks) if b else None for b, chunks in zip(self._buffers, kept)]
         return out, err
 
-    def _converse(
-        self, input: "Any", timeout: "Optional[float]", sinks: "Sequence[Callback]"
-    ) -> "None":
+    def _converse(self, input: Any, timeout: float | None, sinks: Sequence[Callback]) -> None:
         deadline = None if timeout is None else core.now() + timeout
 
-        def left() -> "float":
+        def left() -> float:
             return -1 if deadline is None else max(0, deadline - core.now())
 
         ready = core.new_lock()
@@ -546,7 +539,7 @@ class Popen:
                 raise TimeoutExpired(self.args, timeout or 0)
         self.wait(None if deadline is None else left())
 
-    def send_signal(self, signum: "Union[int, str]") -> "None":
+    def send_signal(self, signum: int | str) -> None:
         """
         Send a signal to its process group; nothing if it is over.
 
@@ -561,19 +554,19 @@ class Popen:
             name = signal.Signals(signum).name[3:]
         self._say("signal", name)
 
-    def terminate(self) -> "None":
+    def terminate(self) -> None:
         """Send SIGTERM."""
         self.send_signal("TERM")
 
-    def kill(self) -> "None":
+    def kill(self) -> None:
         """Send SIGKILL."""
         self.send_signal("KILL")
 
-    def resize(self, columns: "int", lines: "int", x: "int" = 0, y: "int" = 0) -> "None":
+    def resize(self, columns: int, lines: int, x: int = 0, y: int = 0) -> None:
         """Tell its terminal the size, in characters and, where known, pixels."""
         self._say("resize", columns, lines, x, y)
 
-    def close(self, grace: "Optional[float]" = None) -> "None":
+    def close(self, grace: float | None = None) -> None:
         """
         Give it up: no input, output or signal passes any more. If it still runs, its context lets
         it have 5 seconds after the end of its input, none on a terminal, and then ends it, with
@@ -585,12 +578,12 @@ class Popen:
         if not self._done:
             self.router.broker.defer(self._close, grace)
 
-    def _close(self, grace: "Optional[float]" = None) -> "None":
+    def _close(self, grace: float | None = None) -> None:
         self._say("close", grace)
         self._abandon()
 
 
-def _release(lock: "Any") -> "None":
+def _release(lock: Any) -> None:
     try:
         lock.release()
     except RuntimeError:
@@ -598,10 +591,10 @@ def _release(lock: "Any") -> "None":
         pass
 
 
-def feed(popen: "Popen", input: "Any") -> "None":
+def feed(popen: Popen, input: Any) -> None:
     """Give a program all of its input, bytes, and the end of file, without sleeping."""
     if popen.stdin and not popen.stdin.closed:
-        reader: "Any" = popen._in.reader
+        reader: Any = popen._in.reader
         try:
             reader.offer(memoryview(input or b""), False)
             popen.stdin.close()
@@ -622,17 +615,17 @@ class Conversation:
 
     def __init__(
         self,
-        popen: "Popen",
-        input: "Any",
-        sinks: "Sequence[Callback]",
-        on_change: "Callable[[], object]",
-    ) -> "None":
+        popen: Popen,
+        input: Any,
+        sinks: Sequence[Callback],
+        on_change: Callable[[], object],
+    ) -> None:
         feed(popen, input)
         self.pairs = [(b, sink) for b, sink in zip(popen._buffers, sinks) if b]
         for buffer, _ in self.pairs:
             buffer.on_change = on_change
 
-    def go_on(self) -> "bool":
+    def go_on(self) -> bool:
         """Take all there is now; return whether that was the end of it."""
         for pair in list(self.pairs):
             while True:
@@ -649,20 +642,20 @@ class Conversation:
 
 
 def run(
-    context: "Any",
-    args: "Union[Word, Sequence[Word]]",
+    context: Any,
+    args: Word | Sequence[Word],
     *,
-    input: "Any" = None,
-    check: "bool" = False,
-    capture_output: "bool" = True,
-    text: "bool" = False,
-    env: "Optional[Env]" = None,
-    cwd: "Optional[Word]" = None,
-    timeout: "Optional[float]" = None,
-    pty: "Union[bool, Pty]" = False,
-    on_stdout: "Optional[Callback]" = None,
-    on_stderr: "Optional[Callback]" = None,
-) -> "CompletedProcess[Any]":
+    input: Any = None,
+    check: bool = False,
+    capture_output: bool = True,
+    text: bool = False,
+    env: Env | None = None,
+    cwd: Word | None = None,
+    timeout: float | None = None,
+    pty: bool | Pty = False,
+    on_stdout: Callback | None = None,
+    on_stderr: Callback | None = None,
+) -> CompletedProcess[Any]:
     """
     Run a program in a context and return what it printed: subprocess.run() for another machine.
 

@@ -17,15 +17,17 @@ Rules
 Threads: start_here() on the thread that runs calls; a Collector has a thread of its own.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 
 from mitogen import core
 from mitogen.mailbox import Receiver
 
-MYPY = False
-if MYPY:
-    from typing import Any, Dict, List, Optional
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Collector", "collect", "directory", "follow", "main", "report", "start_here"]
 
@@ -40,14 +42,14 @@ WRITE_TIMEOUT = 10.0
 # -- in a context
 
 
-def _figures(profile: "Any") -> "Dict[Any, Any]":
+def _figures(profile: Any) -> dict[Any, Any]:
     profile.create_stats()
-    found: Dict[Any, Any] = profile.stats
+    found: dict[Any, Any] = profile.stats
     return found
 
 
 @core.takes_econtext
-def start_here(sender: "core.Sender", econtext: "Any" = None) -> "None":
+def start_here(sender: core.Sender, econtext: Any = None) -> None:
     """
     In a child: profile the main thread from now on; send the figures when the context ends.
 
@@ -60,7 +62,7 @@ def start_here(sender: "core.Sender", econtext: "Any" = None) -> "None":
     profile = econtext.profiling = cProfile.Profile()
     flush = econtext.flush
 
-    def send() -> "None":
+    def send() -> None:
         profile.disable()
         sender.send([econtext.context.name, _figures(profile)])
         flush()
@@ -72,7 +74,7 @@ def start_here(sender: "core.Sender", econtext: "Any" = None) -> "None":
 # -- in the master
 
 
-def directory() -> "Optional[str]":
+def directory() -> str | None:
     """Return where profiles go; None if MITOGEN_PROFILING does not ask for any."""
     value = os.environ.get("MITOGEN_PROFILING", "")
     if value in ("", "0"):
@@ -80,14 +82,14 @@ def directory() -> "Optional[str]":
     return value if value != "1" else DEFAULT_DIRECTORY
 
 
-def _checked(figures: "Any") -> "Dict[Any, Any]":
+def _checked(figures: Any) -> dict[Any, Any]:
     """Return figures as pstats wants them; TypeError or ValueError if that is not what they are."""
 
-    def place(key: "Any") -> "Any":
+    def place(key: Any) -> Any:
         path, line, name = key
         return "%s" % (path,), int(line), "%s" % (name,)
 
-    def numbers(row: "Any") -> "Any":
+    def numbers(row: Any) -> Any:
         calls, primitive, total, cumulative = row
         return int(calls), int(primitive), float(total), float(cumulative)
 
@@ -107,7 +109,7 @@ class Collector:
     :param path: directory, made if there is none
     """
 
-    def __init__(self, router: "Any", path: "str") -> "None":
+    def __init__(self, router: Any, path: str) -> None:
         import atexit
         import cProfile
         import threading
@@ -117,7 +119,7 @@ class Collector:
         self._broker = router.broker
         # No window: all contexts may end at once, while nobody reads.
         self._receiver = Receiver(router, window=None)
-        self._profile: Optional[Any] = cProfile.Profile()
+        self._profile: Any | None = cProfile.Profile()
         self._thread = threading.Thread(target=self._run, name="mitogen-profiler", daemon=True)
         self._thread.start()
         atexit.register(self.finish)
@@ -127,11 +129,11 @@ class Collector:
             # The program is profiled already (3.12 and later).
             self._profile = None
 
-    def attach(self, context: "Any") -> "None":
+    def attach(self, context: Any) -> None:
         """Have a context profiled from now on. (Waits for it, as it may be ended at once.)"""
         context.call(start_here, self._receiver.to_sender())
 
-    def _run(self) -> "None":
+    def _run(self) -> None:
         for msg in self._receiver:
             try:
                 name, figures = msg.unpickle()
@@ -139,14 +141,14 @@ class Collector:
             except Exception as e:
                 sys.stderr.write("mitogen.profiler: context %d: no profile: %s\n" % (msg.src_id, e))
 
-    def _save_file(self, name: "str", figures: "Dict[Any, Any]") -> "None":
+    def _save_file(self, name: str, figures: dict[Any, Any]) -> None:
         import marshal
 
         safe = "".join(c if c.isalnum() or c in "-_.@" else "_" for c in name).lstrip(".")
         with open(os.path.join(self.path, safe + ".pstats"), "wb") as fp:
             marshal.dump(figures, fp)
 
-    def finish(self) -> "None":
+    def finish(self) -> None:
         """On the thread that made it: end the broker, if it runs, and write what is left; once."""
         import atexit
 
@@ -160,7 +162,7 @@ class Collector:
         self._thread.join(WRITE_TIMEOUT)
 
 
-def collect(router: "Any", context: "Any") -> "None":
+def collect(router: Any, context: Any) -> None:
     """
     Have a context profiled; the figures go to directory(), or DEFAULT_DIRECTORY.
 
@@ -174,7 +176,7 @@ def collect(router: "Any", context: "Any") -> "None":
     collector.attach(context)
 
 
-def follow(router: "Any", attempt: "Any") -> "None":
+def follow(router: Any, attempt: Any) -> None:
     """
     Have the context profiled that a connection under way becomes.
 
@@ -183,7 +185,7 @@ def follow(router: "Any", attempt: "Any") -> "None":
     """
     wait = attempt.wait
 
-    def wait_and_collect(*args: "Any", **kwargs: "Any") -> "Any":
+    def wait_and_collect(*args: Any, **kwargs: Any) -> Any:
         context = wait(*args, **kwargs)
         collect(router, context)
         return context
@@ -194,7 +196,7 @@ def follow(router: "Any", attempt: "Any") -> "None":
 # -- the command line
 
 
-def _files(paths: "List[str]") -> "List[str]":
+def _files(paths: list[str]) -> list[str]:
     found = []
     for path in paths:
         if os.path.isdir(path):
@@ -207,7 +209,7 @@ def _files(paths: "List[str]") -> "List[str]":
     return found
 
 
-def report(paths: "List[str]", sort: "str" = "tottime", each: "bool" = False) -> "None":
+def report(paths: list[str], sort: str = "tottime", each: bool = False) -> None:
     """
     Print the figures of files, or of all that are in a directory.
 
@@ -224,7 +226,7 @@ def report(paths: "List[str]", sort: "str" = "tottime", each: "bool" = False) ->
         stats.sort_stats(sort).print_stats(ROWS)
 
 
-def _run(path: "str", argv: "List[str]") -> "int":
+def _run(path: str, argv: list[str]) -> int:
     """Run a Python program with profiling on; return its exit status."""
     import subprocess
 
@@ -237,7 +239,7 @@ def _run(path: "str", argv: "List[str]") -> "int":
     return status if status >= 0 else 128 - status
 
 
-def _parser() -> "Any":
+def _parser() -> Any:
     import argparse
 
     parser = argparse.ArgumentParser(
@@ -259,7 +261,7 @@ def _parser() -> "Any":
     return parser
 
 
-def main(argv: "Optional[List[str]]" = None) -> "int":
+def main(argv: list[str] | None = None) -> int:
     """
     Run the command line; return its exit status.
 

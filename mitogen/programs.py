@@ -16,6 +16,8 @@ Threads: start() on the call's own; everything else on the broker's, but for one
 program that waits for its end.
 """
 
+from __future__ import annotations
+
 import _thread
 import os
 import signal
@@ -29,13 +31,14 @@ from mitogen.endpoints import PolledReader, PolledWriter, Socket
 from mitogen.pipes import ReceivingEnd, SendingEnd
 from mitogen.spawn import own_environment
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, Union
 
     from mitogen.core import Router
 
-    Spec = Dict[str, Any]
+    Spec = dict[str, Any]
     Word = Union[str, bytes]
 
 __all__ = ["GRACE", "Guard", "Refused", "Started", "start", "start_on_pipes"]
@@ -89,7 +92,7 @@ class Refused(core.Error):
 # -- what is to be run
 
 
-def home() -> "str":
+def home() -> str:
     """Return this account's home directory, or the root directory if it has none."""
     import pwd
 
@@ -103,7 +106,7 @@ def home() -> "str":
     return "/"
 
 
-def login_shell() -> "str":
+def login_shell() -> str:
     """Return this account's shell, or /bin/sh if it has none that runs anything."""
     import pwd
 
@@ -116,7 +119,7 @@ def login_shell() -> "str":
     return path
 
 
-def find_sftp_server() -> "Optional[str]":
+def find_sftp_server() -> str | None:
     """Return the path of the system's SFTP server; None if there is none."""
     paths = []
     try:
@@ -134,10 +137,10 @@ def find_sftp_server() -> "Optional[str]":
     return None
 
 
-def environment(spec: "Spec") -> "Dict[Any, Any]":
+def environment(spec: Spec) -> dict[Any, Any]:
     """Return a program's environment: this account's, unless the caller has given all of it."""
     if spec.get("env") is not None:
-        env: "Dict[Any, Any]" = dict(spec["env"])
+        env: dict[Any, Any] = dict(spec["env"])
     else:
         env = own_environment()
         env.setdefault("HOME", home())
@@ -146,7 +149,7 @@ def environment(spec: "Spec") -> "Dict[Any, Any]":
     return env
 
 
-def command_of(spec: "Spec") -> "Tuple[List[Word], Optional[str]]":
+def command_of(spec: Spec) -> tuple[list[Word], str | None]:
     """Return (argv, path of the program or None where argv[0] is that)."""
     if spec["kind"] == "argv":
         return list(spec["args"]), None
@@ -156,7 +159,7 @@ def command_of(spec: "Spec") -> "Tuple[List[Word], Optional[str]]":
     return ([name, "-c", spec["args"]] if spec["kind"] == "command" else ["-" + name]), shell
 
 
-def _check_program(name: "Word", path: "Optional[str]") -> "None":
+def _check_program(name: Word, path: str | None) -> None:
     """Raise what exec would, where a shell in between would only exit with 127."""
     word = os.fsdecode(name)
     places = [word] if "/" in word else [os.path.join(p, word) for p in _places(path)]
@@ -167,14 +170,14 @@ def _check_program(name: "Word", path: "Optional[str]") -> "None":
         raise FileNotFoundError(2, "No such file or directory", word)
 
 
-def _places(path: "Optional[str]") -> "List[str]":
+def _places(path: str | None) -> list[str]:
     return (path or os.defpath).split(os.pathsep)
 
 
 class _Tty:
     """A pseudo-terminal (pty(7)) for a program."""
 
-    def __init__(self, facts: "Dict[str, Any]") -> "None":
+    def __init__(self, facts: dict[str, Any]) -> None:
         from mitogen import ttymodes
 
         self.master, self.slave = os.openpty()
@@ -187,7 +190,7 @@ class _Tty:
             os.close(self.slave)
             raise
 
-    def resize(self, columns: "int", lines: "int", x: "int" = 0, y: "int" = 0) -> "None":
+    def resize(self, columns: int, lines: int, x: int = 0, y: int = 0) -> None:
         import fcntl
         import termios
 
@@ -201,11 +204,11 @@ class _TtyWriter(PolledWriter):
 
     last = b"\n"
 
-    def write(self, data: "bytes") -> "None":
+    def write(self, data: bytes) -> None:
         self.last = data[-1:] or self.last
         PolledWriter.write(self, data)
 
-    def end(self) -> "None":
+    def end(self) -> None:
         import termios
 
         if self.fd >= 0 and not self.ended:
@@ -229,30 +232,28 @@ class Started:
     endings = ENDINGS
     short_pause = SHORT_PAUSE
 
-    def __init__(
-        self, stdin: "Any", stdout: "Any", stderr: "Any" = None, proc: "Any" = None
-    ) -> "None":
+    def __init__(self, stdin: Any, stdout: Any, stderr: Any = None, proc: Any = None) -> None:
         self.stdin = stdin
         self.stdout = stdout
         self.stderr = stderr
         self.proc = proc
-        self.tty: "Optional[_Tty]" = None
+        self.tty: _Tty | None = None
 
 
-def _popen(spec: "Spec", **kwargs: "Any") -> "Any":
+def _popen(spec: Spec, **kwargs: Any) -> Any:
     cwd = os.path.join(os.fsencode(home()), os.fsencode(spec.get("cwd") or ""))
     return subprocess.Popen(cwd=cwd, env=environment(spec), start_new_session=True, **kwargs)
 
 
-def start_on_pipes(router: "Router", spec: "Spec", source: "Optional[int]" = None) -> "Started":
+def start_on_pipes(router: Router, spec: Spec, source: int | None = None) -> Started:
     """
     Start a program on three pipes.
 
     :param int source: descriptor to be its standard input instead
     """
     words, path = command_of(spec)
-    ours: "List[int]" = []
-    theirs: "List[int]" = []
+    ours: list[int] = []
+    theirs: list[int] = []
     try:
         for number in range(3):
             read, write = os.pipe()
@@ -283,8 +284,8 @@ def start_on_pipes(router: "Router", spec: "Spec", source: "Optional[int]" = Non
     return Started(writer, PolledReader(broker, ours[1]), PolledReader(broker, ours[2]), proc)
 
 
-def _start_on_tty(router: "Router", spec: "Spec") -> "Started":
-    words: "List[Any]"
+def _start_on_tty(router: Router, spec: Spec) -> Started:
+    words: list[Any]
     words, path = command_of(spec)
     facts = spec["pty"]
     tty = _Tty(facts)
@@ -312,7 +313,7 @@ def _start_on_tty(router: "Router", spec: "Spec") -> "Started":
     return started
 
 
-def _start_connection(router: "Router", spec: "Spec") -> "Started":
+def _start_connection(router: Router, spec: Spec) -> Started:
     import socket
 
     host, port = spec["args"]
@@ -324,7 +325,7 @@ def _start_connection(router: "Router", spec: "Spec") -> "Started":
     return _on_socket(router, sock.detach())
 
 
-def _on_socket(router: "Router", fd: "int") -> "Started":
+def _on_socket(router: Router, fd: int) -> Started:
     copy = os.dup(fd)
     write, read = Socket(fd), Socket(copy)
     broker = router.broker
@@ -334,7 +335,7 @@ def _on_socket(router: "Router", fd: "int") -> "Started":
     )
 
 
-def _start_subsystem(router: "Router", spec: "Spec") -> "Started":
+def _start_subsystem(router: Router, spec: Spec) -> Started:
     name = spec["args"]
     if name != "sftp":
         raise Refused("there is no subsystem %r; there is: sftp", name)
@@ -347,7 +348,7 @@ def _start_subsystem(router: "Router", spec: "Spec") -> "Started":
 
     ours, theirs = socket.socketpair()
 
-    def serve() -> "None":
+    def serve() -> None:
         fd = theirs.detach()
         try:
             sftp.serve(fd, fd, home())
@@ -367,10 +368,10 @@ KINDS = {
 }
 
 
-def starter_of(kind: "str") -> "Callable[[Router, Spec], Started]":
+def starter_of(kind: str) -> Callable[[Router, Spec], Started]:
     """Return what starts one of KINDS, or the function of that dotted name."""
     module, _, name = kind.rpartition(".")
-    found: "Any" = getattr(core.import_module(module), name) if module else KINDS[kind]
+    found: Any = getattr(core.import_module(module), name) if module else KINDS[kind]
     return found  # type: ignore[no-any-return]
 
 
@@ -391,9 +392,7 @@ class Program:
     :param dict spec: what to run: see process.spec_of()
     """
 
-    def __init__(
-        self, router: "Router", peer: "Any", handles: "Sequence[int]", spec: "Spec"
-    ) -> "None":
+    def __init__(self, router: Router, peer: Any, handles: Sequence[int], spec: Spec) -> None:
         self.router = router
         self.peer = peer
         self.control_to = handles[0]
@@ -403,7 +402,7 @@ class Program:
         if self.proc:
             # Before anybody knows of it, or this process could be killed in between.
             programs(router).watch(self.proc.pid)
-        self.status: "Optional[List[Any]]" = None if self.proc else [0, None, False]
+        self.status: list[Any] | None = None if self.proc else [0, None, False]
         self.reaped = self.proc is None
         self.closing = self.ending = self.over = False
         self.pause = PAUSE
@@ -419,12 +418,12 @@ class Program:
         )
         router.broker.defer(self._begin, list(handles))
 
-    def handles(self) -> "List[int]":
+    def handles(self) -> list[int]:
         """Return our mailboxes, in the order of the caller's; 0 where there is none."""
         err = self.outputs[1].handle if len(self.outputs) > 1 else 0
         return [self.control, self.stdin.handle, self.outputs[0].handle, err]
 
-    def _begin(self, handles: "List[int]") -> "None":
+    def _begin(self, handles: list[int]) -> None:
         programs(self.router).add(self)
         self.stdin.start(handles[1])
         if self.no_input:
@@ -434,11 +433,11 @@ class Program:
         if self.proc:
             _thread.start_new_thread(self._wait, ())
 
-    def _wait(self) -> "None":
+    def _wait(self) -> None:
         """The program's own thread: sleep until it has ended."""
         pid = self.proc.pid
         try:
-            found: "Any" = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            found: Any = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
             number = found.si_status
             if found.si_code == os.CLD_EXITED:
                 status = [number, None, False]
@@ -450,7 +449,7 @@ class Program:
             status = [code, None, False] if code >= 0 else [None, _signal_name(-code), False]
         self.router.broker.defer(self._on_exit, status)
 
-    def _on_exit(self, status: "List[Any]") -> "None":
+    def _on_exit(self, status: list[Any]) -> None:
         self.status = status
         if self.closing and not self.ending:
             # What it has started in its group.
@@ -460,10 +459,10 @@ class Program:
             self.started.stdout.finish()
         self._check_over()
 
-    def _on_output_end(self, lost: "bool") -> "None":
+    def _on_output_end(self, lost: bool) -> None:
         self._check_over()
 
-    def _check_over(self) -> "None":
+    def _check_over(self) -> None:
         if self.over or self.status is None or not all(end.ended for end in self.outputs):
             return
         self.over = True
@@ -473,7 +472,7 @@ class Program:
         if not self.closing:
             self._reap()
 
-    def _reap(self) -> "None":
+    def _reap(self) -> None:
         if not self.reaped:
             self.reaped = True
             programs(self.router).discard(self)
@@ -481,29 +480,29 @@ class Program:
         else:
             programs(self.router).discard(self)
 
-    def _tell(self, *fields: "Any") -> "None":
+    def _tell(self, *fields: Any) -> None:
         msg = Message(dst_id=self.peer.context_id, handle=self.control_to)
         msg.data = core.encode(list(fields))
         self.router.route(msg, False)
 
     # -- control
 
-    def _on_control(self, msg: "Message") -> "None":
+    def _on_control(self, msg: Message) -> None:
         if msg.reply_to == IS_DEAD:
             self.close()
         else:
             fields = core.decode(msg.data)
             CONTROLS[fields[0]](self, *fields[1:])
 
-    def signal(self, name: "str") -> "None":
+    def signal(self, name: str) -> None:
         """Send a signal, by its name without SIG, to the program's group (RFC 4254 section 6.9)."""
-        number: "Any" = getattr(signal, "SIG" + name, None)
+        number: Any = getattr(signal, "SIG" + name, None)
         if number is None:
             self.router.log(ERROR, "there is no signal %r here", name)
         else:
             self._kill(number)
 
-    def _kill(self, number: "int") -> "None":
+    def _kill(self, number: int) -> None:
         if not self.reaped:
             try:
                 os.killpg(self.proc.pid, number)
@@ -511,20 +510,20 @@ class Program:
                 # Another account's by now (sudo), or all of it gone.
                 pass
 
-    def resize(self, *size: "int") -> "None":
+    def resize(self, *size: int) -> None:
         """Tell the terminal its size."""
         tty = self.started.tty
         if tty and self.started.stdout.fd >= 0:
             tty.resize(*size)
 
-    def hurry(self) -> "None":
+    def hurry(self) -> None:
         """As close(), where there is no time."""
         self.pause = self.started.short_pause
         if self.closing and not self.ending:
             self._end_group(0)
         self.close(0)
 
-    def close(self, grace: "Optional[float]" = None) -> "None":
+    def close(self, grace: float | None = None) -> None:
         """Nobody wants it any more: see rule 5."""
         if self.closing:
             return
@@ -543,7 +542,7 @@ class Program:
         else:
             self.router.broker.after(grace, lambda: self.ending or self._end_group(0))  # type: ignore[func-returns-value]
 
-    def _end_group(self, step: "int") -> "None":
+    def _end_group(self, step: int) -> None:
         """Go on with what ends it, from that one on."""
         self.ending = True
         if self.reaped:
@@ -557,19 +556,19 @@ class Program:
         pause = self.pause if self.status is None else SHORT_PAUSE
         self.router.broker.after(pause, lambda: self._end_group(step + 1))
 
-    def _gone(self) -> "None":
+    def _gone(self) -> None:
         self._check_over()
         self._reap()
 
 
-CONTROLS: "Dict[str, Callable[..., None]]" = {
+CONTROLS: dict[str, Callable[..., None]] = {
     "close": Program.close,
     "resize": Program.resize,
     "signal": Program.signal,
 }
 
 
-def _signal_name(number: "int") -> "str":
+def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name[3:]
     except ValueError:
@@ -594,14 +593,14 @@ class Guard:
         "for k in 1 2 3 4 5;do s 0;sleep 1;done;s HUP;sleep 1;s TERM;sleep 1;s KILL"
     )
 
-    def __init__(self, router: "Router") -> "None":
+    def __init__(self, router: Router) -> None:
         self.router = router
-        self.programs: "List[Program]" = []
-        self.pipe: "Optional[int]" = None
+        self.programs: list[Program] = []
+        self.pipe: int | None = None
         self.lock = _thread.allocate_lock()
         self.started = False
 
-    def start(self) -> "None":
+    def start(self) -> None:
         """Any thread: start the shell, if there is none."""
         with self.lock:
             if self.started:
@@ -629,10 +628,10 @@ class Guard:
             self.pipe = write
         _thread.start_new_thread(proc.wait, ())
 
-    def add(self, program: "Program") -> "None":
+    def add(self, program: Program) -> None:
         self.programs.append(program)
 
-    def discard(self, program: "Program") -> "None":
+    def discard(self, program: Program) -> None:
         if program in self.programs:
             self.programs.remove(program)
             if program.proc:
@@ -641,15 +640,15 @@ class Guard:
             self.router.broker.holds.discard(self)
             self.router.broker.stop()
 
-    def watch(self, pid: "int") -> "None":
+    def watch(self, pid: int) -> None:
         """Any thread: have the process group of that number ended, should this process be."""
         self._say(b"+ %d\n" % pid)
 
-    def unwatch(self, pid: "int") -> "None":
+    def unwatch(self, pid: int) -> None:
         """Any thread: it is over; to be said before it is reaped."""
         self._say(b"- %d\n" % pid)
 
-    def _say(self, line: "bytes") -> "None":
+    def _say(self, line: bytes) -> None:
         if self.pipe is not None:
             try:
                 os.write(self.pipe, line)
@@ -658,19 +657,19 @@ class Guard:
                 os.close(self.pipe)
                 self.pipe = None
 
-    def _on_parent_lost(self) -> "None":
+    def _on_parent_lost(self) -> None:
         """A detached context goes on; those that it ran programs for are not reached any more."""
         for program in list(self.programs):
             if self.router.routes.get(program.peer.context_id) is None:
                 program.close()
 
-    def _on_exit(self) -> "None":
+    def _on_exit(self) -> None:
         """From here on it is the shell's."""
         pipe, self.pipe = self.pipe, None
         if pipe is not None:
             os.close(pipe)
 
-    def _on_shutdown(self) -> "None":
+    def _on_shutdown(self) -> None:
         """The context ends in order: so do its programs, without the grace."""
         if self.programs:
             self.router.broker.holds.add(self)
@@ -678,16 +677,16 @@ class Guard:
                 program.hurry()
 
 
-def programs(router: "Router") -> "Guard":
+def programs(router: Router) -> Guard:
     """Return what knows all programs of this context."""
-    found: "Guard" = router.__dict__.get("_guard") or router.__dict__.setdefault(
+    found: Guard = router.__dict__.get("_guard") or router.__dict__.setdefault(
         "_guard", Guard(router)
     )
     return found
 
 
 @takes_router
-def start(spec: "Spec", peer_id: "int", handles: "List[int]", router: "Any" = None) -> "Any":
+def start(spec: Spec, peer_id: int, handles: list[int], router: Any = None) -> Any:
     """
     Start a program for a context; called by it, or by an ancestor on its behalf.
 

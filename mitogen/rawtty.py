@@ -15,6 +15,8 @@ Rules
 Threads: a RawTty and its relay() belong to one thread; handlers run on the main one.
 """
 
+from __future__ import annotations
+
 import _signal  # type: ignore[import-not-found]  # typeshed does not have it
 import _thread
 import atexit
@@ -26,11 +28,12 @@ import stat
 import struct
 import termios
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
-    Size = Tuple[int, int, int, int]
+    Size = tuple[int, int, int, int]
 
 __all__ = ["Escapes", "RawTty", "escape_char", "relay"]
 
@@ -72,7 +75,7 @@ ENDING = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT)
 RESPECTED = (_signal.SIGTSTP,) + ENDING
 
 
-def _bits(names: "str") -> "int":
+def _bits(names: str) -> int:
     """Return flags of termios, as far as this system has them."""
     found = 0
     for name in names.split():
@@ -80,7 +83,7 @@ def _bits(names: "str") -> "int":
     return found
 
 
-def raw_attrs(attrs: "List[Any]") -> "List[Any]":
+def raw_attrs(attrs: list[Any]) -> list[Any]:
     """Return terminal attributes made raw: with the changes that OpenSSH makes, and no others."""
     iflag, oflag, cflag, lflag, ispeed, ospeed, cc = attrs
     iflag |= termios.IGNPAR
@@ -92,7 +95,7 @@ def raw_attrs(attrs: "List[Any]") -> "List[Any]":
     return [iflag, oflag, cflag, lflag, ispeed, ospeed, cc]
 
 
-def escape_char(text: "str") -> "Optional[bytes]":
+def escape_char(text: str) -> bytes | None:
     """
     Return the escape character that a text names, None for none: as ssh_config(5), EscapeChar.
 
@@ -116,12 +119,12 @@ class Escapes:
     :param bytes char: the escape character; None for none: then all is data
     """
 
-    def __init__(self, char: "Optional[bytes]" = b"~") -> "None":
+    def __init__(self, char: bytes | None = b"~") -> None:
         self._char = char
         self._at_start = True
         self._pending = False
 
-    def feed(self, data: "bytes") -> "List[Union[bytes, str]]":
+    def feed(self, data: bytes) -> list[bytes | str]:
         """
         Return what typed bytes mean, in order: bytes are data to send; a str is what an escape asks
         for: DISCONNECT, SUSPEND, HELP, LIST or BREAK.
@@ -131,7 +134,7 @@ class Escapes:
         char = self._char
         if char is None:
             return [data] if data else []
-        found = []  # type: List[Union[bytes, str]]
+        found: list[bytes | str] = []
         plain = bytearray()
         for code in data:
             byte = bytes((code,))
@@ -150,22 +153,22 @@ class Escapes:
             self._at_start = code in b"\r\n"
         return found + ([bytes(plain)] if plain else [])
 
-    def flush(self) -> "bytes":
+    def flush(self) -> bytes:
         """Return what was held back when the input ends: the escape character, or nothing."""
         pending, self._pending = self._pending, False
         return self._char if pending and self._char else b""
 
-    def show(self, action: "str") -> "bytes":
+    def show(self, action: str) -> bytes:
         """Return how an escape is shown: `~?`."""
         return self._caret() + [key for name, key in KEYS.values() if name == action][0]
 
-    def help(self) -> "bytes":
+    def help(self) -> bytes:
         """Return what `~?` shows; lines end with a newline only."""
         return HELP_TEXT.replace(b" ~~ ", b" " + self._caret() * 2 + b" ").replace(
             b" ~", b" " + self._caret()
         )
 
-    def _caret(self) -> "bytes":
+    def _caret(self) -> bytes:
         code = ord(self._char or b"~")
         return b"^" + bytes((code ^ 64,)) if code < 32 or code == 127 else bytes((code,))
 
@@ -188,19 +191,19 @@ class RawTty:
     #: True if there was a signal that may mean a new size.
     resized = False
 
-    def __init__(self, fd_in: "int" = 0, fd_out: "int" = 1) -> "None":
+    def __init__(self, fd_in: int = 0, fd_out: int = 1) -> None:
         self.fd_in = fd_in
         self.fd_out = fd_out
         #: The attributes as they were, as of tcgetattr(); None if `fd_in` is no terminal.
-        self.before = termios.tcgetattr(fd_in) if os.isatty(fd_in) else None  # type: Any
+        self.before: Any = termios.tcgetattr(fd_in) if os.isatty(fd_in) else None
         #: Descriptors of a pipe: any signal makes the first one readable, since another thread may
         #: be who gets it, and then this one would sleep on in poll(). Seen after SIGCONT.
-        self.wake = ()  # type: Tuple[int, ...]
-        self._wakeup_before = None  # type: Optional[int]
+        self.wake: tuple[int, ...] = ()
+        self._wakeup_before: int | None = None
         self._pid = 0
-        self._previous = {}  # type: Dict[int, Any]
+        self._previous: dict[int, Any] = {}
 
-    def size(self) -> "Size":
+    def size(self) -> Size:
         """Return columns, lines, and both in pixels; zeros for what is unknown."""
         for fd in (self.fd_in, self.fd_out):
             try:
@@ -212,13 +215,13 @@ class RawTty:
         return 0, 0, 0, 0
 
     @property
-    def notified(self) -> "bool":
+    def notified(self) -> bool:
         """True if a signal tells of a new size."""
         return _signal.SIGWINCH in self._previous
 
     # ---- in and out
 
-    def enter(self) -> "None":
+    def enter(self) -> None:
         """
         Make the terminal raw; what was typed ahead is kept.
 
@@ -239,7 +242,7 @@ class RawTty:
             self.leave()
             raise
 
-    def leave(self) -> "None":
+    def leave(self) -> None:
         """Put the terminal and the signal handlers back."""
         if self._pid != os.getpid():
             return
@@ -252,22 +255,22 @@ class RawTty:
             os.close(fd)
         self._pid = 0
 
-    def __enter__(self) -> "RawTty":
+    def __enter__(self) -> RawTty:
         self.enter()
         return self
 
-    def __exit__(self, *_exc_info: "Any") -> "None":
+    def __exit__(self, *_exc_info: Any) -> None:
         self.leave()
 
-    def suspend(self) -> "None":
+    def suspend(self) -> None:
         """Put the terminal back and stop this process; once it is resumed, go raw again."""
         self._on_stop(_signal.SIGTSTP, None)
 
-    def _make_raw(self) -> "None":
+    def _make_raw(self) -> None:
         self.is_raw = True
         self._set(raw_attrs(self.before))
 
-    def _make_raw_again(self) -> "None":
+    def _make_raw_again(self) -> None:
         if self._pid != os.getpid():  # left meanwhile, or a fork
             return
         try:
@@ -275,7 +278,7 @@ class RawTty:
         except termios.error:
             pass  # it is gone; relay() will see
 
-    def _put_back(self) -> "bool":
+    def _put_back(self) -> bool:
         """Put the terminal back, once more if it is already; return whether it was raw."""
         if self._pid != os.getpid():
             return False
@@ -289,7 +292,7 @@ class RawTty:
                 pass  # it is gone
         return was_raw
 
-    def _set(self, attrs: "List[Any]") -> "None":
+    def _set(self, attrs: list[Any]) -> None:
         """Set attributes once all output is written, or a signal has shown that it is stuck."""
         when = termios.TCSADRAIN
         while True:
@@ -300,7 +303,7 @@ class RawTty:
                     raise
                 when = termios.TCSANOW
 
-    def _in_foreground(self) -> "bool":
+    def _in_foreground(self) -> bool:
         try:
             # 0: a group outside of this namespace of processes.
             return os.tcgetpgrp(self.fd_in) in (os.getpgrp(), 0)
@@ -309,7 +312,7 @@ class RawTty:
 
     # ---- signals
 
-    def _install(self) -> "None":
+    def _install(self) -> None:
         try:
             self._wakeup_before = _signal.set_wakeup_fd(self.wake[1])
         except ValueError:  # not the main thread
@@ -325,7 +328,7 @@ class RawTty:
                 self._previous[number] = previous
                 _signal.signal(number, handler)
 
-    def _uninstall(self) -> "None":
+    def _uninstall(self) -> None:
         for number, previous in list(self._previous.items()):
             handler = _signal.getsignal(number)
             if getattr(handler, "__self__", None) is self:
@@ -335,7 +338,7 @@ class RawTty:
                     continue
             del self._previous[number]
 
-    def _give_back_wakeup(self) -> "bool":
+    def _give_back_wakeup(self) -> bool:
         """Have signals no longer written to our pipe; return whether it can be closed."""
         before, self._wakeup_before = self._wakeup_before, None
         for fd in () if before is None else (before, -1):
@@ -348,7 +351,7 @@ class RawTty:
             return True
         return before is None
 
-    def _chain(self, number: "int", frame: "Any") -> "bool":
+    def _chain(self, number: int, frame: Any) -> bool:
         """Call the handler that was there before; return whether there was one."""
         previous = self._previous.get(number)
         if not callable(previous):
@@ -356,7 +359,7 @@ class RawTty:
         previous(number, frame)
         return True
 
-    def _on_end(self, number: "int", frame: "Any") -> "None":
+    def _on_end(self, number: int, frame: Any) -> None:
         was_raw = self._put_back()
         if not self._chain(number, frame):
             _signal.signal(number, _signal.SIG_DFL)
@@ -364,7 +367,7 @@ class RawTty:
         elif was_raw:
             self._make_raw_again()
 
-    def _on_stop(self, number: "int", frame: "Any") -> "None":
+    def _on_stop(self, number: int, frame: Any) -> None:
         was_raw = self._put_back()
         if not self._chain(number, frame):
             handled = number in self._previous
@@ -378,17 +381,17 @@ class RawTty:
             self._make_raw_again()
         self._notice()
 
-    def _on_continue(self, number: "int", frame: "Any") -> "None":
+    def _on_continue(self, number: int, frame: Any) -> None:
         self._chain(number, frame)
         if self.is_raw:  # after a SIGSTOP, which can't be handled
             self._make_raw_again()
             self._notice()
 
-    def _on_resize(self, number: "int", frame: "Any") -> "None":
+    def _on_resize(self, number: int, frame: Any) -> None:
         self._chain(number, frame)
         self._notice()
 
-    def _notice(self) -> "None":
+    def _notice(self) -> None:
         """Wake relay(), at most once until it looks."""
         if not self.resized and self.wake and self._pid == os.getpid():
             self.resized = True
@@ -397,7 +400,7 @@ class RawTty:
             except OSError:
                 pass  # it is full, and so readable
 
-    def noticed(self) -> "bool":
+    def noticed(self) -> bool:
         """Return whether there may be a new size since the last call; empty the pipe."""
         resized = self.resized
         if resized:
@@ -416,15 +419,15 @@ class RawTty:
 
 
 def relay(
-    tty: "RawTty",
-    keys_out: "int",
-    screen_in: "Optional[int]",
+    tty: RawTty,
+    keys_out: int,
+    screen_in: int | None,
     *,
-    escapes: "Optional[Escapes]" = None,
-    on_size: "Optional[Callable[[int, int, int, int], object]]" = None,
-    on_action: "Optional[Callable[[str], Optional[bytes]]]" = None,
-    watch: "Optional[Dict[int, Callable[[], object]]]" = None,
-) -> "str":
+    escapes: Escapes | None = None,
+    on_size: Callable[[int, int, int, int], object] | None = None,
+    on_action: Callable[[str], bytes | None] | None = None,
+    watch: dict[int, Callable[[], object]] | None = None,
+) -> str:
     """
     Carry keys and screen until one side ends, and return why: CLOSED, `screen_in` has ended and is
     written out; DISCONNECT, `~.` was typed; HANGUP, the local terminal is gone; WATCH.
@@ -454,27 +457,27 @@ def relay(
 class _Relay:
     """The state of relay()."""
 
-    on_size = on_action = None  # type: Any
-    watch = {}  # type: Dict[int, Callable[[], object]]
-    _reason = None  # type: Optional[str]
+    on_size: Any
+    on_action: Any
+    on_size = on_action = None
+    watch: dict[int, Callable[[], object]] = {}
+    _reason: str | None = None
     _keys_ended = _watch_ended = False
-    _last_size = None  # type: Optional[Size]
+    _last_size: Size | None = None
 
-    def __init__(
-        self, tty: "RawTty", keys_out: "int", screen_in: "Optional[int]", escapes: "Escapes"
-    ) -> "None":
+    def __init__(self, tty: RawTty, keys_out: int, screen_in: int | None, escapes: Escapes) -> None:
         self._tty = tty
-        self._keys_out = keys_out  # type: Optional[int]
+        self._keys_out: int | None = keys_out
         self._screen_in = screen_in
         self._both_ways = screen_in is not None
         self._escapes = escapes
         self._keys = bytearray()
         self._screen = bytearray()
-        self._own_out = None  # type: Optional[int]
+        self._own_out: int | None = None
         self._out = tty.fd_out
         self._piece = LIMIT
 
-    def run(self) -> "str":
+    def run(self) -> str:
         for fd in (self._keys_out, self._screen_in):
             if fd is not None:
                 os.set_blocking(fd, False)
@@ -489,13 +492,13 @@ class _Relay:
             self._last_words()
         return self._reason
 
-    def close(self) -> "None":
+    def close(self) -> None:
         for fd in (self._keys_out, self._screen_in, self._own_out):
             if fd is not None:
                 os.close(fd)
         self._keys_out = self._screen_in = self._own_out = None
 
-    def _turn(self) -> "None":
+    def _turn(self) -> None:
         """Wait for something, and do it."""
         wanted = self._wanted()
         poll = select.poll()
@@ -507,19 +510,19 @@ class _Relay:
             self._dispatch(fd, events, wanted[fd])
         self._settle()
 
-    def _timeout(self) -> "Optional[int]":
+    def _timeout(self) -> int | None:
         """Return how long to wait, in milliseconds."""
         if self._tty.resized:
             return 0
         return LOOK if self.on_size and not self._tty.notified else None
 
-    def _wanted(self) -> "Dict[int, int]":
+    def _wanted(self) -> dict[int, int]:
         """Return {descriptor: events to wait for}."""
         wanted = dict.fromkeys(self._tty.wake[:1], select.POLLIN)
         if not self._watch_ended:
             wanted.update(dict.fromkeys(self.watch, select.POLLIN))
 
-        def want(fd: "Optional[int]", event: "int", condition: "object") -> "None":
+        def want(fd: int | None, event: int, condition: object) -> None:
             if condition and fd is not None:
                 wanted[fd] = wanted.get(fd, 0) | event
 
@@ -529,7 +532,7 @@ class _Relay:
         want(self._out, select.POLLOUT, self._screen)
         return wanted
 
-    def _dispatch(self, fd: "int", events: "int", wanted: "int") -> "None":
+    def _dispatch(self, fd: int, events: int, wanted: int) -> None:
         """Do what can be done; an error or a hangup is found out by trying."""
         readable = wanted & select.POLLIN and events & ~select.POLLOUT
         writable = wanted & select.POLLOUT and events & ~select.POLLIN
@@ -546,7 +549,7 @@ class _Relay:
         if writable and fd == self._out:
             self._write_screen()
 
-    def _settle(self) -> "None":
+    def _settle(self) -> None:
         """Draw conclusions from what has ended."""
         if self._keys_ended and not self._keys:
             self._close_keys()
@@ -561,7 +564,7 @@ class _Relay:
 
     # ---- keys
 
-    def _read_keys(self) -> "None":
+    def _read_keys(self) -> None:
         try:
             data = os.read(self._tty.fd_in, LIMIT)
         except BlockingIOError:  # somebody else was quicker
@@ -577,14 +580,14 @@ class _Relay:
             elif self._reason is None:
                 self._act(each)
 
-    def _end_of_keys(self) -> "None":
+    def _end_of_keys(self) -> None:
         """A raw terminal has no end but its own; else ^D was typed, or it is a pipe or a file."""
         if self._tty.is_raw:
             self._reason = HANGUP
         self._keys_ended = True
         self._keys += self._escapes.flush()
 
-    def _write_keys(self) -> "None":
+    def _write_keys(self) -> None:
         assert self._keys_out is not None
         try:
             del self._keys[: os.write(self._keys_out, self._keys)]
@@ -594,13 +597,13 @@ class _Relay:
             self._close_keys()
             self._keys_ended = not self._tty.is_raw
 
-    def _close_keys(self) -> "None":
+    def _close_keys(self) -> None:
         fd, self._keys_out = self._keys_out, None
         del self._keys[:]
         if fd is not None:
             os.close(fd)
 
-    def _act(self, action: "str") -> "None":
+    def _act(self, action: str) -> None:
         """Do what an escape asks for."""
         shown = self._escapes.show(action)
         if action == SUSPEND:
@@ -618,7 +621,7 @@ class _Relay:
 
     # ---- screen
 
-    def _read_screen(self) -> "None":
+    def _read_screen(self) -> None:
         assert self._screen_in is not None
         try:
             data = os.read(self._screen_in, LIMIT)
@@ -631,7 +634,7 @@ class _Relay:
             os.close(self._screen_in)
             self._screen_in = None
 
-    def _write_screen(self) -> "None":
+    def _write_screen(self) -> None:
         try:
             with memoryview(self._screen)[: self._piece] as piece:
                 written = os.write(self._out, piece)
@@ -642,7 +645,7 @@ class _Relay:
             return
         del self._screen[:written]
 
-    def _last_words(self) -> "None":
+    def _last_words(self) -> None:
         """Write what the screen takes at once."""
         poll = select.poll()
         poll.register(self._out, select.POLLOUT)
@@ -653,7 +656,7 @@ class _Relay:
 
     # ---- size
 
-    def _look_at_size(self, force: "bool") -> "None":
+    def _look_at_size(self, force: bool) -> None:
         if self.on_size is None or not (force or not self._tty.notified):
             return
         size = self._tty.size()
@@ -662,7 +665,7 @@ class _Relay:
         self._last_size = size
 
 
-def _open_again(fd: "int") -> "Tuple[Optional[int], int]":
+def _open_again(fd: int) -> tuple[int | None, int]:
     """
     Return a descriptor that writes to the same terminal and never waits, or None where there can be
     none; and the number of bytes to write at once.
@@ -678,14 +681,14 @@ def _open_again(fd: "int") -> "Tuple[Optional[int], int]":
     return None, TERMINAL_PIECE
 
 
-def _is_regular(fd: "int") -> "bool":
+def _is_regular(fd: int) -> bool:
     try:
         return stat.S_ISREG(os.fstat(fd).st_mode)
     except OSError:  # closed: writing will tell
         return False
 
 
-def _names(fd: "int") -> "List[str]":
+def _names(fd: int) -> list[str]:
     """Return the paths that are a terminal's, as seen from this process."""
     names = []
     try:

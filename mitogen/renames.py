@@ -10,8 +10,8 @@ import ast
 import re
 from collections import Counter
 
-MYPY = False
-if MYPY:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["private_names", "rename_locals"]

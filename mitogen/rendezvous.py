@@ -12,6 +12,8 @@ Rules
 Threads: one accepts, and each stand-in is served on one of its own; close() on any.
 """
 
+from __future__ import annotations
+
 import _thread
 import errno
 import os
@@ -29,10 +31,10 @@ from array import array
 from mitogen import core, rawtty, stand_in, ttymodes, unix
 from mitogen.connect import get_sys_executable
 
-MYPY = False
-if MYPY:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
     from types import ModuleType
-    from typing import Callable, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
 __all__ = ["Rendezvous", "Visit"]
 
@@ -69,19 +71,19 @@ class Visit:
     #: Which of the three descriptors are terminals.
     terminals = [False, False, False]
 
-    def __init__(self, sock: "socket.socket") -> "None":
+    def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         #: The stand-in's standard input, output and error; close() closes them.
-        self.fds: "List[int]" = []
+        self.fds: list[int] = []
         self._buffer = b""
         self._lock = _thread.allocate_lock()
         self._over = False
         #: The stand-in's arguments.
-        self.argv: "List[str]" = []
+        self.argv: list[str] = []
         #: The stand-in's environment.
-        self.environ: "Dict[str, str]" = {}
+        self.environ: dict[str, str] = {}
 
-    def take_request(self) -> "bool":
+    def take_request(self) -> bool:
         """
         Read what it wants; return False if it went away before it had said that.
 
@@ -103,7 +105,7 @@ class Visit:
         self.environ = {name: value for name, _, value in pairs}
         return True
 
-    def read(self) -> "Optional[Tuple[bytes, bytes]]":
+    def read(self) -> tuple[bytes, bytes] | None:
         """Return the next frame, (letter, payload); None: it has ended, or was let go."""
         while True:
             buffer = self._buffer
@@ -118,7 +120,7 @@ class Visit:
                 return None
             self._buffer += data
 
-    def _receive(self, size: "int") -> "bytes":
+    def _receive(self, size: int) -> bytes:
         # MSG_CMSG_CLOEXEC, where there is one: another thread may start a program in between.
         flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
         room = socket.CMSG_SPACE(3 * 4)
@@ -135,7 +137,7 @@ class Visit:
                     os.set_inheritable(fd, False)
         return data
 
-    def send(self, kind: "bytes", payload: "bytes" = b"") -> "None":
+    def send(self, kind: bytes, payload: bytes = b"") -> None:
         """Any thread: send a frame. Never blocks: no more is sent than a socket's buffer holds."""
         frame = kind + len(payload).to_bytes(4, "big") + payload
         try:
@@ -144,7 +146,7 @@ class Visit:
             # It has ended.
             pass
 
-    def end(self, status: "int", text: "str" = "") -> "None":
+    def end(self, status: int, text: str = "") -> None:
         """Any thread: have the stand-in print `text` and end; read() returns None from now on."""
         with self._lock:
             if not self._over:
@@ -153,17 +155,17 @@ class Visit:
                 self.send(b"X", bytes([status & 255]) + data)
         self._shut(socket.SHUT_RD)
 
-    def let_down(self) -> "None":
+    def let_down(self) -> None:
         """Any thread: cut the connection."""
         self._shut(socket.SHUT_RDWR)
 
-    def _shut(self, how: "int") -> "None":
+    def _shut(self, how: int) -> None:
         try:
             self.sock.shutdown(how)
         except OSError:
             pass
 
-    def print(self, text: "str") -> "None":
+    def print(self, text: str) -> None:
         """Write on its standard output; this thread waits for who reads there."""
         data = text.encode("utf-8", "surrogateescape")
         try:
@@ -178,7 +180,7 @@ class Visit:
         except OSError:
             pass
 
-    def pump(self, raw: "bool", escape: "Optional[int]") -> "Optional[Tuple[List[int], bytes]]":
+    def pump(self, raw: bool, escape: int | None) -> tuple[list[int], bytes] | None:
         """
         Have it carry keys and screen of its terminal itself, by descriptors that come in place of
         its own.
@@ -199,19 +201,19 @@ class Visit:
         size, _, modes = frame[1].partition(b"\0")
         return numbers(size), modes
 
-    def close_fds(self) -> "None":
+    def close_fds(self) -> None:
         """Close the descriptors that came: whoever uses them has its own."""
         fds, self.fds = self.fds, []
         for fd in fds:
             os.close(fd)
 
-    def close(self) -> "None":
+    def close(self) -> None:
         """Cut the connection and close all that came with it."""
         self.close_fds()
         self.sock.close()
 
 
-def numbers(text: "bytes") -> "List[int]":
+def numbers(text: bytes) -> list[int]:
     """Return the four numbers of a terminal's size; zeros for what is none."""
     words = text.split()
     return [int(word) if word.isdigit() else 0 for word in words[:4]] + [0] * (4 - len(words))
@@ -227,14 +229,12 @@ class Rendezvous:
     :raises Error: there is no directory that programs can be started from
     """
 
-    def __init__(
-        self, serve: "Callable[[Visit], object]", router: "core.Router", path: "str"
-    ) -> "None":
+    def __init__(self, serve: Callable[[Visit], object], router: core.Router, path: str) -> None:
         self.serve = serve
         self.router = router
         self._lock = _thread.allocate_lock()
-        self._visits: "Set[Visit]" = set()
-        self._threads: "Set[threading.Thread]" = set()
+        self._visits: set[Visit] = set()
+        self._threads: set[threading.Thread] = set()
         self._closed = False
         self.directory = make_directory()
         #: Path of the program `ssh`.
@@ -252,7 +252,7 @@ class Rendezvous:
 
     # -- the directory
 
-    def _write_programs(self, path: "str") -> "None":
+    def _write_programs(self, path: str) -> None:
         for module in (stand_in, rawtty, ttymodes):
             name = module.__name__.rpartition(".")[2] + ".py"
             self._write(name, source_of(module), 0o600)
@@ -263,19 +263,19 @@ class Rendezvous:
             if real:
                 self._write("bin/" + name, script(os.path.abspath(real), "-S", self.ssh))
 
-    def _write(self, name: "str", text: "str", mode: "int" = 0o700) -> "None":
+    def _write(self, name: str, text: str, mode: int = 0o700) -> None:
         fd = os.open(os.path.join(self.directory, name), os.O_WRONLY | os.O_CREAT, mode)
         with os.fdopen(fd, "wb") as fp:
             fp.write(text.encode("utf-8", "surrogateescape"))
 
-    def _listen(self) -> "None":
+    def _listen(self) -> None:
         # Under another name until it listens: to remove_stale() it would be a dead one's.
         with short_path(self.directory) as directory:
             self._socket.bind(os.path.join(directory, "new"))
             self._socket.listen(BACKLOG)
         os.rename(os.path.join(self.directory, "new"), os.path.join(self.directory, "socket"))
 
-    def environment(self, environ: "Mapping[str, str]") -> "Dict[str, str]":
+    def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Return an environment in which tools find this `ssh`: `environ`, changed for it."""
         quoted = shlex.quote(self.ssh)
         found = dict(environ)
@@ -296,13 +296,13 @@ class Rendezvous:
 
     # -- threads
 
-    def _start(self, target: "Callable[..., None]", *args: "object") -> "threading.Thread":
+    def _start(self, target: Callable[..., None], *args: object) -> threading.Thread:
         thread = threading.Thread(target=target, args=args, name="mitogen.ssh", daemon=True)
         self._threads.add(thread)
         thread.start()
         return thread
 
-    def _accept_all(self) -> "None":
+    def _accept_all(self) -> None:
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         poll.register(self._woken, select.POLLIN)
@@ -315,11 +315,11 @@ class Rendezvous:
             self._close_sockets()
             self._threads.discard(threading.current_thread())
 
-    def _close_sockets(self) -> "None":
+    def _close_sockets(self) -> None:
         for sock in (self._socket, self._wake, self._woken):
             sock.close()
 
-    def _accept(self) -> "None":
+    def _accept(self) -> None:
         try:
             sock = self._socket.accept()[0]
         except OSError as e:
@@ -340,7 +340,7 @@ class Rendezvous:
             self.router.log(core.ERROR, "fakessh: connection refused: %s", e)
             sock.close()
 
-    def _receive(self, sock: "socket.socket") -> "None":
+    def _receive(self, sock: socket.socket) -> None:
         visit = Visit(sock)
         with self._lock:
             self._visits.add(visit)
@@ -357,7 +357,7 @@ class Rendezvous:
             visit.close()
             self._threads.discard(threading.current_thread())
 
-    def close(self) -> "None":
+    def close(self) -> None:
         """Any thread: remove the directory, and let down who is still there. Never blocks."""
         with self._lock:
             closed, self._closed = self._closed, True
@@ -369,21 +369,21 @@ class Rendezvous:
         for visit in visits:
             visit.let_down()
 
-    def settle(self, timeout: "float") -> "None":
+    def settle(self, timeout: float) -> None:
         """Wait until no stand-in is at work, `timeout` seconds at most."""
         deadline = time.monotonic() + timeout
         for thread in list(self._threads):
             if thread is not self._acceptor:
                 thread.join(max(0.0, deadline - time.monotonic()))
 
-    def join(self) -> "None":
+    def join(self) -> None:
         """Wait until what close() has let down is gone, JOIN_TIMEOUT seconds at most."""
         deadline = time.monotonic() + JOIN_TIMEOUT
         for thread in list(self._threads):
             thread.join(max(0.0, deadline - time.monotonic()))
 
 
-def source_of(module: "ModuleType") -> "str":
+def source_of(module: ModuleType) -> str:
     """Return a module's source, from wherever it was loaded."""
     loader = module.__spec__ and module.__spec__.loader
     source = loader.get_source(module.__name__) if loader else None  # type: ignore[attr-defined]
@@ -394,7 +394,7 @@ def source_of(module: "ModuleType") -> "str":
     return str(source)
 
 
-def script(*words: "str") -> "str":
+def script(*words: str) -> str:
     """Return a shell script that becomes the program *words*, with its own arguments after them."""
     return _SCRIPT % " ".join(map(shlex.quote, words))
 
@@ -402,7 +402,7 @@ def script(*words: "str") -> "str":
 # ---- directories
 
 
-def remove(directory: "str") -> "None":
+def remove(directory: str) -> None:
     """Remove a directory with all in it, as far as that can be done."""
     shutil.rmtree(directory, ignore_errors=True)
 
@@ -415,22 +415,22 @@ class short_path:
     :raises OSError: there is none
     """
 
-    def __init__(self, directory: "str") -> "None":
+    def __init__(self, directory: str) -> None:
         self.directory = directory
-        self.fd: "Optional[int]" = None
+        self.fd: int | None = None
 
-    def __enter__(self) -> "str":
+    def __enter__(self) -> str:
         if len(os.fsencode(self.directory)) + len("/socket") <= MAX_PATH:
             return self.directory
         self.fd = os.open(self.directory, os.O_RDONLY)
         return "/proc/self/fd/%d" % self.fd
 
-    def __exit__(self, *exc_info: "object") -> "None":
+    def __exit__(self, *exc_info: object) -> None:
         if self.fd is not None:
             os.close(self.fd)
 
 
-def places() -> "Iterator[str]":
+def places() -> Iterator[str]:
     """Yield directories in which another may be made, the best first."""
     try:
         yield tempfile.gettempdir()
@@ -447,14 +447,14 @@ def places() -> "Iterator[str]":
         pass
 
 
-def is_private(directory: "str") -> "bool":
+def is_private(directory: str) -> bool:
     """Return whether nobody but us and root can rename what we make there."""
     facts = os.stat(directory)
     shared = facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not facts.st_mode & stat.S_ISVTX
     return not shared and facts.st_uid in (0, os.geteuid())
 
 
-def make_directory() -> "str":
+def make_directory() -> str:
     """
     Make a directory, 0700, with a `bin` that programs can be started from; return its path.
 
@@ -476,7 +476,7 @@ def make_directory() -> "str":
     )
 
 
-def try_place(place: "str") -> "str":
+def try_place(place: str) -> str:
     """
     Make our directory in `place` and return its path.
 
@@ -501,7 +501,7 @@ def try_place(place: "str") -> "str":
         raise
 
 
-def is_dead(path: "str") -> "bool":
+def is_dead(path: str) -> bool:
     """Return whether nobody listens at a socket that is there; never waits for who does."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.setblocking(False)
@@ -512,7 +512,7 @@ def is_dead(path: "str") -> "bool":
     return False
 
 
-def remove_stale(place: "str") -> "None":
+def remove_stale(place: str) -> None:
     """Remove what processes of ours that were killed have left in `place`."""
     for name in os.listdir(place):
         directory = os.path.join(place, name)

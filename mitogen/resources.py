@@ -12,15 +12,18 @@ Rules
 Threads: ResourceRequester and ResourceReader on any but the broker's.
 """
 
+from __future__ import annotations
+
 import os
 from io import BytesIO
 
 from mitogen import core
 from mitogen.core import Message
 
-MYPY = False
-if MYPY:
-    from typing import Any, Iterator, List, Optional
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
 
 __all__ = ["ResourceReader", "ResourceRequester", "ResourceResponder"]
 
@@ -38,11 +41,11 @@ class ResourceRequester:
     :param context: whom to ask: the master
     """
 
-    def __init__(self, router: "core.Router", context: "core.Context") -> "None":
+    def __init__(self, router: core.Router, context: core.Context) -> None:
         self.router = router
         self.context = context
 
-    def get(self, fullname: "str", resource: "Optional[str]") -> "Any":
+    def get(self, fullname: str, resource: str | None) -> Any:
         """
         Return a data file's bytes; where `resource` is None, the names of all that there are.
 
@@ -66,25 +69,25 @@ class ResourceReader:
     :param fullname: of the package
     """
 
-    def __init__(self, requester: "ResourceRequester", fullname: "str") -> "None":
+    def __init__(self, requester: ResourceRequester, fullname: str) -> None:
         self.requester = requester
         self.fullname = fullname
 
-    def open_resource(self, resource: "str") -> "BytesIO":
+    def open_resource(self, resource: str) -> BytesIO:
         """Return a file object with the bytes of a data file."""
         return BytesIO(self.requester.get(self.fullname, os.fspath(resource)))
 
-    def resource_path(self, resource: "str") -> "str":
+    def resource_path(self, resource: str) -> str:
         """Raise FileNotFoundError: there is no such file on this machine."""
         raise FileNotFoundError(2, "The file is on the controlling machine only", resource)
 
-    def is_resource(self, name: "str") -> "bool":
+    def is_resource(self, name: str) -> bool:
         """Return whether there is a data file of that name."""
         return name in self.requester.get(self.fullname, None)
 
-    def contents(self) -> "Iterator[str]":
+    def contents(self) -> Iterator[str]:
         """Return the names of the data files."""
-        names: List[str] = self.requester.get(self.fullname, None)
+        names: list[str] = self.requester.get(self.fullname, None)
         return iter(names)
 
 
@@ -95,15 +98,15 @@ class ResourceResponder:
     :param router: the master's router; its `responder` decides what a child may have
     """
 
-    def __init__(self, router: "Any") -> "None":
+    def __init__(self, router: Any) -> None:
         self._router = router
         router.add_handler(self._on_get_resource, GET_RESOURCE)
 
-    def _on_get_resource(self, msg: "Message") -> "None":
+    def _on_get_resource(self, msg: Message) -> None:
         if not msg.is_dead:
             self._router.worker.put(self._answer, msg)
 
-    def _answer(self, msg: "Message") -> "None":
+    def _answer(self, msg: Message) -> None:
         try:
             fullname, resource = core.decode(msg.data)
             found = self._find(fullname, resource)
@@ -112,7 +115,7 @@ class ResourceResponder:
             found = None
         msg.reply(found)
 
-    def _find(self, fullname: "str", resource: "Optional[str]") -> "Any":
+    def _find(self, fullname: str, resource: str | None) -> Any:
         responder = self._router.responder
         module = responder.finder.find(fullname)
         if responder.policy.denied(fullname) or not module.is_pkg or module.path is None:
@@ -126,6 +129,6 @@ class ResourceResponder:
             return fp.read()
 
 
-def _is_data(directory: "str", name: "str") -> "bool":
+def _is_data(directory: str, name: str) -> bool:
     # importlib counts a package's modules among its resources, too.
     return name not in ("", ".", "..") and os.path.isfile(os.path.join(directory, name))

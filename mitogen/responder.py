@@ -23,8 +23,8 @@ from time import monotonic as now
 from mitogen import finder, imports
 from mitogen.core import Blob
 
-MYPY = False
-if MYPY:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
@@ -41,7 +41,7 @@ FIRST_CALL = "mitogen.child"
 #: What the standard library tries to import and no target has: not worth a round trip each.
 NOWHERE = ("_winapi", "msvcrt", "nt", "winreg", "_winreg")
 
-if MYPY:
+if TYPE_CHECKING:
     Segment = list[Any]
 
 

@@ -4,12 +4,15 @@ Waiting on many receivers at once.
 Threads: get() on any; messages come from the broker.
 """
 
+from __future__ import annotations
+
 from mitogen import core
 from mitogen.mailbox import Latch, LatchError
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable, Iterable, Iterator, List, Optional, Union
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any, Union
 
     from mitogen.mailbox import Receiver
 
@@ -30,7 +33,7 @@ class Event:
     source = None
     data = None
 
-    def __init__(self, source: "Any" = None, data: "Any" = None) -> "None":
+    def __init__(self, source: Any = None, data: Any = None) -> None:
         self.source = source
         self.data = data
 
@@ -46,59 +49,59 @@ class Select:
     :param bool oneshot: take each out after its first message
     """
 
-    notify = None  # type: Optional[Notify]
+    notify: Notify | None = None
     owned_msg = "Cannot add: Receiver is already owned by another Select"
     loop_msg = "Adding this Select instance would create a Select cycle"
     not_present_msg = "Instance is not a member of this Select"
     empty_msg = "Cannot get(), Select instance is empty"
     closed_msg = "Select was closed during get()"
 
-    def __init__(self, receivers: "Iterable[Source]" = (), oneshot: "bool" = True) -> "None":
-        self._receivers: "List[Any]" = []
+    def __init__(self, receivers: Iterable[Source] = (), oneshot: bool = True) -> None:
+        self._receivers: list[Any] = []
         self._oneshot = oneshot
         self._latch = Latch()
         for receiver in receivers:
             self.add(receiver)
 
     @classmethod
-    def all(cls, receivers: "Iterable[Source]") -> "List[Any]":
+    def all(cls, receivers: Iterable[Source]) -> list[Any]:
         """Yield the values of one message of each."""
         return list(msg.unpickle() for msg in cls(receivers))
 
-    def _put(self, source: "Source") -> "None":
+    def _put(self, source: Source) -> None:
         self._latch.put(source)
         if self.notify:
             self.notify(self)
 
-    def __bool__(self) -> "bool":
+    def __bool__(self) -> bool:
         return bool(self._receivers)
 
-    def __enter__(self) -> "Select":
+    def __enter__(self) -> Select:
         return self
 
-    def __exit__(self, *_: "object") -> "None":
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __iter__(self) -> "Iterator[Any]":
+    def __iter__(self) -> Iterator[Any]:
         return self.iter_data()
 
-    def iter_data(self) -> "Iterator[Any]":
+    def iter_data(self) -> Iterator[Any]:
         """Yield messages while there is anything to wait on."""
         while self._receivers:
             yield self.get()
 
-    def iter_events(self) -> "Iterator[Event]":
+    def iter_events(self) -> Iterator[Event]:
         """Yield Events while there is anything to wait on."""
         while self._receivers:
             yield self.get_event()
 
-    def _check_no_loop(self, receiver: "Source") -> "None":
+    def _check_no_loop(self, receiver: Source) -> None:
         if receiver is self:
             raise Error(self.loop_msg)
         for inner in getattr(receiver, "_receivers", ()):
             self._check_no_loop(inner)
 
-    def add(self, recv: "Source") -> "None":
+    def add(self, recv: Source) -> None:
         """
         Wait on `recv` too.
 
@@ -115,7 +118,7 @@ class Select:
         for _ in range(recv.size()):
             self._put(recv)
 
-    def remove(self, recv: "Source") -> "None":
+    def remove(self, recv: Source) -> None:
         """
         Wait on `recv` no more.
 
@@ -127,21 +130,21 @@ class Select:
             raise Error(self.not_present_msg) from None
         recv.notify = None
 
-    def close(self) -> "None":
+    def close(self) -> None:
         """Wait on nothing more; who is in get() gets an Error."""
         for receiver in self._receivers[:]:
             self.remove(receiver)
         self._latch.close()
 
-    def size(self) -> "int":
+    def size(self) -> int:
         """Return how many messages wait."""
         return sum(receiver.size() for receiver in self._receivers)
 
-    def empty(self) -> "bool":
+    def empty(self) -> bool:
         """Return True if nothing waits now."""
         return self.size() == 0
 
-    def get(self, timeout: "Optional[float]" = None, block: "bool" = True) -> "Any":
+    def get(self, timeout: float | None = None, block: bool = True) -> Any:
         """
         Return the next message (a Latch's: its item).
 
@@ -152,7 +155,7 @@ class Select:
         """
         return self.get_event(timeout, block).data
 
-    def get_event(self, timeout: "Optional[float]" = None, block: "bool" = True) -> "Event":
+    def get_event(self, timeout: float | None = None, block: bool = True) -> Event:
         """Return the next Event: as get(), with the source."""
         if not self._receivers:
             raise Error(self.empty_msg)
@@ -167,7 +170,7 @@ class Select:
             if event:
                 return event
 
-    def _take(self, source: "Any") -> "Optional[Event]":
+    def _take(self, source: Any) -> Event | None:
         if source not in self._receivers:
             return None
         delivered = True

@@ -15,6 +15,8 @@ Rules
 Threads: a Pool's own, `size` of them; its methods may be called on any.
 """
 
+from __future__ import annotations
+
 import _thread
 import os
 import sys
@@ -40,9 +42,10 @@ from mitogen.invokers import (
 from mitogen.mailbox import Latch, LatchError, Receiver
 from mitogen.select import Error as SelectError
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
 
 __all__ = [
     "Activator",
@@ -72,13 +75,13 @@ DEFAULT_SIZE = 2
 IMPORT_WAIT = 1.0
 
 #: The pool that get_or_create_pool() made last, and the process that did: (pid, Pool).
-_latest: "Dict[str, Tuple[int, Pool]]" = {}
+_latest: dict[str, tuple[int, Pool]] = {}
 
 
 class Activator:
     """Makes services that are called by an ancestor and are not in the pool yet."""
 
-    def is_permitted(self, mod_name: "str", class_name: "str", msg: "Optional[Message]") -> "bool":
+    def is_permitted(self, mod_name: str, class_name: str, msg: Message | None) -> bool:
         """
         Return whether a service may be imported.
 
@@ -88,7 +91,7 @@ class Activator:
         """
         return msg is None or bool(core.has_parent_authority(msg))
 
-    def activate(self, pool: "Pool", service_name: "str", msg: "Optional[Message]") -> "Service":
+    def activate(self, pool: Pool, service_name: str, msg: Message | None) -> Service:
         """
         Import a service, add it to `pool` and return it.
 
@@ -122,17 +125,17 @@ class Activator:
 class _CallReceiver(Receiver):
     """Puts what arrives at CALL_SERVICE into a pool's queue; the broker's thread does."""
 
-    handle: "Any"
+    handle: Any
 
-    def __init__(self, pool: "Pool", overwrite: "bool") -> "None":
+    def __init__(self, pool: Pool, overwrite: bool) -> None:
         self.pool = pool
         super().__init__(pool.router, CALL_SERVICE, overwrite=overwrite)
 
-    def _on_receive(self, msg: "Any") -> "None":
+    def _on_receive(self, msg: Any) -> None:
         msg.receiver = self
         self.pool._enqueue(msg)
 
-    def close(self) -> "None":
+    def close(self) -> None:
         handler = self.router._handlers.get(self.handle)
         if handler and handler[0] != self._on_receive:
             # Another pool has taken over.
@@ -159,13 +162,13 @@ class Pool:
 
     def __init__(
         self,
-        router: "Any",
-        services: "Iterable[Service]" = (),
-        size: "int" = 1,
-        overwrite: "bool" = False,
-        recv: "Any" = None,
-        kept: "Optional[List[Message]]" = None,
-    ) -> "None":
+        router: Any,
+        services: Iterable[Service] = (),
+        size: int = 1,
+        overwrite: bool = False,
+        recv: Any = None,
+        kept: list[Message] | None = None,
+    ) -> None:
         if size < 1:
             raise Error("a pool needs a thread: size=%r" % (size,))
         self.router = router
@@ -176,13 +179,13 @@ class Pool:
         # A service may ask for another when it is made.
         self._activating = _thread.RLock()
         self._latch = Latch()
-        self._invokers: "Dict[str, Invoker]" = {}
-        self._idents: "Set[int]" = set()
+        self._invokers: dict[str, Invoker] = {}
+        self._idents: set[int] = set()
         self._running = size
         self._ended = core.new_lock()
         for service in services:
             self.add(service)
-        self._receiver: "Any" = recv
+        self._receiver: Any = recv
         if recv is not None:
             self._listen_to(recv)
         elif kept is None:
@@ -198,23 +201,23 @@ class Pool:
         if not router.broker.alive:
             self._on_broker_exit()
 
-    def __repr__(self) -> "str":
+    def __repr__(self) -> str:
         return "Pool(context %r, size=%d)" % (self.router.node.context_id, self._size)
 
     @property
-    def size(self) -> "int":
+    def size(self) -> int:
         """How many threads it has."""
         return self._size
 
     # -- what comes in
 
-    def _on_broker(self, func: "Callable[..., None]", *args: "Any") -> "None":
+    def _on_broker(self, func: Callable[..., None], *args: Any) -> None:
         """Run `func` on the broker thread; return when it is done."""
         if self.router.broker.on_thread():
             return func(*args)
         done = core.new_lock()
 
-        def run() -> "None":
+        def run() -> None:
             try:
                 func(*args)
             finally:
@@ -224,12 +227,12 @@ class Pool:
         while not done.acquire(True, 1) and self.router.broker.alive:
             pass
 
-    def _take_over(self, kept: "List[Message]") -> "None":
+    def _take_over(self, kept: list[Message]) -> None:
         # On the broker thread: nothing comes between the last that was kept and our first.
         self.adopt(kept)
         self._receiver = _CallReceiver(self, True)
 
-    def adopt(self, messages: "List[Message]") -> "None":
+    def adopt(self, messages: list[Message]) -> None:
         """Broker thread: serve calls that have arrived elsewhere; the list is emptied."""
         while messages:
             self._enqueue(messages.pop(0))
@@ -239,19 +242,19 @@ class Pool:
             add = self.router.add_handler
             add(receiver._on_receive, CALL_SERVICE, overwrite=True, consumer=True)
 
-    def _listen_to(self, recv: "Any") -> "None":
+    def _listen_to(self, recv: Any) -> None:
         recv.notify = lambda _: self._put(lambda: self._take(recv))
         for _ in range(recv.size()):
             recv.notify(recv)
 
-    def _take(self, recv: "Any") -> "None":
+    def _take(self, recv: Any) -> None:
         try:
             msg = recv.get(block=False, throw_dead=False)
         except (core.TimeoutError, core.ChannelError):
             return
         self._handle(msg)
 
-    def _put(self, job: "Any") -> "bool":
+    def _put(self, job: Any) -> bool:
         """Any thread: queue a Message or a function; return False if the pool has ended."""
         with self._lock:
             if self.closed:
@@ -259,11 +262,11 @@ class Pool:
             self._latch.put(job)
             return True
 
-    def _enqueue(self, msg: "Message") -> "None":
+    def _enqueue(self, msg: Message) -> None:
         if not self._put(msg):
             self._refuse(msg)
 
-    def _refuse(self, msg: "Message") -> "None":
+    def _refuse(self, msg: Message) -> None:
         self.router.consumed(msg)
         text = self.closed_msg % (self.router.node.context_id,)
         reply = Message(data=core.encode(CallError(text)), dst_id=msg.src_id, handle=msg.reply_to)
@@ -273,7 +276,7 @@ class Pool:
 
     # -- the threads
 
-    def _run(self) -> "None":
+    def _run(self) -> None:
         self._idents.add(_thread.get_ident())
         try:
             while True:
@@ -290,7 +293,7 @@ class Pool:
             if last:
                 self._finish()
 
-    def _do(self, job: "Any") -> "None":
+    def _do(self, job: Any) -> None:
         try:
             if not isinstance(job, Message):
                 job()
@@ -303,7 +306,7 @@ class Pool:
             # Nothing of a service ends the thread; it ends with the pool.
             self.router.log(ERROR, "service pool: %s", CallError(error))
 
-    def _handle(self, msg: "Message") -> "None":
+    def _handle(self, msg: Message) -> None:
         if msg.is_dead:
             return
         try:
@@ -312,14 +315,14 @@ class Pool:
         except BaseException as error:
             fail(self.router, msg, error)
 
-    def _on_select(self, service: "Service") -> "None":
+    def _on_select(self, service: Service) -> None:
         try:
             event = service.select.get_event(block=False)
         except (core.TimeoutError, SelectError):
             return
         service.on_message(event)
 
-    def _finish(self) -> "None":
+    def _finish(self) -> None:
         for invoker in list(self._invokers.values()):
             try:
                 invoker.service.on_shutdown()
@@ -330,7 +333,7 @@ class Pool:
 
     # -- what a program calls
 
-    def add(self, service: "Service") -> "None":
+    def add(self, service: Service) -> None:
         """
         Serve a service.
 
@@ -343,12 +346,12 @@ class Pool:
                 raise Error("the pool has a service %r already" % (name,))
             self._invokers[name] = service.invoker_class(service=service)
         job = lambda: self._on_select(service)  # noqa: E731
-        select: "Any" = service.select
+        select: Any = service.select
         select.notify = lambda _: self._put(job)
         for _ in range(service.select.size()):
             self._put(job)
 
-    def get_invoker(self, name: "Any", msg: "Optional[Message]") -> "Invoker":
+    def get_invoker(self, name: Any, msg: Message | None) -> Invoker:
         """
         Return a service's Invoker; the service is made if need be, and if the caller may do that.
 
@@ -363,7 +366,7 @@ class Pool:
                     name = self._activator.activate(self, name, msg).name()
         return self._invokers[name]
 
-    def get_service(self, name: "Any") -> "Service":
+    def get_service(self, name: Any) -> Service:
         """
         Return a service, made if need be.
 
@@ -372,7 +375,7 @@ class Pool:
         """
         return self.get_invoker(name, None).service
 
-    def defer(self, func: "Callable[..., Any]", *args: "Any", **kwargs: "Any") -> "None":
+    def defer(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """
         Have `func(*args, **kwargs)` called on one of the threads; what it raises is logged.
 
@@ -381,7 +384,7 @@ class Pool:
         if not self._put(lambda: func(*args, **kwargs)):
             raise Error(self.closed_msg % (self.router.node.context_id,))
 
-    def stop(self, join: "bool" = True) -> "None":
+    def stop(self, join: bool = True) -> None:
         """
         End: calls that run come to their end, those that wait are answered with an error, then the
         services' on_shutdown() is called. May be called again.
@@ -400,13 +403,13 @@ class Pool:
         if join:
             self.join()
 
-    def join(self) -> "None":
+    def join(self) -> None:
         """Wait until the pool has ended; nothing, on one of its own threads."""
         if _thread.get_ident() not in self._idents:
             self._ended.acquire()
             self._ended.release()
 
-    def _on_broker_shutdown(self) -> "None":
+    def _on_broker_shutdown(self) -> None:
         # on_shutdown() may want to send something; whoever hangs in a method is not waited for.
         broker = self.router.broker
         if not self.closed:
@@ -414,24 +417,24 @@ class Pool:
             broker.after(broker.shutdown_timeout, self._let_broker_go)
             self.stop(join=False)
 
-    def _let_broker_go(self) -> "None":
+    def _let_broker_go(self) -> None:
         broker = self.router.broker
         if self in broker.holds:
             broker.holds.discard(self)
             broker.stop()
 
-    def _on_broker_exit(self) -> "None":
+    def _on_broker_exit(self) -> None:
         self.stop(join=False)
 
 
-def _is_stub(router: "Any") -> "bool":
+def _is_stub(router: Any) -> bool:
     """Whether what takes a child's calls is there only until there is a pool."""
     handler = router._handlers.get(CALL_SERVICE)
     owner = getattr(handler[0], "__self__", None) if handler else None
     return owner is not None and not isinstance(owner, Receiver)
 
 
-def _request_of(msg: "Message") -> "Tuple[str, str, Dict[str, Any]]":
+def _request_of(msg: Message) -> tuple[str, str, dict[str, Any]]:
     request = msg.unpickle(throw=False)
     if isinstance(request, (list, tuple)) and len(request) == 3:
         service_name, method_name, kwargs = request
@@ -441,7 +444,7 @@ def _request_of(msg: "Message") -> "Tuple[str, str, Dict[str, Any]]":
     raise Error("a call of a service is (service name, method name, {argument: value})")
 
 
-def _process_router() -> "Any":
+def _process_router() -> Any:
     """Return the router of this process, for programs that do not name it."""
     for finder in sys.meta_path:
         if isinstance(finder, core.Importer):
@@ -452,17 +455,17 @@ def _process_router() -> "Any":
     return pool.router
 
 
-def _pool_of(router: "Any") -> "Optional[Pool]":
-    pool: "Optional[Pool]" = router.__dict__.get("_service_pool")
+def _pool_of(router: Any) -> Pool | None:
+    pool: Pool | None = router.__dict__.get("_service_pool")
     return None if pool is None or pool.closed else pool
 
 
 def get_or_create_pool(
-    size: "Optional[int]" = None,
-    router: "Any" = None,
-    context: "Any" = None,
-    kept: "Optional[List[Message]]" = None,
-) -> "Pool":
+    size: int | None = None,
+    router: Any = None,
+    context: Any = None,
+    kept: list[Message] | None = None,
+) -> Pool:
     """
     Return this context's pool; made, if it has none.
 
@@ -483,7 +486,7 @@ def get_or_create_pool(
         return pool
 
 
-def adopt(router: "Any", messages: "List[Message]") -> "None":
+def adopt(router: Any, messages: list[Message]) -> None:
     """
     Start a child's pool, as calls have come and it has none.
 
@@ -496,7 +499,7 @@ def adopt(router: "Any", messages: "List[Message]") -> "None":
     pool._on_broker(pool.adopt, messages)
 
 
-def _import_threading(router: "Any") -> "None":
+def _import_threading(router: Any) -> None:
     """
     Have a child's main thread import `threading`, unless it is busy: a service's module may do so,
     and before Python 3.13 the first that does is the main thread from then on.
@@ -514,9 +517,7 @@ def _import_threading(router: "Any") -> "None":
     done.acquire(True, IMPORT_WAIT)
 
 
-def call(
-    service_name: "Any", method_name: "Any", call_context: "Any" = None, **kwargs: "Any"
-) -> "Any":
+def call(service_name: Any, method_name: Any, call_context: Any = None, **kwargs: Any) -> Any:
     """
     Call a service and return its result.
 
@@ -547,7 +548,7 @@ def call(
     return getattr(service, method_name)(**kwargs)
 
 
-def _call_old(context: "Any", target: "Any", value: "Any", kwargs: "Dict[str, Any]") -> "Any":
+def _call_old(context: Any, target: Any, value: Any, kwargs: dict[str, Any]) -> Any:
     if isinstance(target, int):
         return await_answer(context, Message(data=core.encode(value), handle=target))
     kwargs = dict(value or {}, **kwargs)

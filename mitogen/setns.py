@@ -17,6 +17,8 @@ The environment is this process', but for HOME, USER, LOGNAME and SHELL.
 Threads: any; finding the process waits for the tool that knows it.
 """
 
+from __future__ import annotations
+
 import os
 import re
 import signal
@@ -25,9 +27,10 @@ from mitogen import connect, containers, handshake
 from mitogen.core import StreamError
 from mitogen.handshake import Rule
 
-MYPY = False
-if MYPY:
-    from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Union
 
     from mitogen.containers import Rules
     from mitogen.spawn import Process
@@ -75,7 +78,7 @@ class Error(StreamError):
 # ---- who is it
 
 
-def _run(argv: "List[str]") -> "str":
+def _run(argv: list[str]) -> str:
     """Return what a program prints."""
     import subprocess
 
@@ -105,11 +108,11 @@ def _run(argv: "List[str]") -> "str":
     return out.decode("utf-8", "replace")
 
 
-def _program(path: "Path") -> "List[str]":
+def _program(path: Path) -> list[str]:
     return [os.fspath(path)] if isinstance(path, (str, os.PathLike)) else [*map(os.fspath, path)]
 
 
-def _find_pid(path: "Path", args: "List[str]", pattern: "str") -> "int":
+def _find_pid(path: Path, args: list[str], pattern: str) -> int:
     argv = _program(path) + args
     said = _run(argv)
     found = re.search(pattern, said, re.IGNORECASE | re.MULTILINE)
@@ -118,7 +121,7 @@ def _find_pid(path: "Path", args: "List[str]", pattern: "str") -> "int":
     return int(found.group(1))
 
 
-def get_docker_pid(path: "Path", name: "str") -> "int":
+def get_docker_pid(path: Path, name: str) -> int:
     """
     Return the process id of a docker container's first process.
 
@@ -130,17 +133,17 @@ def get_docker_pid(path: "Path", name: "str") -> "int":
     return _find_pid(path, args, r"^(\d+)$")
 
 
-def get_lxc_pid(path: "Path", name: "str") -> "int":
+def get_lxc_pid(path: Path, name: str) -> int:
     """The same for LXC; `path` is lxc-info(1)'s."""
     return _find_pid(path, ["--name", name, "--pid", "--no-humanize"], r"^(\d+)$")
 
 
-def get_lxd_pid(path: "Path", name: "str") -> "int":
+def get_lxd_pid(path: Path, name: str) -> int:
     """The same for LXD; `path` is lxc(1)'s."""
     return _find_pid(path, ["info", name], r"^\s*pid:\s*(\d+)\s*$")
 
 
-def get_machinectl_pid(path: "Path", name: "str") -> "int":
+def get_machinectl_pid(path: Path, name: str) -> int:
     """The same for systemd-nspawn and what else machinectl(1) knows, whose path is `path`."""
     return _find_pid(path, ["show", "--property=Leader", name], r"^Leader=(\d+)$")
 
@@ -154,12 +157,12 @@ KINDS = {
 }
 
 
-def _identity(pid: "object", name: "str") -> "Tuple[int, int]":
+def _identity(pid: object, name: str) -> tuple[int, int]:
     found = os.stat("/proc/%s/ns/%s" % (pid, name))
     return found.st_dev, found.st_ino
 
 
-def _differing(pid: "int") -> "List[str]":
+def _differing(pid: int) -> list[str]:
     """Return those of NAMESPACES that a process does not share with this one."""
     known = [name for name in NAMESPACES if os.path.exists("/proc/self/ns/" + name)]
     try:
@@ -170,7 +173,7 @@ def _differing(pid: "int") -> "List[str]":
         raise Error("process %d: its namespaces can't be seen; are you root?", pid) from e
 
 
-def setns(kind: "str", fd: "int") -> "None":
+def setns(kind: str, fd: int) -> None:
     """
     Move the calling thread into a namespace: see setns(2).
 
@@ -214,16 +217,16 @@ class Options(connect.Options):
 
     def __init__(
         self,
-        container: "Any",
-        kind: "str",
-        username: "str" = "root",
-        docker_path: "Path" = "docker",
-        lxc_path: "Path" = "lxc",
-        lxc_info_path: "Path" = "lxc-info",
-        machinectl_path: "Path" = "machinectl",
-        nsenter_path: "Path" = "nsenter",
-        **kwargs: "Any",
-    ) -> "None":
+        container: Any,
+        kind: str,
+        username: str = "root",
+        docker_path: Path = "docker",
+        lxc_path: Path = "lxc",
+        lxc_info_path: Path = "lxc-info",
+        machinectl_path: Path = "machinectl",
+        nsenter_path: Path = "nsenter",
+        **kwargs: Any,
+    ) -> None:
         connect.Options.__init__(self, **kwargs)
         known = sorted([*KINDS, "pid"])
         if kind not in known:
@@ -240,7 +243,7 @@ class Options(connect.Options):
         self.machinectl_path = machinectl_path
         self.nsenter_path = nsenter_path
 
-    def find_pid(self) -> "int":
+    def find_pid(self) -> int:
         """Return the process id; asks the tool that knows it."""
         if self.kind == "pid":
             return int(self.container)
@@ -253,47 +256,47 @@ class Connection(containers.Connection):
 
     options_class = Options
 
-    def __init__(self, options: "Any", router: "Any") -> "None":
+    def __init__(self, options: Any, router: Any) -> None:
         containers.Connection.__init__(self, options, router)
-        self.pid = None  # type: Optional[int]
-        self.namespaces = []  # type: List[str]
+        self.pid: int | None = None
+        self.namespaces: list[str] = []
 
-    def find(self) -> "None":
+    def find(self) -> None:
         """Find the process, unless it is known."""
         if self.pid is None:
             pid = self.options.find_pid()
             self.namespaces = _differing(pid)
             self.pid = pid
 
-    def start(self) -> "Process":
+    def start(self) -> Process:
         """Find the process, and start the child's."""
         self.find()
         return containers.Connection.start(self)
 
-    def get_boot_command(self) -> "List[str]":
+    def get_boot_command(self) -> list[str]:
         """Return the argument list that becomes the account and starts the first stage."""
         stage = handshake.first_stage()
         become = _BECOME % ascii(self.options.username)
         boot = containers.Connection.get_boot_command(self)
         return [become + stage if word == stage else word for word in boot]
 
-    def argv(self) -> "List[str]":
+    def argv(self) -> list[str]:
         """Return the argument list to run here. Pure, once the process is known."""
         flags = ["--" + NAMESPACES[name] for name in self.namespaces]
         # Without --wd the working directory would stay outside, and with it the way there.
         nsenter = [*_program(self.options.nsenter_path), "--target", str(self.pid)]
         return [*nsenter, *flags, "--root", "--wd", "--", *self.get_boot_command()]
 
-    def rules(self) -> "Rules":
+    def rules(self) -> Rules:
         """Return what may be said before the child is there: channel to list of Rule."""
         options = self.options
         unknown = "setns: there is no account %r in %r" % (options.username, options.container)
         return {"err": [Rule(rb"getpwnam\(\)[^\n]*not found", error=(Error, unknown))]}
 
-    def answers(self) -> "Dict[str, Optional[str]]":
+    def answers(self) -> dict[str, str | None]:
         """Nothing is asked."""
         return {}
 
-    def default_name(self) -> "str":
+    def default_name(self) -> str:
         """Return the context's name where none was given."""
         return "setns.%s" % self.options.container

@@ -16,6 +16,8 @@ Threads: a session is its caller's thread; it blocks on its two descriptors, and
 `python3 -m mitogen.sftp` is a session on stdin and stdout, as sftp-server is.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 import resource
@@ -27,9 +29,9 @@ import time
 from mitogen import sftp_files, sftp_packets
 from mitogen.sftp_packets import BadMessage, Fields, FramingError, Packet, Status
 
-MYPY = False
-if MYPY:
-    from typing import Any, Dict, Optional, Union
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
     from mitogen.sftp_files import Reply
 
@@ -47,13 +49,13 @@ class _Lost(Exception):
     """The client takes no more replies."""
 
 
-def _default_home() -> "bytes":
+def _default_home() -> bytes:
     # As a shell's `~`: HOME, else what passwd has.
     home = os.path.expanduser(b"~")
     return home if home.startswith(b"/") and os.path.isdir(home) else b"/"
 
 
-def _default_handles() -> "int":
+def _default_handles() -> int:
     # Half of what the process may have: others share it.
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return MAX_HANDLES if soft == resource.RLIM_INFINITY else max(1, min(MAX_HANDLES, soft // 2))
@@ -67,10 +69,10 @@ class _Writer:
     :param int fd: blocking or not
     """
 
-    def __init__(self, fd: "int") -> "None":
+    def __init__(self, fd: int) -> None:
         self.fd = fd
         self._own = -1
-        self._socket: "Any" = None
+        self._socket: Any = None
         mode = os.fstat(fd).st_mode
         self._is_pipe = stat.S_ISFIFO(mode)
         if stat.S_ISSOCK(mode):
@@ -81,7 +83,7 @@ class _Writer:
         elif self._is_pipe:
             self._own = self._reopen()
 
-    def _reopen(self) -> "int":
+    def _reopen(self) -> int:
         # Linux: the same pipe with flags of its own. Refused where it is another account's.
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
         try:
@@ -89,14 +91,14 @@ class _Writer:
         except OSError:
             return -1
 
-    def write(self, data: "memoryview") -> "int":
+    def write(self, data: memoryview) -> int:
         """
         Return how many bytes were taken.
 
         :raises BlockingIOError: none, as of now
         """
         if self._socket is not None:
-            count: "int" = self._socket.send(data, self._flags)
+            count: int = self._socket.send(data, self._flags)
             return count
         if self._own >= 0:
             return os.write(self._own, data)
@@ -107,7 +109,7 @@ class _Writer:
             data = data[: select.PIPE_BUF]
         return os.write(self.fd, data)
 
-    def close(self) -> "None":
+    def close(self) -> None:
         """Close what is its own."""
         if self._socket is not None:
             self._socket.detach()
@@ -115,7 +117,7 @@ class _Writer:
             os.close(self._own)
 
 
-def _poll(events: "Dict[int, int]", timeout: "Optional[int]" = None) -> "Dict[int, int]":
+def _poll(events: dict[int, int], timeout: int | None = None) -> dict[int, int]:
     """Return what poll(2) says of {fd: events}; `timeout` is in ms."""
     poller = select.poll()
     for fd in events:
@@ -126,7 +128,7 @@ def _poll(events: "Dict[int, int]", timeout: "Optional[int]" = None) -> "Dict[in
 class _Session:
     """Reads requests from one descriptor and writes replies to another."""
 
-    def __init__(self, rfd: "int", wfd: "int", home: "bytes", max_handles: "int") -> "None":
+    def __init__(self, rfd: int, wfd: int, home: bytes, max_handles: int) -> None:
         self._rfd = rfd
         self._requests = sftp_packets.Buffer()
         self._replies = sftp_packets.Replies()
@@ -136,10 +138,10 @@ class _Session:
         # Last: what has a writer must close it, or a socket of the caller's goes with it.
         self._writer = _Writer(wfd)
 
-    def _is_gone(self) -> "bool":
+    def _is_gone(self) -> bool:
         return bool(_poll({self._writer.fd: 0}, 0))
 
-    def run(self) -> "int":
+    def run(self) -> int:
         """Answer until the client ends; return an exit status."""
         try:
             return self._run()
@@ -150,7 +152,7 @@ class _Session:
             self._files.close_all()
             self._writer.close()
 
-    def _run(self) -> "int":
+    def _run(self) -> int:
         try:
             self._answer_all()
             return 0
@@ -163,7 +165,7 @@ class _Session:
                 self._wait()
         return 255
 
-    def _answer_all(self) -> "None":
+    def _answer_all(self) -> None:
         while True:
             packet = self._requests.take() if self._replies.has_room() else None
             if packet is not None:
@@ -180,7 +182,7 @@ class _Session:
 
     # -- packets
 
-    def _answer(self, packet: "memoryview") -> "None":
+    def _answer(self, packet: memoryview) -> None:
         fields = Fields(packet)
         kind = fields.u8()
         if kind == Packet.INIT:
@@ -200,7 +202,7 @@ class _Session:
             reply = sftp_packets.status_reply(request, reply or Status.OK)
         self._replies.add(reply)
 
-    def _carry_out(self, kind: "int", request: "int", fields: "Fields") -> "Reply":
+    def _carry_out(self, kind: int, request: int, fields: Fields) -> Reply:
         if kind == Packet.EXTENDED:
             row = sftp_files.EXTENSIONS.get(fields.string(), (b"", None))[1]
         else:
@@ -212,7 +214,7 @@ class _Session:
 
     # -- bytes
 
-    def _read(self) -> "None":
+    def _read(self) -> None:
         """Wait for requests, or for their end."""
         try:
             count = os.readv(self._rfd, [self._requests.space()])
@@ -225,7 +227,7 @@ class _Session:
         self._requests.filled(count)
         self._ended = not count
 
-    def _send(self) -> "bool":
+    def _send(self) -> bool:
         """Send some of the replies; return False if none is taken now."""
         self._sent_at = time.monotonic()
         try:
@@ -236,7 +238,7 @@ class _Session:
             raise _Lost(error) from None
         return True
 
-    def _wait(self) -> "None":
+    def _wait(self) -> None:
         """Wait until replies are taken; read meanwhile, if there is room."""
         events = {self._writer.fd: select.POLLOUT}
         if not self._ended and self._requests.space():
@@ -247,11 +249,11 @@ class _Session:
 
 
 def serve(
-    rfd: "int",
-    wfd: "int",
-    home: "Union[None, str, bytes]" = None,
-    max_handles: "Optional[int]" = None,
-) -> "int":
+    rfd: int,
+    wfd: int,
+    home: None | str | bytes = None,
+    max_handles: int | None = None,
+) -> int:
     """
     Answer one client until it ends, on this thread; files it left open are closed.
 
@@ -282,7 +284,7 @@ def serve(
     return _Session(rfd, wfd, where, limit).run()
 
 
-def main() -> "int":
+def main() -> int:
     """
     Be an sftp-server: a session on stdin and stdout, whose paths begin at the working directory.
 

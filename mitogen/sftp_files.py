@@ -15,6 +15,8 @@ Rules
 Threads: any, one at a time per object.
 """
 
+from __future__ import annotations
+
 import errno
 import grp
 import itertools
@@ -37,15 +39,16 @@ from mitogen.sftp_packets import (
     Status,
 )
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable, Dict, Generator, List, Optional, Tuple, Union
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from typing import Any, Union
 
     # None: a STATUS that says OK; int: that Status; else the packet, b"" if it was added already.
     Reply = Union[None, int, bytes]
     # How a request is carried out, and what takes the fields that it carries after its id.
-    Row = Tuple[Callable[..., Reply], Tuple[Callable[[Fields], Any], ...]]
-    Listed = Tuple[bytes, os.stat_result]
+    Row = tuple[Callable[..., Reply], tuple[Callable[[Fields], Any], ...]]
+    Listed = tuple[bytes, os.stat_result]
 
 __all__ = ["EXTENSIONS", "REQUESTS", "Files", "refusal"]
 
@@ -93,7 +96,7 @@ _U64_MASK = (1 << 64) - 1
 class _Refused(Exception):
     """A request that no system call refused: a Status, and a text in place of its usual one."""
 
-    def __init__(self, code: "int", message: "Optional[bytes]" = None) -> "None":
+    def __init__(self, code: int, message: bytes | None = None) -> None:
         super().__init__(code, message)
         self.code = code
         self.message = message
@@ -105,10 +108,10 @@ class _Refused(Exception):
 class _Accounts:
     """Names by number, remembered: a directory of a network may be behind them."""
 
-    def __init__(self) -> "None":
-        self._names: "Dict[Tuple[Any, int], Optional[bytes]]" = {}
+    def __init__(self) -> None:
+        self._names: dict[tuple[Any, int], bytes | None] = {}
 
-    def _name(self, function: "Callable[[int], Any]", number: "int") -> "Optional[bytes]":
+    def _name(self, function: Callable[[int], Any], number: int) -> bytes | None:
         key = (function, number)
         if key not in self._names:
             if len(self._names) >= MAX_NAMES:
@@ -119,14 +122,14 @@ class _Accounts:
                 self._names[key] = None
         return self._names[key]
 
-    def user(self, uid: "int") -> "Optional[bytes]":
+    def user(self, uid: int) -> bytes | None:
         return self._name(pwd.getpwuid, uid)
 
-    def group(self, gid: "int") -> "Optional[bytes]":
+    def group(self, gid: int) -> bytes | None:
         return self._name(grp.getgrgid, gid)
 
 
-def _when(seconds: "int", now: "int") -> "bytes":
+def _when(seconds: int, now: int) -> bytes:
     try:
         local = time.localtime(seconds)
     except (OverflowError, OSError, ValueError):
@@ -137,7 +140,7 @@ def _when(seconds: "int", now: "int") -> "bytes":
     return b"%s %2d  %d" % (day + (local.tm_year,))
 
 
-def _line(name: "bytes", found: "os.stat_result", accounts: "_Accounts", now: "int") -> "bytes":
+def _line(name: bytes, found: os.stat_result, accounts: _Accounts, now: int) -> bytes:
     """Return what `ls -l` shows of a file, as sftp-server formats it."""
     uid, gid = found.st_uid, found.st_gid
     return b"%s  %3d %-8s %-8s %8d %s %s" % (
@@ -154,11 +157,11 @@ def _line(name: "bytes", found: "os.stat_result", accounts: "_Accounts", now: "i
 # -- paths
 
 
-def _too_long(path: "bytes") -> "OSError":
+def _too_long(path: bytes) -> OSError:
     return OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
 
 
-def _realpath(path: "bytes", home: "bytes") -> "bytes":
+def _realpath(path: bytes, home: bytes) -> bytes:
     """
     Return the absolute path without symlinks; its last part may be missing, as in sftp-server.
 
@@ -196,7 +199,7 @@ def _realpath(path: "bytes", home: "bytes") -> "bytes":
     return resolved or b"/"
 
 
-def _chmod_link(path: "bytes", mode: "int") -> "None":
+def _chmod_link(path: bytes, mode: int) -> None:
     """Change the mode of `path` itself; a symlink has none on Linux, which is an error."""
     if os.chmod in os.supports_follow_symlinks:
         os.chmod(path, mode, follow_symlinks=False)
@@ -215,24 +218,24 @@ def _chmod_link(path: "bytes", mode: "int") -> "None":
 
 
 class _File:
-    def __init__(self, fd: "int", append: "bool") -> "None":
+    def __init__(self, fd: int, append: bool) -> None:
         self.fd = fd
         self.append = append
 
-    def write(self, data: "Union[bytes, memoryview]", offset: "int") -> "int":
+    def write(self, data: bytes | memoryview, offset: int) -> int:
         # On Linux pwrite() would append as well; elsewhere it takes the offset.
         return os.write(self.fd, data) if self.append else os.pwrite(self.fd, data, offset)
 
-    def close(self) -> "None":
+    def close(self) -> None:
         os.close(self.fd)
 
 
 class _Directory:
-    def __init__(self, path: "bytes") -> "None":
+    def __init__(self, path: bytes) -> None:
         self._scan = os.scandir(path)
         self._entries = self._read(path)
 
-    def _read(self, path: "bytes") -> "Generator[Listed, None, None]":
+    def _read(self, path: bytes) -> Generator[Listed, None, None]:
         for name in (b".", b".."):
             try:
                 yield name, os.lstat(os.path.join(path, name))
@@ -245,10 +248,10 @@ class _Directory:
                 continue
             yield entry.name, found
 
-    def take(self, count: "int") -> "List[Listed]":
+    def take(self, count: int) -> list[Listed]:
         return list(itertools.islice(self._entries, count))
 
-    def close(self) -> "None":
+    def close(self) -> None:
         self._entries.close()
         self._scan.close()
 
@@ -256,7 +259,7 @@ class _Directory:
 # -- requests
 
 
-def _open_flags(wanted: "int") -> "int":
+def _open_flags(wanted: int) -> int:
     flags = OPEN_ALWAYS
     if wanted & OpenFlags.WRITE:
         flags |= os.O_RDWR if wanted & OpenFlags.READ else os.O_WRONLY
@@ -271,7 +274,7 @@ def _open_flags(wanted: "int") -> "int":
     return flags
 
 
-def _code_of(error: "Exception") -> "int":
+def _code_of(error: Exception) -> int:
     if isinstance(error, OSError):
         return STATUS_OF.get(error.errno or 0, Status.FAILURE)
     if isinstance(error, (BadMessage, OverflowError)):
@@ -281,7 +284,7 @@ def _code_of(error: "Exception") -> "int":
     return Status.FAILURE
 
 
-def refusal(request: "int", error: "Exception") -> "bytes":
+def refusal(request: int, error: Exception) -> bytes:
     """
     Return the STATUS that tells a client of an error.
 
@@ -307,21 +310,21 @@ class Files:
 
     def __init__(
         self,
-        home: "bytes",
-        replies: "sftp_packets.Replies",
-        max_handles: "int",
-        is_gone: "Callable[[], bool]",
-    ) -> "None":
+        home: bytes,
+        replies: sftp_packets.Replies,
+        max_handles: int,
+        is_gone: Callable[[], bool],
+    ) -> None:
         self._replies = replies
         self._home = os.path.realpath(home)
         self._prefix = self._home.rstrip(b"/") + b"/"
         self._max_handles = max_handles
         self._is_gone = is_gone
-        self._handles: "Dict[bytes, Union[_File, _Directory]]" = {}
+        self._handles: dict[bytes, _File | _Directory] = {}
         self._numbers = itertools.count()
         self._accounts = _Accounts()
 
-    def close_all(self) -> "None":
+    def close_all(self) -> None:
         """Close what the client left open."""
         while self._handles:
             try:
@@ -329,47 +332,47 @@ class Files:
             except OSError as error:
                 LOG.debug("closing what an SFTP client left open: %s", error)
 
-    def _path(self, name: "bytes") -> "bytes":
+    def _path(self, name: bytes) -> bytes:
         # An empty path stays one: the system refuses it.
         return self._prefix + name if name and not name.startswith(b"/") else name
 
     # -- handles
 
-    def _check_room(self) -> "None":
+    def _check_room(self) -> None:
         if len(self._handles) >= self._max_handles:
             raise _Refused(Status.FAILURE, b"Too many open handles")
 
-    def _keep(self, request: "int", held: "Union[_File, _Directory]") -> "bytes":
+    def _keep(self, request: int, held: _File | _Directory) -> bytes:
         # Not used again within a session: a client that closes twice must not hit another file.
         handle = b"%x" % next(self._numbers)
         self._handles[handle] = held
         return sftp_packets.handle_reply(request, handle)
 
-    def _file(self, handle: "bytes", otherwise: "int" = Status.FAILURE) -> "_File":
+    def _file(self, handle: bytes, otherwise: int = Status.FAILURE) -> _File:
         held = self._handles.get(handle)
         if not isinstance(held, _File):
             raise _Refused(otherwise)
         return held
 
-    def open(self, request: "int", name: "bytes", flags: "int", attrs: "Attributes") -> "Reply":
+    def open(self, request: int, name: bytes, flags: int, attrs: Attributes) -> Reply:
         self._check_room()
         fd = os.open(self._path(name), _open_flags(flags), attrs.mode(0o666))
         return self._keep(request, _File(fd, bool(flags & OpenFlags.APPEND)))
 
-    def opendir(self, request: "int", name: "bytes") -> "Reply":
+    def opendir(self, request: int, name: bytes) -> Reply:
         self._check_room()
         if not name:  # to scandir() the working directory
             return Status.NO_SUCH_FILE
         return self._keep(request, _Directory(self._path(name)))
 
-    def close(self, request: "int", handle: "bytes") -> "Reply":
+    def close(self, request: int, handle: bytes) -> Reply:
         held = self._handles.pop(handle, None)
         if held is None:
             return Status.NO_SUCH_FILE
         held.close()
         return None
 
-    def read(self, request: "int", handle: "bytes", offset: "int", size: "int") -> "Reply":
+    def read(self, request: int, handle: bytes, offset: int, size: int) -> Reply:
         fd = self._file(handle).fd
         # preadv() came with 3.7; nobody else moves this descriptor.
         os.lseek(fd, offset, os.SEEK_SET)
@@ -379,12 +382,12 @@ class Files:
         self._replies.add_data(request, count)
         return b""
 
-    def write(self, request: "int", handle: "bytes", offset: "int", data: "memoryview") -> "Reply":
+    def write(self, request: int, handle: bytes, offset: int, data: memoryview) -> Reply:
         if self._file(handle).write(data, offset) != len(data):
             return Status.FAILURE
         return None
 
-    def readdir(self, request: "int", handle: "bytes") -> "Reply":
+    def readdir(self, request: int, handle: bytes) -> Reply:
         held = self._handles.get(handle)
         if not isinstance(held, _Directory):
             return Status.FAILURE
@@ -399,20 +402,18 @@ class Files:
 
     # -- attributes
 
-    def stat(self, request: "int", name: "bytes") -> "Reply":
+    def stat(self, request: int, name: bytes) -> Reply:
         return sftp_packets.attrs_reply(request, os.stat(self._path(name)))
 
-    def lstat(self, request: "int", name: "bytes") -> "Reply":
+    def lstat(self, request: int, name: bytes) -> Reply:
         return sftp_packets.attrs_reply(request, os.lstat(self._path(name)))
 
-    def fstat(self, request: "int", handle: "bytes") -> "Reply":
+    def fstat(self, request: int, handle: bytes) -> Reply:
         return sftp_packets.attrs_reply(request, os.fstat(self._file(handle).fd))
 
-    def _change(
-        self, attrs: "Attributes", target: "Union[int, bytes]", chmod: "Any", **kwargs: "Any"
-    ) -> "None":
+    def _change(self, attrs: Attributes, target: int | bytes, chmod: Any, **kwargs: Any) -> None:
         """Change whatever is asked for, whichever fails; raise the last error."""
-        failed: "Optional[Exception]" = None
+        failed: Exception | None = None
         for wanted, change in (
             (attrs.size, lambda size: os.truncate(target, size)),
             (attrs.permissions, lambda mode: chmod(target, mode & 0o7777)),
@@ -427,15 +428,15 @@ class Files:
         if failed is not None:
             raise failed
 
-    def setstat(self, request: "int", name: "bytes", attrs: "Attributes") -> "Reply":
+    def setstat(self, request: int, name: bytes, attrs: Attributes) -> Reply:
         self._change(attrs, self._path(name), os.chmod)
         return None
 
-    def fsetstat(self, request: "int", handle: "bytes", attrs: "Attributes") -> "Reply":
+    def fsetstat(self, request: int, handle: bytes, attrs: Attributes) -> Reply:
         self._change(attrs, self._file(handle).fd, os.chmod)
         return None
 
-    def lsetstat(self, request: "int", name: "bytes", attrs: "Attributes") -> "Reply":
+    def lsetstat(self, request: int, name: bytes, attrs: Attributes) -> Reply:
         if attrs.size is not None:  # a symlink has none to set
             return Status.BAD_MESSAGE
         self._change(attrs, self._path(name), _chmod_link, follow_symlinks=False)
@@ -443,19 +444,19 @@ class Files:
 
     # -- names
 
-    def remove(self, request: "int", name: "bytes") -> "Reply":
+    def remove(self, request: int, name: bytes) -> Reply:
         os.unlink(self._path(name))
         return None
 
-    def mkdir(self, request: "int", name: "bytes", attrs: "Attributes") -> "Reply":
+    def mkdir(self, request: int, name: bytes, attrs: Attributes) -> Reply:
         os.mkdir(self._path(name), attrs.mode(0o777))
         return None
 
-    def rmdir(self, request: "int", name: "bytes") -> "Reply":
+    def rmdir(self, request: int, name: bytes) -> Reply:
         os.rmdir(self._path(name))
         return None
 
-    def rename(self, request: "int", old_name: "bytes", new_name: "bytes") -> "Reply":
+    def rename(self, request: int, old_name: bytes, new_name: bytes) -> Reply:
         old, new = self._path(old_name), self._path(new_name)
         if stat.S_ISREG(os.lstat(old).st_mode) and self._move(old, new):
             return None
@@ -465,7 +466,7 @@ class Files:
         os.rename(old, new)
         return None
 
-    def _move(self, old: "bytes", new: "bytes") -> "bool":
+    def _move(self, old: bytes, new: bytes) -> bool:
         """Rename without replacing; False if the file system has no link()."""
         try:
             os.link(old, new, follow_symlinks=False)
@@ -480,35 +481,35 @@ class Files:
             raise
         return True
 
-    def posix_rename(self, request: "int", old: "bytes", new: "bytes") -> "Reply":
+    def posix_rename(self, request: int, old: bytes, new: bytes) -> Reply:
         os.rename(self._path(old), self._path(new))
         return None
 
-    def hardlink(self, request: "int", old: "bytes", new: "bytes") -> "Reply":
+    def hardlink(self, request: int, old: bytes, new: bytes) -> Reply:
         os.link(self._path(old), self._path(new), follow_symlinks=False)
         return None
 
-    def symlink(self, request: "int", target: "bytes", name: "bytes") -> "Reply":
+    def symlink(self, request: int, target: bytes, name: bytes) -> Reply:
         # The draft has them the other way round; every client does as OpenSSH: PROTOCOL, 4.1.
         os.symlink(target, self._path(name))
         return None
 
-    def readlink(self, request: "int", name: "bytes") -> "Reply":
+    def readlink(self, request: int, name: bytes) -> Reply:
         return sftp_packets.path_reply(request, os.readlink(self._path(name)))
 
-    def realpath(self, request: "int", name: "bytes") -> "Reply":
+    def realpath(self, request: int, name: bytes) -> Reply:
         return sftp_packets.path_reply(request, _realpath(name, self._home))
 
-    def expand_path(self, request: "int", name: "bytes") -> "Reply":
+    def expand_path(self, request: int, name: bytes) -> Reply:
         if name.startswith(b"~"):
             user, slash, rest = name[1:].partition(b"/")
             name = (self._home_of(user) if user else self._home) + slash + rest
         return self.realpath(request, name)
 
-    def home_directory(self, request: "int", user: "bytes") -> "Reply":
+    def home_directory(self, request: int, user: bytes) -> Reply:
         return sftp_packets.path_reply(request, self._home_of(user) if user else self._home)
 
-    def _home_of(self, user: "bytes") -> "bytes":
+    def _home_of(self, user: bytes) -> bytes:
         try:
             return os.fsencode(pwd.getpwnam(os.fsdecode(user)).pw_dir)
         except KeyError:
@@ -516,13 +517,13 @@ class Files:
 
     # -- the rest of OpenSSH's extensions
 
-    def statvfs(self, request: "int", name: "bytes") -> "Reply":
+    def statvfs(self, request: int, name: bytes) -> Reply:
         return self._space(request, os.statvfs(self._path(name)))
 
-    def fstatvfs(self, request: "int", handle: "bytes") -> "Reply":
+    def fstatvfs(self, request: int, handle: bytes) -> Reply:
         return self._space(request, os.fstatvfs(self._file(handle).fd))
 
-    def _space(self, request: "int", found: "os.statvfs_result") -> "bytes":
+    def _space(self, request: int, found: os.statvfs_result) -> bytes:
         # Of f_flag only these two have numbers in the protocol: PROTOCOL, 4.4.
         flag = (1 if found.f_flag & os.ST_RDONLY else 0) | (2 if found.f_flag & os.ST_NOSUID else 0)
         body = _STATVFS.pack(
@@ -540,15 +541,15 @@ class Files:
         )
         return sftp_packets.extended_reply(request, body)
 
-    def fsync(self, request: "int", handle: "bytes") -> "Reply":
+    def fsync(self, request: int, handle: bytes) -> Reply:
         os.fsync(self._file(handle, Status.NO_SUCH_FILE).fd)
         return None
 
-    def limits(self, request: "int") -> "Reply":
+    def limits(self, request: int) -> Reply:
         body = _LIMITS.pack(MAX_PACKET, MAX_DATA, MAX_DATA, self._max_handles)
         return sftp_packets.extended_reply(request, body)
 
-    def users_groups(self, request: "int", uids: "bytes", gids: "bytes") -> "Reply":
+    def users_groups(self, request: int, uids: bytes, gids: bytes) -> Reply:
         parts = []
         for name, packed in ((self._accounts.user, uids), (self._accounts.group, gids)):
             if len(packed) % _U32.size:
@@ -559,13 +560,13 @@ class Files:
 
     def copy_data(
         self,
-        request: "int",
-        source_handle: "bytes",
-        source_offset: "int",
-        size: "int",
-        target_handle: "bytes",
-        target_offset: "int",
-    ) -> "Reply":
+        request: int,
+        source_handle: bytes,
+        source_offset: int,
+        size: int,
+        target_handle: bytes,
+        target_offset: int,
+    ) -> Reply:
         source, target = self._file(source_handle), self._file(target_handle)
         # To its own end, a file would grow for ever.
         if os.path.sameopenfile(source.fd, target.fd):
@@ -583,7 +584,7 @@ class Files:
 
 
 # What each request carries after its id, and who answers it.
-REQUESTS: "Dict[int, Row]" = {
+REQUESTS: dict[int, Row] = {
     Packet.OPEN: (Files.open, (Fields.name, Fields.u32, Fields.attrs)),
     Packet.CLOSE: (Files.close, (Fields.string,)),
     Packet.READ: (Files.read, (Fields.string, Fields.u64, Fields.u32)),
@@ -604,7 +605,7 @@ REQUESTS: "Dict[int, Row]" = {
     Packet.SYMLINK: (Files.symlink, (Fields.name, Fields.name)),
 }
 # Name of an extension: its version, then as above.
-EXTENSIONS: "Dict[bytes, Tuple[bytes, Row]]" = {
+EXTENSIONS: dict[bytes, tuple[bytes, Row]] = {
     b"posix-rename@openssh.com": (b"1", (Files.posix_rename, (Fields.name, Fields.name))),
     b"statvfs@openssh.com": (b"2", (Files.statvfs, (Fields.name,))),
     b"fstatvfs@openssh.com": (b"2", (Files.fstatvfs, (Fields.string,))),

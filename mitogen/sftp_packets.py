@@ -16,12 +16,14 @@ Rules
 Threads: any, one at a time per object.
 """
 
+from __future__ import annotations
+
 import os
 import struct
 
-MYPY = False
-if MYPY:
-    from typing import Optional, Sequence, Tuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "MAX_DATA",
@@ -159,14 +161,14 @@ class Buffer:
     :param int limit: bytes of a packet, without its length, that are taken
     """
 
-    def __init__(self, limit: "int" = MAX_PACKET) -> "None":
+    def __init__(self, limit: int = MAX_PACKET) -> None:
         self._limit = limit
         # Two packets: what is moved to make room is then less than what was read.
         self._bytes = bytearray(2 * (limit + _LENGTH.size))
         self._view = memoryview(self._bytes)
         self._start = self._end = 0
 
-    def space(self) -> "memoryview":
+    def space(self) -> memoryview:
         """
         Return where the next bytes belong. It invalidates what take() returned, and is never empty
         after that returned None.
@@ -179,7 +181,7 @@ class Buffer:
             self._start, self._end = 0, have
         return self._view[self._end :]
 
-    def filled(self, count: "int") -> "None":
+    def filled(self, count: int) -> None:
         """
         Take note that space() got bytes.
 
@@ -187,7 +189,7 @@ class Buffer:
         """
         self._end += count
 
-    def take(self) -> "Optional[memoryview]":
+    def take(self) -> memoryview | None:
         """
         Return the next packet from its type on, None while it is incomplete.
 
@@ -213,18 +215,18 @@ class Attributes:
     :param int flags: of Attrs
     """
 
-    def __init__(self, flags: "int") -> "None":
+    def __init__(self, flags: int) -> None:
         self.flags = flags
         #: Bytes.
-        self.size: "Optional[int]" = None
+        self.size: int | None = None
         #: (uid, gid); -1 stands for leaving it alone, as in chown(2).
-        self.owner: "Optional[Tuple[int, int]]" = None
+        self.owner: tuple[int, int] | None = None
         #: Mode, as in st_mode.
-        self.permissions: "Optional[int]" = None
+        self.permissions: int | None = None
         #: (access, modification), seconds since 1970.
-        self.times: "Optional[Tuple[int, int]]" = None
+        self.times: tuple[int, int] | None = None
 
-    def mode(self, otherwise: "int") -> "int":
+    def mode(self, otherwise: int) -> int:
         """
         Return permission bits for something new.
 
@@ -233,7 +235,7 @@ class Attributes:
         return otherwise if self.permissions is None else self.permissions & 0o7777
 
 
-def _identity(number: "int") -> "int":
+def _identity(number: int) -> int:
     # (uid_t) -1: os.chown() wants it written so.
     return -1 if number == _MASK else number
 
@@ -247,49 +249,49 @@ class Fields:
     :param packet: from its type on
     """
 
-    def __init__(self, packet: "memoryview") -> "None":
+    def __init__(self, packet: memoryview) -> None:
         self._packet = packet
         self._at = 0
 
-    def _step(self, size: "int") -> "int":
+    def _step(self, size: int) -> int:
         at = self._at
         if size > len(self._packet) - at:
             raise BadMessage("%d bytes of %d are left" % (len(self._packet) - at, size))
         self._at = at + size
         return at
 
-    def u8(self) -> "int":
+    def u8(self) -> int:
         """Return an unsigned number of one byte."""
         return self._packet[self._step(1)]
 
-    def u32(self) -> "int":
+    def u32(self) -> int:
         """Return an unsigned number of four bytes."""
-        number: "int" = _LENGTH.unpack_from(self._packet, self._step(4))[0]
+        number: int = _LENGTH.unpack_from(self._packet, self._step(4))[0]
         return number
 
-    def u64(self) -> "int":
+    def u64(self) -> int:
         """Return an unsigned number of eight bytes."""
-        number: "int" = _U64.unpack_from(self._packet, self._step(8))[0]
+        number: int = _U64.unpack_from(self._packet, self._step(8))[0]
         return number
 
-    def data(self) -> "memoryview":
+    def data(self) -> memoryview:
         """Return a string without copying it: rule 4."""
         size = self.u32()
         at = self._step(size)
         return self._packet[at : at + size]
 
-    def string(self) -> "bytes":
+    def string(self) -> bytes:
         """Return a string of any bytes."""
         return bytes(self.data())
 
-    def name(self) -> "bytes":
+    def name(self) -> bytes:
         """Return a string that can be a path: without NUL."""
         name = self.string()
         if b"\0" in name:
             raise BadMessage("a name with a NUL")
         return name
 
-    def attrs(self) -> "Attributes":
+    def attrs(self) -> Attributes:
         """Return attributes: section 5 of the draft."""
         found = Attributes(self.u32())
         if found.flags & Attrs.SIZE:
@@ -317,23 +319,23 @@ class Replies:
     What is added must fit: ask has_room() first. All that is built here does fit then.
     """
 
-    def __init__(self) -> "None":
+    def __init__(self) -> None:
         # Two packets: one may be read while the other waits.
         self._bytes = bytearray(2 * (MAX_PACKET + _LENGTH.size))
         self._view = memoryview(self._bytes)
         self._start = self._end = 0
 
-    def has_room(self) -> "bool":
+    def has_room(self) -> bool:
         """Return whether the longest packet still fits."""
         return len(self._view) - self._end >= MAX_PACKET + _LENGTH.size
 
-    def add(self, reply: "bytes") -> "None":
+    def add(self, reply: bytes) -> None:
         """Add a packet."""
         end = self._end + len(reply)
         self._view[self._end : end] = reply
         self._end = end
 
-    def data_space(self, size: "int") -> "memoryview":
+    def data_space(self, size: int) -> memoryview:
         """
         Return where the bytes of a DATA belong.
 
@@ -342,7 +344,7 @@ class Replies:
         first = self._end + _DATA.size
         return self._view[first : first + min(size, MAX_DATA)]
 
-    def add_data(self, request: "int", size: "int") -> "None":
+    def add_data(self, request: int, size: int) -> None:
         """
         Add a DATA, whose bytes are in data_space() already.
 
@@ -353,11 +355,11 @@ class Replies:
         _DATA.pack_into(self._bytes, self._end, *head)
         self._end += _DATA.size + size
 
-    def pending(self) -> "memoryview":
+    def pending(self) -> memoryview:
         """Return the bytes to be sent."""
         return self._view[self._start : self._end]
 
-    def sent(self, count: "int") -> "None":
+    def sent(self, count: int) -> None:
         """
         Take note that some of pending() was sent.
 
@@ -368,18 +370,18 @@ class Replies:
             self._start = self._end = 0
 
 
-def string(value: "bytes") -> "bytes":
+def string(value: bytes) -> bytes:
     """Return bytes with their length before them."""
     return _LENGTH.pack(len(value)) + value
 
 
-def _reply(kind: "int", request: "int", body: "bytes") -> "bytes":
+def _reply(kind: int, request: int, body: bytes) -> bytes:
     if len(body) + 5 > MAX_PACKET:
         return status_reply(request, Status.FAILURE, b"Reply too long")
     return _HEAD.pack(len(body) + 5, kind, request) + body
 
 
-def version_reply(extensions: "Sequence[Tuple[bytes, bytes]]") -> "bytes":
+def version_reply(extensions: Sequence[tuple[bytes, bytes]]) -> bytes:
     """
     Return the answer to INIT.
 
@@ -389,7 +391,7 @@ def version_reply(extensions: "Sequence[Tuple[bytes, bytes]]") -> "bytes":
     return _HEAD.pack(len(body) + 5, Packet.VERSION, VERSION) + body
 
 
-def status_reply(request: "int", code: "int", message: "Optional[bytes]" = None) -> "bytes":
+def status_reply(request: int, code: int, message: bytes | None = None) -> bytes:
     """
     Return a STATUS.
 
@@ -401,12 +403,12 @@ def status_reply(request: "int", code: "int", message: "Optional[bytes]" = None)
     return _reply(Packet.STATUS, request, _LENGTH.pack(code) + string(text) + string(b""))
 
 
-def handle_reply(request: "int", handle: "bytes") -> "bytes":
+def handle_reply(request: int, handle: bytes) -> bytes:
     """Return a HANDLE."""
     return _reply(Packet.HANDLE, request, string(handle))
 
 
-def _attrs(found: "os.stat_result") -> "bytes":
+def _attrs(found: os.stat_result) -> bytes:
     # By index: whole seconds, rounded as the kernel does; the attributes are floats.
     return _ATTRS.pack(
         Attrs.OF_FILE,
@@ -419,14 +421,12 @@ def _attrs(found: "os.stat_result") -> "bytes":
     )
 
 
-def attrs_reply(request: "int", found: "os.stat_result") -> "bytes":
+def attrs_reply(request: int, found: os.stat_result) -> bytes:
     """Return an ATTRS."""
     return _reply(Packet.ATTRS, request, _attrs(found))
 
 
-def names_reply(
-    request: "int", entries: "Sequence[Tuple[bytes, bytes, os.stat_result]]"
-) -> "bytes":
+def names_reply(request: int, entries: Sequence[tuple[bytes, bytes, os.stat_result]]) -> bytes:
     """
     Return a NAME for what a directory has.
 
@@ -438,12 +438,12 @@ def names_reply(
     return _reply(Packet.NAME, request, b"".join(parts))
 
 
-def path_reply(request: "int", path: "bytes") -> "bytes":
+def path_reply(request: int, path: bytes) -> bytes:
     """Return a NAME for one path, without attributes."""
     body = _LENGTH.pack(1) + 2 * string(path) + _LENGTH.pack(0)
     return _reply(Packet.NAME, request, body)
 
 
-def extended_reply(request: "int", body: "bytes") -> "bytes":
+def extended_reply(request: int, body: bytes) -> bytes:
     """Return an EXTENDED_REPLY."""
     return _reply(Packet.EXTENDED_REPLY, request, body)

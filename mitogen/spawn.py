@@ -11,6 +11,8 @@ Rules
 Threads: start() on any; reaping by the broker's timers.
 """
 
+from __future__ import annotations
+
 import _signal  # type: ignore[import-not-found]  # typeshed does not have it
 import _socket
 import _thread
@@ -18,9 +20,10 @@ import os
 
 from mitogen.core import StreamError
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any, Union
 
     from mitogen.core import Broker
 
@@ -42,7 +45,7 @@ _TAKE_TTY = ': <>"$0";exec "$@"'
 _ON_TTY = 'exec 0<>"$0" 1>&0 2>&0;exec "$@"'
 
 
-def create_socketpair(size: "int" = BUFFER_SIZE) -> "Tuple[int, int]":
+def create_socketpair(size: int = BUFFER_SIZE) -> tuple[int, int]:
     """Return two descriptors of a connected AF_UNIX stream, with `size` bytes of buffer asked."""
     pair = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
     for sock in pair:
@@ -51,7 +54,7 @@ def create_socketpair(size: "int" = BUFFER_SIZE) -> "Tuple[int, int]":
     return pair[0].detach(), pair[1].detach()
 
 
-def open_pty() -> "Tuple[int, str, int]":
+def open_pty() -> tuple[int, str, int]:
     """Return (master, path of the slave, slave): a terminal that passes bytes unchanged."""
     import tty
 
@@ -72,24 +75,24 @@ class Process:
 
     #: The terminal's other end. Held open, so that the master does not hang up while no program
     #: has it open.
-    slave = None  # type: Optional[int]
+    slave: int | None = None
 
     def __init__(
-        self, proc: "Any", pipe: "int", tty: "Optional[int]" = None, err: "Optional[int]" = None
-    ) -> "None":
+        self, proc: Any, pipe: int, tty: int | None = None, err: int | None = None
+    ) -> None:
         self.proc = proc
         self.pid = proc.pid
         self.pipe = pipe
         self.tty = tty
         self.err = err
 
-    def close_slave(self) -> "None":
+    def close_slave(self) -> None:
         """Let the terminal hang up once no program has it open."""
         slave, self.slave = self.slave, None
         if slave is not None:
             os.close(slave)
 
-    def signal(self, number: "int") -> "None":
+    def signal(self, number: int) -> None:
         """Send a signal, unless the process was reaped."""
         if self.poll() is None:
             try:
@@ -97,7 +100,7 @@ class Process:
             except ProcessLookupError:
                 pass
 
-    def poll(self) -> "Optional[int]":
+    def poll(self) -> int | None:
         """
         Return the exit status, or None while it runs. What a dead process has started is ended
         before it is reaped: until then the number of its group is nobody else's.
@@ -109,12 +112,10 @@ class Process:
         except (OSError, AttributeError):
             # Reaped already, no group of its own, or a system without waitid().
             pass
-        status: "Optional[int]" = self.proc.poll()
+        status: int | None = self.proc.poll()
         return status
 
-    def reap(
-        self, broker: "Broker", done: "Callable[[int], object]", waited: "float" = 0.0
-    ) -> "Any":
+    def reap(self, broker: Broker, done: Callable[[int], object], waited: float = 0.0) -> Any:
         """
         Broker thread: call `done(status)` once the process is gone: soon by itself, else by a
         signal.
@@ -128,7 +129,7 @@ class Process:
                 self.signal(number)
         broker.after(wait, lambda: self.reap(broker, done, waited + wait))
 
-    def leave(self, kill: "bool") -> "None":
+    def leave(self, kill: bool) -> None:
         """
         Let the process go on; whenever it ends, it is reaped: by a thread, as the broker may be
         gone by then.
@@ -143,7 +144,7 @@ class Process:
 _SIGNALS = {TERM_AFTER: _signal.SIGTERM, KILL_AFTER: _signal.SIGKILL}
 
 
-def status_text(status: "Optional[int]") -> "str":
+def status_text(status: int | None) -> str:
     """Return what an exit status of subprocess says, for an error."""
     if status is None:
         return "process still running"
@@ -152,14 +153,14 @@ def status_text(status: "Optional[int]") -> "str":
     return "process exited with status %d" % status
 
 
-def check_program(name: "str") -> "None":
+def check_program(name: str) -> None:
     """Raise FileNotFoundError if there is no program of that name or path."""
     paths = [name] if "/" in name else [os.path.join(p, name) for p in os.get_exec_path()]
     if not any(os.access(path, os.X_OK) for path in paths):
         raise FileNotFoundError(2, "No such file or directory", name)
 
 
-def own_environment() -> "Dict[str, str]":
+def own_environment() -> dict[str, str]:
     """Return this account's environment, without what its Python has added (PEP 538)."""
     env = dict(os.environ)
     if "LC_CTYPE" in env:
@@ -174,12 +175,12 @@ def own_environment() -> "Dict[str, str]":
 
 
 def start(
-    argv: "Sequence[Path]",
-    stdio: "str" = "pipe",
-    tty: "bool" = False,
-    err: "bool" = False,
-    environ: "Optional[Mapping[str, str]]" = None,
-) -> "Process":
+    argv: Sequence[Path],
+    stdio: str = "pipe",
+    tty: bool = False,
+    err: bool = False,
+    environ: Mapping[str, str] | None = None,
+) -> Process:
     """
     Start a program in a session of its own.
 
@@ -196,12 +197,16 @@ def start(
 
     ours = []
     theirs = []
-    words: "List[Any]" = [os.fspath(arg) for arg in argv]
+    words: list[Any] = [os.fspath(arg) for arg in argv]
     try:
         if tty or stdio == "tty":
             # A shell starts it then, whose error would be the child's.
             check_program(words[0])
-        master = slave = err_r = err_w = None  # type: Any
+        master: Any
+        slave: Any
+        err_r: Any
+        err_w: Any
+        master = slave = err_r = err_w = None
         if stdio == "tty" or tty:
             master, path, slave = open_pty()
             ours.append(master)

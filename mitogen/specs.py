@@ -18,16 +18,18 @@ Rules
 Threads: any.
 """
 
+from __future__ import annotations
+
 import re
 from shlex import split
 
 from mitogen import core, parent
 
-MYPY = False
-if MYPY:
-    from typing import Any, Dict, List, NoReturn, Tuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
-    Hop = Tuple[str, Dict[str, Any]]
+    Hop = tuple[str, dict[str, Any]]
 
 __all__ = ["connect", "parse"]
 
@@ -69,25 +71,25 @@ _HOP_IN_VALUE = re.compile(r"/(\w+)[:?]")
 _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-def _truth(text: "str") -> "bool":
+def _truth(text: str) -> bool:
     return _TRUTHS[text.lower()]
 
 
-def _port(text: "str") -> "int":
+def _port(text: str) -> int:
     if not text.isdigit() or not 0 < int(text) < 65536:
         raise ValueError(text)
     return int(text)
 
 
-def _terminal(text: "str") -> "Any":
+def _terminal(text: str) -> Any:
     return text if text == "stdio" else _truth(text)
 
 
-def _refuse(text: "str") -> "Any":
+def _refuse(text: str) -> Any:
     raise ValueError(text)
 
 
-_CONVERTERS = {
+_CONVERTERS: dict[Any, tuple[str, list[str]]] = {
     _port: ("a number from 1 to 65535", ["port"]),
     int: (
         "a number",
@@ -108,7 +110,7 @@ _CONVERTERS = {
         "for a text; give it as an argument of from_spec()",
         ["incorrect_prompts", "on_fork", "on_start", "prompts"],
     ),
-}  # type: Dict[Any, Tuple[str, List[str]]]
+}
 #: What options are that are not text: what makes them of the text, and how to say that.
 CONVERTERS = {name: (make, say) for make, (say, names) in _CONVERTERS.items() for name in names}
 
@@ -116,15 +118,15 @@ CONVERTERS = {name: (make, say) for make, (say, names) in _CONVERTERS.items() fo
 class _Parser:
     """One text being read: for errors that say where."""
 
-    def __init__(self, text: "str") -> "None":
+    def __init__(self, text: str) -> None:
         if not isinstance(text, str):
             raise TypeError("a spec is a str, not %r" % (text,))
         self.text = text
 
-    def fail(self, at: "int", why: "str") -> "NoReturn":
+    def fail(self, at: int, why: str) -> NoReturn:
         raise ValueError("spec %r, position %d: %s" % (self.text, at, why))
 
-    def hops(self) -> "List[Hop]":
+    def hops(self) -> list[Hop]:
         found = []
         at = 0
         while True:
@@ -134,7 +136,7 @@ class _Parser:
                 return found
             at = end + 1
 
-    def _end(self, at: "int") -> "int":
+    def _end(self, at: int) -> int:
         """Return where the hop ends that begins at `at`."""
         plain = re.compile(r"[^/?]*").match(self.text, at)
         end = plain.end() if plain else at
@@ -143,7 +145,7 @@ class _Parser:
             end = found.start() if found else len(self.text)
         return end
 
-    def _hop(self, at: "int", end: "int") -> "Hop":
+    def _hop(self, at: int, end: int) -> Hop:
         before, question, options = self.text[at:end].partition("?")
         method, colon, target = before.partition(":")
         if method not in TARGETS:
@@ -156,7 +158,7 @@ class _Parser:
             at += len(option) + 1
         return method, kwargs
 
-    def _target(self, at: "int", method: "str", target: "str") -> "Dict[str, Any]":
+    def _target(self, at: int, method: str, target: str) -> dict[str, Any]:
         say, pattern = TARGETS[method]
         found = re.compile(pattern + r"\Z").match(target)
         if not found:
@@ -166,7 +168,7 @@ class _Parser:
             groups["hostname"] = groups.pop("address")
         return {name: self._value(at, name, text) for name, text in groups.items()}
 
-    def _option(self, at: "int", method: "str", option: "str", kwargs: "Dict[str, Any]") -> "None":
+    def _option(self, at: int, method: str, option: str, kwargs: dict[str, Any]) -> None:
         name, equals, value = option.partition("=")
         if not equals:
             self.fail(at, "%r is not an option, name=value" % option)
@@ -186,7 +188,7 @@ class _Parser:
             )
         kwargs[name] = self._value(at, name, value)
 
-    def _value(self, at: "int", name: "str", raw: "str") -> "Any":
+    def _value(self, at: int, name: str, raw: str) -> Any:
         bad = re.search("%(?![0-9A-Fa-f]{2})", raw)
         if bad:
             self.fail(at + bad.start(), "%r must be followed by two hexadecimal digits" % "%")
@@ -199,15 +201,15 @@ class _Parser:
             self.fail(at, "%s=%s is not %s" % (name, value, say))
 
 
-def _byte(match: "Any") -> "bytes":
+def _byte(match: Any) -> bytes:
     return bytes((int(match.group(1), 16),))
 
 
-def _known_options(method: "str") -> "List[str]":
+def _known_options(method: str) -> list[str]:
     """Return the names of the options that a method has."""
     import inspect
 
-    known = []  # type: List[str]
+    known: list[str] = []
     for cls in parent.get_connection_class(method).options_class.__mro__:
         parameters = inspect.signature(cls).parameters.values()
         known += [each.name for each in parameters if each.kind != each.VAR_KEYWORD]
@@ -216,7 +218,7 @@ def _known_options(method: "str") -> "List[str]":
     return known
 
 
-def parse(text: "str") -> "List[Hop]":
+def parse(text: str) -> list[Hop]:
     """
     Return what a spec says: [(method, keyword arguments), ...], the nearest hop first.
 
@@ -229,7 +231,7 @@ def parse(text: "str") -> "List[Hop]":
     return _Parser(text).hops()
 
 
-def connect(router: "parent.Router", text: "str", **kwargs: "Any") -> "parent.Context":
+def connect(router: parent.Router, text: str, **kwargs: Any) -> parent.Context:
     """
     Connect as a spec says, each hop through the one before, and return the last one's Context; the
     others are its `via`, that one's `via` and so on, and stay.
@@ -248,7 +250,7 @@ def connect(router: "parent.Router", text: "str", **kwargs: "Any") -> "parent.Co
     for method, options in hops:
         checked = {name: value for name, value in options.items() if name != "name"}
         parent.get_connection_class(method).options_class(**checked)
-    made = []  # type: List[parent.Context]
+    made: list[parent.Context] = []
     try:
         for method, options in hops:
             via = router.connect(method, via=via, **options)
@@ -262,7 +264,7 @@ def connect(router: "parent.Router", text: "str", **kwargs: "Any") -> "parent.Co
     return made[-1]
 
 
-def _end(router: "parent.Router", context: "parent.Context") -> "None":
+def _end(router: parent.Router, context: parent.Context) -> None:
     """End a context, and with it all that was reached through it."""
     latch = context.shutdown()
     try:

@@ -4,15 +4,18 @@ Connection method `ssh`: OpenSSH's client, ssh(1), as it is configured.
 The remote interpreter is looked for, unless one is named, in the same round trip.
 """
 
+from __future__ import annotations
+
 import os
 
 from mitogen import connect, handshake
 from mitogen.core import StreamError
 from mitogen.handshake import Rule
 
-MYPY = False
-if MYPY:
-    from typing import Any, Dict, Hashable, Iterable, Iterator, List, Optional, Sequence, Union
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Iterator, Sequence
+    from typing import Any, Union
 
     from mitogen.parent import Router
 
@@ -68,24 +71,24 @@ class Options(connect.Options):
 
     def __init__(
         self,
-        hostname: "str",
-        username: "Optional[str]" = None,
-        ssh_path: "Command" = "ssh",
-        port: "Optional[int]" = None,
-        check_host_keys: "Union[str, bool]" = "enforce",
-        password: "Optional[str]" = None,
-        identity_file: "Optional[Path]" = None,
-        compression: "bool" = True,
-        ssh_args: "Optional[Iterable[str]]" = None,
-        keepalive_enabled: "bool" = True,
-        keepalive_count: "int" = 3,
-        keepalive_interval: "int" = 15,
-        identities_only: "bool" = True,
-        ssh_debug_level: "Optional[int]" = None,
-        **kwargs: "Any",
-    ) -> "None":
+        hostname: str,
+        username: str | None = None,
+        ssh_path: Command = "ssh",
+        port: int | None = None,
+        check_host_keys: str | bool = "enforce",
+        password: str | None = None,
+        identity_file: Path | None = None,
+        compression: bool = True,
+        ssh_args: Iterable[str] | None = None,
+        keepalive_enabled: bool = True,
+        keepalive_count: int = 3,
+        keepalive_interval: int = 15,
+        identities_only: bool = True,
+        ssh_debug_level: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         connect.Options.__init__(self, **kwargs)
-        old_names: "Dict[Any, Any]" = {True: "enforce", False: "ignore"}
+        old_names: dict[Any, Any] = {True: "enforce", False: "ignore"}
         check_host_keys = old_names.get(check_host_keys, check_host_keys)
         if check_host_keys not in ("enforce", "accept", "ignore"):
             raise ValueError(
@@ -116,14 +119,14 @@ class Connection(connect.Connection):
     err = True
     is_client = True
 
-    def __init__(self, options: "Options", router: "Router") -> "None":
+    def __init__(self, options: Options, router: Router) -> None:
         connect.Connection.__init__(self, options, router)
         self.tty = options.password is not None or options.check_host_keys == "accept"
         if options.keepalive_enabled:
             self.keepalive_interval = options.keepalive_interval
             self.keepalive_count = options.keepalive_count
 
-    def argv(self) -> "List[str]":
+    def argv(self) -> list[str]:
         options = self.options
         path = options.ssh_path
         argv = [str(path)] if isinstance(path, (str, bytes, os.PathLike)) else list(path)
@@ -143,7 +146,7 @@ class Connection(connect.Connection):
         argv += ["-o", "ConnectTimeout %d" % max(1, options.connect_timeout)]
         return argv + ["--", str(options.hostname)] + self.get_boot_command()
 
-    def _settings(self) -> "Iterator[str]":
+    def _settings(self) -> Iterator[str]:
         """Yield what goes behind `-o`: see ssh_config(5)."""
         options = self.options
         if options.identities_only and (options.identity_file or options.password):
@@ -166,10 +169,10 @@ class Connection(connect.Connection):
             yield "UserKnownHostsFile /dev/null"
             yield "GlobalKnownHostsFile /dev/null"
 
-    def get_boot_command(self) -> "List[str]":
+    def get_boot_command(self) -> list[str]:
         return handshake.remote_command(self.options.python_path, self.options.remote_name)
 
-    def rules(self) -> "Dict[str, List[Rule]]":
+    def rules(self) -> dict[str, list[Rule]]:
         given = self.options.password is not None
         denied = password_incorrect_msg if given else auth_incorrect_msg
         prompts = [
@@ -196,13 +199,13 @@ class Connection(connect.Connection):
         ]
         return {"tty": prompts + errors, "err": errors}
 
-    def answers(self) -> "Dict[str, Optional[str]]":
+    def answers(self) -> dict[str, str | None]:
         accept = self.options.check_host_keys == "accept"
         return {"password": self.options.password, "hostkey": "yes" if accept else None}
 
-    def destination(self) -> "Hashable":
+    def destination(self) -> Hashable:
         return self.options.hostname, self.options.port
 
-    def default_name(self) -> "str":
+    def default_name(self) -> str:
         port = ":%s" % self.options.port if self.options.port else ""
         return "ssh.%s%s" % (self.options.hostname, port)

@@ -14,11 +14,14 @@ Rules
 Threads: any.
 """
 
+from __future__ import annotations
+
 import re
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, Tuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, NoReturn
 
 __all__ = ["Answer", "Invocation", "parse"]
 
@@ -60,17 +63,17 @@ class Answer(Exception):
     :param str text: for standard error
     """
 
-    def __init__(self, status: "int", text: "str") -> "None":
+    def __init__(self, status: int, text: str) -> None:
         Exception.__init__(self, text)
         self.status = status
         self.text = text
 
 
-def _fail(text: "str", *args: "object") -> "NoReturn":
+def _fail(text: str, *args: object) -> NoReturn:
     raise Answer(FAILED, (text % args if args else text) + "\n")
 
 
-def _usage(why: "str" = "") -> "NoReturn":
+def _usage(why: str = "") -> NoReturn:
     raise Answer(FAILED, why + USAGE)
 
 
@@ -80,16 +83,16 @@ class Invocation:
     #: "session", "subsystem", "forward" (-W), "none" (-N), "control" (-O) or "config" (-G).
     kind = "session"
     #: As given, without the user; brackets of an IPv6 address stay, as in OpenSSH.
-    host = None  # type: Optional[str]
-    user = None  # type: Optional[str]
-    port = None  # type: Optional[int]
-    hostname = None  # type: Optional[str]
+    host: str | None = None
+    user: str | None = None
+    port: int | None = None
+    hostname: str | None = None
     #: Command string for the remote shell, or name of the subsystem; None: a login shell.
-    command = None  # type: Optional[str]
+    command: str | None = None
     #: (host, port) of `-W`.
-    forward = None  # type: Optional[Tuple[str, int]]
+    forward: tuple[str, int] | None = None
     #: What `-O` asks, one of CONTROLS.
-    control = None  # type: Optional[str]
+    control: str | None = None
     #: "auto", "no", "yes" or "force".
     tty = "auto"
     stdin_null = False
@@ -98,27 +101,27 @@ class Invocation:
     #: As OpenSSH numbers them: 0 is QUIET, 3 is INFO, 7 is DEBUG3.
     log_level = 3
     #: Byte value of the escape character, None for none.
-    escape = ord("~")  # type: Optional[int]
+    escape: int | None = ord("~")
 
-    def __init__(self) -> "None":
+    def __init__(self) -> None:
         #: Globs of names to pass on, ssh_config(5) SendEnv.
-        self.send_env: "List[str]" = []
+        self.send_env: list[str] = []
         #: Names and values to set.
-        self.set_env: "Dict[str, str]" = {}
+        self.set_env: dict[str, str] = {}
         #: (kind, specification) of each -L, -R, -D, -w.
-        self.forwardings: "List[Tuple[str, str]]" = []
+        self.forwardings: list[tuple[str, str]] = []
 
     @property
-    def shows_errors(self) -> "bool":
+    def shows_errors(self) -> bool:
         """Whether errors are printed."""
         return self.log_level >= _LEVELS["error"]
 
     @property
-    def shows_warnings(self) -> "bool":
+    def shows_warnings(self) -> bool:
         """Whether what is no error is printed too."""
         return self.log_level >= _LEVELS["info"]
 
-    def wants_pty(self, stdin_is_tty: "bool") -> "Tuple[bool, str]":
+    def wants_pty(self, stdin_is_tty: bool) -> tuple[bool, str]:
         """
         Return (whether the remote program gets a terminal, warning or "").
 
@@ -133,7 +136,7 @@ class Invocation:
             return False, why if wanted else ""
         return wanted, ""
 
-    def config(self, user: "str") -> "str":
+    def config(self, user: str) -> str:
         """Return what `-G` prints, the lines that programs look for; `user` is the default."""
         return "host %s\nuser %s\nhostname %s\nport %d\n" % (
             self.host,
@@ -142,7 +145,7 @@ class Invocation:
             self.port or 22,
         )
 
-    def environment(self, local: "Dict[str, str]") -> "Dict[str, str]":
+    def environment(self, local: dict[str, str]) -> dict[str, str]:
         """Return what SendEnv and SetEnv add to the remote environment; `local` is the local."""
         import fnmatch
 
@@ -155,7 +158,7 @@ class Invocation:
         return found
 
 
-def parse(argv: "Sequence[str]") -> "Invocation":
+def parse(argv: Sequence[str]) -> Invocation:
     """
     Read a command line of ssh.
 
@@ -168,19 +171,19 @@ def parse(argv: "Sequence[str]") -> "Invocation":
 class _Parser:
     """One command line being read."""
 
-    def __init__(self, argv: "List[str]") -> "None":
+    def __init__(self, argv: list[str]) -> None:
         self.argv = argv
         self.found = Invocation()
         #: What has been set, under the name of Invocation's attribute: the first wins.
-        self.set: "Dict[str, object]" = {}
+        self.set: dict[str, object] = {}
         self.config = False
-        self.remote_command: "Optional[str]" = None
+        self.remote_command: str | None = None
         self.clear_forwardings = False
         self.verbose = False
 
     # -- letters
 
-    def run(self) -> "Invocation":
+    def run(self) -> Invocation:
         at, ended = self._options(0)
         if at < len(self.argv):
             self._destination(self.argv[at])
@@ -192,7 +195,7 @@ class _Parser:
         self._finish(self.argv[at:])
         return self.found
 
-    def _options(self, at: "int") -> "Tuple[int, bool]":
+    def _options(self, at: int) -> tuple[int, bool]:
         """Take options from `at` on; return where they end, and whether a `--` ended them."""
         start = at
         argv = self.argv
@@ -207,7 +210,7 @@ class _Parser:
         # As OpenSSH looks for it: an option's argument counts, too.
         return at, at > start and argv[at - 1] == "--"
 
-    def _word(self, word: "str", at: "int") -> "int":
+    def _word(self, word: str, at: int) -> int:
         """Take a word of options; return where the next begins."""
         for pos in range(1, len(word)):
             letter = word[pos]
@@ -227,22 +230,22 @@ class _Parser:
             break
         return at
 
-    def _letter(self, letter: "str", value: "str") -> "None":
+    def _letter(self, letter: str, value: str) -> None:
         take = _FLAGS.get(letter)
         if take:
             take(self, value)
 
-    def put(self, name: "str", value: "object") -> "None":
+    def put(self, name: str, value: object) -> None:
         """Set an attribute of the result, whatever it was."""
         self.set[name] = value
 
-    def put_first(self, name: "str", value: "object") -> "None":
+    def put_first(self, name: str, value: object) -> None:
         """Set an attribute of the result, unless it was set."""
         self.set.setdefault(name, value)
 
     # -- the destination
 
-    def _destination(self, text: "str") -> "None":
+    def _destination(self, text: str) -> None:
         found = self.found
         if text[:6] == "ssh://":
             user, found.host, port = _uri(text[6:])
@@ -257,7 +260,7 @@ class _Parser:
 
     # -- the end
 
-    def _finish(self, words: "List[str]") -> "None":
+    def _finish(self, words: list[str]) -> None:
         found = self.found
         # OpenSSH's names for these: a value that came with -N, -W counts like any other.
         session = self.set.pop("session", "session")
@@ -287,7 +290,7 @@ class _Parser:
         elif found.forward:
             found.kind = "forward"
 
-    def _expand(self, text: "str") -> "str":
+    def _expand(self, text: str) -> str:
         """Replace the tokens of RemoteCommand, ssh_config(5) TOKENS, that mean something here."""
         found = self.found
         name = found.host if found.hostname is None else found.hostname
@@ -296,7 +299,7 @@ class _Parser:
 
     # -- keywords
 
-    def keyword(self, line: "str") -> "None":
+    def keyword(self, line: str) -> None:
         """Take the argument of `-o`: a line of ssh_config(5)."""
         name, rest = _delimited(line.rstrip(" \t\r\n\f"))
         if not name and rest:
@@ -323,7 +326,7 @@ class _Parser:
         take(self, words)
 
 
-def _delimited(text: "str") -> "Tuple[str, str]":
+def _delimited(text: str) -> tuple[str, str]:
     """Return (first word, rest): strdelim() of OpenSSH's misc.c; one `=` may stand between."""
     if text[:1] == '"':
         end = text.find('"', 1)
@@ -335,9 +338,9 @@ def _delimited(text: "str") -> "Tuple[str, str]":
     return (found.group(1), text[found.end() :]) if found else ("", "")
 
 
-def _words(text: "str") -> "List[str]":
+def _words(text: str) -> list[str]:
     """Return the words of a line, quotes and escapes taken away: argv_split() of misc.c."""
-    found: "List[str]" = []
+    found: list[str] = []
     at = 0
     while True:
         while text[at : at + 1] in (" ", "\t"):
@@ -348,7 +351,7 @@ def _words(text: "str") -> "List[str]":
         found.append(word)
 
 
-def _word(text: "str", at: "int") -> "Tuple[str, int]":
+def _word(text: str, at: int) -> tuple[str, int]:
     """Return (the word that begins at `at`, where it ends)."""
     word = quote = ""
     while at < len(text):
@@ -370,7 +373,7 @@ def _word(text: "str", at: "int") -> "Tuple[str, int]":
     return word, at
 
 
-def _uri(text: "str") -> "Tuple[str, str, Optional[int]]":
+def _uri(text: str) -> tuple[str, str, int | None]:
     """Return (user or "", host, port or None) of what follows `ssh://`: parse_uri() of misc.c."""
     account, at, where = text.partition("@")
     match = re.match(r"(\[[^\]]*\]|[^:/]*)(?::([^/]*))?(?:/(.*))?\Z", where if at else text)
@@ -388,14 +391,14 @@ def _uri(text: "str") -> "Tuple[str, str, Optional[int]]":
     return _decoded(user), host, number
 
 
-def _decoded(text: "str") -> "str":
+def _decoded(text: str) -> str:
     """Return a text with its `%XX` replaced, RFC 3986, 2.1."""
     from urllib.parse import unquote
 
     return unquote(text, errors="surrogateescape")
 
 
-def _port(text: "str") -> "Optional[int]":
+def _port(text: str) -> int | None:
     """Return a port: a number as strtonum(3) reads it, or a service's name (services(5))."""
     if re.match(r"\s*[+-]?[0-9]+\Z", text):
         number = int(text)
@@ -409,7 +412,7 @@ def _port(text: "str") -> "Optional[int]":
     return number if 0 < number < 65536 else None
 
 
-def _fields(text: "str") -> "List[str]":
+def _fields(text: str) -> list[str]:
     """Return the fields of a forwarding, brackets removed; none if they can't be told apart."""
     rest, found = text.lstrip(), []
     while rest:
@@ -425,33 +428,33 @@ def _fields(text: "str") -> "List[str]":
 # ---- what letters mean
 
 
-def _take_tty(parser: "_Parser", value: "str") -> "None":
+def _take_tty(parser: _Parser, value: str) -> None:
     parser.put("tty", "force" if parser.set.get("tty") == "yes" else "yes")
 
 
-def _take_null(parser: "_Parser", value: "str") -> "None":
+def _take_null(parser: _Parser, value: str) -> None:
     parser.put("stdin_null", True)
 
 
-def _take_background(parser: "_Parser", value: "str") -> "None":
+def _take_background(parser: _Parser, value: str) -> None:
     parser.put("background", True)
     parser.put("stdin_null", True)
 
 
-def _take_none(parser: "_Parser", value: "str") -> "None":
+def _take_none(parser: _Parser, value: str) -> None:
     if parser.set.get("session", "none") != "none":
         _fail("Cannot specify -N with -s/SessionType")
     parser.put("session", "none")
     parser.put("tty", "no")
 
 
-def _take_subsystem(parser: "_Parser", value: "str") -> "None":
+def _take_subsystem(parser: _Parser, value: str) -> None:
     if parser.set.get("session", "subsystem") != "subsystem":
         _fail("Cannot specify -s with -N/SessionType")
     parser.put("session", "subsystem")
 
 
-def _take_control(parser: "_Parser", value: "str") -> "None":
+def _take_control(parser: _Parser, value: str) -> None:
     if "forward" in parser.set:
         _fail("Cannot specify multiplexing command with -W")
     if "control" in parser.set:
@@ -461,7 +464,7 @@ def _take_control(parser: "_Parser", value: "str") -> "None":
     parser.put("control", value)
 
 
-def _take_stdio_forward(parser: "_Parser", value: "str") -> "None":
+def _take_stdio_forward(parser: _Parser, value: str) -> None:
     if "forward" in parser.set:
         _fail("stdio forward already specified")
     if "control" in parser.set:
@@ -479,7 +482,7 @@ def _take_stdio_forward(parser: "_Parser", value: "str") -> "None":
     parser.put("session", "none")
 
 
-def _escape(text: "str") -> "Tuple[bool, Optional[int]]":
+def _escape(text: str) -> tuple[bool, int | None]:
     """Return (whether `text` names an escape character, that byte or None)."""
     if text == "none":
         return True, None
@@ -489,48 +492,48 @@ def _escape(text: "str") -> "Tuple[bool, Optional[int]]":
     return len(data) == 1, data[0] if len(data) == 1 else None
 
 
-def _take_escape(parser: "_Parser", value: "str") -> "None":
+def _take_escape(parser: _Parser, value: str) -> None:
     good, byte = _escape(value)
     if not good:
         _fail("Bad escape character '%s'.", value)
     parser.put("escape", byte)
 
 
-def _take_port(parser: "_Parser", value: "str") -> "None":
+def _take_port(parser: _Parser, value: str) -> None:
     if "port" not in parser.set:
         if _port(value) is None:
             _fail("Bad port '%s'", value)
         parser.put("port", _port(value))
 
 
-def _take_verbose(parser: "_Parser", value: "str") -> "None":
+def _take_verbose(parser: _Parser, value: str) -> None:
     # The first overwrites, the others add.
-    level: "Any" = parser.set.get("log_level", 3) if parser.verbose else 4
+    level: Any = parser.set.get("log_level", 3) if parser.verbose else 4
     parser.verbose = True
     parser.put("log_level", min(level + 1, 7))
 
 
-def _take_version(parser: "_Parser", value: "str") -> "NoReturn":
+def _take_version(parser: _Parser, value: str) -> NoReturn:
     raise Answer(0, VERSION)
 
 
-def _take_query(parser: "_Parser", value: "str") -> "NoReturn":
+def _take_query(parser: _Parser, value: str) -> NoReturn:
     # There are no ciphers, keys or algorithms to list.
     raise Answer(0, "")
 
 
-def _take_config(parser: "_Parser", value: "str") -> "None":
+def _take_config(parser: _Parser, value: str) -> None:
     parser.config = True
 
 
-def _forwarding(letter: "str") -> "Callable[[_Parser, str], None]":
-    def take(parser: "_Parser", value: "str") -> "None":
+def _forwarding(letter: str) -> Callable[[_Parser, str], None]:
+    def take(parser: _Parser, value: str) -> None:
         parser.found.forwardings.append((_FORWARDINGS[letter], value))
 
     return take
 
 
-_FLAGS: "Dict[str, Callable[[_Parser, str], None]]" = {
+_FLAGS: dict[str, Callable[[_Parser, str], None]] = {
     "G": _take_config,
     "N": _take_none,
     "O": _take_control,
@@ -554,10 +557,8 @@ _FLAGS.update((letter, _forwarding(letter)) for letter in _FORWARDINGS)
 # ---- what keywords mean
 
 
-def _choice(
-    attribute: "str", choices: "Dict[str, object]"
-) -> "Callable[[_Parser, List[str]], None]":
-    def take(parser: "_Parser", words: "List[str]") -> "None":
+def _choice(attribute: str, choices: dict[str, object]) -> Callable[[_Parser, list[str]], None]:
+    def take(parser: _Parser, words: list[str]) -> None:
         if words[0].lower() not in choices:
             _fail('command-line line 0: unsupported option "%s".', words[0])
         parser.put_first(attribute, choices[words[0].lower()])
@@ -565,30 +566,30 @@ def _choice(
     return take
 
 
-def _text(attribute: "str") -> "Callable[[_Parser, List[str]], None]":
+def _text(attribute: str) -> Callable[[_Parser, list[str]], None]:
     return lambda parser, words: parser.put_first(attribute, words[0])
 
 
-def _keyword_port(parser: "_Parser", words: "List[str]") -> "None":
+def _keyword_port(parser: _Parser, words: list[str]) -> None:
     if _port(words[0]) is None:
         _fail("command-line line 0: Bad port '%s'.", words[0])
     parser.put_first("port", _port(words[0]))
 
 
-def _keyword_escape(parser: "_Parser", words: "List[str]") -> "None":
+def _keyword_escape(parser: _Parser, words: list[str]) -> None:
     good, byte = _escape(words[0])
     if not good:
         _fail("command-line line 0: Bad escape character.")
     parser.put_first("escape", byte)
 
 
-def _keyword_level(parser: "_Parser", words: "List[str]") -> "None":
+def _keyword_level(parser: _Parser, words: list[str]) -> None:
     if words[0].lower() not in _LEVELS:
         _fail("command-line line 0: unsupported log level '%s'", words[0])
     parser.put_first("log_level", _LEVELS[words[0].lower()])
 
 
-def _keyword_send_env(parser: "_Parser", words: "List[str]") -> "None":
+def _keyword_send_env(parser: _Parser, words: list[str]) -> None:
     from fnmatch import fnmatchcase
 
     patterns = parser.found.send_env
@@ -601,7 +602,7 @@ def _keyword_send_env(parser: "_Parser", words: "List[str]") -> "None":
             patterns.append(word)
 
 
-def _keyword_set_env(parser: "_Parser", words: "List[str]") -> "None":
+def _keyword_set_env(parser: _Parser, words: list[str]) -> None:
     if any("=" not in word for word in words):
         _fail("command-line line 0: Invalid SetEnv.")
     if not parser.found.set_env:
@@ -610,19 +611,19 @@ def _keyword_set_env(parser: "_Parser", words: "List[str]") -> "None":
             parser.found.set_env.setdefault(name, value)
 
 
-def _keyword_forward(kind: "str") -> "Callable[[_Parser, List[str]], None]":
-    def take(parser: "_Parser", words: "List[str]") -> "None":
+def _keyword_forward(kind: str) -> Callable[[_Parser, list[str]], None]:
+    def take(parser: _Parser, words: list[str]) -> None:
         parser.found.forwardings.append((kind, " ".join(words)))
 
     return take
 
 
-def _keyword_clear(parser: "_Parser", words: "List[str]") -> "None":
+def _keyword_clear(parser: _Parser, words: list[str]) -> None:
     if _TRUTHS.get(words[0].lower()):
         parser.clear_forwardings = True
 
 
-_KEYWORDS: "Dict[str, Callable[[_Parser, List[str]], None]]" = {
+_KEYWORDS: dict[str, Callable[[_Parser, list[str]], None]] = {
     "clearallforwardings": _keyword_clear,
     "dynamicforward": _keyword_forward("dynamic"),
     "escapechar": _keyword_escape,

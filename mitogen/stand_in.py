@@ -31,15 +31,17 @@ Rules
 Threads: one.
 """
 
+from __future__ import annotations
+
 import _signal  # type: ignore[import-not-found]  # typeshed does not have it
 import _socket
 import os
 import select
 import sys
 
-MYPY = False
-if MYPY:
-    from typing import Any, Dict, List, NoReturn, Optional, Tuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 __all__ = ["main"]
 
@@ -49,7 +51,7 @@ SIGNALS = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT)
 GONE = b"ssh: mitogen.fakessh: the program that this ssh stands in for has ended\n"
 
 
-def _say(text: "bytes") -> "None":
+def _say(text: bytes) -> None:
     """Write to standard error, whatever state that is in."""
     while text:
         try:
@@ -61,12 +63,12 @@ def _say(text: "bytes") -> "None":
             return
 
 
-def _leave(status: "int", text: "bytes" = b"") -> "NoReturn":
+def _leave(status: int, text: bytes = b"") -> NoReturn:
     _say(text)
     os._exit(status)
 
 
-def _occupy_stdio() -> "None":
+def _occupy_stdio() -> None:
     """Have no other descriptor become 0, 1 or 2: those that are closed get /dev/null."""
     fd = 0
     while fd < 3:
@@ -74,7 +76,7 @@ def _occupy_stdio() -> "None":
     os.close(fd)
 
 
-def _let_go(*fds: "int") -> "None":
+def _let_go(*fds: int) -> None:
     """Have /dev/null in the place of these descriptors."""
     null = os.open("/dev/null", os.O_RDWR)
     for fd in fds:
@@ -82,7 +84,7 @@ def _let_go(*fds: "int") -> "None":
     os.close(null)
 
 
-def _connect() -> "_socket.socket":
+def _connect() -> _socket.socket:
     # By its name alone: a path may be longer than the 108 bytes that unix(7) has for it.
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
@@ -94,7 +96,7 @@ def _connect() -> "_socket.socket":
     return sock
 
 
-def _rights(fds: "List[int]") -> "List[Tuple[int, int, bytes]]":
+def _rights(fds: list[int]) -> list[tuple[int, int, bytes]]:
     data = b"".join(fd.to_bytes(4, sys.byteorder) for fd in fds)
     return [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, data)]
 
@@ -105,9 +107,9 @@ class StandIn:
     #: Status of an end by SIGTERM.
     terminated = FAILED
     #: Exit status and last words, once they are known.
-    end = None  # type: Optional[Tuple[int, bytes]]
+    end: tuple[int, bytes] | None = None
 
-    def __init__(self, argv: "List[str]") -> "None":
+    def __init__(self, argv: list[str]) -> None:
         self.argv = argv
         self.terminals = [os.isatty(fd) for fd in range(3)]
         self.buffer = b""
@@ -117,7 +119,7 @@ class StandIn:
 
     # -- signals
 
-    def catch_signals(self) -> "None":
+    def catch_signals(self) -> None:
         # Or a signal just before poll() would be looked at after it.
         rfd, wfd = os.pipe()
         os.set_blocking(wfd, False)
@@ -127,17 +129,17 @@ class StandIn:
             if _signal.getsignal(number) != _signal.SIG_IGN:
                 _signal.signal(number, self.on_signal)
 
-    def on_usr1(self, number: "int", frame: "Any") -> "None":
+    def on_usr1(self, number: int, frame: Any) -> None:
         self.send(b"S", b"")
         _signal.signal(number, _signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
-    def on_signal(self, number: "int", frame: "Any") -> "NoReturn":
+    def on_signal(self, number: int, frame: Any) -> NoReturn:
         os._exit(self.terminated if number == _signal.SIGTERM else FAILED)
 
     # -- frames
 
-    def send(self, kind: "bytes", payload: "bytes", fds: "Optional[List[int]]" = None) -> "None":
+    def send(self, kind: bytes, payload: bytes, fds: list[int] | None = None) -> None:
         frame = kind + len(payload).to_bytes(4, "big") + payload
         try:
             if fds:
@@ -147,13 +149,13 @@ class StandIn:
             # What ended it is to be read.
             pass
 
-    def request(self) -> "None":
+    def request(self) -> None:
         fields = [b"%d%d%d" % tuple(self.terminals), b"%d" % len(self.argv)]
         fields += map(os.fsencode, self.argv)
         fields += [name + b"=" + value for name, value in os.environb.items()]
         self.send(b"R", b"\0".join(fields), [0, 1, 2])
 
-    def receive(self) -> "bool":
+    def receive(self) -> bool:
         """Take what has come on the socket; return whether it was the end."""
         try:
             data = self.sock.recv(65536)
@@ -171,7 +173,7 @@ class StandIn:
             self.end = FAILED, GONE
         return bool(self.end)
 
-    def on_opened(self, how: "bytes") -> "None":
+    def on_opened(self, how: bytes) -> None:
         if b"n" in how:
             self.terminated = 0
         # A terminal may still be pumped, and nobody waits for its end.
@@ -182,15 +184,15 @@ class StandIn:
             os.setsid()
             _let_go(0, 1, 2)
 
-    def on_other(self, payload: "bytes") -> "None":
+    def on_other(self, payload: bytes) -> None:
         """What nobody knows means nothing."""
 
-    def on_end(self, payload: "bytes") -> "None":
+    def on_end(self, payload: bytes) -> None:
         self.end = payload[0], payload[1:]
 
     # -- the loop
 
-    def run(self) -> "NoReturn":
+    def run(self) -> NoReturn:
         self.request()
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
@@ -203,12 +205,12 @@ class StandIn:
                 self.receive()
         _leave(*self.end)
 
-    def on_terminal(self, how: "bytes") -> "None":
+    def on_terminal(self, how: bytes) -> None:
         """Pump keys, and the screen if that is a terminal, until the end."""
         sys.path.insert(0, os.getcwd())
         # As names of files beside this one, which no type checker would find.
-        rawtty: "Any" = __import__("rawtty")
-        ttymodes: "Any" = __import__("ttymodes")
+        rawtty: Any = __import__("rawtty")
+        ttymodes: Any = __import__("ttymodes")
 
         tty = rawtty.RawTty(0, 1)
         keys, far_keys = _socket.socketpair()
@@ -238,11 +240,11 @@ class StandIn:
         if reason in (rawtty.DISCONNECT, rawtty.HANGUP):
             _leave(FAILED)
 
-    def on_size(self, *size: "int") -> "None":
+    def on_size(self, *size: int) -> None:
         self.send(b"W", b"%d %d %d %d" % size)
 
 
-HANDLERS: "Dict[bytes, Any]" = {
+HANDLERS: dict[bytes, Any] = {
     b"T": StandIn.on_terminal,
     b"O": StandIn.on_opened,
     b"E": lambda self, text: _say(text),
@@ -250,7 +252,7 @@ HANDLERS: "Dict[bytes, Any]" = {
 }
 
 
-def main() -> "NoReturn":
+def main() -> NoReturn:
     """Be `ssh` once."""
     _occupy_stdio()
     StandIn(sys.argv[1:]).run()

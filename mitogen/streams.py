@@ -17,6 +17,9 @@ Threads: start_receive(), stop_receive(), Waker.defer() and the timers on any; a
 broker's, which calls the callbacks.
 """
 
+from __future__ import annotations
+
+import builtins
 import os
 import sys
 from collections import deque
@@ -25,9 +28,10 @@ from heapq import heappop, heappush
 from mitogen import core
 from mitogen.core import CHUNK_SIZE, fire, listen, now
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple, Type, Union
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 __all__ = [
     "BasicStream",
@@ -62,9 +66,7 @@ class Side:
     :param keep_alive: while it receives, a broker that shuts down waits for it
     """
 
-    def __init__(
-        self, stream: "Any", fp: "Any", cloexec: "bool" = True, keep_alive: "bool" = True
-    ) -> "None":
+    def __init__(self, stream: Any, fp: Any, cloexec: bool = True, keep_alive: bool = True) -> None:
         self.stream = stream
         self.fp = fp
         self.fd: int = fp if isinstance(fp, int) else fp.fileno()
@@ -73,14 +75,14 @@ class Side:
         os.set_inheritable(self.fd, not cloexec)
         os.set_blocking(self.fd, False)
 
-    def __repr__(self) -> "str":
+    def __repr__(self) -> str:
         return "Side(%r, fd %d%s)" % (self.stream, self.fd, ", closed" if self.closed else "")
 
-    def fileno(self) -> "int":
+    def fileno(self) -> int:
         """Return the descriptor."""
         return self.fd
 
-    def close(self) -> "None":
+    def close(self) -> None:
         """Close the file; once."""
         if not self.closed:
             self.closed = True
@@ -89,11 +91,11 @@ class Side:
             else:
                 self.fp.close()
 
-    def read(self, n: "int" = CHUNK_SIZE) -> "Optional[bytes]":
+    def read(self, n: int = CHUNK_SIZE) -> bytes | None:
         """Return up to `n` bytes; None if there are none now, b"" at the end."""
         return b"" if self.closed else core.read_fd(self.fd, n)
 
-    def write(self, s: "Union[bytes, memoryview]") -> "Optional[int]":
+    def write(self, s: bytes | memoryview) -> int | None:
         """Return how many bytes of `s` were written, maybe 0; None if the other end is gone."""
         if self.closed:
             return None
@@ -112,25 +114,25 @@ class BasicStream:
     Listen for `shutdown` and `disconnect` on it.
     """
 
-    receive_side: "Optional[Side]" = None
-    transmit_side: "Optional[Side]" = None
-    protocol: "Any" = None
-    conn: "Any" = None
-    name: "Optional[str]" = None
+    receive_side: Side | None = None
+    transmit_side: Side | None = None
+    protocol: Any = None
+    conn: Any = None
+    name: str | None = None
     #: on_disconnect() was called.
     ended = False
 
-    def __repr__(self) -> "str":
+    def __repr__(self) -> str:
         return "%s(%r)" % (type(self).__name__, self.name)
 
-    def set_protocol(self, protocol: "Any") -> "None":
+    def set_protocol(self, protocol: Any) -> None:
         """Have `protocol` called from now on; it gets this stream as its `stream`."""
         if self.protocol:
             self.protocol.stream = None
         self.protocol = protocol
         protocol.stream = self
 
-    def accept(self, rfp: "Any", wfp: "Any") -> "None":
+    def accept(self, rfp: Any, wfp: Any) -> None:
         """
         Take over two files.
 
@@ -140,11 +142,11 @@ class BasicStream:
         self.receive_side = Side(self, rfp)
         self.transmit_side = self.receive_side if wfp is rfp else Side(self, wfp)
 
-    def sides(self) -> "List[Side]":
+    def sides(self) -> list[Side]:
         """Return the sides that there are."""
         return [side for side in (self.receive_side, self.transmit_side) if side]
 
-    def on_receive(self, broker: "Any") -> "None":
+    def on_receive(self, broker: Any) -> None:
         """The file can be read."""
         assert self.receive_side
         data = self.receive_side.read(self.protocol.read_size)
@@ -153,11 +155,11 @@ class BasicStream:
         elif data is not None:
             self.on_disconnect(broker)
 
-    def on_transmit(self, broker: "Any") -> "None":
+    def on_transmit(self, broker: Any) -> None:
         """The file can be written to."""
         self.protocol.on_transmit(broker)
 
-    def on_shutdown(self, broker: "Any") -> "None":
+    def on_shutdown(self, broker: Any) -> None:
         """The broker is to end."""
         fire(self, "shutdown")
         if self.protocol:
@@ -165,7 +167,7 @@ class BasicStream:
         else:
             self.on_disconnect(broker)
 
-    def on_disconnect(self, broker: "Any") -> "None":
+    def on_disconnect(self, broker: Any) -> None:
         """The other end is gone, or the broker ends; once."""
         if self.ended:
             return
@@ -181,30 +183,30 @@ class BasicStream:
 class Protocol:
     """What is done with the bytes of a Stream. Its methods run on the broker's thread."""
 
-    stream_class: "Type[Any]" = BasicStream
-    stream: "Any" = None
+    stream_class: type[Any] = BasicStream
+    stream: Any = None
     #: Bytes that are read at once.
     read_size = CHUNK_SIZE
 
     @classmethod
-    def build_stream(cls, *args: "Any", **kwargs: "Any") -> "Any":
+    def build_stream(cls, *args: Any, **kwargs: Any) -> Any:
         """Return a new stream with `cls(*args, **kwargs)` as its protocol."""
         stream = cls.stream_class()
         stream.set_protocol(cls(*args, **kwargs))
         return stream
 
-    def on_receive(self, broker: "Any", buf: "bytes") -> "None":
+    def on_receive(self, broker: Any, buf: bytes) -> None:
         """Take in bytes: to be overridden by what reads."""
 
-    def on_transmit(self, broker: "Any") -> "None":
+    def on_transmit(self, broker: Any) -> None:
         """Write: to be overridden by what called `broker.start_transmit()`."""
         broker._stop_transmit(self.stream)
 
-    def on_shutdown(self, broker: "Any") -> "None":
+    def on_shutdown(self, broker: Any) -> None:
         """The broker is to end: disconnect."""
         self.stream.on_disconnect(broker)
 
-    def on_disconnect(self, broker: "Any") -> "None":
+    def on_disconnect(self, broker: Any) -> None:
         """Take the stream's files off the broker and close them."""
         release(broker, self.stream)
 
@@ -216,7 +218,7 @@ class DelimitedProtocol(Protocol):
     delimiter = b"\n"
     _trailer = b""
 
-    def on_receive(self, broker: "Any", buf: "bytes") -> "None":
+    def on_receive(self, broker: Any, buf: bytes) -> None:
         """Cut off the lines; what is left waits for its end, LINE_LIMIT bytes at most."""
         rest = self._trailer + buf
         stream = self.stream
@@ -237,13 +239,13 @@ class DelimitedProtocol(Protocol):
             self._trailer = b"" if len(rest) > LINE_LIMIT else rest
             self.on_partial_line_received(rest)
 
-    def on_line_received(self, line: "bytes") -> "None":
+    def on_line_received(self, line: bytes) -> None:
         """Take in a line, without its end."""
 
-    def on_partial_line_received(self, line: "bytes") -> "None":
+    def on_partial_line_received(self, line: bytes) -> None:
         """Look at the beginning of a line; it will come again, with more."""
 
-    def on_disconnect(self, broker: "Any") -> "None":
+    def on_disconnect(self, broker: Any) -> None:
         """Hand on a last line without end, then disconnect."""
         line, self._trailer = self._trailer, b""
         if line:
@@ -259,18 +261,18 @@ class RegexProtocol(DelimitedProtocol):
     `func(self, line, match)`; the first that matches at the line's beginning counts.
     """
 
-    PATTERNS: "List[Tuple[Any, Any]]" = []
-    PARTIAL_PATTERNS: "List[Tuple[Any, Any]]" = []
+    PATTERNS: list[tuple[Any, Any]] = []
+    PARTIAL_PATTERNS: list[tuple[Any, Any]] = []
 
-    def on_line_received(self, line: "bytes") -> "None":
+    def on_line_received(self, line: bytes) -> None:
         self._dispatch(self.PATTERNS, line, self.on_unrecognized_line_received)
 
-    def on_partial_line_received(self, line: "bytes") -> "None":
+    def on_partial_line_received(self, line: bytes) -> None:
         self._dispatch(self.PARTIAL_PATTERNS, line, self.on_unrecognized_partial_line_received)
 
     def _dispatch(
-        self, patterns: "List[Tuple[Any, Any]]", line: "bytes", otherwise: "Callable[..., Any]"
-    ) -> "None":
+        self, patterns: list[tuple[Any, Any]], line: bytes, otherwise: Callable[..., Any]
+    ) -> None:
         for pattern, func in patterns:
             match = pattern.match(line)
             if match:
@@ -278,25 +280,25 @@ class RegexProtocol(DelimitedProtocol):
                 return
         otherwise(line)
 
-    def on_unrecognized_line_received(self, line: "bytes") -> "None":
+    def on_unrecognized_line_received(self, line: bytes) -> None:
         """Take in a line that no pattern matches."""
 
-    def on_unrecognized_partial_line_received(self, line: "bytes") -> "None":
+    def on_unrecognized_partial_line_received(self, line: bytes) -> None:
         """Look at the beginning of a line that no pattern matches."""
 
 
 class LineLoggingProtocolMixin:
     """Remembers the last 100 lines of a DelimitedProtocol."""
 
-    def __init__(self, **kwargs: "Any") -> "None":
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.logged_lines: Deque[Tuple[float, bytes]] = deque(maxlen=100)
+        self.logged_lines: deque[tuple[float, bytes]] = deque(maxlen=100)
 
-    def on_line_received(self, line: "bytes") -> "Any":
+    def on_line_received(self, line: bytes) -> Any:
         self.logged_lines.append((now(), line))
         return super().on_line_received(line)  # type: ignore[misc]
 
-    def get_history(self) -> "bytes":
+    def get_history(self) -> bytes:
         """Return those lines."""
         return b"\n".join(line for _, line in self.logged_lines)
 
@@ -304,7 +306,7 @@ class LineLoggingProtocolMixin:
 class LogProtocol(LineLoggingProtocolMixin, DelimitedProtocol):
     """Logs each line, at level DEBUG, under the stream's name."""
 
-    def on_line_received(self, line: "bytes") -> "None":
+    def on_line_received(self, line: bytes) -> None:
         super().on_line_received(line)
         _log("mitogen", 10, "%s: %s", self.stream.name, line.decode("utf-8", "replace"))
 
@@ -319,12 +321,12 @@ class BufferedWriter:
     :param protocol: its protocol
     """
 
-    def __init__(self, broker: "Any", protocol: "Protocol") -> "None":
+    def __init__(self, broker: Any, protocol: Protocol) -> None:
         self._broker = broker
         self._protocol = protocol
-        self._pending: Deque[Union[bytes, memoryview]] = deque()
+        self._pending: deque[bytes | memoryview] = deque()
 
-    def write(self, s: "Union[bytes, memoryview]") -> "None":
+    def write(self, s: bytes | memoryview) -> None:
         """Write `s`, now or behind what waits."""
         if not s:
             return
@@ -334,7 +336,7 @@ class BufferedWriter:
             if self._pending:
                 self._broker._start_transmit(self._protocol.stream)
 
-    def on_transmit(self, broker: "Any") -> "None":
+    def on_transmit(self, broker: Any) -> None:
         """Write what the descriptor takes."""
         stream = self._protocol.stream
         while self._pending:
@@ -364,15 +366,15 @@ class Waker(Protocol):
     )
     keep_alive = False
 
-    def __init__(self, broker: "Any") -> "None":
+    def __init__(self, broker: Any) -> None:
         self._broker = broker
 
     @classmethod
-    def build_stream(cls, broker: "Any") -> "Any":
+    def build_stream(cls, broker: Any) -> Any:
         """Return a stream whose protocol is a new Waker; it has no descriptors."""
         return super().build_stream(broker)
 
-    def defer(self, func: "Callable[..., Any]", *args: "Any", **kwargs: "Any") -> "None":
+    def defer(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """
         Any thread: have `func(*args, **kwargs)` called on the broker's.
 
@@ -390,14 +392,14 @@ class IoLoggerProtocol(DelimitedProtocol):
     :param name: of the logger
     """
 
-    def __init__(self, name: "str") -> "None":
+    def __init__(self, name: str) -> None:
         # Here, since the broker's thread does not import.
         import logging
 
         self._log = logging.getLogger(name).info
 
     @classmethod
-    def build_stream(cls, name: "str", dest_fd: "int") -> "Any":
+    def build_stream(cls, name: str, dest_fd: int) -> Any:
         """
         Put a pipe in place of `dest_fd`; return the stream that reads from it.
 
@@ -411,10 +413,10 @@ class IoLoggerProtocol(DelimitedProtocol):
         stream.accept(os.fdopen(rfd, "rb", 0), os.fdopen(wfd, "wb", 0))
         return stream
 
-    def on_line_received(self, line: "bytes") -> "None":
+    def on_line_received(self, line: bytes) -> None:
         self._log("%s", line.decode("utf-8", "replace"))
 
-    def on_shutdown(self, broker: "Any") -> "None":
+    def on_shutdown(self, broker: Any) -> None:
         """Log what was written until now, then disconnect."""
         while not self.stream.receive_side.closed:
             data = self.stream.receive_side.read(self.read_size)
@@ -424,14 +426,14 @@ class IoLoggerProtocol(DelimitedProtocol):
         Protocol.on_shutdown(self, broker)
 
 
-def IoLogger(broker: "Any", name: "str", dest_fd: "int") -> "Any":
+def IoLogger(broker: Any, name: str, dest_fd: int) -> Any:
     """Return an IoLoggerProtocol's stream that `broker` reads from already."""
     stream = IoLoggerProtocol.build_stream(name, dest_fd)
     broker.start_receive(stream)
     return stream
 
 
-def _log(logger: "str", level: "int", fmt: "str", *args: "Any") -> "None":
+def _log(logger: str, level: int, fmt: str, *args: Any) -> None:
     logging = sys.modules.get("logging")
     if logging:
         logging.getLogger(logger).log(level, fmt, *args)
@@ -443,13 +445,13 @@ def _log(logger: "str", level: "int", fmt: "str", *args: "Any") -> "None":
 class _Watched:
     """The sides that a broker watches: descriptor to [side to read from, side to write to]."""
 
-    def __init__(self, broker: "Any") -> "None":
+    def __init__(self, broker: Any) -> None:
         self.broker = broker
-        self.table: Dict[int, List[Optional[Side]]] = {}
+        self.table: dict[int, list[Side | None]] = {}
         listen(broker, "shutdown", self.on_shutdown)
         listen(broker, "exit", self.on_exit)
 
-    def set(self, side: "Side", place: "int", on: "bool") -> "None":
+    def set(self, side: Side, place: int, on: bool) -> None:
         """Broker thread: watch a side for reading (0) or writing (1), or no longer."""
         if side.closed and on:
             return
@@ -465,7 +467,7 @@ class _Watched:
         if not read and not write:
             del self.table[side.fd]
 
-    def call(self, stream: "Any", func: "Callable[..., Any]") -> "None":
+    def call(self, stream: Any, func: Callable[..., Any]) -> None:
         """Call `func(broker)`; if it raises, end the stream."""
         try:
             func(self.broker)
@@ -475,35 +477,35 @@ class _Watched:
                 self.call(stream, stream.on_disconnect)
             release(self.broker, stream)
 
-    def streams(self) -> "Set[Any]":
+    def streams(self) -> builtins.set[Any]:
         """Return the streams that are watched."""
         return {side.stream for entry in self.table.values() for side in entry if side}
 
-    def keeps_alive(self) -> "bool":
+    def keeps_alive(self) -> bool:
         """Whether there is a side that a shutdown waits for."""
         return any(entry[0] and entry[0].keep_alive for entry in self.table.values())
 
-    def on_shutdown(self) -> "None":
+    def on_shutdown(self) -> None:
         """Broker thread: tell the streams; what stays holds the broker for a while."""
         for stream in self.streams():
             self.call(stream, stream.on_shutdown)
         self.release()
         self.broker.after(self.broker.shutdown_timeout, self.on_exit)
 
-    def release(self) -> "None":
+    def release(self) -> None:
         """Broker thread: once the broker shuts down, hold it while something keeps it alive."""
         if self.broker.closing:
             (self.broker.holds.add if self.keeps_alive() else self.broker.holds.discard)(self)
             self.broker.stop()
 
-    def on_exit(self) -> "None":
+    def on_exit(self) -> None:
         """Broker thread: end what is left."""
         for stream in self.streams():
             self.call(stream, stream.on_disconnect)
         self.release()
 
 
-def _watched(broker: "Any") -> "_Watched":
+def _watched(broker: Any) -> _Watched:
     """Broker thread: return what `broker` watches."""
     found = broker.__dict__.get("_watched")
     if found is None:
@@ -512,7 +514,7 @@ def _watched(broker: "Any") -> "_Watched":
     return watched
 
 
-def release(broker: "Any", stream: "Any") -> "None":
+def release(broker: Any, stream: Any) -> None:
     """Broker thread: take a stream off the broker and close its files."""
     watched = _watched(broker)
     for entry in list(watched.table.values()):
@@ -524,13 +526,13 @@ def release(broker: "Any", stream: "Any") -> "None":
     watched.release()
 
 
-def _set(broker: "Any", side: "Side", place: "int", on: "bool") -> "None":
+def _set(broker: Any, side: Side, place: int, on: bool) -> None:
     _watched(broker).set(side, place, on)
     if not on:
         _watched(broker).release()
 
 
-def _on_broker(broker: "Any", func: "Callable[..., Any]", *args: "Any") -> "None":
+def _on_broker(broker: Any, func: Callable[..., Any], *args: Any) -> None:
     # At once where it can be: who stops to transmit must not be called again.
     if broker.on_thread():
         func(broker, *args)
@@ -549,19 +551,19 @@ class Timer:
     :param func: called with no arguments
     """
 
-    def __init__(self, when: "float", func: "Callable[[], Any]") -> "None":
+    def __init__(self, when: float, func: Callable[[], Any]) -> None:
         self.when = when
         self.func = func
         #: Whether it is still to be called.
         self.active = True
 
-    def __repr__(self) -> "str":
+    def __repr__(self) -> str:
         return "Timer(%r, %r)" % (self.when, self.func)
 
-    def __lt__(self, other: "Timer") -> "bool":
+    def __lt__(self, other: Timer) -> bool:
         return self.when < other.when
 
-    def cancel(self) -> "None":
+    def cancel(self) -> None:
         """Do not call it."""
         self.active = False
 
@@ -569,18 +571,18 @@ class Timer:
 class TimerList:
     """Timers in order. Pure but for the clock, `_now`."""
 
-    _now: "Callable[[], float]" = staticmethod(now)
+    _now: Callable[[], float] = staticmethod(now)
 
-    def __init__(self) -> "None":
-        self._heap: List[Timer] = []
+    def __init__(self) -> None:
+        self._heap: list[Timer] = []
 
-    def get_timeout(self) -> "Optional[float]":
+    def get_timeout(self) -> float | None:
         """Return the seconds until the next timer, 0 if it is due; None if there is none."""
         while self._heap and not self._heap[0].active:
             heappop(self._heap)
         return max(0, self._heap[0].when - self._now()) if self._heap else None
 
-    def schedule(self, when: "float", func: "Callable[[], Any]") -> "Timer":
+    def schedule(self, when: float, func: Callable[[], Any]) -> Timer:
         """
         Have `func()` called at `when`.
 
@@ -591,7 +593,7 @@ class TimerList:
         heappush(self._heap, timer)
         return timer
 
-    def expire(self) -> "None":
+    def expire(self) -> None:
         """Call what is due."""
         due = self._now()
         while self._heap and self._heap[0].when <= due:
@@ -604,16 +606,16 @@ class TimerList:
 class BrokerTimers(TimerList):
     """`Broker.timers`: the broker calls what is due. schedule() may be called on any thread."""
 
-    def __init__(self, broker: "Any") -> "None":
+    def __init__(self, broker: Any) -> None:
         TimerList.__init__(self)
         self._broker = broker
 
-    def schedule(self, when: "float", func: "Callable[[], Any]") -> "Timer":
+    def schedule(self, when: float, func: Callable[[], Any]) -> Timer:
         timer = Timer(when, func)
         _on_broker(self._broker, self._add, timer)
         return timer
 
-    def _add(self, broker: "Any", timer: "Timer") -> "None":
+    def _add(self, broker: Any, timer: Timer) -> None:
         heappush(self._heap, timer)
         broker.after(max(0, timer.when - self._now()), self.expire)
 
@@ -624,31 +626,31 @@ class BrokerTimers(TimerList):
 class _BrokerNames:
     """Methods of core.Broker."""
 
-    def start_receive(self: "Any", stream: "Any") -> "None":
+    def start_receive(self: Any, stream: Any) -> None:
         """Any thread: have `stream.on_receive(broker)` called when it can be read."""
         _on_broker(self, _set, stream.receive_side, 0, True)
 
-    def stop_receive(self: "Any", stream: "Any") -> "None":
+    def stop_receive(self: Any, stream: Any) -> None:
         """Any thread: do not call it any more."""
         _on_broker(self, _set, stream.receive_side, 0, False)
 
-    def start_transmit(self: "Any", stream: "Any") -> "None":
+    def start_transmit(self: Any, stream: Any) -> None:
         """Any thread: have `stream.on_transmit(broker)` called when it can be written to."""
         _on_broker(self, _set, stream.transmit_side, 1, True)
 
-    def stop_transmit(self: "Any", stream: "Any") -> "None":
+    def stop_transmit(self: Any, stream: Any) -> None:
         """Any thread: do not call it any more."""
         _on_broker(self, _set, stream.transmit_side, 1, False)
 
     _start_transmit = start_transmit
     _stop_transmit = stop_transmit
 
-    def keep_alive(self: "Any") -> "bool":
+    def keep_alive(self: Any) -> bool:
         """Return whether something is left that a shutdown waits for."""
         return bool(self.holds) or _watched(self).keeps_alive()
 
     @property
-    def timers(self: "Any") -> "BrokerTimers":
+    def timers(self: Any) -> BrokerTimers:
         """The broker's TimerList."""
         found: BrokerTimers = self.__dict__.setdefault("_timer_list", BrokerTimers(self))
         return found
@@ -660,12 +662,12 @@ class _OwnSide(Side):
     keep_alive = True
     closed = property(lambda self: self.stream.closed)
 
-    def __init__(self, stream: "core.Stream", fd: "int") -> "None":
+    def __init__(self, stream: core.Stream, fd: int) -> None:
         self.stream = stream
         self.fd = fd
         self.fp = fd
 
-    def close(self) -> "None":
+    def close(self) -> None:
         """Any thread: end the stream."""
         self.stream.broker.defer(self.stream.disconnect)
 
@@ -677,27 +679,27 @@ class _StreamNames:
     receive_side = property(lambda self: _OwnSide(self, self.rfd))
     transmit_side = property(lambda self: _OwnSide(self, self.wfd))
 
-    def pending_bytes(self: "Any") -> "int":
+    def pending_bytes(self: Any) -> int:
         """Return how many bytes wait to be written."""
         return int(self.queued)
 
-    def on_receive(self: "Any", broker: "Any", buf: "Optional[bytes]" = None) -> "None":
+    def on_receive(self: Any, broker: Any, buf: bytes | None = None) -> None:
         """Broker thread: take in `buf`, or what can be read."""
         if buf is None:
             self.on_readable()
         else:
             self.receive(buf)
 
-    def on_transmit(self: "Any", broker: "Any") -> "None":
+    def on_transmit(self: Any, broker: Any) -> None:
         """Broker thread: write what can be written."""
         self.on_writable()
 
-    def on_shutdown(self: "Any", broker: "Any") -> "None":
+    def on_shutdown(self: Any, broker: Any) -> None:
         """Broker thread: the broker is to end."""
         fire(self, "shutdown")
         self.disconnect("shutdown")
 
-    def on_disconnect(self: "Any", broker: "Any") -> "None":
+    def on_disconnect(self: Any, broker: Any) -> None:
         """Broker thread: close the stream; its listeners are told."""
         self.disconnect()
 

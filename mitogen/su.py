@@ -5,15 +5,18 @@ su reads the password from its standard input's terminal, so that is the pipe to
 nothing is sent before the first stage has said that it is there.
 """
 
+from __future__ import annotations
+
 from shlex import quote
 
 from mitogen import connect
 from mitogen.core import StreamError
 
-MYPY = False
-if MYPY:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     import os
-    from typing import Any, Dict, Iterable, List, Optional, Union
+    from collections.abc import Iterable
+    from typing import Any, Union
 
     from mitogen.handshake import Rule
 
@@ -43,18 +46,18 @@ class Options(connect.AccountOptions):
 
     def __init__(
         self,
-        username: "str" = "root",
-        password: "Optional[str]" = None,
-        su_path: "Path" = "su",
-        password_prompt: "str" = "password:",
-        incorrect_prompts: "Iterable[str]" = (
+        username: str = "root",
+        password: str | None = None,
+        su_path: Path = "su",
+        password_prompt: str = "password:",
+        incorrect_prompts: Iterable[str] = (
             "su: sorry",
             "su: authentication failure",
             "su: incorrect password",
             "su: permission denied",
         ),
-        **kwargs: "Any",
-    ) -> "None":
+        **kwargs: Any,
+    ) -> None:
         connect.AccountOptions.__init__(
             self, username, password, password_prompt, incorrect_prompts, **kwargs
         )
@@ -71,18 +74,18 @@ class Connection(connect.Connection):
     eager = False
     environ = {"LC_ALL": "C"}
 
-    def argv(self) -> "List[str]":
+    def argv(self) -> list[str]:
         options = self.options
         command = "exec " + " ".join(quote(arg) for arg in self.get_boot_command())
         return [str(options.su_path), options.username, "-c", command]
 
-    def rules(self) -> "Dict[str, List[Rule]]":
+    def rules(self) -> dict[str, list[Rule]]:
         texts = password_required_msg, password_incorrect_msg
         prompt, wrong = self.options.rules(PasswordError, *texts)
         return {"pipe": [prompt] + wrong}
 
-    def answers(self) -> "Dict[str, Optional[str]]":
+    def answers(self) -> dict[str, str | None]:
         return {"password": self.options.password}
 
-    def default_name(self) -> "str":
+    def default_name(self) -> str:
         return "su.%s" % self.options.username

@@ -5,6 +5,8 @@ sudo gets a pipe as standard input and output, so everything can be sent at once
 its own to ask for a password on, with a prompt that nothing else prints.
 """
 
+from __future__ import annotations
+
 import os
 import re
 
@@ -12,9 +14,10 @@ from mitogen import connect
 from mitogen.core import StreamError
 from mitogen.handshake import Rule
 
-MYPY = False
-if MYPY:
-    from typing import Any, Dict, Iterable, List, NoReturn, Optional, Union
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any, NoReturn, Union
 
     from mitogen.parent import Router
 
@@ -52,7 +55,7 @@ class PasswordError(StreamError):
     """sudo asked for a password and there was none, or it was wrong."""
 
 
-def parse_sudo_args(args: "Iterable[object]") -> "Dict[str, Any]":
+def parse_sudo_args(args: Iterable[object]) -> dict[str, Any]:
     """
     Return a dict of what sudo_args set, by the names in SUDO_OPTIONS.
 
@@ -62,7 +65,7 @@ def parse_sudo_args(args: "Iterable[object]") -> "Dict[str, Any]":
     import optparse
 
     class Parser(optparse.OptionParser):
-        def error(self, text: "str") -> "NoReturn":
+        def error(self, text: str) -> NoReturn:
             raise StreamError("invalid sudo_args=%r: %s", args, text)
 
     parser = Parser(add_help_option=False)
@@ -95,17 +98,17 @@ class Options(connect.LocalOptions):
 
     def __init__(
         self,
-        username: "Optional[str]" = None,
-        sudo_path: "Path" = "sudo",
-        password: "Optional[str]" = None,
-        preserve_env: "Optional[bool]" = None,
-        set_home: "Optional[bool]" = None,
-        sudo_args: "Optional[Iterable[str]]" = None,
-        login: "Optional[bool]" = None,
-        selinux_role: "Optional[str]" = None,
-        selinux_type: "Optional[str]" = None,
-        **kwargs: "Any",
-    ) -> "None":
+        username: str | None = None,
+        sudo_path: Path = "sudo",
+        password: str | None = None,
+        preserve_env: bool | None = None,
+        set_home: bool | None = None,
+        sudo_args: Iterable[str] | None = None,
+        login: bool | None = None,
+        selinux_role: str | None = None,
+        selinux_type: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         connect.Options.__init__(self, **kwargs)
         given = parse_sudo_args(sudo_args or ())
         self.sudo_path = sudo_path
@@ -128,11 +131,11 @@ class Connection(connect.Connection):
     #: For messages that can be read.
     environ = {"LC_ALL": "C"}
 
-    def __init__(self, options: "Options", router: "Router") -> "None":
+    def __init__(self, options: Options, router: Router) -> None:
         connect.Connection.__init__(self, options, router)
         self.prompt = "[mitogen %s] password: " % os.urandom(8).hex()
 
-    def argv(self) -> "List[str]":
+    def argv(self) -> list[str]:
         options = self.options
         argv = [str(options.sudo_path), "-p", self.prompt, "-u", options.username]
         for flag, on in (
@@ -150,7 +153,7 @@ class Connection(connect.Connection):
                 argv += [short, options.other[dest]] if has_value else [short]
         return argv + ["--"] + self.get_boot_command()
 
-    def rules(self) -> "Dict[str, List[Rule]]":
+    def rules(self) -> dict[str, list[Rule]]:
         prompt = Rule(
             re.escape(self.prompt.encode()),
             answer="password",
@@ -159,8 +162,8 @@ class Connection(connect.Connection):
         )
         return {"tty": [prompt], "pipe": [prompt]}
 
-    def answers(self) -> "Dict[str, Optional[str]]":
+    def answers(self) -> dict[str, str | None]:
         return {"password": self.options.password}
 
-    def default_name(self) -> "str":
+    def default_name(self) -> str:
         return "sudo.%s" % self.options.username

@@ -14,6 +14,8 @@ Rules
 Threads: the caller's; signals are noticed on the main thread only (rawtty.py).
 """
 
+from __future__ import annotations
+
 import _thread
 import os
 import sys
@@ -23,9 +25,10 @@ from mitogen.core import ChannelError
 from mitogen.rawtty import BREAK, CLOSED, LIST, Escapes, RawTty, escape_char, relay
 from mitogen.spawn import create_socketpair
 
-MYPY = False
-if MYPY:
-    from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
 
 __all__ = ["shell"]
 
@@ -36,17 +39,17 @@ LOST = 255
 
 
 def shell(
-    context: "Any",
-    argv: "Any" = None,
+    context: Any,
+    argv: Any = None,
     *,
-    tty: "Optional[bool]" = None,
-    escape: "str" = "~",
-    quiet: "bool" = False,
-    env: "Optional[Mapping[str, str]]" = None,
-    stdin: "int" = 0,
-    stdout: "int" = 1,
-    stderr: "int" = 2,
-) -> "int":
+    tty: bool | None = None,
+    escape: str = "~",
+    quiet: bool = False,
+    env: Mapping[str, str] | None = None,
+    stdin: int = 0,
+    stdout: int = 1,
+    stderr: int = 2,
+) -> int:
     """
     Run a program in a context with this process' terminal in front of it, as ssh(1) does; return
     its exit status.
@@ -98,7 +101,7 @@ def shell(
         return status
 
 
-def _forwarded(environ: "Mapping[str, str]") -> "Dict[str, str]":
+def _forwarded(environ: Mapping[str, str]) -> dict[str, str]:
     """Return what of an environment belongs to a terminal and the person at it."""
     return {
         name: value
@@ -113,23 +116,23 @@ class _Descriptors:
     was closed when Python started: it may be something of ours by now.
     """
 
-    def __init__(self, *fds: "int") -> "None":
+    def __init__(self, *fds: int) -> None:
         self.fds = list(fds)
-        self.opened: "List[int]" = []
+        self.opened: list[int] = []
 
-    def __enter__(self) -> "List[int]":
+    def __enter__(self) -> list[int]:
         for number, fd in enumerate(self.fds):
             if not _is_open(fd):
                 self.fds[number] = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
                 self.opened.append(self.fds[number])
         return self.fds
 
-    def __exit__(self, *_exc_info: "Any") -> "None":
+    def __exit__(self, *_exc_info: Any) -> None:
         for fd in self.opened:
             os.close(fd)
 
 
-def _is_open(fd: "int") -> "bool":
+def _is_open(fd: int) -> bool:
     if 0 <= fd < 3 and (sys.__stdin__, sys.__stdout__, sys.__stderr__)[fd] is None:
         return False
     try:
@@ -146,8 +149,8 @@ class _Front:
     lost = False
 
     def __init__(
-        self, context: "Any", argv: "Any", fds: "List[int]", add_env: "Dict[str, str]", tty: "bool"
-    ) -> "None":
+        self, context: Any, argv: Any, fds: list[int], add_env: dict[str, str], tty: bool
+    ) -> None:
         self.context = context
         self.argv = argv
         self.fds = fds
@@ -155,21 +158,21 @@ class _Front:
         self.tty = RawTty(fds[0], fds[1])
         self.pty = self._pty() if tty else None
 
-    def _pty(self) -> "process.Pty":
+    def _pty(self) -> process.Pty:
         """Return the terminal that the program gets: like ours."""
         term = os.environ.get("TERM") or "dumb"
         columns, lines, x, y = self.tty.size()
         modes = ttymodes.encode(self.tty.before) if self.tty.before else b""
         return process.Pty(term, columns or 80, lines or 24, x, y, modes)
 
-    def say(self, text: "str") -> "None":
+    def say(self, text: str) -> None:
         """Write a line to standard error, if it can be written to."""
         try:
             os.write(self.fds[2], (text + "\n").encode("utf-8", "replace"))
         except OSError:
             pass
 
-    def _start(self, stdin: "Any", stdout: "Any", stderr: "Any") -> "process.Popen":
+    def _start(self, stdin: Any, stdout: Any, stderr: Any) -> process.Popen:
         return process.Popen(
             self.context,
             self.argv,
@@ -180,7 +183,7 @@ class _Front:
             pty=self.pty,
         )
 
-    def _status(self, program: "process.Popen") -> "int":
+    def _status(self, program: process.Popen) -> int:
         """Wait for the program's end; return what a shell calls its exit status."""
         try:
             status = program.wait()
@@ -192,12 +195,12 @@ class _Front:
 
     # ---- three ways
 
-    def run_plain(self) -> "int":
+    def run_plain(self) -> int:
         """No terminal here: the program gets our descriptors."""
         with self._start(*self.fds) as program, _Interruptible(program):
             return self._status(program)
 
-    def run_cooked(self) -> "int":
+    def run_cooked(self) -> int:
         """A terminal here, none there: relay() carries the keys only, until the program ends."""
         with _Pair() as keys, _Pair() as done:
             with self._start(keys.far, *self.fds[1:]) as program, _Interruptible(program):
@@ -206,7 +209,7 @@ class _Front:
                 relay(self.tty, keys.take(), None, watch={done.near: lambda: True})
                 return self._status(program)
 
-    def run_raw(self, escapes: "Escapes") -> "int":
+    def run_raw(self, escapes: Escapes) -> int:
         """A terminal on both sides."""
         with _Pair() as keys, _Pair() as screen:
             with self._start(keys.far, screen.far, process.DEVNULL) as program:
@@ -223,7 +226,7 @@ class _Front:
                     )
                 return self._status(program) if reason == CLOSED else LOST
 
-    def _answer(self, action: "str", program: "process.Popen") -> "bytes":
+    def _answer(self, action: str, program: process.Popen) -> bytes:
         """Return what an escape shows."""
         texts = {
             LIST: "The following connections are open:\r\n  %s (process %s)\r\n"
@@ -236,13 +239,13 @@ class _Front:
 class _Interruptible:
     """A KeyboardInterrupt within `with` is the program's too: it has no terminal with a ^C."""
 
-    def __init__(self, program: "process.Popen") -> "None":
+    def __init__(self, program: process.Popen) -> None:
         self.program = program
 
-    def __enter__(self) -> "None":
+    def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: "Any", *_: "object") -> "None":
+    def __exit__(self, kind: Any, *_: object) -> None:
         if kind is KeyboardInterrupt:
             self.program.send_signal("INT")
 
@@ -250,25 +253,25 @@ class _Interruptible:
 class _Pair:
     """Two descriptors that are connected; the far one may be closed by several threads."""
 
-    def __init__(self) -> "None":
+    def __init__(self) -> None:
         self.near, self.far = create_socketpair(BUFFER_SIZE)
         self._lock = _thread.allocate_lock()
 
-    def take(self) -> "int":
+    def take(self) -> int:
         """Return the near one, which is the caller's to close from then on."""
         fd, self.near = self.near, -1
         return fd
 
-    def close_far(self) -> "None":
+    def close_far(self) -> None:
         with self._lock:
             fd, self.far = self.far, -1
         if fd >= 0:
             os.close(fd)
 
-    def __enter__(self) -> "_Pair":
+    def __enter__(self) -> _Pair:
         return self
 
-    def __exit__(self, *_exc_info: "Any") -> "None":
+    def __exit__(self, *_exc_info: Any) -> None:
         self.close_far()
         if self.near >= 0:
             os.close(self.take())
@@ -280,20 +283,20 @@ class _Pair:
 class _RawStream:
     """A text file on a raw terminal, where a newline only moves down."""
 
-    def __init__(self, stream: "Any", tty: "RawTty") -> "None":
+    def __init__(self, stream: Any, tty: RawTty) -> None:
         self.stream = stream
         self.tty = tty
 
-    def write(self, text: "str") -> "Any":
+    def write(self, text: str) -> Any:
         if self.tty.is_raw:
             text = text.replace("\r\n", "\n").replace("\n", "\r\n")
         return self.stream.write(text)
 
-    def writelines(self, lines: "Any") -> "None":
+    def writelines(self, lines: Any) -> None:
         for line in lines:
             self.write(line)
 
-    def __getattr__(self, name: "str") -> "Any":
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
 
 
@@ -303,25 +306,25 @@ class _LineEnds:
     through a _RawStream; whoever keeps one afterwards finds it passing on what it gets.
     """
 
-    def __init__(self, tty: "RawTty") -> "None":
+    def __init__(self, tty: RawTty) -> None:
         self.tty = tty
-        self.changed: "List[Tuple[Any, str, _RawStream]]" = []
+        self.changed: list[tuple[Any, str, _RawStream]] = []
 
-    def __enter__(self) -> "None":
+    def __enter__(self) -> None:
         self._change(sys, "stdout")
         self._change(sys, "stderr")
         for handler in _log_handlers():
             with _locked(handler):
                 self._change(handler, "stream")
 
-    def __exit__(self, *_exc_info: "Any") -> "None":
+    def __exit__(self, *_exc_info: Any) -> None:
         for owner, name, raw in self.changed:
             with _locked(owner):
                 # Somebody may have put another in its place.
                 if getattr(owner, name, None) is raw:
                     setattr(owner, name, raw.stream)
 
-    def _change(self, owner: "Any", name: "str") -> "None":
+    def _change(self, owner: Any, name: str) -> None:
         stream = getattr(owner, name, None)
         if isinstance(stream, _RawStream) and stream.tty.is_raw:
             return  # a handler that several loggers have
@@ -334,27 +337,27 @@ class _LineEnds:
 class _locked:
     """Hold a log handler's lock; nothing for what is none."""
 
-    def __init__(self, owner: "Any") -> "None":
+    def __init__(self, owner: Any) -> None:
         self.owner = owner if hasattr(owner, "acquire") else None
 
-    def __enter__(self) -> "None":
+    def __enter__(self) -> None:
         if self.owner:
             self.owner.acquire()
 
-    def __exit__(self, *_exc_info: "Any") -> "None":
+    def __exit__(self, *_exc_info: Any) -> None:
         if self.owner:
             self.owner.release()
 
 
-def _log_handlers() -> "Iterator[Any]":
+def _log_handlers() -> Iterator[Any]:
     """Return the handlers of all loggers; none where logging was never imported."""
-    logging: "Any" = sys.modules.get("logging")
+    logging: Any = sys.modules.get("logging")
     if logging:
         for logger in [logging.root] + list(logging.root.manager.loggerDict.values()):
             yield from getattr(logger, "handlers", ())
 
 
-def _is_on(stream: "Any", fd: "int") -> "bool":
+def _is_on(stream: Any, fd: int) -> bool:
     """Return whether a file writes to the terminal that a descriptor is of."""
     try:
         number = stream.fileno()

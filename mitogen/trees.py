@@ -17,6 +17,8 @@ Rules
 Threads: any, one at a time per object.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import stat
@@ -34,9 +36,10 @@ from mitogen.pieces import (
     write_all,
 )
 
-MYPY = False
-if MYPY:
-    from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
 
     Record = Any
 
@@ -52,13 +55,13 @@ OPEN_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # -- the sending end of trees
 
 
-def _is_part(part: "Any") -> "bool":
+def _is_part(part: Any) -> bool:
     # It comes from another context, which may say anything.
     shape = [type(each) for each in part] if isinstance(part, (list, tuple)) else []
     return shape == [int, bytes] and part[0] >= 0
 
 
-def _meta(found: "os.stat_result") -> "Dict[str, int]":
+def _meta(found: os.stat_result) -> dict[str, int]:
     return {
         # Who receives does not get setuid programs from whoever sent them.
         "mode": stat.S_IMODE(found.st_mode) & 0o777,
@@ -68,7 +71,7 @@ def _meta(found: "os.stat_result") -> "Dict[str, int]":
     }
 
 
-def _state_of(fd: "int", limit: "Optional[int]" = None) -> "Tuple[int, bytes]":
+def _state_of(fd: int, limit: int | None = None) -> tuple[int, bytes]:
     """Return (length, SHA-256) of the first `limit` bytes of a file."""
     check, position = Sha256(), 0
     while limit is None or position < limit:
@@ -80,7 +83,7 @@ def _state_of(fd: "int", limit: "Optional[int]" = None) -> "Tuple[int, bytes]":
     return position, check.value()
 
 
-def records_of(path: "bytes", part: "Any" = None) -> "Iterator[Record]":
+def records_of(path: bytes, part: Any = None) -> Iterator[Record]:
     """Yield the records of a file or a tree; `part`: (length, SHA-256) of what is there already."""
     fd = os.open(path, OPEN_READ)
     try:
@@ -100,8 +103,8 @@ def records_of(path: "bytes", part: "Any" = None) -> "Iterator[Record]":
 
 
 def _file(
-    fd: "int", name: "bytes", found: "os.stat_result", path: "bytes", offset: "int" = 0
-) -> "Iterator[Record]":
+    fd: int, name: bytes, found: os.stat_result, path: bytes, offset: int = 0
+) -> Iterator[Record]:
     yield ["file", name, _meta(found), offset]
     check, size = check_for(found.st_size or None), offset
     for piece in read_pieces(fd, path, found, offset):
@@ -111,16 +114,14 @@ def _file(
     yield ["end", size, check.value()]
 
 
-def _directory(
-    fd: "int", name: "bytes", found: "os.stat_result", path: "bytes"
-) -> "Iterator[Record]":
+def _directory(fd: int, name: bytes, found: os.stat_result, path: bytes) -> Iterator[Record]:
     yield ["dir", name, _meta(found)]
     for each in sorted(map(os.fsencode, os.listdir(fd))):
         yield from _member(fd, each, os.path.join(path, each))
     yield ["up"]
 
 
-def _member(parent: "int", name: "bytes", path: "bytes") -> "Iterator[Record]":
+def _member(parent: int, name: bytes, path: bytes) -> Iterator[Record]:
     fd = -1
     try:
         found = os.stat(name, dir_fd=parent, follow_symlinks=False)
@@ -143,7 +144,7 @@ def _member(parent: "int", name: "bytes", path: "bytes") -> "Iterator[Record]":
             os.close(fd)
 
 
-def _opened(fd: "int", name: "bytes", found: "os.stat_result", path: "bytes") -> "Iterator[Record]":
+def _opened(fd: int, name: bytes, found: os.stat_result, path: bytes) -> Iterator[Record]:
     opened = os.fstat(fd)
     if stat.S_IFMT(opened.st_mode) != stat.S_IFMT(found.st_mode):
         raise Error("%r changed while it was sent", os.fsdecode(path))
@@ -151,7 +152,7 @@ def _opened(fd: "int", name: "bytes", found: "os.stat_result", path: "bytes") ->
     return each(fd, name, opened, path)
 
 
-def records_of_object(fp: "Any") -> "Iterator[Record]":
+def records_of_object(fp: Any) -> Iterator[Record]:
     """Yield the records of a file object, from where it is on."""
     yield ["file", b"", {}, 0]
     check, size = Sha256(), 0
@@ -176,7 +177,7 @@ def records_of_object(fp: "Any") -> "Iterator[Record]":
 class _Umask:
     """What new files do not get; read without changing it, where the system says it."""
 
-    def __init__(self) -> "None":
+    def __init__(self) -> None:
         self.mask = -1
         try:
             with open("/proc/self/status") as fp:
@@ -204,11 +205,11 @@ class Attributes:
 
     def __init__(
         self,
-        mode: "Optional[int]" = None,
-        owner: "Union[str, int, None]" = None,
-        group: "Union[str, int, None]" = None,
-        preserve: "bool" = True,
-    ) -> "None":
+        mode: int | None = None,
+        owner: str | int | None = None,
+        group: str | int | None = None,
+        preserve: bool = True,
+    ) -> None:
         self.mode = mode
         self.preserve = preserve
         self.uid = self._number("account", owner)
@@ -216,7 +217,7 @@ class Attributes:
         self.umask = _Umask().mask
 
     @staticmethod
-    def _number(kind: "str", name: "Union[str, int, None]") -> "int":
+    def _number(kind: str, name: str | int | None) -> int:
         if name is None:
             return -1
         if isinstance(name, int):
@@ -231,7 +232,7 @@ class Attributes:
                 return int(name)
             raise Error("there is no %s %r in the receiving context", kind, name) from None
 
-    def _mode(self, meta: "Dict[str, int]", directory: "bool") -> "int":
+    def _mode(self, meta: dict[str, int], directory: bool) -> int:
         if self.mode is not None:
             search = (self.mode & 0o444) >> 2
             return (self.mode & 0o777) | search if directory else self.mode
@@ -242,7 +243,7 @@ class Attributes:
             return given & 0o777
         return given & 0o777 & ~self.umask
 
-    def apply(self, fd: "int", meta: "Dict[str, int]", directory: "bool" = False) -> "None":
+    def apply(self, fd: int, meta: dict[str, int], directory: bool = False) -> None:
         """Set them on a descriptor; the owner first, as that takes setuid away."""
         if (self.uid, self.gid) != (-1, -1):
             os.chown(fd, self.uid, self.gid)
@@ -250,7 +251,7 @@ class Attributes:
         if self.preserve and "mtime" in meta:
             os.utime(fd, ns=(meta["atime"], meta["mtime"]))
 
-    def apply_to_link(self, name: "bytes", dir_fd: "int", meta: "Dict[str, int]") -> "None":
+    def apply_to_link(self, name: bytes, dir_fd: int, meta: dict[str, int]) -> None:
         """Set owner and times of a symlink, which has no permissions."""
         if (self.uid, self.gid) != (-1, -1):
             os.chown(name, self.uid, self.gid, dir_fd=dir_fd, follow_symlinks=False)
@@ -259,15 +260,15 @@ class Attributes:
             os.utime(name, ns=times, dir_fd=dir_fd, follow_symlinks=False)
 
 
-def _temporary_name(name: "bytes") -> "bytes":
+def _temporary_name(name: bytes) -> bytes:
     return b"." + name[:STEM] + b"." + os.urandom(6).hex().encode() + b".part"
 
 
-def _part_name(name: "bytes") -> "bytes":
+def _part_name(name: bytes) -> bytes:
     return b"." + name + b".part"
 
 
-def _remove(name: "bytes", dir_fd: "int") -> "None":
+def _remove(name: bytes, dir_fd: int) -> None:
     """Remove a file or a tree, as far as that goes."""
     try:
         if not stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode):
@@ -293,14 +294,14 @@ class _Landing:
     O_TMPFILE), so that nothing is left of it even if this process is killed.
     """
 
-    def __init__(self, directory: "int", name: "bytes", resume: "bool") -> "None":
+    def __init__(self, directory: int, name: bytes, resume: bool) -> None:
         self.directory = directory
         self.name = name
         self.resume = resume
-        self.temporary: "Optional[bytes]" = None
+        self.temporary: bytes | None = None
         self.fd = self._open_part() if resume else self._open_new()
 
-    def _open_new(self) -> "int":
+    def _open_new(self) -> int:
         try:
             flags = os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC
             fd = os.open(".", flags, 0o600, dir_fd=self.directory)
@@ -313,7 +314,7 @@ class _Landing:
         self.temporary = _temporary_name(self.name)
         return os.open(self.temporary, OPEN_NEW, 0o600, dir_fd=self.directory)
 
-    def _open_part(self) -> "int":
+    def _open_part(self) -> int:
         import fcntl
 
         self.temporary = _part_name(self.name)
@@ -337,7 +338,7 @@ class _Landing:
             raise
         return fd
 
-    def publish(self) -> "None":
+    def publish(self) -> None:
         """Give it its name."""
         if self.temporary is None:
             temporary = _temporary_name(self.name)
@@ -348,12 +349,12 @@ class _Landing:
         os.rename(self.temporary, self.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
         self.temporary = None
 
-    def discard(self, keep: "bool") -> "None":
+    def discard(self, keep: bool) -> None:
         if self.temporary is not None and not keep:
             _remove(self.temporary, self.directory)
 
 
-def _open_parent(path: "bytes") -> "int":
+def _open_parent(path: bytes) -> int:
     try:
         return os.open(path or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -361,7 +362,7 @@ def _open_parent(path: "bytes") -> "int":
         raise FileNotFoundError(errno.ENOENT, text, os.fsdecode(path)) from None
 
 
-def _is_meta(value: "Any") -> "bool":
+def _is_meta(value: Any) -> bool:
     """Whether a record's part is no dict, or one that tells of a file what it may."""
     if type(value) is not dict:
         return True
@@ -383,7 +384,7 @@ class Sink:
     :raises Error: `path` can't be replaced by what is received
     """
 
-    def __init__(self, path: "bytes", attributes: "Attributes", resume: "bool" = False) -> "None":
+    def __init__(self, path: bytes, attributes: Attributes, resume: bool = False) -> None:
         self.attributes = attributes
         self.resume = resume
         self.path = os.fsdecode(path)
@@ -393,15 +394,15 @@ class Sink:
         #: Descriptors of the directories that are being filled; the first is the destination's.
         self._fds = [_open_parent(parent)]
         #: Names below `path` of what is being made, for errors.
-        self._names: "List[bytes]" = []
-        self._metas: "List[Dict[str, int]]" = []
-        self._root: "Optional[bytes]" = None
-        self._landing: "Optional[_Landing]" = None
+        self._names: list[bytes] = []
+        self._metas: list[dict[str, int]] = []
+        self._root: bytes | None = None
+        self._landing: _Landing | None = None
         self._fd = -1
-        self._file: "Dict[str, Any]" = {}
+        self._file: dict[str, Any] = {}
         self._size = 0
         self._hole = False
-        self._check: "Any" = None
+        self._check: Any = None
         self._keep = resume
         #: Whether all records are there.
         self.complete = False
@@ -411,13 +412,13 @@ class Sink:
             self.close()
             raise
 
-    def __enter__(self) -> "Sink":
+    def __enter__(self) -> Sink:
         return self
 
-    def __exit__(self, *_: "Any") -> "None":
+    def __exit__(self, *_: Any) -> None:
         self.close()
 
-    def _check_target(self, tree: "bool") -> "None":
+    def _check_target(self, tree: bool) -> None:
         try:
             found = os.stat(self.name, dir_fd=self._fds[0], follow_symlinks=False)
         except FileNotFoundError:
@@ -428,7 +429,7 @@ class Sink:
             text = "%r exists: a %s, which is not replaced"
             raise Error(text, self.path, kind_of(found.st_mode))
 
-    def part(self) -> "Optional[Tuple[int, bytes]]":
+    def part(self) -> tuple[int, bytes] | None:
         """Return (length, SHA-256) of what an earlier transfer has left, or None."""
         try:
             fd = open_regular(_part_name(self.name), self._fds[0], False)
@@ -439,7 +440,7 @@ class Sink:
         finally:
             os.close(fd)
 
-    def feed(self, record: "Record") -> "None":
+    def feed(self, record: Record) -> None:
         """
         Take in one record.
 
@@ -455,7 +456,7 @@ class Sink:
             error.filename2 = None
             raise
 
-    def _feed(self, record: "Record") -> "None":
+    def _feed(self, record: Record) -> None:
         if type(record) is bytes and self._fd >= 0:
             return self._on_piece(record)
         if self.complete or not isinstance(record, list) or not record:
@@ -469,7 +470,7 @@ class Sink:
             self._names[len(self._fds) - 1 :] = record[1:2] if record[0] in _NAMED else []
         handler(self, *record[1:])
 
-    def _check_name(self, name: "bytes") -> "bytes":
+    def _check_name(self, name: bytes) -> bytes:
         """Return the name to make in the innermost directory."""
         if len(self._fds) == 1:
             return self.name
@@ -477,7 +478,7 @@ class Sink:
             raise Error("%r: the sender sent the name %r", self.path, name)
         return name
 
-    def _on_file(self, name: "bytes", meta: "Dict[str, int]", offset: "int") -> "None":
+    def _on_file(self, name: bytes, meta: dict[str, int], offset: int) -> None:
         name = self._check_name(name)
         if len(self._fds) == 1:
             self._landing = _Landing(self._fds[0], name, self.resume)
@@ -494,12 +495,12 @@ class Sink:
         self._size = offset
         self._check = check_for(meta.get("size") or None)
 
-    def _continue_at(self, offset: "int") -> "None":
+    def _continue_at(self, offset: int) -> None:
         if not self.resume or offset != os.fstat(self._fd).st_size:
             raise Error("%r: the part that is here is not the one to go on with", self.path)
         os.lseek(self._fd, offset, os.SEEK_SET)
 
-    def _on_piece(self, piece: "bytes") -> "None":
+    def _on_piece(self, piece: bytes) -> None:
         self._check.update(piece)
         self._size += len(piece)
         # A piece of nothing but zeros becomes a hole; the comparison ends at the first other byte.
@@ -509,10 +510,10 @@ class Sink:
         else:
             write_all(self._write, piece)
 
-    def _write(self, piece: "bytes") -> "int":
+    def _write(self, piece: bytes) -> int:
         return os.write(self._fd, piece)
 
-    def _on_end(self, size: "int", check: "Any") -> "None":
+    def _on_end(self, size: int, check: Any) -> None:
         if (size, check) != (self._size, self._check.value()):
             self._keep = False
             raise Error("%r: what arrived is not what was sent", self.path)
@@ -526,7 +527,7 @@ class Sink:
             os.close(self._fd)
         self._fd = -1
 
-    def _on_dir(self, name: "bytes", meta: "Dict[str, int]") -> "None":
+    def _on_dir(self, name: bytes, meta: dict[str, int]) -> None:
         if len(self._fds) == 1:
             if self.resume:
                 raise Error("%r: resume=True is for single files, not for trees", self.path)
@@ -538,7 +539,7 @@ class Sink:
         self._fds.append(os.open(name, OPEN_DIRECTORY, dir_fd=self._fds[-1]))
         self._metas.append(meta)
 
-    def _on_up(self) -> "None":
+    def _on_up(self) -> None:
         if len(self._fds) == 1:
             raise Error("%r: the sender sent nonsense", self.path)
         fd = self._fds.pop()
@@ -548,17 +549,17 @@ class Sink:
             os.close(fd)
         self.complete = len(self._fds) == 1
 
-    def _on_link(self, name: "bytes", target: "bytes", meta: "Dict[str, int]") -> "None":
+    def _on_link(self, name: bytes, target: bytes, meta: dict[str, int]) -> None:
         if len(self._fds) == 1:
             raise Error("%r: the sender sent nonsense", self.path)
         name = self._check_name(name)
         os.symlink(target, name, dir_fd=self._fds[-1])
         self.attributes.apply_to_link(name, self._fds[-1], meta)
 
-    def _on_skip(self, name: "bytes") -> "None":
+    def _on_skip(self, name: bytes) -> None:
         """Nothing: the caller names them in the end."""
 
-    def finish(self) -> "None":
+    def finish(self) -> None:
         """Put what was received in its place."""
         if not self.complete:
             raise Error("%r: the sender ended too early", self.path)
@@ -570,7 +571,7 @@ class Sink:
             os.rename(self._root, self.name, src_dir_fd=self._fds[0], dst_dir_fd=self._fds[0])
             self._root = None
 
-    def close(self) -> "None":
+    def close(self) -> None:
         """Remove what is not finished; once."""
         if self._landing:
             self._landing.discard(self._keep and self._size > 0)
@@ -586,7 +587,7 @@ class Sink:
 
 
 _NAMED = ("file", "dir", "link")
-_HANDLERS: "Dict[Any, Tuple[Any, bool, Any]]" = {
+_HANDLERS: dict[Any, tuple[Any, bool, Any]] = {
     # record: (method, whether within a file, the types that may follow the name)
     "file": (Sink._on_file, False, {(bytes, dict, int)}),
     "end": (Sink._on_end, True, {(int, int), (int, bytes)}),
@@ -597,7 +598,7 @@ _HANDLERS: "Dict[Any, Tuple[Any, bool, Any]]" = {
 }
 
 
-def _is_file(record: "Record") -> "bool":
+def _is_file(record: Record) -> bool:
     shape = [type(each) for each in record] if type(record) is list else []
     return shape == [str, bytes, dict, int] and record[0] == "file" and _is_meta(record[2])
 
@@ -611,18 +612,18 @@ class ObjectSink:
 
     complete = False
 
-    def __init__(self, fp: "Any") -> "None":
+    def __init__(self, fp: Any) -> None:
         self.fp = fp
         self._size = 0
-        self._check: "Any" = None
+        self._check: Any = None
 
-    def __enter__(self) -> "ObjectSink":
+    def __enter__(self) -> ObjectSink:
         return self
 
-    def __exit__(self, *_: "Any") -> "None":
+    def __exit__(self, *_: Any) -> None:
         pass
 
-    def feed(self, record: "Record") -> "None":
+    def feed(self, record: Record) -> None:
         if type(record) is bytes and self._check:
             self._check.update(record)
             self._size += len(record)
@@ -634,6 +635,6 @@ class ObjectSink:
         else:
             raise Error("%r: what is received is no file, or not as it was sent", self.fp)
 
-    def finish(self) -> "None":
+    def finish(self) -> None:
         if not self.complete:
             raise Error("%r: the sender ended too early", self.fp)

@@ -13,14 +13,16 @@ Rules
 Threads: any.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import struct
 import termios
 
-MYPY = False
-if MYPY:
-    from typing import Any, Dict, List, Tuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["apply", "encode", "merge", "parse"]
 
@@ -37,7 +39,7 @@ IFLAG, OFLAG, CFLAG, LFLAG, ISPEED, OSPEED, CC = range(7)
 _IUTF8 = 0x4000
 
 
-def _numbered(first: "int", names: "str") -> "Dict[int, str]":
+def _numbered(first: int, names: str) -> dict[int, str]:
     return dict(enumerate(names.split(), first))
 
 
@@ -64,7 +66,7 @@ SIZES = {90: "CS7", 91: "CS8"}
 SPEEDS = {TTY_OP_ISPEED: ISPEED, TTY_OP_OSPEED: OSPEED}
 
 
-def _flags() -> "Dict[int, Tuple[int, int]]":
+def _flags() -> dict[int, tuple[int, int]]:
     """Return {opcode: (position in the attributes, bit)} of the flags that this system has."""
     found = {}
     for position, names in FLAGS.items():
@@ -75,19 +77,19 @@ def _flags() -> "Dict[int, Tuple[int, int]]":
     return found
 
 
-def _characters() -> "Dict[int, int]":
+def _characters() -> dict[int, int]:
     """Return {opcode: position among the special characters}."""
     have = vars(termios)
     return {opcode: have[name] for opcode, name in CHARACTERS.items() if name in have}
 
 
-def _speeds() -> "Dict[int, int]":
+def _speeds() -> dict[int, int]:
     """Return {bits per second: termios' number for it}."""
     names = [name for name in vars(termios) if name[0] == "B" and name[1:].isdigit()]
     return {int(name[1:]): getattr(termios, name) for name in names}
 
 
-def _no_character(fd: "int") -> "int":
+def _no_character(fd: int) -> int:
     """Return the character that means "none" on this system."""
     try:
         return os.fpathconf(fd, "PC_VDISABLE") & 255
@@ -95,7 +97,7 @@ def _no_character(fd: "int") -> "int":
         return 0
 
 
-def encode(attrs: "List[Any]", no_character: "int" = 0) -> "bytes":
+def encode(attrs: list[Any], no_character: int = 0) -> bytes:
     """
     Return terminal attributes as RFC 4254, section 8 has them ("encoded terminal modes").
 
@@ -117,7 +119,7 @@ def encode(attrs: "List[Any]", no_character: "int" = 0) -> "bytes":
     return b"".join(struct.pack(">BI", *pair) for pair in pairs) + b"\0"
 
 
-def parse(modes: "bytes") -> "List[Tuple[int, int]]":
+def parse(modes: bytes) -> list[tuple[int, int]]:
     """
     Return encoded terminal modes as pairs of opcode and value, in their order, up to the end:
     TTY_OP_END, an opcode of 160 or above, or a pair that is not whole.
@@ -133,7 +135,7 @@ def parse(modes: "bytes") -> "List[Tuple[int, int]]":
     return pairs
 
 
-def merge(attrs: "List[Any]", modes: "bytes", no_character: "int" = 0) -> "List[Any]":
+def merge(attrs: list[Any], modes: bytes, no_character: int = 0) -> list[Any]:
     """
     Return terminal attributes with what encoded modes say put into them. Opcodes that are unknown,
     or that this system does not have, are ignored (RFC 4254, section 8).
@@ -159,7 +161,7 @@ def merge(attrs: "List[Any]", modes: "bytes", no_character: "int" = 0) -> "List[
     return attrs
 
 
-def apply(fd: "int", modes: "bytes") -> "None":
+def apply(fd: int, modes: bytes) -> None:
     """
     Set a terminal's modes, at once; what the modes don't say stays as it is.
 

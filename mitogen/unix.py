@@ -19,6 +19,8 @@ Rules
 Threads: accepting and all streams on the broker's; connect() on the caller's.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import socket
@@ -32,8 +34,8 @@ import mitogen
 from mitogen import core, parent
 from mitogen.connect import ChildStream
 
-MYPY = False
-if MYPY:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
@@ -66,15 +68,15 @@ class ConnectError(Error):
     `errno` is the system's number, where it was the system that said so.
     """
 
-    errno = None  # type: int | None
+    errno: int | None = None
 
 
-def make_socket_path() -> "str":
+def make_socket_path() -> str:
     """Return a path for a new socket, in a new directory that only this account may enter."""
     return os.path.join(tempfile.mkdtemp(prefix="mitogen_unix_"), "socket")
 
 
-def is_path_dead(path: "str | os.PathLike[str]") -> "bool":
+def is_path_dead(path: str | os.PathLike[str]) -> bool:
     """
     Return whether nobody listens at `path`: there is no socket, or it is left over.
 
@@ -90,7 +92,7 @@ def is_path_dead(path: "str | os.PathLike[str]") -> "bool":
     return False
 
 
-def peer_credentials(sock: "socket.socket") -> "tuple[int | None, int]":
+def peer_credentials(sock: socket.socket) -> tuple[int | None, int]:
     """
     Return (pid or None, user id) of the process at the other end of a connected socket.
 
@@ -106,7 +108,7 @@ def peer_credentials(sock: "socket.socket") -> "tuple[int | None, int]":
     raise Error("this system does not tell who is at the other end of a socket")
 
 
-def _check_peer(sock: "socket.socket", path: "str") -> None:
+def _check_peer(sock: socket.socket, path: str) -> None:
     uid = peer_credentials(sock)[1]
     if uid != os.geteuid():
         raise Error(
@@ -128,7 +130,7 @@ class JoinedStream(ChildStream):
     is_client = False
     conn = property(lambda self: self)
 
-    def __init__(self, router: "Any", remote_id: "int", fd: "int", name: "str") -> None:
+    def __init__(self, router: Any, remote_id: int, fd: int, name: str) -> None:
         ChildStream.__init__(self, router, remote_id, fd)
         self.router: Any = router
         self.name = name
@@ -137,7 +139,7 @@ class JoinedStream(ChildStream):
         self.on_frame = self._stamp
         core.listen(self, "disconnect", self._on_gone)
 
-    def _stamp(self, msg: "Any", stream: "Any") -> None:
+    def _stamp(self, msg: Any, stream: Any) -> None:
         router = self.router
         if msg.src_id != self.remote_id or msg.auth_id != self.remote_id:
             router.on_frame(msg, stream)
@@ -166,7 +168,7 @@ class Listener:
     """
 
     def __init__(
-        self, router: "Any", path: "str", backlog: "int" = 100, own_directory: "bool" = False
+        self, router: Any, path: str, backlog: int = 100, own_directory: bool = False
     ) -> None:
         self.router = router
         self.broker = router.broker
@@ -174,15 +176,15 @@ class Listener:
         self.path = path
         self.own_directory = own_directory
         self.closed = False
-        self._greetings = {}  # type: dict[int, _Greeting]
-        self._streams = set()  # type: set[JoinedStream]
+        self._greetings: dict[int, _Greeting] = {}
+        self._streams: set[JoinedStream] = set()
         # There it cannot be interrupted between the socket's making and what will remove it.
         parent.defer_sync(self.broker, lambda: self._open(backlog))
 
     @classmethod
     def build_stream(
-        cls, router: "Any", path: "str | os.PathLike[str] | None" = None, backlog: "int" = 100
-    ) -> "Listener":
+        cls, router: Any, path: str | os.PathLike[str] | None = None, backlog: int = 100
+    ) -> Listener:
         """
         Listen at `path` and return the Listener, whose `path` (and `protocol.path`) says where.
 
@@ -201,7 +203,7 @@ class Listener:
                 os.rmdir(os.path.dirname(text))
             raise
 
-    def _open(self, backlog: "int") -> None:
+    def _open(self, backlog: int) -> None:
         if self.broker.closing:
             raise Error("%s: this context ends", self.path)
         self.sock = self._listen(backlog)
@@ -209,11 +211,11 @@ class Listener:
         self.broker.poller.watch(self.sock.fileno(), self._on_accept)
 
     @property
-    def protocol(self) -> "Listener":
+    def protocol(self) -> Listener:
         """Itself: programs read `listener.protocol.path`."""
         return self
 
-    def _listen(self, backlog: "int") -> "socket.socket":
+    def _listen(self, backlog: int) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX)
         try:
             if os.path.lexists(self.path) and stat.S_ISSOCK(os.lstat(self.path).st_mode):
@@ -231,7 +233,7 @@ class Listener:
             raise
         return sock
 
-    def _bind(self, sock: "socket.socket") -> None:
+    def _bind(self, sock: socket.socket) -> None:
         # Nobody else may connect in the moment between bind() and chmod(): accept() checks the
         # account, as some systems do not look at a socket's mode at all.
         sock.bind(self.path)
@@ -280,7 +282,7 @@ class Listener:
 class _Greeting:
     """A connection until it is a stream. All on the broker thread."""
 
-    def __init__(self, listener: "Listener", sock: "socket.socket") -> None:
+    def __init__(self, listener: Listener, sock: socket.socket) -> None:
         self.listener = listener
         self.sock = sock
         self.fd = sock.fileno()
@@ -311,7 +313,7 @@ class _Greeting:
             self.listener.broker.poller.watch(self.fd)
             self.listener.router.branch.ids.take(self._welcome)
 
-    def _welcome(self, context_id: "int | None") -> None:
+    def _welcome(self, context_id: int | None) -> None:
         listener = self.listener
         router = listener.router
         if context_id is None or self.fd not in listener._greetings:
@@ -332,8 +334,8 @@ class _Greeting:
 
 
 def connect(
-    path: "str | os.PathLike[str]", broker: "core.Broker | None" = None
-) -> "tuple[Any, core.Context]":
+    path: str | os.PathLike[str], broker: core.Broker | None = None
+) -> tuple[Any, core.Context]:
     """
     Join the tree of the process that listens at `path`.
 
@@ -369,17 +371,17 @@ def connect(
     return router, router.context_by_id(ids[0], name="unix.%s" % text)
 
 
-def main_path() -> "bytes":
+def main_path() -> bytes:
     """Return the path of this process's main program, a child's too; empty if it has none."""
     if mitogen.is_master:
         path = getattr(sys.modules.get("__main__"), "__file__", None)
         return os.fsencode(os.path.realpath(path)) if path else b""
-    importer = sys.modules["mitogen"].__loader__  # type: Any
+    importer: Any = sys.modules["mitogen"].__loader__
     entry = importer.modules.get("__main__")
     return os.fsencode(os.path.realpath(entry[0])) if entry and entry[0] else b""
 
 
-def _greet(sock: "socket.socket", path: "str") -> "tuple[int, list[int], bytes]":
+def _greet(sock: socket.socket, path: str) -> tuple[int, list[int], bytes]:
     try:
         sock.connect(path)
     except OSError as e:
@@ -398,7 +400,7 @@ def _greet(sock: "socket.socket", path: "str") -> "tuple[int, list[int], bytes]"
     return context_id, [remote_id] + [each for (each,) in _PID.iter_unpack(rest)], main
 
 
-def _receive(sock: "socket.socket", size: "int") -> "bytes":
+def _receive(sock: socket.socket, size: int) -> bytes:
     data = b""
     while len(data) < size:
         chunk = sock.recv(size - len(data))
@@ -408,7 +410,7 @@ def _receive(sock: "socket.socket", size: "int") -> "bytes":
     return data
 
 
-def _make_router(broker: "core.Broker | None", node: "core.Node") -> "Any":
+def _make_router(broker: core.Broker | None, node: core.Node) -> Any:
     if mitogen.is_master:
         from mitogen import master
 
@@ -419,11 +421,11 @@ def _make_router(broker: "core.Broker | None", node: "core.Node") -> "Any":
     return _router_of_child(broker or core.Broker(), node)
 
 
-def _router_of_child(broker: "core.Broker", node: "core.Node") -> "Any":
+def _router_of_child(broker: core.Broker, node: core.Node) -> Any:
     """Return a second router of a process that is a child in a tree, whose modules it passes on."""
-    importer = sys.modules["mitogen"].__loader__  # type: Any
+    importer: Any = sys.modules["mitogen"].__loader__
     econtext = importer.router.econtext
-    router = parent.Router(broker, node)  # type: Any
+    router: Any = parent.Router(broker, node)
     router.importer = importer
     router.log = importer.router.log
     router.log_level = importer.router.log_level

@@ -2,15 +2,16 @@
 Small conveniences for programs: a router around a function, logging, plain values.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 import sys
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable, Optional, Tuple
-
-    from typing_extensions import Concatenate
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Concatenate
 
     from mitogen.core import P, R
     from mitogen.master import Router
@@ -31,25 +32,25 @@ __all__ = [
 IO = 5
 
 
-def setup_gil() -> "None":
+def setup_gil() -> None:
     """Do nothing: no longer needed (kept for old programs)."""
 
 
-def disable_site_packages() -> "None":
+def disable_site_packages() -> None:
     """Take site-packages and dist-packages off `sys.path`."""
     for path in sys.path[:]:
         if "site-packages" in path or "dist-packages" in path:
             sys.path.remove(path)
 
 
-def log_get_formatter() -> "logging.Formatter":
+def log_get_formatter() -> logging.Formatter:
     """Return the formatter that log_to_file() uses."""
     return logging.Formatter(
         "%(asctime)s.%(msecs)03d %(process)d %(levelname).1s %(name)s: %(message)s", "%H:%M:%S"
     )
 
 
-def _level(name: "str") -> "int":
+def _level(name: str) -> int:
     name = os.environ.get("MITOGEN_LOG_LEVEL", name).upper()
     level = IO if name == "IO" else getattr(logging, name, None)
     if not isinstance(level, int):
@@ -57,12 +58,12 @@ def _level(name: "str") -> "int":
     return level
 
 
-def log_levels_configure(default: "str" = "INFO") -> "None":
+def log_levels_configure(default: str = "INFO") -> None:
     """Set the root logger's level: to `default`, unless MITOGEN_LOG_LEVEL is in the environment."""
     logging.getLogger().setLevel(_level(default))
 
 
-def log_to_file(path: "Optional[str]" = None, level: "str" = "INFO", io: "Any" = None) -> "None":
+def log_to_file(path: str | None = None, level: str = "INFO", io: Any = None) -> None:
     """
     Write log records to a file.
 
@@ -71,7 +72,7 @@ def log_to_file(path: "Optional[str]" = None, level: "str" = "INFO", io: "Any" =
     :param io: accepted for old programs
     """
     if path:
-        handler: "logging.Handler" = logging.FileHandler(path, encoding="utf-8")
+        handler: logging.Handler = logging.FileHandler(path, encoding="utf-8")
     else:
         handler = logging.StreamHandler()
     number = _level(level)
@@ -83,8 +84,8 @@ def log_to_file(path: "Optional[str]" = None, level: "str" = "INFO", io: "Any" =
 
 
 def run_with_router(
-    func: "Callable[Concatenate[Router, P], R]", *args: "P.args", **kwargs: "P.kwargs"
-) -> "R":
+    func: Callable[Concatenate[Router, P], R], *args: P.args, **kwargs: P.kwargs
+) -> R:
     """
     Call `func(router, *args, **kwargs)` with a new master's Router and return what it returns; end
     the router and all of its contexts after that, whatever happens.
@@ -95,10 +96,10 @@ def run_with_router(
         return func(router, *args, **kwargs)
 
 
-def with_router(func: "Callable[Concatenate[Router, P], R]") -> "Callable[P, R]":
+def with_router(func: Callable[Concatenate[Router, P], R]) -> Callable[P, R]:
     """Decorate a function so that it is called as run_with_router() does."""
 
-    def wrapper(*args: "P.args", **kwargs: "P.kwargs") -> "R":
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         return run_with_router(func, *args, **kwargs)
 
     wrapper.__name__ = func.__name__
@@ -108,7 +109,7 @@ def with_router(func: "Callable[Concatenate[Router, P], R]") -> "Callable[P, R]"
     return wrapper
 
 
-def cast(obj: "Any") -> "Any":
+def cast(obj: Any) -> Any:
     """
     Return `obj` with subclasses of dict, list, tuple, str, bytes, int and float replaced by those.
 
@@ -121,7 +122,7 @@ def cast(obj: "Any") -> "Any":
         return {cast(key): cast(value) for key, value in obj.items()}
     if isinstance(obj, (list, tuple)):
         return (tuple if isinstance(obj, tuple) else list)(cast(item) for item in obj)
-    bases: "Any" = (bool, int, float, str, bytes)
+    bases: Any = (bool, int, float, str, bytes)
     for base in bases:
         if isinstance(obj, base):
             return obj if kind is base else base(obj)
@@ -130,7 +131,7 @@ def cast(obj: "Any") -> "Any":
     raise TypeError("cannot cast %r: %r" % (kind, obj))
 
 
-def _passthrough() -> "Tuple[type, ...]":
+def _passthrough() -> tuple[type, ...]:
     from mitogen import core
 
     return (core.Blob, core.Kwargs, core.Secret, core.Context, core.Sender, core.CallError)

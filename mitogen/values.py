@@ -18,6 +18,8 @@ Rules:
 Any thread.
 """
 
+from __future__ import annotations
+
 import builtins
 import sys
 from _struct import (  # type: ignore[attr-defined]  # typeshed has no error there
@@ -28,14 +30,15 @@ from itertools import groupby
 
 from mitogen import core
 
-MYPY = False
-if MYPY:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from datetime import date, datetime, time, timedelta, timezone
     from decimal import Decimal
     from fractions import Fraction
     from pathlib import PurePath
     from subprocess import CompletedProcess
-    from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
+    from typing import Any
     from uuid import UUID
 
     from mitogen.core import Encoder
@@ -156,26 +159,26 @@ EPOCH_DAY = 719163
 # Sending: each function returns the content of its tag.
 
 
-def _choose_datetime(value: "Any") -> "Encoder":
+def _choose_datetime(value: Any) -> Encoder:
     offset, name = _zone(value.tzinfo)
     if offset is None or offset % 60000000 or name is not None or value.fold:
         return TAG_DATETIME, _from_datetime
     return 0, lambda value: value.isoformat().replace("+00:00", "Z")
 
 
-def _from_datetime(value: "Any") -> "List[Any]":
+def _from_datetime(value: Any) -> list[Any]:
     return [value.year, value.month, value.day] + _clock(value) + _zone(value.tzinfo)
 
 
-def _from_time(value: "Any") -> "List[Any]":
+def _from_time(value: Any) -> list[Any]:
     return _clock(value) + _zone(value.tzinfo)
 
 
-def _clock(value: "Any") -> "List[int]":
+def _clock(value: Any) -> list[int]:
     return [value.hour, value.minute, value.second, value.microsecond, value.fold]
 
 
-def _zone(zone: "Any") -> "List[Any]":
+def _zone(zone: Any) -> list[Any]:
     # [offset in microseconds, name], each of them or None
     from datetime import timedelta, timezone
 
@@ -191,38 +194,38 @@ def _zone(zone: "Any") -> "List[Any]":
     return [arguments[0] // timedelta(microseconds=1), arguments[1]]
 
 
-def _choose_decimal(value: "Any") -> "Encoder":
+def _choose_decimal(value: Any) -> Encoder:
     sign, digits, exponent = value.as_tuple()
     if not value.is_finite() or len(digits) > MAX_DIGITS or (sign and not any(digits)):
         return TAG_DECIMAL, str
     return 4, _from_decimal
 
 
-def _from_decimal(value: "Any") -> "List[int]":
+def _from_decimal(value: Any) -> list[int]:
     sign, digits, exponent = value.as_tuple()
     mantissa = int("".join(map(str, digits)))
     return [exponent, -mantissa if sign else mantissa]
 
 
-def _from_fraction(value: "Any") -> "List[int]":
+def _from_fraction(value: Any) -> list[int]:
     content = [value.numerator, value.denominator]
     if max(part.bit_length() for part in content) > MAX_FRACTION_BITS:
         raise ValueError("a Fraction of more than %d bits cannot be sent" % MAX_FRACTION_BITS)
     return content
 
 
-def _from_path(value: "Any") -> "List[str]":
+def _from_path(value: Any) -> list[str]:
     return [type(value).__name__, str(value)]
 
 
-def _from_exception(value: "Any") -> "List[Any]":
+def _from_exception(value: Any) -> list[Any]:
     reduced = value.__reduce__()
     attributes = reduced[2] if len(reduced) > 2 and reduced[2] else None
     return [type(value).__name__, list(reduced[1]), attributes]
 
 
 #: `{name of a class: (name of its module, tag, convert)}`.
-_TYPES: "Dict[str, Tuple[str, Any, Any]]" = {
+_TYPES: dict[str, tuple[str, Any, Any]] = {
     "set": ("builtins", 258, list),
     "frozenset": ("builtins", TAG_FROZENSET, list),
     "complex": ("builtins", 43000, lambda value: [value.real, value.imag]),
@@ -247,7 +250,7 @@ _TYPES: "Dict[str, Tuple[str, Any, Any]]" = {
 _TYPES.update((name, ("pathlib", TAG_PATH, _from_path)) for name in PATHS)
 
 
-def find_encoder(value: "Any") -> "Encoder":
+def find_encoder(value: Any) -> Encoder:
     """
     Return the entry of :data:`mitogen.core.ENCODERS` for a value, and put it there, unless the tag
     depends on the value.
@@ -256,20 +259,20 @@ def find_encoder(value: "Any") -> "Encoder":
     :raises TypeError: the value cannot be sent; the text says what to do.
     """
     kind = type(value)
-    exception: "Any" = ("builtins", TAG_EXCEPTION, _from_exception)
+    exception: Any = ("builtins", TAG_EXCEPTION, _from_exception)
     module, tag, convert = _TYPES.get(kind.__name__, exception)
     if getattr(sys.modules.get(module), kind.__name__, None) is not kind or (
         tag == TAG_EXCEPTION and not issubclass(kind, BaseException)
     ):
         raise TypeError("%r cannot be sent; %s" % (kind, _hint(kind)))
     if tag is None:
-        chosen: "Encoder" = convert(value)
+        chosen: Encoder = convert(value)
         return chosen
     core.ENCODERS[kind] = tag, convert
     return tag, convert
 
 
-def _hint(kind: "type") -> "str":
+def _hint(kind: type) -> str:
     for plain in (dict, list, tuple, str, bytes, int, float):
         if issubclass(kind, plain):
             return "mitogen.utils.cast() makes it a plain %s" % plain.__name__
@@ -284,7 +287,7 @@ def _hint(kind: "type") -> "str":
 _ARRAYS = {int: ((72, "b"), (77, "h"), (78, "i"), (79, "q")), float: ((86, "d"),)}
 
 
-def typed_array(value: "Any") -> "Optional[Tuple[int, bytes]]":
+def typed_array(value: Any) -> tuple[int, bytes] | None:
     """Return a list or tuple of numbers as an RFC 8746 typed array: `(tag, bytes)`.
 
     :param value: not empty.
@@ -301,7 +304,7 @@ def typed_array(value: "Any") -> "Optional[Tuple[int, bytes]]":
     return None
 
 
-def explain(value: "Any", name: "str", failure: "Exception") -> "str":
+def explain(value: Any, name: str, failure: Exception) -> str:
     """
     Return why a value could not be encoded: the path to what is at fault, and what is wrong there.
 
@@ -320,9 +323,7 @@ def explain(value: "Any", name: "str", failure: "Exception") -> "str":
     return "%s%.400s: %s" % (name, path, reason)
 
 
-def _find(
-    value: "Any", done: "Set[int]", above: "Dict[int, Any]", depth: "int"
-) -> "Optional[Tuple[str, Any]]":
+def _find(value: Any, done: set[int], above: dict[int, Any], depth: int) -> tuple[str, Any] | None:
     # (path, reason) of the first part that cannot be sent. `done` are ids of what was found
     # sendable, `above` maps the id of each container around `value` to itself.
     if id(value) in above:
@@ -347,7 +348,7 @@ def _find(
 _PLAIN = (str, bytes, int, float, bool, type(None), type(Ellipsis))
 
 
-def _parts(value: "Any") -> "Iterator[Tuple[str, Any]]":
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     # (step of the path, part) for all that is in a value, in the order of encoding.
     kind = type(value)
     if kind in (dict, core.Kwargs):
@@ -367,7 +368,7 @@ def _parts(value: "Any") -> "Iterator[Tuple[str, Any]]":
 # Receiving: each function is given the content, checked for its type only, and the router.
 
 
-def _to_datetime(content: "Any", router: "Any") -> "datetime":
+def _to_datetime(content: Any, router: Any) -> datetime:
     import re
     from datetime import datetime
 
@@ -378,7 +379,7 @@ def _to_datetime(content: "Any", router: "Any") -> "datetime":
     )
     if match is None:
         raise ValueError("not an RFC 3339 date and time")
-    fields: "List[Any]" = [int(field) for field in match.groups()[:6]]
+    fields: list[Any] = [int(field) for field in match.groups()[:6]]
     offset = 0
     if match.group(8):
         minutes = int(match.group(8)[1:]) * 60 + int(match.group(9))
@@ -387,7 +388,7 @@ def _to_datetime(content: "Any", router: "Any") -> "datetime":
     return datetime(*fields + [int(fraction), _to_zone(offset, None)])
 
 
-def _to_zone(offset: "Optional[int]", name: "Optional[str]") -> "Optional[timezone]":
+def _to_zone(offset: int | None, name: str | None) -> timezone | None:
     from datetime import timedelta, timezone
 
     if offset is None:
@@ -397,46 +398,46 @@ def _to_zone(offset: "Optional[int]", name: "Optional[str]") -> "Optional[timezo
     return timezone(timedelta(microseconds=offset), name)
 
 
-def _to_epoch_datetime(content: "Any", router: "Any") -> "datetime":
+def _to_epoch_datetime(content: Any, router: Any) -> datetime:
     from datetime import datetime, timedelta, timezone
 
     return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(seconds=content)
 
 
-def _to_private_datetime(content: "Any", router: "Any") -> "datetime":
+def _to_private_datetime(content: Any, router: Any) -> datetime:
     from datetime import datetime
 
     *fields, fold, offset, name = content
-    zone: "Dict[str, Any]" = {"tzinfo": _to_zone(offset, name), "fold": fold}
+    zone: dict[str, Any] = {"tzinfo": _to_zone(offset, name), "fold": fold}
     return datetime(*fields, **zone)
 
 
-def _to_time(content: "Any", router: "Any") -> "time":
+def _to_time(content: Any, router: Any) -> time:
     from datetime import time
 
     *fields, fold, offset, name = content
-    zone: "Dict[str, Any]" = {"tzinfo": _to_zone(offset, name), "fold": fold}
+    zone: dict[str, Any] = {"tzinfo": _to_zone(offset, name), "fold": fold}
     return time(*fields, **zone)
 
 
-def _to_timedelta(content: "Any", router: "Any") -> "timedelta":
+def _to_timedelta(content: Any, router: Any) -> timedelta:
     from datetime import timedelta
 
     days, seconds, microseconds = content
     return timedelta(days, seconds, microseconds)
 
 
-def _to_date(content: "Any", router: "Any") -> "date":
+def _to_date(content: Any, router: Any) -> date:
     from datetime import date
 
     return date.fromordinal(EPOCH_DAY + content)
 
 
-def _to_full_date(content: "Any", router: "Any") -> "date":
+def _to_full_date(content: Any, router: Any) -> date:
     return _to_datetime(content + "T00:00:00Z", router).date()
 
 
-def _to_decimal(content: "Any", router: "Any") -> "Decimal":
+def _to_decimal(content: Any, router: Any) -> Decimal:
     from decimal import Decimal
 
     # Text, as that is exact whatever the context's precision.
@@ -446,27 +447,27 @@ def _to_decimal(content: "Any", router: "Any") -> "Decimal":
     return _finite(Decimal("%dE%d" % (mantissa, exponent)))
 
 
-def _finite(value: "Decimal") -> "Decimal":
+def _finite(value: Decimal) -> Decimal:
     # Where the program's context does not trap it, an exponent out of range makes NaN.
     if not value.is_finite():
         raise ValueError("the exponent is out of range")
     return value
 
 
-def _bits(number: "int") -> "int":
+def _bits(number: int) -> int:
     if type(number) is not int:
         raise TypeError("not an int")
     return number.bit_length()
 
 
-def _to_private_decimal(content: "Any", router: "Any") -> "Decimal":
+def _to_private_decimal(content: Any, router: Any) -> Decimal:
     from decimal import Decimal
 
     value = Decimal(content)
     return value if "n" in content.lower() else _finite(value)
 
 
-def _to_fraction(content: "Any", router: "Any") -> "Fraction":
+def _to_fraction(content: Any, router: Any) -> Fraction:
     from fractions import Fraction
 
     numerator, denominator = content
@@ -475,30 +476,30 @@ def _to_fraction(content: "Any", router: "Any") -> "Fraction":
     return Fraction(numerator, denominator)
 
 
-def _to_uuid(content: "Any", router: "Any") -> "UUID":
+def _to_uuid(content: Any, router: Any) -> UUID:
     from uuid import UUID
 
     return UUID(bytes=bytes(content))
 
 
-def _to_path(content: "Any", router: "Any") -> "PurePath":
+def _to_path(content: Any, router: Any) -> PurePath:
     import pathlib
 
     name, text = content
     if name not in PATHS:
         raise ValueError("not a class of path")
-    path: "PurePath" = getattr(pathlib, name)(text)
+    path: PurePath = getattr(pathlib, name)(text)
     return path
 
 
-def _to_completed_process(content: "Any", router: "Any") -> "CompletedProcess[Any]":
+def _to_completed_process(content: Any, router: Any) -> CompletedProcess[Any]:
     from subprocess import CompletedProcess
 
     args, returncode, stdout, stderr = content
     return CompletedProcess(args, returncode, stdout, stderr)
 
 
-def _to_exception(content: "Any", router: "Any") -> "BaseException":
+def _to_exception(content: Any, router: Any) -> BaseException:
     name, arguments, attributes = content
     kind = getattr(builtins, name, None)
     if not isinstance(kind, type) or not issubclass(kind, BaseException):
@@ -511,15 +512,15 @@ def _to_exception(content: "Any", router: "Any") -> "BaseException":
     return value
 
 
-def _to_complex(content: "Any", router: "Any") -> "complex":
+def _to_complex(content: Any, router: Any) -> complex:
     real, imaginary = content
     if type(real) is complex or type(imaginary) is complex:
         raise TypeError("complex in complex")
     return complex(real, imaginary)
 
 
-def _to_set(kind: "Any") -> "Decoder":
-    def restore(content: "Any", router: "Any") -> "Any":
+def _to_set(kind: Any) -> Decoder:
+    def restore(content: Any, router: Any) -> Any:
         core.check_hashes(content)
         value = kind(content)
         if len(value) < len(content):
@@ -529,12 +530,12 @@ def _to_set(kind: "Any") -> "Decoder":
     return restore
 
 
-def _to_list(order: "str", code: "str") -> "Decoder":
+def _to_list(order: str, code: str) -> Decoder:
     # A typed array; memoryview makes the list at once, but does only the machine's own byte order.
     native = {"little": "<", "big": ">"}[sys.byteorder]
     width = Struct("<" + code).size
 
-    def restore(content: "Any", router: "Any") -> "Any":
+    def restore(content: Any, router: Any) -> Any:
         if code != "e" and (order == native or width == 1):
             return content.cast(code).tolist()
         return list(Struct("%s%d%s" % (order, len(content) // width, code)).unpack(content))
@@ -542,12 +543,12 @@ def _to_list(order: "str", code: "str") -> "Decoder":
     return restore
 
 
-def _same(content: "Any", router: "Any") -> "Any":
+def _same(content: Any, router: Any) -> Any:
     return bytes(content) if type(content) is memoryview else content
 
 
 #: `{tag: (type of content, restore)}`.
-_DECODERS: "Dict[int, Tuple[Any, Decoder]]" = {
+_DECODERS: dict[int, tuple[Any, Decoder]] = {
     0: (str, _to_datetime),
     1: ((int, float), _to_epoch_datetime),
     4: (list, _to_decimal),
@@ -586,8 +587,8 @@ for _first, _order, _codes in (
         _DECODERS[_first + _step] = (memoryview, _to_list(_order, _code))
 
 
-def _checked(kind: "Any", restore: "Decoder") -> "Decoder":
-    def check(content: "Any", router: "Any") -> "Any":
+def _checked(kind: Any, restore: Decoder) -> Decoder:
+    def check(content: Any, router: Any) -> Any:
         if not isinstance(content, kind):
             raise TypeError("wrong content of a tag")
         return restore(content, router)
@@ -595,7 +596,7 @@ def _checked(kind: "Any", restore: "Decoder") -> "Decoder":
     return check
 
 
-def find_decoder(tag: "int") -> "Decoder":
+def find_decoder(tag: int) -> Decoder:
     """
     Return the entry of :data:`mitogen.core.TAG_DECODERS` for a tag, and put it there.
 

@@ -9,12 +9,14 @@ Rules
 Threads: run() on the chain's; interrupt() on one of its own, as it imports ctypes.
 """
 
+from __future__ import annotations
+
 import _thread
 
 from mitogen import core
 
-MYPY = False
-if MYPY:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from typing import Any
 
 __all__ = ["Worker"]
@@ -28,7 +30,7 @@ class Worker(core.Dispatcher):
     :param str chain_id: which one
     """
 
-    def __init__(self, diverter: "Any", chain_id: "str") -> None:
+    def __init__(self, diverter: Any, chain_id: str) -> None:
         # Nothing of Dispatcher's: it has the handler already.
         self.econtext = diverter.econtext
         self.router = diverter.router
@@ -75,7 +77,7 @@ class Worker(core.Dispatcher):
                     _raise_in(self.thread, None)
             self.router.consumed(msg)
 
-    def interrupt_call(self, call: "Any") -> None:
+    def interrupt_call(self, call: Any) -> None:
         """Any thread: raise KeyboardInterrupt in that call, if it is the current one."""
         with self.interrupt_lock:
             if self.current is call and self.interruptible:
@@ -84,7 +86,7 @@ class Worker(core.Dispatcher):
                 _raise_in(self.thread, KeyboardInterrupt)
 
 
-def _raise_in(thread: "int", exception: "type[BaseException] | None") -> None:
+def _raise_in(thread: int, exception: type[BaseException] | None) -> None:
     """Have `exception` raised in a thread; None: take back one that was not raised yet."""
     import ctypes
 

@@ -6,4 +6,6 @@ Nothing of Ansible is imported by what runs in a target (target.py, zygote.py) o
 process (broker.py and what it uses).
 """
 
+from __future__ import annotations
+
 __all__ = ()

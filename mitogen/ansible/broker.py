@@ -15,6 +15,8 @@ Rules
 Threads: one for each worker's connection.
 """
 
+from __future__ import annotations
+
 import os
 import select
 import socket
@@ -27,9 +29,9 @@ from mitogen import core, endpoints, handshake, process, programs
 from mitogen.ansible import commands, hops, rpc, scripts, target, warm
 from mitogen.ansible.broker_names import LOCK, SOCKET
 
-MYPY = False
-if MYPY:
-    from typing import Any, Dict, List, Optional, Set, Tuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Broker", "main"]
 
@@ -71,21 +73,21 @@ class Account:
     :param list steps: those on the way: see transports.py
     """
 
-    def __init__(self, router: "mitogen.master.Router", steps: "List[Any]") -> "None":
+    def __init__(self, router: mitogen.master.Router, steps: list[Any]) -> None:
         self.router = router
         self.steps = steps
         self.lock = threading.Lock()
-        self.context: "Any" = None
+        self.context: Any = None
         #: Why there can be none, of the context before and for how long (a monotonic time).
-        self._refusal: "Optional[Tuple[Any, float, core.StreamError]]" = None
-        self.sent: "Set[bytes]" = set()
+        self._refusal: tuple[Any, float, core.StreamError] | None = None
+        self.sent: set[bytes] = set()
         #: Where programs begin, if not in the account's home: those of an account that another has
         #: become where that one's would.
-        self.cwd: "Optional[str]" = None
+        self.cwd: str | None = None
         #: All that programs have in their environment, if not what one gets by logging in.
-        self.env: "Optional[Dict[str, str]]" = None
+        self.env: dict[str, str] | None = None
 
-    def connect(self, via: "Any", cwd: "Optional[str]", interpreter: "Optional[str]") -> "Any":
+    def connect(self, via: Any, cwd: str | None, interpreter: str | None) -> Any:
         """
         Return the context; connect it if there is none, or not any more.
 
@@ -107,7 +109,7 @@ class Account:
                 self.context = context
             return self.context
 
-    def _new_context(self, via: "Any") -> "Any":
+    def _new_context(self, via: Any) -> Any:
         start = time.monotonic()
         if self._refusal:
             of, until, error = self._refusal
@@ -122,7 +124,7 @@ class Account:
                 self._refusal = via, now + min(PATIENCE * (now - start), LONGEST), e
             raise
 
-    def _start(self, via: "Any", context: "Any", cwd: "Optional[str]") -> "Optional[str]":
+    def _start(self, via: Any, context: Any, cwd: str | None) -> str | None:
         method, _, *particular = self.steps[-1]
         if method in PLACES:
             cwd, self.env = context.call(target.surroundings)
@@ -132,11 +134,11 @@ class Account:
         cwd = cwd or via.call(programs.home)
         return cwd if context.call(os.access, cwd, os.X_OK) else None
 
-    def _forget(self, context: "Any") -> "None":
+    def _forget(self, context: Any) -> None:
         if self.context is context:
             self.context = None
 
-    def reset(self) -> "None":
+    def reset(self) -> None:
         """End the context, if there is one."""
         with self.lock:
             context, self.context = self.context, None
@@ -152,17 +154,17 @@ class Worker(rpc.Connection):
     :param sock: a connected socket
     """
 
-    def __init__(self, sock: "socket.socket") -> "None":
+    def __init__(self, sock: socket.socket) -> None:
         rpc.Connection.__init__(self, sock)
         self._rfd, self._wfd = os.pipe()
         self._lock = threading.Lock()
         self._closed = False
-        self._parts: "Dict[bytes, bytes]" = {}
+        self._parts: dict[bytes, bytes] = {}
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._poll.register(self._rfd, select.POLLIN)
 
-    def part(self, digest: "bytes", data: "Optional[bytes]") -> "bytes":
+    def part(self, digest: bytes, data: bytes | None) -> bytes:
         """Return a part of a script, which is kept if it is long: see Client.script()."""
         if data is None:
             return self._parts[digest]
@@ -170,13 +172,13 @@ class Worker(rpc.Connection):
             self._parts[digest] = data
         return data
 
-    def wake(self) -> "None":
+    def wake(self) -> None:
         """Any thread: have wait() return."""
         with self._lock:
             if not self._closed:
                 os.write(self._wfd, b"!")
 
-    def wait(self) -> "bool":
+    def wait(self) -> bool:
         """Sleep until woken; return whether the worker is still there."""
         ready = [fd for fd, _ in self._poll.poll()]
         if self._rfd in ready:
@@ -184,7 +186,7 @@ class Worker(rpc.Connection):
         # It says nothing before it has its answer.
         return self.sock.fileno() not in ready
 
-    def close(self) -> "None":
+    def close(self) -> None:
         """Close it."""
         with self._lock:
             self._closed = True
@@ -198,11 +200,11 @@ class Broker:
     :param str directory: private to the run; it is the working directory
     """
 
-    def __init__(self, directory: "str") -> "None":
+    def __init__(self, directory: str) -> None:
         self.directory = directory
         self.router = mitogen.master.Router()
         self.lock = threading.Lock()
-        self.accounts: "Dict[str, Account]" = {}
+        self.accounts: dict[str, Account] = {}
         self.listener = socket.socket(socket.AF_UNIX)
         # By its name alone: a path may be longer than a socket's name.
         os.chdir(directory)
@@ -211,7 +213,7 @@ class Broker:
 
     # -- connections
 
-    def serve(self, main_pid: "int") -> "None":
+    def serve(self, main_pid: int) -> None:
         """Serve until the main process has ended."""
         gone = _Watch(main_pid)
         poll = select.poll()
@@ -225,7 +227,7 @@ class Broker:
                     threading.Thread(target=self._serve_one, args=(sock,), daemon=True).start()
         self.close()
 
-    def close(self) -> "None":
+    def close(self) -> None:
         """End all contexts, and remove what a main process that was killed has not removed."""
         self.listener.close()
         for remove, name in ((os.unlink, SOCKET), (os.unlink, LOCK), (os.rmdir, self.directory)):
@@ -236,7 +238,7 @@ class Broker:
         self.router.broker.shutdown()
         self.router.broker.join()
 
-    def _serve_one(self, sock: "socket.socket") -> "None":
+    def _serve_one(self, sock: socket.socket) -> None:
         worker = Worker(sock)
         try:
             while True:
@@ -247,7 +249,7 @@ class Broker:
         finally:
             worker.close()
 
-    def _answer(self, worker: "Worker", name: "str", *args: "Any") -> "Any":
+    def _answer(self, worker: Worker, name: str, *args: Any) -> Any:
         try:
             return ["ok", REQUESTS[name](self, worker, *args)]
         except Exception as e:
@@ -255,21 +257,19 @@ class Broker:
 
     # -- accounts
 
-    def account(self, steps: "List[Any]") -> "Account":
+    def account(self, steps: list[Any]) -> Account:
         """Return the Account that these steps lead to."""
         with self.lock:
             return self.accounts.setdefault(repr(steps), Account(self.router, steps))
 
-    def context(
-        self, steps: "List[Any]", interpreter: "Optional[str]" = None
-    ) -> "Tuple[Account, Any]":
+    def context(self, steps: list[Any], interpreter: str | None = None) -> tuple[Account, Any]:
         """
         Return an Account and its context, connected; and so each on the way.
 
         :param interpreter: see Account.connect()
         """
-        via: "Any" = None
-        account: "Any" = None
+        via: Any = None
+        account: Any = None
         of_host = sum("become" not in step for step in steps)
         for number in range(len(steps)):
             cwd = account.cwd if account else None
@@ -286,10 +286,10 @@ class Broker:
                 raise
         return account, via
 
-    def _connect_ahead(self, steps: "List[Any]", interpreter: "Optional[str]") -> "None":
+    def _connect_ahead(self, steps: list[Any], interpreter: str | None) -> None:
         """Begin to connect an account; whoever needs it then is told if it can't be had."""
 
-        def connect() -> "None":
+        def connect() -> None:
             try:
                 self.context(steps, interpreter)
             except core.Error:
@@ -298,7 +298,7 @@ class Broker:
         if self.account(steps).context is None:
             threading.Thread(target=connect, daemon=True).start()
 
-    def let_go(self, steps: "List[Any]", text: "bytes") -> "None":
+    def let_go(self, steps: list[Any], text: bytes) -> None:
         """
         End the contexts of other accounts that a command names: it may be about to remove one,
         which can't be done while that has processes.
@@ -315,14 +315,14 @@ class Broker:
 
     def run(
         self,
-        worker: "Worker",
-        steps: "List[Any]",
-        command: "str",
-        data: "Optional[bytes]",
-        options: "Dict[str, Any]",
-        likely: "Optional[str]",
-        ahead: "Optional[List[Any]]" = None,
-    ) -> "List[Any]":
+        worker: Worker,
+        steps: list[Any],
+        command: str,
+        data: bytes | None,
+        options: dict[str, Any],
+        likely: str | None,
+        ahead: list[Any] | None = None,
+    ) -> list[Any]:
         """
         Run a command string; return [status, output, error output].
 
@@ -347,13 +347,13 @@ class Broker:
 
     def script(
         self,
-        worker: "Worker",
-        steps: "List[Any]",
-        interpreter: "str",
-        environment: "Dict[str, str]",
-        parts: "List[Any]",
-        options: "Dict[str, Any]",
-    ) -> "List[Any]":
+        worker: Worker,
+        steps: list[Any],
+        interpreter: str,
+        environment: dict[str, str],
+        parts: list[Any],
+        options: dict[str, Any],
+    ) -> list[Any]:
         """
         Have a Python run a script; return [status, output, error output].
 
@@ -372,14 +372,14 @@ class Broker:
 
     def _script(
         self,
-        worker: "Worker",
-        account: "Account",
-        context: "Any",
-        interpreter: "str",
-        environment: "Dict[str, str]",
-        parts: "List[Any]",
-        options: "Dict[str, Any]",
-    ) -> "List[Any]":
+        worker: Worker,
+        account: Account,
+        context: Any,
+        interpreter: str,
+        environment: dict[str, str],
+        parts: list[Any],
+        options: dict[str, Any],
+    ) -> list[Any]:
         known = account.sent
         sent = [[d, None if d in known else scripts.pack(data)] for d, data in parts]
         program = process.Custom(
@@ -392,13 +392,13 @@ class Broker:
 
     def _run(
         self,
-        worker: "Worker",
-        account: "Account",
-        context: "Any",
-        program: "Any",
-        data: "Optional[bytes]",
-        options: "Dict[str, Any]",
-    ) -> "List[Any]":
+        worker: Worker,
+        account: Account,
+        context: Any,
+        program: Any,
+        data: bytes | None,
+        options: dict[str, Any],
+    ) -> list[Any]:
         options = dict(options)
         if account.cwd is not None:
             options.setdefault("cwd", account.cwd)
@@ -422,11 +422,11 @@ class Broker:
 
     def outside(
         self,
-        worker: "Worker",
-        steps: "List[Any]",
-        command: "str",
-        data: "Optional[bytes]",
-    ) -> "List[Any]":
+        worker: Worker,
+        steps: list[Any],
+        command: str,
+        data: bytes | None,
+    ) -> list[Any]:
         """
         Run a command by the last step's program, from where that would be started: no context has
         to be there. Return [status, output, error output].
@@ -436,24 +436,24 @@ class Broker:
         argv = context.call(hops.command_line, method, options, command)
         return self._run(worker, account, context, argv, data, {})
 
-    def put(self, _: "Worker", steps: "List[Any]", path: "str", remote: "str") -> "None":
+    def put(self, _: Worker, steps: list[Any], path: str, remote: str) -> None:
         """Send a file."""
         self.context(steps)[1].put(path, remote, compress=_is_compressed(steps))
 
-    def get(self, _: "Worker", steps: "List[Any]", remote: "str", path: "str") -> "None":
+    def get(self, _: Worker, steps: list[Any], remote: str, path: str) -> None:
         """Fetch a file."""
         self.context(steps)[1].get(remote, path, compress=_is_compressed(steps))
 
-    def connect(self, _: "Worker", steps: "List[Any]") -> "None":
+    def connect(self, _: Worker, steps: list[Any]) -> None:
         """Connect an account."""
         self.context(steps)
 
-    def reset(self, _: "Worker", steps: "List[Any]") -> "None":
+    def reset(self, _: Worker, steps: list[Any]) -> None:
         """End an account's context: the next request connects it again."""
         self.account(steps).reset()
 
 
-REQUESTS: "Dict[str, Any]" = {
+REQUESTS: dict[str, Any] = {
     "connect": Broker.connect,
     "get": Broker.get,
     "outside": Broker.outside,
@@ -464,12 +464,12 @@ REQUESTS: "Dict[str, Any]" = {
 }
 
 
-def _is_compressed(steps: "List[Any]") -> "bool":
+def _is_compressed(steps: list[Any]) -> bool:
     """Return whether what is sent is to be compressed by us."""
     return any("compress" in step for step in steps)
 
 
-def _step_name(step: "List[Any]") -> "str":
+def _step_name(step: list[Any]) -> str:
     """Return what a step is, for an error."""
     method, options, *_ = step
     names = ("hostname", "container", "pod", "username")
@@ -484,16 +484,16 @@ class _Watch:
     :param int pid: the process
     """
 
-    def __init__(self, pid: "int") -> "None":
+    def __init__(self, pid: int) -> None:
         self.pid = pid
         #: Readable once it has ended; None where the system has no such thing.
-        self.fd: "Optional[int]" = None
+        self.fd: int | None = None
         try:
             self.fd = os.pidfd_open(pid)
         except (AttributeError, OSError):
             pass
 
-    def is_there(self) -> "bool":
+    def is_there(self) -> bool:
         if self.fd is not None:
             return not select.select([self.fd], [], [], 0)[0]
         try:
@@ -505,7 +505,7 @@ class _Watch:
         return True
 
 
-def main() -> "None":
+def main() -> None:
     """
     Be the process; its arguments are the run's directory and main process, and a descriptor that
     holds the run's lock until this process can be asked, if it does.

@@ -1,5 +1,7 @@
 """What the broker process and those who look for it agree on. Imports nothing."""
 
+from __future__ import annotations
+
 __all__ = ["LOCK", "SOCKET"]
 
 #: Name of the socket in a run's directory.

@@ -10,6 +10,8 @@ Rules
 Threads: one at a time for each Client.
 """
 
+from __future__ import annotations
+
 import fcntl
 import os
 import socket
@@ -20,9 +22,9 @@ from mitogen import core
 from mitogen.ansible import rpc, scripts
 from mitogen.ansible.broker_names import LOCK, SOCKET
 
-MYPY = False
-if MYPY:
-    from typing import Any, Dict, List, Optional, Set
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Client", "Failed"]
 
@@ -38,7 +40,7 @@ class Failed(core.Error):
     :param str kind: name of the exception there
     """
 
-    def __init__(self, kind: "str", text: "str") -> "None":
+    def __init__(self, kind: str, text: str) -> None:
         core.Error.__init__(self, "%s", text)
         self.kind = kind
 
@@ -49,16 +51,16 @@ class Client:
     :param int main_pid: the run's main process
     """
 
-    def __init__(self, directory: "str", main_pid: "int") -> "None":
+    def __init__(self, directory: str, main_pid: int) -> None:
         self.directory = directory
         self.main_pid = main_pid
-        self._connection: "Optional[rpc.Connection]" = None
+        self._connection: rpc.Connection | None = None
         self._pid = 0
         self._divider = scripts.Divider()
         #: Digests of long parts of scripts that the connection has carried.
-        self._carried: "Set[bytes]" = set()
+        self._carried: set[bytes] = set()
 
-    def request(self, name: "str", *args: "Any") -> "Any":
+    def request(self, name: str, *args: Any) -> Any:
         """
         Ask the broker and return its answer.
 
@@ -79,12 +81,12 @@ class Client:
 
     def script(
         self,
-        steps: "List[Any]",
-        interpreter: "str",
-        environment: "Dict[str, str]",
-        script: "bytes",
-        options: "Dict[str, Any]",
-    ) -> "Any":
+        steps: list[Any],
+        interpreter: str,
+        environment: dict[str, str],
+        script: bytes,
+        options: dict[str, Any],
+    ) -> Any:
         """Have a Python run a script: as request() of Broker.script()."""
         parts = self._divider.parts(script)
         self._connect()
@@ -93,13 +95,13 @@ class Client:
         self._carried.update(digest for digest, data in parts if len(data) >= scripts.LONG)
         return answer
 
-    def close(self) -> "None":
+    def close(self) -> None:
         """Close the connection; what was asked for is ended."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
 
-    def start(self) -> "Optional[subprocess.Popen[bytes]]":
+    def start(self) -> subprocess.Popen[bytes] | None:
         """Start the broker process if there is none, without waiting for it; return it."""
         fd = self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
@@ -110,20 +112,20 @@ class Client:
             if fd is not None:
                 os.close(fd)
 
-    def _connect(self) -> "rpc.Connection":
+    def _connect(self) -> rpc.Connection:
         if self._connection is None or self._pid != os.getpid():
             self._connection = rpc.Connection(self._open())
             self._pid = os.getpid()
             self._carried.clear()
         return self._connection
 
-    def _open(self) -> "socket.socket":
+    def _open(self) -> socket.socket:
         try:
             return self._dial()
         except OSError:
             # None has been started, or it can't be asked yet.
             pass
-        fd: "Any" = self._lock(fcntl.LOCK_EX)
+        fd: Any = self._lock(fcntl.LOCK_EX)
         try:
             try:
                 return self._dial()
@@ -133,7 +135,7 @@ class Client:
         finally:
             os.close(fd)
 
-    def _lock(self, how: "int") -> "Optional[int]":
+    def _lock(self, how: int) -> int | None:
         """Return a descriptor that holds the run's lock; None if another does."""
         os.makedirs(self.directory, 0o700, exist_ok=True)
         self._check(os.stat(self.directory))
@@ -148,11 +150,11 @@ class Client:
             os.close(fd)
             raise
 
-    def _check(self, found: "os.stat_result") -> "None":
+    def _check(self, found: os.stat_result) -> None:
         if found.st_uid != os.geteuid() or found.st_mode & 0o077:
             raise core.Error("%s is not private to this account", self.directory)
 
-    def _dial(self) -> "socket.socket":
+    def _dial(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX)
         directory = os.open(self.directory, os.O_RDONLY)
         try:
@@ -166,18 +168,18 @@ class Client:
         finally:
             os.close(directory)
 
-    def _start(self) -> "None":
+    def _start(self) -> None:
         path = os.path.join(self.directory, SOCKET)
         if os.path.exists(path):
             os.unlink(path)
         process = self._popen(stdout=subprocess.PIPE)
-        stdout: "Any" = process.stdout
+        stdout: Any = process.stdout
         with stdout:
             if not stdout.readline():
                 status = process.wait()
                 raise core.Error("the broker process has ended with status %s", status)
 
-    def _popen(self, *args: "str", **kwargs: "Any") -> "subprocess.Popen[bytes]":
+    def _popen(self, *args: str, **kwargs: Any) -> subprocess.Popen[bytes]:
         # With the environment as it is: that is what local tasks have. Without packages that are
         # installed: it needs none, and to look for them takes a fifth of its start.
         place = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

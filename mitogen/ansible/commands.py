@@ -10,13 +10,15 @@ Rules
 Threads: known() any, it is pure; do() that of the context's calls.
 """
 
+from __future__ import annotations
+
 import os
 import re
 import stat
 
-MYPY = False
-if MYPY:
-    from typing import Callable, Dict, List, Optional, Tuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["do", "known"]
 
@@ -35,7 +37,7 @@ _HOME = re.compile(r"echo ~\Z")
 _PAUSE = " && sleep 0"
 
 
-def known(command: "str") -> "Optional[Tuple[str, List[str]]]":
+def known(command: str) -> tuple[str, list[str]] | None:
     """
     Return the name and the arguments for do() of a command; None if it is none of ours.
 
@@ -51,7 +53,7 @@ def known(command: "str") -> "Optional[Tuple[str, List[str]]]":
     return None
 
 
-def do(name: "str", arguments: "List[str]", home: "Optional[str]" = None) -> "Optional[bytes]":
+def do(name: str, arguments: list[str], home: str | None = None) -> bytes | None:
     """
     Do what the command does; return its output. None: it has to be run.
 
@@ -66,7 +68,7 @@ def do(name: "str", arguments: "List[str]", home: "Optional[str]" = None) -> "Op
         return None
 
 
-def _absolute(home: "str", path: "str") -> "str":
+def _absolute(home: str, path: str) -> str:
     if path[0] == "/":
         return path
     if home[:1] != "/" or re.search(r"[\s*?\[\\]", home):
@@ -75,7 +77,7 @@ def _absolute(home: "str", path: "str") -> "str":
     return home + path[path.index("/") :]
 
 
-def _make_temporary(home: "str", base: "str", path: "str", name: "str") -> "str":
+def _make_temporary(home: str, base: str, path: str, name: str) -> str:
     base, path = _absolute(home, base), _absolute(home, path)
     missing = []
     above = base
@@ -92,7 +94,7 @@ def _make_temporary(home: "str", base: "str", path: "str", name: "str") -> "str"
     return "%s=%s\n" % (name, path)
 
 
-def _remove(home: "str", path: "str") -> "str":
+def _remove(home: str, path: str) -> str:
     # Not at the top: it takes the broker process 5 ms, which needs none of it.
     import shutil
 
@@ -110,18 +112,18 @@ def _remove(home: "str", path: "str") -> "str":
     return ""
 
 
-def _open(home: "str", *paths: "str") -> "str":
+def _open(home: str, *paths: str) -> str:
     for path in paths:
         os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | stat.S_IRWXU)
     return ""
 
 
-def _home(home: "str") -> "str":
+def _home(home: str) -> str:
     return _absolute(home, "~/")[:-1] + "\n"
 
 
 #: Name to pattern and function.
-_TABLE: "Dict[str, Tuple[re.Pattern[str], Callable[..., str]]]" = {
+_TABLE: dict[str, tuple[re.Pattern[str], Callable[..., str]]] = {
     "make_temporary": (_MAKE_TEMPORARY, _make_temporary),
     "remove": (_REMOVE, _remove),
     "open": (_OPEN, _open),

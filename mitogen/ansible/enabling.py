@@ -17,8 +17,7 @@ import os
 import shlex
 import stat
 import tempfile
-from collections.abc import Iterator
-from typing import Callable
+from collections.abc import Callable, Iterator
 
 from mitogen.ansible import ini
 from mitogen.ansible.installation import Error, Setting

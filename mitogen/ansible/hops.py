@@ -5,18 +5,20 @@ no Python.
 Threads: any; setns asks the tool that knows a container.
 """
 
+from __future__ import annotations
+
 from shlex import quote
 
 from mitogen import parent
 
-MYPY = False
-if MYPY:
-    from typing import Any, Dict, List
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["command_line"]
 
 
-def command_line(method: "str", options: "Dict[str, Any]", command: "str") -> "List[str]":
+def command_line(method: str, options: dict[str, Any], command: str) -> list[str]:
     """
     Return the argument list that runs a shell's command where a step leads to.
 
@@ -26,7 +28,7 @@ def command_line(method: "str", options: "Dict[str, Any]", command: "str") -> "L
     :raises TypeError, ValueError: the options are not those of the method
     :raises StreamError: setns does not find the container
     """
-    cls: "Any" = parent.get_connection_class(method)
+    cls: Any = parent.get_connection_class(method)
     words = ["/bin/sh", "-c", command]
     if method == "ssh":
         words = [quote(word) for word in words]
@@ -39,5 +41,5 @@ def command_line(method: "str", options: "Dict[str, Any]", command: "str") -> "L
     if method == "setns":
         conn.find()
     conn.get_boot_command = lambda: words
-    argv: "List[str]" = conn.argv()
+    argv: list[str] = conn.argv()
     return argv

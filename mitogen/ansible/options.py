@@ -11,11 +11,14 @@ Rules
 Threads: any; pure.
 """
 
+from __future__ import annotations
+
 import json
 
-MYPY = False
-if MYPY:
-    from typing import Any, Dict, NamedTuple, Sequence, Tuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, NamedTuple
 
     class Option(NamedTuple):
         description: str
@@ -23,7 +26,7 @@ if MYPY:
         default: Any
         type: str
         env: Sequence[str]
-        ini: Sequence[Tuple[str, str]]
+        ini: Sequence[tuple[str, str]]
         cli: str
         keyword: str
 else:
@@ -58,28 +61,28 @@ mitogen_via:
 
 
 def _option(
-    description: "str",
-    *variables: "str",
-    default: "Any" = None,
-    type: "str" = "str",
-    env: "Sequence[str]" = (),
-    ini: "Sequence[Tuple[str, str]]" = (),
-    cli: "str" = "",
-    keyword: "str" = "",
-) -> "Option":
+    description: str,
+    *variables: str,
+    default: Any = None,
+    type: str = "str",
+    env: Sequence[str] = (),
+    ini: Sequence[tuple[str, str]] = (),
+    cli: str = "",
+    keyword: str = "",
+) -> Option:
     return Option(description, variables, default, type, env, ini, cli, keyword)
 
 
-def _where(what: "str", *variables: "str") -> "Option":
+def _where(what: str, *variables: str) -> Option:
     variables = ("inventory_hostname", "ansible_host", *variables)
     return _option("Name of the %s." % what, *variables, default="inventory_hostname")
 
 
-def _who(*variables: "str", **where: "Any") -> "Option":
+def _who(*variables: str, **where: Any) -> Option:
     return _option("The account in there.", "ansible_user", *variables, **where)
 
 
-def _timeout(*variables: "str", **where: "Any") -> "Option":
+def _timeout(*variables: str, **where: Any) -> Option:
     given = {"env": ["ANSIBLE_TIMEOUT"], "ini": [("defaults", "timeout")], "cli": "timeout"}
     given.update(where)
     text = "Seconds until it must be connected, besides a minute for an interpreter to start."
@@ -94,7 +97,7 @@ _ANYWHERE = {
     "keyword": "remote_user",
 }
 
-_KUBECTL = {
+_KUBECTL: dict[str, Option] = {
     "kubectl_pod": _option(
         "Name of the pod; the host's address otherwise.",
         "ansible_kubectl_pod",
@@ -192,10 +195,10 @@ _KUBECTL = {
         default="",
         env=["K8S_AUTH_VERIFY_SSL"],
     ),
-}  # type: Dict[str, Option]
+}
 
 
-def _paths(**programs: "str") -> "Dict[str, Option]":
+def _paths(**programs: str) -> dict[str, Option]:
     """Return an option for the path of each program: `name="program"`, variable `mitogen_name`."""
     text = "The program %s."
     return {
@@ -204,7 +207,7 @@ def _paths(**programs: "str") -> "Dict[str, Option]":
     }
 
 
-def _account(name: "str") -> "Dict[str, Option]":
+def _account(name: str) -> dict[str, Option]:
     """Return the options of a connection to another account of the same host."""
     return {
         "remote_user": _option(
@@ -228,7 +231,7 @@ def _account(name: "str") -> "Dict[str, Option]":
 
 
 #: Kind to its options.
-KINDS = {
+KINDS: dict[str, dict[str, Option]] = {
     "docker": {
         "remote_addr": _where("container", "ansible_docker_host"),
         "remote_user": _who("ansible_docker_user", **_ANYWHERE),
@@ -341,7 +344,7 @@ KINDS = {
     "sudo": _account("sudo"),
     "su": _account("su"),
     "doas": _account("doas"),
-}  # type: Dict[str, Dict[str, Option]]
+}
 
 #: What the stock `local` plugin asks for, whose way to run a command these have.
 _OF_LOCAL = {
@@ -360,8 +363,8 @@ _OF_LOCAL = {
 }
 
 
-def _line(name: "str", option: "Option") -> "str":
-    entry = {"description": option.description, "type": option.type}  # type: Dict[str, Any]
+def _line(name: str, option: Option) -> str:
+    entry: dict[str, Any] = {"description": option.description, "type": option.type}
     if option.default is not None:
         entry["default"] = option.default
     entry["vars"] = [{"name": each} for each in option.vars]
@@ -373,7 +376,7 @@ def _line(name: "str", option: "Option") -> "str":
     return "  %s: %s" % (name, json.dumps(given))
 
 
-def documentation(kind: "str") -> "str":
+def documentation(kind: str) -> str:
     """
     Return what is said of the options of a plugin, for its DOCUMENTATION: YAML.
 

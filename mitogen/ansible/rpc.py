@@ -10,12 +10,14 @@ Rules
 Threads: any, one at a time for each connection.
 """
 
+from __future__ import annotations
+
 import socket
 
 from mitogen import core
 
-MYPY = False
-if MYPY:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from typing import Any
 
 __all__ = ["Connection", "Lost"]
@@ -35,11 +37,11 @@ class Connection:
     :param sock: a connected socket
     """
 
-    def __init__(self, sock: "socket.socket") -> "None":
+    def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self._file = sock.makefile("rb")
 
-    def send(self, value: "Any") -> "None":
+    def send(self, value: Any) -> None:
         """
         Send a value.
 
@@ -51,7 +53,7 @@ class Connection:
         except OSError as e:
             raise Lost("%s", e) from e
 
-    def receive(self) -> "Any":
+    def receive(self) -> Any:
         """
         Return the next value.
 
@@ -62,7 +64,7 @@ class Connection:
             raise Lost("a frame of %d bytes", size)
         return core.decode(self._read(size))
 
-    def _read(self, size: "int") -> "bytes":
+    def _read(self, size: int) -> bytes:
         try:
             data = self._file.read(size)
         except OSError as e:
@@ -71,7 +73,7 @@ class Connection:
             raise Lost("the other end has closed the connection")
         return data
 
-    def close(self) -> "None":
+    def close(self) -> None:
         """Close it; idempotent."""
         self._file.close()
         self.sock.close()

@@ -10,17 +10,19 @@ Rules
 Threads: any, one at a time for a Divider.
 """
 
+from __future__ import annotations
+
 import binascii
 import re
 import shlex
 
-MYPY = False
-if MYPY:
-    from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NamedTuple
 
     class Piped(NamedTuple):
         interpreter: str
-        environment: Dict[str, str]
+        environment: dict[str, str]
 else:
     from collections import namedtuple
 
@@ -47,14 +49,14 @@ _KNOWN = 8
 _BASE64 = re.compile(rb"UEsDB[A-Za-z0-9+/]{2000,}={0,2}")
 
 
-def _words(command: "str") -> "Optional[List[str]]":
+def _words(command: str) -> list[str] | None:
     try:
         return shlex.split(command)
     except ValueError:
         return None
 
 
-def inner_command(command: "str", executable: "str" = "/bin/sh") -> "Optional[str]":
+def inner_command(command: str, executable: str = "/bin/sh") -> str | None:
     """Return what `/bin/sh -c ...` runs; None if it is something else."""
     words = _words(command)
     if words and len(words) == 3 and words[:2] == [executable, "-c"]:
@@ -62,7 +64,7 @@ def inner_command(command: "str", executable: "str" = "/bin/sh") -> "Optional[st
     return None
 
 
-def piped_python(command: "str") -> "Optional[Piped]":
+def piped_python(command: str) -> Piped | None:
     """
     Return (interpreter, environment) of a command that is a Python that reads its standard input.
 
@@ -95,11 +97,11 @@ class Divider:
     in an earlier one the digest is known.
     """
 
-    def __init__(self) -> "None":
+    def __init__(self) -> None:
         #: Length to (digest, bytes).
-        self._known: "Dict[int, Tuple[bytes, bytes]]" = {}
+        self._known: dict[int, tuple[bytes, bytes]] = {}
 
-    def parts(self, script: "bytes") -> "List[Tuple[bytes, bytes]]":
+    def parts(self, script: bytes) -> list[tuple[bytes, bytes]]:
         """Return pairs of digest and bytes."""
         # Not at the top: 5 ms, which there are once ssh has been started.
         from hashlib import md5
@@ -120,7 +122,7 @@ class Divider:
             found.append(script[start:])
         return [(self._digest(data), data) for data in found]
 
-    def _digest(self, data: "bytes") -> "bytes":
+    def _digest(self, data: bytes) -> bytes:
         from hashlib import sha256
 
         digest, known = self._known.get(len(data), (b"", b""))
@@ -133,7 +135,7 @@ class Divider:
         return digest
 
 
-def pack(data: "bytes") -> "Any":
+def pack(data: bytes) -> Any:
     """Return what to send of a part, for target.unpack(): a zip, if it has one, not in base64."""
     found = _BASE64.search(data)
     if found:

@@ -11,6 +11,8 @@ Rules
 Threads: start_script() on that of its call.
 """
 
+from __future__ import annotations
+
 import binascii
 import os
 import shlex
@@ -22,9 +24,9 @@ from mitogen.endpoints import PolledReader, PolledWriter
 from mitogen.programs import Refused
 from mitogen.spawn import own_environment
 
-MYPY = False
-if MYPY:
-    from typing import Any, Dict, List
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
     from mitogen.core import Router
 
@@ -46,11 +48,11 @@ ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 class _Parts:
     """What was sent, by digest."""
 
-    def __init__(self) -> "None":
-        self.kept: "Dict[bytes, bytes]" = {}
+    def __init__(self) -> None:
+        self.kept: dict[bytes, bytes] = {}
         self.size = 0
 
-    def join(self, parts: "List[Any]") -> "bytes":
+    def join(self, parts: list[Any]) -> bytes:
         """
         Return a script.
 
@@ -72,7 +74,7 @@ class _Parts:
         return b"".join(found)
 
 
-def unpack(sent: "Any") -> "bytes":
+def unpack(sent: Any) -> bytes:
     """Return the part of a script that scripts.pack() was given."""
     if isinstance(sent, bytes):
         return sent
@@ -80,25 +82,23 @@ def unpack(sent: "Any") -> "bytes":
     return bytes(before + binascii.b2a_base64(raw, newline=False) + after)
 
 
-def _parts(router: "Router") -> "_Parts":
-    found: "_Parts" = router.__dict__.get("_parts") or router.__dict__.setdefault(
-        "_parts", _Parts()
-    )
+def _parts(router: Router) -> _Parts:
+    found: _Parts = router.__dict__.get("_parts") or router.__dict__.setdefault("_parts", _Parts())
     return found
 
 
-def _is_early(name: "str") -> "bool":
+def _is_early(name: str) -> bool:
     return name.startswith(EARLY)
 
 
-def surroundings() -> "List[Any]":
+def surroundings() -> list[Any]:
     """Return the directory and the environment that this context has been given."""
     env = own_environment()
     env.setdefault("HOME", programs.home())
     return [os.getcwd(), env]
 
 
-def start_script(router: "Router", spec: "Dict[str, Any]") -> "Any":
+def start_script(router: Router, spec: dict[str, Any]) -> Any:
     """
     Start a script, for programs.start(): `args` is [interpreter, parts, added environment, cwd].
 
@@ -124,12 +124,12 @@ def start_script(router: "Router", spec: "Dict[str, Any]") -> "Any":
 
 
 def _start_warm(
-    router: "Router",
-    interpreter: "str",
-    script: "bytes",
-    env: "Dict[str, str]",
-    spec: "Dict[str, Any]",
-) -> "Any":
+    router: Router,
+    interpreter: str,
+    script: bytes,
+    env: dict[str, str],
+    spec: dict[str, Any],
+) -> Any:
     zygote = warm.zygote_of(router, interpreter)
     if zygote is None:
         return None
@@ -155,12 +155,12 @@ def _start_warm(
 
 
 def _start_plain(
-    router: "Router",
-    interpreter: "str",
-    script: "bytes",
-    env: "Dict[str, str]",
-    spec: "Dict[str, Any]",
-) -> "Any":
+    router: Router,
+    interpreter: str,
+    script: bytes,
+    env: dict[str, str],
+    spec: dict[str, Any],
+) -> Any:
     import tempfile
 
     with tempfile.TemporaryFile() as fp:

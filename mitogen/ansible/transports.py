@@ -9,6 +9,8 @@ then the command itself is run, as Ansible has built it.
 Threads: any; pure, but for the plugins' own get_option().
 """
 
+from __future__ import annotations
+
 import os
 import shlex
 import sys
@@ -16,9 +18,10 @@ from collections import namedtuple
 
 from mitogen import core, handshake, sudo
 
-MYPY = False
-if MYPY:
-    from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Union
 
     #: A keyword of a method, from: an option's text by its name, or what asks the plugin.
     Source = Union[str, Callable[[Any], Any]]
@@ -77,7 +80,7 @@ STARTING = 60.0
 NO_SHARING = ["-o", "ControlMaster=no", "-o", "ControlPath=none"]
 
 
-def _option(plugin: "Any", name: "str", default: "Any" = None) -> "Any":
+def _option(plugin: Any, name: str, default: Any = None) -> Any:
     try:
         value = plugin.get_option(name)
     except (KeyError, ValueError):
@@ -85,18 +88,18 @@ def _option(plugin: "Any", name: "str", default: "Any" = None) -> "Any":
     return default if value is None else value
 
 
-def _text(value: "Any") -> "Any":
+def _text(value: Any) -> Any:
     # Of Ansible's own kinds of text, which carry more than text.
     return None if value is None else "".join(str(value))
 
 
-def _words(value: "Any") -> "List[str]":
+def _words(value: Any) -> list[str]:
     text = _text(value) or ""
     # Most have nothing to be taken out: each worker does this.
     return shlex.split(text) if any(c in text for c in "'\"\\") else text.split()
 
 
-def ssh_step(plugin: "Any") -> "List[Any]":
+def ssh_step(plugin: Any) -> list[Any]:
     """
     Return the step of an `ssh` connection.
 
@@ -131,7 +134,7 @@ def ssh_step(plugin: "Any") -> "List[Any]":
     return ["ssh", found, *(["compress"] if compress else [])]
 
 
-def local_step(plugin: "Any") -> "List[Any]":
+def local_step(plugin: Any) -> list[Any]:
     """Return the step of a `local` connection."""
     # Which one does not matter: modules name theirs. Any account may run the system's.
     found = [path for path in ("/usr/bin/python3", sys.executable) if os.access(path, os.X_OK)]
@@ -141,21 +144,21 @@ def local_step(plugin: "Any") -> "List[Any]":
 # ---- containers and the like: tables
 
 
-def _path(program: "str", arguments: "str" = "") -> "Source":
+def _path(program: str, arguments: str = "") -> Source:
     """Return the command: the option `program`, and the words of the option `arguments`."""
 
-    def command(plugin: "Any") -> "List[str]":
+    def command(plugin: Any) -> list[str]:
         extra = _words(_option(plugin, arguments, "")) if arguments else []
         return [_text(_option(plugin, program)), *extra]
 
     return command
 
 
-def _timeout(plugin: "Any", name: "str" = "timeout") -> "float":
+def _timeout(plugin: Any, name: str = "timeout") -> float:
     return float(_option(plugin, name, 10)) + STARTING
 
 
-def _docker_args(plugin: "Any") -> "List[str]":
+def _docker_args(plugin: Any) -> list[str]:
     words = []
     for name, value in (_option(plugin, "extra_env") or {}).items():
         words += ["--env", "%s=%s" % (_text(name), _text(value))]
@@ -164,14 +167,14 @@ def _docker_args(plugin: "Any") -> "List[str]":
     return words + (["--privileged"] if _option(plugin, "privileged") else [])
 
 
-def _instance(plugin: "Any") -> "str":
+def _instance(plugin: Any) -> str:
     # An instance's name has no dots: what is before the first, of a host's full name.
     name = _text(_option(plugin, "remote_addr")).split(".")[0]
     return "%s:%s" % (_text(_option(plugin, "remote", "local")), name)
 
 
-def _of_project(program: "str") -> "Source":
-    def command(plugin: "Any") -> "List[str]":
+def _of_project(program: str) -> Source:
+    def command(plugin: Any) -> list[str]:
         project = _text(_option(plugin, "project"))
         words = ["--project", project] if project else []
         return [_text(_option(plugin, program)), *words]
@@ -195,7 +198,7 @@ KUBECTL = {
 _NO = ("no", "false", "0", "off", "n", "f")
 
 
-def _kubectl(plugin: "Any") -> "List[str]":
+def _kubectl(plugin: Any) -> list[str]:
     added = _option(plugin, "kubectl_local_env_vars") or {}
     words = ["%s=%s" % (_text(name), _text(value)) for name, value in added.items()]
     words = ["env", *words] if words else []
@@ -210,27 +213,27 @@ def _kubectl(plugin: "Any") -> "List[str]":
     return words + _words(_option(plugin, "kubectl_extra_args", ""))
 
 
-def _pod(plugin: "Any") -> "str":
-    found: "str" = _text(_option(plugin, "kubectl_pod") or _option(plugin, "remote_addr"))
+def _pod(plugin: Any) -> str:
+    found: str = _text(_option(plugin, "kubectl_pod") or _option(plugin, "remote_addr"))
     return found
 
 
-def _kind(plugin: "Any") -> "str":
+def _kind(plugin: Any) -> str:
     # What is not set is told by the method, with what there is.
     return _text(_option(plugin, "kind")) or "(mitogen_kind is not set)"
 
 
-_NAMESPACES = {
+_NAMESPACES: dict[str, Source] = {
     "container": "remote_addr",
     "username": "remote_user",
     "nsenter_path": "nsenter_path",
     "machinectl_path": "machinectl_path",
-}  # type: Dict[str, Source]
+}
 
 #: What a kind of connection is: the method, where its keywords come from (the name of an option,
 #: or what makes it of the plugin), and the plugins of collections that it comes in place of.
 Kind = namedtuple("Kind", "method keywords stock")
-KINDS = {
+KINDS: dict[str, Kind] = {
     "docker": Kind(
         "docker",
         {
@@ -297,10 +300,10 @@ KINDS = {
         [],
     ),
     "machinectl": Kind("setns", {"kind": lambda plugin: "machinectl", **_NAMESPACES}, []),
-}  # type: Dict[str, Kind]
+}
 
 
-def tool_step(plugin: "Any", kind: "str") -> "List[Any]":
+def tool_step(plugin: Any, kind: str) -> list[Any]:
     """
     Return the step into a container, or what is like one.
 
@@ -314,12 +317,12 @@ def tool_step(plugin: "Any", kind: "str") -> "List[Any]":
     return [row.method, _given(options)]
 
 
-def _given(options: "Dict[str, Any]") -> "Dict[str, Any]":
+def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value not in (None, "", [])}
 
 
 #: Any name of a connection plugin to the kind of ours that it is, or that comes in its place.
-NAMES = {
+NAMES: dict[str, str] = {
     **{
         prefix + name: kind
         for prefix in ("", "ansible.builtin.", "ansible.legacy.")
@@ -331,20 +334,20 @@ NAMES = {
         for prefix in ("mitogen_", "mitogen.ansible.")
         for kind in ["ssh", "local", "sudo", "su", "doas", *KINDS]
     },
-}  # type: Dict[str, str]
+}
 
 
-def readable(text: "str") -> "str":
+def readable(text: str) -> str:
     """Return an error's text with what PYTHON is in fewer words."""
     return text.replace(" ".join(["exec", *PYTHON]), PYTHON_TEXT)
 
 
-def kind_of(name: "Any") -> "Optional[str]":
+def kind_of(name: Any) -> str | None:
     """Return the kind of ours for the name of a connection plugin; None if there is none."""
     return NAMES.get(str(name))
 
 
-def parse_via(spec: "str") -> "Tuple[str, str, str]":
+def parse_via(spec: str) -> tuple[str, str, str]:
     """
     Return (become method, account, inventory name) of a `mitogen_via`; '' for what it does not say.
 
@@ -363,7 +366,7 @@ def parse_via(spec: "str") -> "Tuple[str, str, str]":
 # ---- other accounts
 
 
-def _sudo(user: "str", password: "Any", program: "Any", flags: "Any") -> "Optional[List[Any]]":
+def _sudo(user: str, password: Any, program: Any, flags: Any) -> list[Any] | None:
     words = _words(program) or ["sudo"]
     try:
         found = sudo.parse_sudo_args(words[1:] + _words(flags))
@@ -385,7 +388,7 @@ def _sudo(user: "str", password: "Any", program: "Any", flags: "Any") -> "Option
     ]
 
 
-def _su(user: "str", password: "Any", program: "Any", flags: "Any") -> "Optional[List[Any]]":
+def _su(user: str, password: Any, program: Any, flags: Any) -> list[Any] | None:
     words = _words(program) or ["su"]
     if _words(flags):
         return None
@@ -396,7 +399,7 @@ def _su(user: "str", password: "Any", program: "Any", flags: "Any") -> "Optional
     return ["su", _given(options)]
 
 
-def _su_of_another(words: "List[str]", user: "str") -> "Optional[List[Any]]":
+def _su_of_another(words: list[str], user: str) -> list[Any] | None:
     """Return the step of a su that sudo or the like starts, with no password: `sudo su -`."""
     command = words[:-1] if words[-1] in SU_LOGIN else words
     if os.path.basename(command[-1]) != "su":
@@ -406,7 +409,7 @@ def _su_of_another(words: "List[str]", user: "str") -> "Optional[List[Any]]":
     return ["command", options, *(["login"] if command != words else [])]
 
 
-def _doas(user: "str", password: "Any", program: "Any", flags: "Any") -> "Optional[List[Any]]":
+def _doas(user: str, password: Any, program: Any, flags: Any) -> list[Any] | None:
     words = _words(program) or ["doas"]
     # Not to ask: as it can't be answered then, the command itself tells best.
     if set(words[1:] + _words(flags)) - {"-n"}:
@@ -415,12 +418,12 @@ def _doas(user: "str", password: "Any", program: "Any", flags: "Any") -> "Option
     return ["doas", _given(options)]
 
 
-def _sudosu(user: "str", password: "Any", program: "Any", flags: "Any") -> "Optional[List[Any]]":
+def _sudosu(user: str, password: Any, program: Any, flags: Any) -> list[Any] | None:
     return None if password else _su_of_another(["sudo", *_words(flags), "su", "-l"], _text(user))
 
 
 #: Name of a become plugin to what makes its step, or None, of: account, password, program, flags.
-BECOME = {
+BECOME: dict[str, Callable[..., Any]] = {
     "sudo": _sudo,
     "ansible.builtin.sudo": _sudo,
     "su": _su,
@@ -428,10 +431,10 @@ BECOME = {
     "doas": _doas,
     "community.general.doas": _doas,
     "community.general.sudosu": _sudosu,
-}  # type: Dict[str, Callable[..., Any]]
+}
 
 
-def become_step(plugin: "Any") -> "Optional[List[Any]]":
+def become_step(plugin: Any) -> list[Any] | None:
     """
     Return the step of a become plugin; None if its own command is to be run.
 
@@ -448,7 +451,7 @@ def become_step(plugin: "Any") -> "Optional[List[Any]]":
     )
 
 
-def account_step(plugin: "Any", kind: "str") -> "Optional[List[Any]]":
+def account_step(plugin: Any, kind: str) -> list[Any] | None:
     """
     Return the step of a connection whose host is an account; None if its options can't be taken.
 

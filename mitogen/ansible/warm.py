@@ -10,6 +10,8 @@ Rules
 Threads: any; one for each zygote, which reads what it says.
 """
 
+from __future__ import annotations
+
 import _thread
 import marshal
 import os
@@ -23,9 +25,9 @@ from mitogen import core
 from mitogen.core import ERROR
 from mitogen.spawn import own_environment
 
-MYPY = False
-if MYPY:
-    from typing import Any, Dict, List, Optional
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
     from mitogen.core import Router
 
@@ -44,13 +46,13 @@ _BOOT = "import sys;exec(compile(sys.stdin.buffer.read(),'mitogen.zygote','exec'
 class _Child:
     """A script's process, as programs.Program wants it: a subprocess.Popen that is no child."""
 
-    def __init__(self) -> "None":
+    def __init__(self) -> None:
         self.pid = 0
         self.status = 1
         self.started = core.new_lock()
         self.over = core.new_lock()
 
-    def wait(self) -> "int":
+    def wait(self) -> int:
         self.over.acquire()
         self.over.release()
         if os.WIFSIGNALED(self.status):
@@ -61,9 +63,9 @@ class _Child:
 class Zygote:
     """A warm interpreter."""
 
-    def __init__(self, router: "Router", interpreter: "str") -> "None":
+    def __init__(self, router: Router, interpreter: str) -> None:
         self.router = router
-        self.children: "Dict[int, _Child]" = {}
+        self.children: dict[int, _Child] = {}
         self.number = 0
         #: Whether it has ever run anything: an interpreter that is too old ends at once.
         self.has_run = False
@@ -81,7 +83,7 @@ class Zygote:
                 env=own_environment(),
                 start_new_session=True,
             )
-        stdin: "Any" = self.proc.stdin
+        stdin: Any = self.proc.stdin
         try:
             stdin.write(_source().encode())
             stdin.close()
@@ -90,7 +92,7 @@ class Zygote:
             pass
         _thread.start_new_thread(self._read, ())
 
-    def run(self, script: "bytes", env: "Dict[str, str]", cwd: "str", fds: "List[int]") -> "_Child":
+    def run(self, script: bytes, env: dict[str, str], cwd: str, fds: list[int]) -> _Child:
         """
         Run a script; the descriptors stay the caller's.
 
@@ -112,7 +114,7 @@ class Zygote:
             raise ConnectionError("the zygote has ended")
         return child
 
-    def _read(self) -> "None":
+    def _read(self) -> None:
         """The zygote's own thread."""
         try:
             with self.sock.makefile("rb") as fp:
@@ -123,7 +125,7 @@ class Zygote:
             pass
         self._end()
 
-    def _read_one(self, fp: "Any") -> "bool":
+    def _read_one(self, fp: Any) -> bool:
         head = fp.read(4)
         if len(head) < 4:
             return False
@@ -138,7 +140,7 @@ class Zygote:
             child.over.release()
         return True
 
-    def _end(self) -> "None":
+    def _end(self) -> None:
         with self.lock:
             self.alive = False
             children = list(self.children.values())
@@ -151,7 +153,7 @@ class Zygote:
             if not child.pid:
                 child.started.release()
             child.over.release()
-        stderr: "Any" = self.proc.stderr
+        stderr: Any = self.proc.stderr
         with stderr:
             words = stderr.read(4096).decode("utf-8", "replace")
         status = self.proc.wait()
@@ -160,7 +162,7 @@ class Zygote:
             self.router.log(ERROR, "a zygote has ended with status %s: %s", status, words)
 
 
-def _end_groups(numbers: "List[int]") -> "None":
+def _end_groups(numbers: list[int]) -> None:
     """End process groups that are not our children's."""
     deadline = core.now() + PAUSE
     _signal_groups(numbers, signal.SIGINT)
@@ -169,7 +171,7 @@ def _end_groups(numbers: "List[int]") -> "None":
     _signal_groups(numbers, signal.SIGKILL)
 
 
-def _signal_groups(numbers: "List[int]", signum: "int") -> "bool":
+def _signal_groups(numbers: list[int], signum: int) -> bool:
     """Return whether there is one of them."""
     found = False
     for number in numbers:
@@ -181,30 +183,30 @@ def _signal_groups(numbers: "List[int]", signum: "int") -> "bool":
     return found
 
 
-def _source() -> "str":
+def _source() -> str:
     # Not imported: this process has no use for what it would import.
     from importlib.util import find_spec
 
-    spec: "Any" = find_spec(ZYGOTE)
+    spec: Any = find_spec(ZYGOTE)
     return str(spec.loader.get_source(ZYGOTE))
 
 
 class _Zygotes:
     """Those of a context."""
 
-    def __init__(self) -> "None":
+    def __init__(self) -> None:
         self.lock = _thread.allocate_lock()
         #: By interpreter; False for one that can't be any.
-        self.found: "Dict[str, Any]" = {}
+        self.found: dict[str, Any] = {}
 
 
-def zygote_of(router: "Router", interpreter: "str") -> "Optional[Zygote]":
+def zygote_of(router: Router, interpreter: str) -> Zygote | None:
     """Return the zygote of an interpreter, a path; None if that can't be one."""
-    own: "_Zygotes" = router.__dict__.get("_zygotes") or router.__dict__.setdefault(
+    own: _Zygotes = router.__dict__.get("_zygotes") or router.__dict__.setdefault(
         "_zygotes", _Zygotes()
     )
     with own.lock:
-        found: "Any" = own.found.get(interpreter)
+        found: Any = own.found.get(interpreter)
         if found is None or (found and not found.alive):
             # One that has ended before it ran anything: so would the next.
             found = False if found and not found.has_run else Zygote(router, interpreter)
@@ -213,7 +215,7 @@ def zygote_of(router: "Router", interpreter: "str") -> "Optional[Zygote]":
 
 
 @core.takes_router
-def prepare(interpreter: "str", router: "Any" = None) -> "None":
+def prepare(interpreter: str, router: Any = None) -> None:
     """
     Have an interpreter be warm before a script needs it.
 

@@ -20,6 +20,8 @@ Rules
 Threads: one, ever.
 """
 
+from __future__ import annotations
+
 import _signal  # type: ignore[import-not-found]  # typeshed does not have it
 import binascii
 import gc
@@ -32,9 +34,9 @@ import sys
 import zipfile
 import zlib
 
-MYPY = False
-if MYPY:
-    from typing import Any, Dict, List, NoReturn, Optional
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 __all__ = ["ZIP", "main"]
 
@@ -64,28 +66,28 @@ class ZipPackages:
     :param str inside: the package's directory within a zip
     """
 
-    def __init__(self, inside: "str") -> "None":
+    def __init__(self, inside: str) -> None:
         self.inside = inside
 
-    def _paths(self) -> "List[str]":
+    def _paths(self) -> list[str]:
         return [os.path.join(p, self.inside) for p in sys.path if p[-4:] == ".zip"]
 
-    def __iter__(self) -> "Any":
+    def __iter__(self) -> Any:
         return iter(self._paths())
 
-    def __len__(self) -> "int":
+    def __len__(self) -> int:
         return len(self._paths())
 
-    def __getitem__(self, index: "Any") -> "Any":
+    def __getitem__(self, index: Any) -> Any:
         return self._paths()[index]
 
-    def __contains__(self, item: "object") -> "bool":
+    def __contains__(self, item: object) -> bool:
         return item in self._paths()
 
-    def __repr__(self) -> "str":
+    def __repr__(self) -> str:
         return repr(self._paths())
 
-    def append(self, item: "str") -> "None":
+    def append(self, item: str) -> None:
         """As pkgutil.extend_path() does; there is nothing to extend."""
 
 
@@ -94,21 +96,21 @@ class Zygote:
     :param sock: the socket to who has started it
     """
 
-    def __init__(self, sock: "Any") -> "None":
+    def __init__(self, sock: Any) -> None:
         self.sock = sock
         self.buffer = b""
-        self.fds: "List[int]" = []
-        self.pids: "Dict[int, int]" = {}
+        self.fds: list[int] = []
+        self.pids: dict[int, int] = {}
         #: What Python has set by itself, having found no locale (PEP 538).
         self.coerced = os.environ.get("LC_CTYPE")
         #: CRC-32 of each module's source that was imported ahead, by its name within a zip.
-        self.sources: "Dict[str, int]" = {}
+        self.sources: dict[str, int] = {}
         #: Whether a zip, by the CRC-32 of its base64, agrees with these.
-        self.agrees: "Dict[Any, bool]" = {}
+        self.agrees: dict[Any, bool] = {}
 
     # -- frames
 
-    def send(self, *fields: "Any") -> "None":
+    def send(self, *fields: Any) -> None:
         data = marshal.dumps(fields)
         try:
             self.sock.sendall(len(data).to_bytes(4, "big") + data)
@@ -116,7 +118,7 @@ class Zygote:
             # The next recv() says so too.
             pass
 
-    def receive(self) -> "bool":
+    def receive(self) -> bool:
         """Take in what has come; return False at the end."""
         import socket
 
@@ -137,7 +139,7 @@ class Zygote:
 
     # -- what it is told
 
-    def run(self, number: "int", script: "bytes", env: "Dict[str, str]", cwd: "str") -> "None":
+    def run(self, number: int, script: bytes, env: dict[str, str], cwd: str) -> None:
         """Split off a child for a script."""
         fds, self.fds = self.fds[:3], self.fds[3:]
         warm = self._is_warm(script)
@@ -152,13 +154,13 @@ class Zygote:
             os.close(fd)
         self.send("pid", number, pid)
 
-    def kill(self, number: "int") -> "None":
+    def kill(self, number: int) -> None:
         """End a script, and what it has started."""
         for pid, each in self.pids.items():
             if each == number:
                 self._end(pid, _signal.SIGKILL)
 
-    def _end(self, pid: "int", signum: "int") -> "bool":
+    def _end(self, pid: int, signum: int) -> bool:
         """Send a signal to a script's group; return whether there is anybody."""
         try:
             os.killpg(pid, signum)
@@ -173,7 +175,7 @@ class Zygote:
         except OSError:
             return False
 
-    def reap(self) -> "None":
+    def reap(self) -> None:
         while self.pids:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
@@ -184,7 +186,7 @@ class Zygote:
 
     # -- modules imported ahead
 
-    def _is_warm(self, script: "bytes") -> "bool":
+    def _is_warm(self, script: bytes) -> bool:
         """Return whether a script may run with the modules that were imported ahead."""
         found = ZIP.search(script)
         if not found:
@@ -205,7 +207,7 @@ class Zygote:
             )
         return self.agrees[key]
 
-    def _import_ahead(self, data: "bytes", archive: "Any") -> "None":
+    def _import_ahead(self, data: bytes, archive: Any) -> None:
         """Import `ansible.module_utils` from a zip, so that no child has to."""
         import tempfile
 
@@ -213,7 +215,7 @@ class Zygote:
         before = set(sys.modules)
         # Should this process be killed meanwhile, nobody would remove one that has a name.
         nameless = os.path.isdir("/proc/self/fd")
-        make: "Any" = tempfile.TemporaryFile if nameless else tempfile.NamedTemporaryFile
+        make: Any = tempfile.TemporaryFile if nameless else tempfile.NamedTemporaryFile
         with make() as fp:
             fp.write(data)
             fp.flush()
@@ -234,7 +236,7 @@ class Zygote:
                 module.__path__ = ZipPackages(inside)  # type: ignore[assignment]  # as one of its own
 
     @staticmethod
-    def _import(name: "str") -> "None":
+    def _import(name: str) -> None:
         fullname = name[:-3].replace("/", ".")
         if fullname.endswith(".__init__"):
             fullname = fullname[:-9]
@@ -254,8 +256,8 @@ class Zygote:
     # -- a child
 
     def _become(
-        self, script: "bytes", env: "Dict[str, str]", cwd: "str", fds: "List[int]", warm: "bool"
-    ) -> "NoReturn":
+        self, script: bytes, env: dict[str, str], cwd: str, fds: list[int], warm: bool
+    ) -> NoReturn:
         """In the child: be a Python that reads `script` from its standard input; never returns."""
         _signal.pthread_sigmask(_signal.SIG_BLOCK, OUTLIVED)
         os.setsid()
@@ -290,7 +292,7 @@ class Zygote:
         raise Script(script)
 
 
-def _end_as(status: "int") -> "NoReturn":
+def _end_as(status: int) -> NoReturn:
     """End as another process has ended."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
@@ -301,23 +303,23 @@ def _end_as(status: "int") -> "NoReturn":
     os._exit(os.WEXITSTATUS(status))
 
 
-def _most_open() -> "int":
+def _most_open() -> int:
     try:
         return max(int(name) for name in os.listdir("/proc/self/fd"))
     except (OSError, ValueError):
         return 1024
 
 
-def _forget() -> "None":
+def _forget() -> None:
     """Forget what a new process would find out for itself."""
     import time
 
     if hasattr(time, "tzset"):
         time.tzset()
-    random: "Any" = sys.modules.get("random")
+    random: Any = sys.modules.get("random")
     if random:
         random.seed()
-    platform: "Any" = sys.modules.get("platform")
+    platform: Any = sys.modules.get("platform")
     if platform:
         for name in ("_uname_cache", "_sys_version_cache", "_platform_cache"):
             cache = getattr(platform, name, None)
@@ -331,10 +333,10 @@ class Script(BaseException):
     """Carries a child's script out of the zygote's own frames."""
 
 
-HANDLERS: "Dict[str, Any]" = {"run": Zygote.run, "kill": Zygote.kill}
+HANDLERS: dict[str, Any] = {"run": Zygote.run, "kill": Zygote.kill}
 
 
-def serve(zygote: "Zygote") -> "None":
+def serve(zygote: Zygote) -> None:
     """Serve until the socket's end; in a child, raise Script."""
     rfd, wfd = os.pipe()
     os.set_blocking(rfd, False)
@@ -361,7 +363,7 @@ def serve(zygote: "Zygote") -> "None":
     _end_all(zygote)
 
 
-def _end_all(zygote: "Zygote") -> "None":
+def _end_all(zygote: Zygote) -> None:
     import time
 
     # A group may be there yet when its leader has ended.
@@ -375,7 +377,7 @@ def _end_all(zygote: "Zygote") -> "None":
             groups = [pid for pid in groups if zygote._end(pid, 0)]
 
 
-def start(fd: "int") -> "Optional[bytes]":
+def start(fd: int) -> bytes | None:
     """Be a zygote on a socket; return a script in each child, and None at the end."""
     import socket
 
@@ -388,20 +390,20 @@ def start(fd: "int") -> "Optional[bytes]":
     try:
         serve(Zygote(sock))
     except Script as script:
-        found: "bytes" = script.args[0]
+        found: bytes = script.args[0]
         return found
     return None
 
 
-def run_script(script: "bytes") -> "int":
+def run_script(script: bytes) -> int:
     """Run a script as `__main__`; return the exit status that a Python would end with."""
-    module: "Any" = type(sys)("__main__")
+    module: Any = type(sys)("__main__")
     module.__builtins__ = __builtins__
     sys.modules["__main__"] = module
     sys.argv[:] = [""]
     try:
         exec(compile(script, "<stdin>", "exec", 0, True), module.__dict__)
-        status: "Any" = 0
+        status: Any = 0
     except SystemExit as e:
         status = e.code
     except BaseException as e:
@@ -420,7 +422,7 @@ def run_script(script: "bytes") -> "int":
     return (status or 0) & 255
 
 
-def end(status: "int") -> "None":
+def end(status: int) -> None:
     """
     End the process as Python does, but for taking apart what the zygote has made: that would copy
     all of it, page by page, and is half of a short script's time.
@@ -428,7 +430,7 @@ def end(status: "int") -> "None":
     import atexit
     import gc
 
-    threading: "Any" = sys.modules.get("threading")
+    threading: Any = sys.modules.get("threading")
     if threading:
         threading._shutdown()
     atexit._run_exitfuncs()
@@ -438,7 +440,7 @@ def end(status: "int") -> "None":
     os._exit(status if _flush() else status or 120)
 
 
-def _flush() -> "bool":
+def _flush() -> bool:
     """Write what is buffered; return whether that could be done."""
     done = True
     for stream in (sys.stdout, sys.stderr):
@@ -450,7 +452,7 @@ def _flush() -> "bool":
     return done
 
 
-def main(fd: "int") -> "None":
+def main(fd: int) -> None:
     """Be a zygote; in each child, what the script makes of it."""
     script = start(fd)
     if script is not None:

@@ -2,17 +2,19 @@
 Facts about the process that this runs in. Sent to each context, with what it imports.
 """
 
+from __future__ import annotations
+
 import os
 import platform
 
 from mitogen.demo import accounts, clocks
 
-MYPY = False
-if MYPY:
-    from typing import Dict
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    pass
 
 
-def collect() -> "Dict[str, object]":
+def collect() -> dict[str, object]:
     """Return a dict: pid, parent, user, Python version, seconds of CPU time used so far."""
     return {
         "pid": os.getpid(),

@@ -1,11 +1,12 @@
 """The shape of mitogen/: who may import whom, order within core.py, sizes, Python 3.6, `__all__`.
 
-Read from the source alone; nothing of mitogen is imported. Modules that are not written yet are no
-fault; a module that the table does not know is: put it where it belongs (DESIGN.md section 3).
+Read from the source alone; of mitogen only minify is imported. A module that the table does not
+know is a fault: put it where it belongs.
 """
 
 import ast
 import io
+import json
 import pathlib
 import re
 import subprocess
@@ -14,6 +15,7 @@ import tokenize
 
 import pytest
 
+from mitogen import minify
 from tests import hosts
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -340,8 +342,9 @@ def global_references(source, path):
 
 
 def forward_references(source, path="core.py"):
-    """Return the references to names of a later section, as text."""
+    """Return the references to names of a later section, as text; annotations are none."""
     headings = sections(source)
+    source = minify.minimize_source(source, True)
     where = {
         name: section_at(headings, line) for name, line in definitions(ast.parse(source)).items()
     }
@@ -467,10 +470,8 @@ def test_sizes(path):
 # ---- Python 3.6
 
 COMPILE = """
-import sys
-for path in sys.argv[1:]:
-    with open(path, encoding='utf-8') as fp:
-        source = fp.read()
+import json, sys
+for path, source in json.load(sys.stdin).items():
     try:
         compile(source, path, 'exec', 0, True)
     except SyntaxError as error:
@@ -479,14 +480,37 @@ for path in sys.argv[1:]:
 
 
 def test_what_targets_run_compiles_on_python_3_6():
+    """As it is sent: without annotations, and without `from __future__ import annotations`."""
     python = hosts.find_pythons().get((3, 6))
     if python is None:
         pytest.skip("needs a Python 3.6 (pyenv or PATH)")
-    paths = [str(path) for name, path in MODULES.items() if name not in CONTROLLER_ONLY]
+    sent = {
+        str(path): minify.minimize_source(path.read_text(encoding="utf-8"), True)
+        for name, path in MODULES.items()
+        if name not in CONTROLLER_ONLY
+    }
     done = subprocess.run(
-        [python, "-c", COMPILE, *paths], capture_output=True, text=True, check=True
+        [python, "-c", COMPILE], input=json.dumps(sent), capture_output=True, text=True, check=True
     )
     assert done.stdout == ""
+
+
+def test_no_annotation_is_in_quotes():
+    """With the future import, types are never evaluated; minify drops that for Python 3.6."""
+    wrong = []
+    for path in EVERY_FILE:
+        source = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(source)):
+            found = (getattr(node, "annotation", None), getattr(node, "returns", None))
+            wrong += [
+                "{}:{}".format(path.relative_to(ROOT), node.lineno)
+                for each in found
+                if isinstance(each, ast.Constant) and isinstance(each.value, str)
+            ]
+        for number, line in enumerate(source.splitlines(), 1):
+            if re.search(r"# type: (?!ignore\[)", line):
+                wrong.append("{}:{}".format(path.relative_to(ROOT), number))
+    assert not wrong, "\n".join(wrong)
 
 
 # ---- public names

@@ -69,6 +69,7 @@ def receive(far):
 def test_it_imports_next_to_nothing():
     tree = ast.parse(pathlib.Path(stand_in.__file__).read_text())
     top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    assert ast.unparse(top.pop(0)) == "from __future__ import annotations"
     names = {alias.name for node in top for alias in node.names}
     assert names == IMPORTS and all(isinstance(node, ast.Import) for node in top)
 

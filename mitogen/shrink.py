@@ -20,6 +20,7 @@ import os
 import re
 import sys
 import zlib
+from collections.abc import Iterator
 
 __all__ = ["SHIPPED", "core_source", "make", "shrink", "stamp_of_contents"]
 
@@ -30,13 +31,23 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
+def _sources(directory: str = "", prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield (path relative to the package, entry) of each of its files with code, in no order."""
+    with os.scandir(directory or _HERE) as entries:
+        for entry in entries:
+            name = entry.name
+            if name.endswith(".py"):
+                yield prefix + name, entry
+            elif name != "__pycache__" and "." not in name and entry.is_dir():
+                yield from _sources(entry.path, f"{prefix}{name}/")
+
+
 def _names_in_other_files() -> set[str]:
     names: set[str] = set()
-    for directory, _, files in os.walk(_HERE):
-        for name in files:
-            if name.endswith(".py") and name not in ("core.py", "shrink.py", "renames.py"):
-                with open(os.path.join(directory, name), encoding="utf-8") as fp:
-                    names.update(IDENTIFIER.findall(fp.read()))
+    for path, entry in _sources():
+        if path not in ("core.py", "shrink.py", "renames.py"):
+            with open(entry.path, encoding="utf-8") as fp:
+                names.update(IDENTIFIER.findall(fp.read()))
     return names
 
 
@@ -82,20 +93,16 @@ def _load(path: str, stamp: bytes) -> bytes | None:
 
 
 def stamp_of_contents() -> bytes:
-    """Return what is the same wherever these files are copied to."""
-    sizes = [(e.name, e.stat().st_size) for e in os.scandir(_HERE) if e.name.endswith(".py")]
+    """Return what is the same wherever the package's files are copied to."""
+    sizes = sorted((path, entry.stat().st_size) for path, entry in _sources())
     with open(os.path.join(_HERE, "core.py"), "rb") as fp:
-        return repr((sorted(sizes), zlib.crc32(fp.read()))).encode()
+        return repr((sizes, zlib.crc32(fp.read()))).encode()
 
 
 def _stamp() -> bytes:
     """Return what changes when a file of the package does."""
-    stats = []
-    for entry in sorted(os.scandir(_HERE), key=lambda e: e.name):
-        if entry.name.endswith(".py"):
-            info = entry.stat()
-            stats.append((entry.name, info.st_mtime_ns, info.st_size))
-    return repr(stats).encode()
+    stats = [(path, entry.stat()) for path, entry in _sources()]
+    return repr(sorted((path, info.st_mtime_ns, info.st_size) for path, info in stats)).encode()
 
 
 def _save(path: str, data: bytes) -> None:

@@ -151,6 +151,9 @@ def package(tmp_path, monkeypatch):
     (tmp_path / "__pycache__").mkdir()
     (tmp_path / "core.py").write_text("def f():\n    value = 1  # why\n    return value\n")
     (tmp_path / "other.py").write_text("x = 1\n")
+    (tmp_path / "folder" / "deep").mkdir(parents=True)
+    (tmp_path / "folder" / "core.py").write_text("x = 1\n")
+    (tmp_path / "folder" / "deep" / "other.py").write_text("x = 1\n")
     monkeypatch.setattr(shrink, "_HERE", str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     return tmp_path
@@ -170,7 +173,10 @@ def test_it_is_made_once(package, monkeypatch):
     assert [path.name for path in (package / "__pycache__").iterdir()] == ["core.shrunk"]
 
 
-@pytest.mark.parametrize("name", ["core.py", "other.py"])
+PLACES = ["core.py", "other.py", "folder/core.py", "folder/deep/other.py"]
+
+
+@pytest.mark.parametrize("name", PLACES)
 def test_any_change_of_the_package_makes_it_anew(package, monkeypatch, name):
     calls = counted(monkeypatch)
     shrink.core_source()
@@ -180,9 +186,43 @@ def test_any_change_of_the_package_makes_it_anew(package, monkeypatch, name):
     os.utime(str(path), ns=(1, 1))
     shrink.core_source()
     assert len(calls) == 3
-    (package / "new.py").write_text("")
+    (path.parent / "new.py").write_text("")
     shrink.core_source()
     assert len(calls) == 4
+    (path.parent / "new.py").rename(path.parent / "newer.py")
+    shrink.core_source()
+    assert len(calls) == 5
+
+
+def test_a_move_to_another_folder_makes_it_anew(package, monkeypatch):
+    """A move changes neither size nor time of a file."""
+    calls = counted(monkeypatch)
+    shrink.core_source()
+    (package / "other.py").rename(package / "folder" / "other.py")
+    shrink.core_source()
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_copy_from_elsewhere_is_used_as_long_as_no_file_differs(package, monkeypatch, name):
+    """An installed package brings its copy along; times of files differ from those at the build."""
+    calls = counted(monkeypatch)
+    made = shrink.make()
+    (package / shrink.SHIPPED).write_bytes(shrink.stamp_of_contents() + b"\n" + made)
+    os.utime(str(package / name), ns=(1, 1))
+    assert shrink.core_source() == made and len(calls) == 1
+    path = package / name
+    path.write_text(path.read_text() + "y = 2\n")
+    shrink.core_source()
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("name", PLACES[1:])
+def test_what_any_other_file_names_stays(package, name):
+    (package / "core.py").write_text("_unheard_of = _known = 1\n")
+    (package / name).write_text("from mitogen.core import _known\n")
+    source = shrink.core_source()
+    assert b"_known" in source and b"_unheard_of" not in source
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"no stamp\nx = 1\n", b"\xff" * 100])

@@ -1,10 +1,14 @@
 """The shape of mitogen/: who may import whom, order within core.py, sizes, Python 3.6, `__all__`.
 
-Read from the source alone; of mitogen only minify is imported. A module that the table does not
-know is a fault: put it where it belongs.
+Read from the source alone; of mitogen only minify is imported.
+
+The tables name modules by their dotted name below mitogen: "core", "ansible.broker"; the package
+itself is "__init__". A file in whatever folder that no table knows fails, and so does an entry of a
+table that no file matches.
 """
 
 import ast
+import functools
 import io
 import json
 import pathlib
@@ -20,8 +24,23 @@ from tests import hosts
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "mitogen"
-MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
-EVERY_FILE = sorted(PACKAGE.rglob("*.py")) + sorted((ROOT / "ansible_plugins").rglob("*.py"))
+
+
+def name_of(path):
+    """Return the dotted name of a file of mitogen/ or ansible_plugins/."""
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def below_mitogen(path):
+    """Return a file's name in the tables, "" for a file of ansible_plugins/."""
+    top, _, name = name_of(path).partition(".")
+    return (name or "__init__") if top == "mitogen" else ""
+
+
+OWN_FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = {below_mitogen(path): path for path in OWN_FILES}
+EVERY_FILE = OWN_FILES + sorted((ROOT / "ansible_plugins").rglob("*.py"))
 
 # Lowest first. A module may import from lower layers, and from its own those in SIDEWAYS.
 LAYERS = [
@@ -58,7 +77,7 @@ LAYERS = [
     (
         "methods",
         # The last row are names of PyPI's modules (API.md 1.5), one line each over containers.
-        ["ssh", "sudo", "su", "doas", "setns", "fork", "containers", "local", "specs", "old_parent"]
+        ["ssh", "sudo", "su", "doas", "setns", "fork", "containers", "specs", "old_parent"]
         + ["docker", "podman", "buildah", "kubectl", "jail", "lxc", "lxd", "incus"],
     ),
     (
@@ -83,13 +102,50 @@ LAYERS = [
     ("faces", ["fakessh", "rendezvous", "terminal", "unix", "detach"]),
     ("server", ["responder", "shrink"]),
     ("master", ["master", "old_master"]),
-    ("programs", ["aio", "utils", "debug", "profiler", "cli", "demo", "__main__"]),
-    ("ansible", ["ansible"]),
+    (
+        "programs",
+        ["aio", "utils", "debug", "profiler", "cli", "__main__"]
+        + ["demo", "demo.accounts", "demo.clocks", "demo.facts", "demo.tree"],
+    ),
+    (
+        "ansible",
+        [
+            "ansible",
+            "ansible.__main__",
+            "ansible.accelerators",
+            "ansible.become",
+            "ansible.broker",
+            "ansible.broker_names",
+            "ansible.built_modules",
+            "ansible.callback",
+            "ansible.client",
+            "ansible.commands",
+            "ansible.connection",
+            "ansible.enabling",
+            "ansible.hops",
+            "ansible.ini",
+            "ansible.installation",
+            "ansible.kinds",
+            "ansible.options",
+            "ansible.redirect",
+            "ansible.rpc",
+            "ansible.run",
+            "ansible.scripts",
+            "ansible.strategy",
+            "ansible.target",
+            "ansible.transports",
+            "ansible.via",
+            "ansible.warm",
+            "ansible.zygote",
+        ],
+    ),
 ]
+# Folders whose files may import each other.
+FREE_AMONG_THEMSELVES = {"ansible", "demo"}
 # These import nothing of mitogen, but for finder its own parts; only who PURE_USERS names them.
 PURE = ["finder", "modgraph", "modpaths", "imports", "minify", "renames"]
 PURE_PARTS = {"finder": {"modgraph", "modpaths"}, "modgraph": {"modpaths"}}
-PURE_USERS = {"responder", "master", "old_master", "shrink", "utils", "cli", "profiler"}
+PURE_USERS = {"responder", "master", "old_master", "shrink"}
 # Within a layer: who may import whom. No cycles: a test proves that.
 SIDEWAYS = {
     "docker": {"containers"},
@@ -107,27 +163,24 @@ SIDEWAYS = {
     "files": {"pieces", "trees"},
     "fileservice": {"invokers", "pieces"},
     "service": {"invokers", "fileservice"},
-    "pipes": {"endpoints"},
     "programs": {"endpoints", "pipes"},
     "grants": {"programs"},
     "process": {"capture", "endpoints", "grants", "pipes", "programs"},
     "rendezvous": {"unix"},
     "fakessh": {"rendezvous"},
-    "terminal": {"fakessh"},
-    "utils": {"debug"},
-    "cli": {"aio", "utils", "debug", "profiler", "demo"},
-    "demo": {"utils"},
+    "cli": {"utils", "demo.tree"},
     "__main__": {"cli"},
 }
 # (module, what it imports against the order): only inside functions, each with its reason.
 UPWARD_INSIDE_FUNCTIONS = {
-    ("__init__", "master"): "mitogen.main() runs a program, which needs the master; children don't",
-    ("__init__", "utils"): "the same",
+    ("__init__", "utils"): "mitogen.main() runs a program, which needs the master; children don't",
     ("unix", "master"): "connect() makes a router of the kind that programs have",
     ("fakessh", "master"): "`python -m mitogen.fakessh` is a program of its own",
     ("core", "values"): "types that few calls have; not in the preamble",
+    ("core", "flow"): "few messages are longer than a window",
     ("core", "child"): "nothing is called, printed or inspected before the first call",
     ("core", "aliases"): "names that few programs use",
+    ("child", "resources"): "few programs read a package's data files",
     ("parent", "specs"): "few programs name their contexts by a text",
     ("parent", "files"): "few programs send files",
     ("parent", "many"): "few programs connect to many at once",
@@ -138,11 +191,16 @@ UPWARD_INSIDE_FUNCTIONS = {
     ("aliases", "streams"): "few programs put descriptors of their own on the broker",
     ("core", "parent"): "a child becomes a parent when first asked to connect something",
 }
+# No child ever gets these: mitogen.responder sends a stand-in.
 CONTROLLER_ONLY = {"shrink", "responder", "master", "old_master", "cli", "aio", *PURE}
 RANK = {name: rank for rank, (_, names) in enumerate(LAYERS) for name in names}
 
-FILE_LIMIT, CORE_LIMIT, FUNCTION_LIMIT = 600, 1350, 60  # code lines: DESIGN.md 3, STYLE.md habit 10
+FILE_LIMIT, FUNCTION_LIMIT = 600, 60  # code lines
 
+# Files over the limit, with the number of code lines that they may have, which never grows.
+LARGE_FILES = {
+    "core": 1597,  # until it is split into a folder of files
+}
 # Functions over the limit, each with its reason.
 LONG_FUNCTIONS = {
     ("core", "_put"): "the encoder's loop: a function per type costs a call per value",
@@ -152,18 +210,15 @@ LONG_FUNCTIONS = {
 # Modules without `__all__`, each with its reason.
 WITHOUT_ALL = {
     "core": "each byte goes to each child; test_aliases.py lists its names",
-    "demo": "programs, to be read and run",
+    "demo.accounts": "to be read, with what calls it",
+    "demo.clocks": "the same",
+    "demo.facts": "the same",
 }
 
 
+@functools.cache
 def parse(path):
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
-
-
-def name_of(path):
-    """Return the dotted name of a file of mitogen/ or ansible_plugins/."""
-    parts = list(path.relative_to(ROOT).with_suffix("").parts)
-    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
 def is_typing_only(node):
@@ -175,8 +230,20 @@ def is_typing_only(node):
     )
 
 
-def imported_names(path):
-    """Yield (dotted name, line, whether inside a function) of each import that can run."""
+def by_name(node):
+    """Return the module of mitogen that a call imports by its name, given as a literal, or None."""
+    if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+        function = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        if function in ("import_module", "__import__"):
+            return str(node.args[0].value)
+    return None
+
+
+def imports(path, tree):
+    """Yield (dotted module, name taken from it, line, whether inside a function) of each import.
+
+    Imports that never run are left out. The name is None for `import module`.
+    """
     package = name_of(path).split(".")
     if path.name != "__init__.py":
         package = package[:-1]
@@ -186,83 +253,185 @@ def imported_names(path):
             return
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield alias.name, node.lineno, inside
+                yield alias.name, None, node.lineno, inside
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             base = base + ([node.module] if node.module else [])
             for alias in node.names:
-                yield ".".join([*base, alias.name]), node.lineno, inside
+                yield ".".join(base), alias.name, node.lineno, inside
+        elif by_name(node):
+            yield by_name(node), None, node.lineno, inside
         inside = inside or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
         for child in ast.iter_child_nodes(node):
             yield from visit(child, inside)
 
-    return visit(parse(path), False)
+    return visit(tree, False)
 
 
-def own_modules(path):
-    """Yield (module below mitogen, line, inside a function); the bare package is free."""
-    for dotted, line, inside in imported_names(path):
-        parts = dotted.split(".")
-        if parts[0] == "ansible_plugins":
-            yield "ansible_plugins", line, inside
-        elif parts[0] == "mitogen" and len(parts) > 1:
-            known = parts[1] in MODULES or parts[1] in RANK or parts[1] in PURE
-            if known or (PACKAGE / parts[1]).is_dir():
-                yield parts[1], line, inside
+def own_modules(path, tree=None):
+    """Yield (module as in the tables, line, whether inside a function) of each import of our own.
+
+    A folder is its `__init__`. The bare package is free, for the names that it defines. A module
+    that does not exist is yielded as it is named there: no table knows it.
+    """
+    for module, name, line, inside in imports(path, tree or parse(path)):
+        top, _, below = module.partition(".")
+        if top == "ansible_plugins":
+            yield top, line, inside
+        elif top == "mitogen":
+            taken = ".".join(part for part in (below, name) if part)
+            found = taken if taken in MODULES else below
+            if not found and name and name not in definitions(parse(MODULES["__init__"])):
+                found = name
+            if found:
+                yield found, line, inside
+
+
+def folder_of(module):
+    """Return the folder below mitogen/ that a module is in, "" for one at the top."""
+    top = module.partition(".")[0]
+    return top if MODULES.get(top, PACKAGE).name == "__init__.py" and top != "__init__" else ""
 
 
 def may_import(importer, imported):
-    """Return whether module *importer* may import *imported*, both names below mitogen."""
+    """Return whether module *importer* may import *imported*, both as in the tables."""
     if importer in PURE:
         return imported in PURE_PARTS.get(importer, ())
     if imported in PURE:
         return importer in PURE_USERS
     if importer == "__init__" or imported not in RANK:
         return False
+    folder = folder_of(importer)
+    if folder in FREE_AMONG_THEMSELVES and folder == folder_of(imported):
+        return True
     lower = RANK[imported] < RANK[importer] and imported != "__main__"
     return lower or imported in SIDEWAYS.get(importer, ())
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_one_way(module):
+    path = MODULES[module]
     if module != "__init__":
-        assert module in RANK or module in PURE, "put mitogen/{}.py into LAYERS".format(module)
+        where = path.relative_to(ROOT)
+        assert module in RANK or module in PURE, "put {} into LAYERS".format(where)
     wrong = []
-    for imported, line, inside in own_modules(MODULES[module]):
+    for imported, line, inside in own_modules(path):
         excused = inside and (module, imported) in UPWARD_INSIDE_FUNCTIONS
         if imported != module and not may_import(module, imported) and not excused:
-            wrong.append("mitogen/{}.py:{} imports {}".format(module, line, imported))
+            wrong.append("{}:{} imports {}".format(path.relative_to(ROOT), line, imported))
     assert not wrong, "\n".join(wrong)
 
 
 def test_ansible_may_import_all_and_nothing_else_may_import_it():
     wrong = []
     for path in EVERY_FILE:
-        where = name_of(path).split(".")
+        importer = below_mitogen(path) or "ansible_plugins"
+        allowed = {"ansible": {"ansible", "ansible_plugins"}, "ansible_plugins": set()}
         for imported, line, _ in own_modules(path):
-            top = where[1] if where[0] == "mitogen" and len(where) > 1 else where[0]
-            allowed = {"ansible": {"ansible", "ansible_plugins"}, "ansible_plugins": {top}}
-            if top in ("ansible", "ansible_plugins"):
-                bad = imported == "ansible_plugins" and top == "ansible"
-                bad = bad or (top == "ansible_plugins" and imported not in ("ansible", top))
-            else:
-                bad = imported in allowed
+            there = imported.partition(".")[0]
+            bad = importer.partition(".")[0] not in allowed.get(there, {importer.partition(".")[0]})
+            bad = bad or (importer == "ansible_plugins" and there != "ansible")
             if bad:
                 wrong.append("{}:{} imports {}".format(path.relative_to(ROOT), line, imported))
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_table_has_no_cycles_and_no_doubles():
-    names = [name for _, row in LAYERS for name in row] + PURE
-    assert len(names) == len(set(names))
-    for name, others in SIDEWAYS.items():
-        for other in others:
-            assert RANK[name] == RANK[other], "{} -> {} is not sideways".format(name, other)
+def test_every_folder_is_a_package():
+    without = {path.parent for path in OWN_FILES if not (path.parent / "__init__.py").exists()}
+    assert sorted(str(path.relative_to(ROOT)) for path in without) == []
 
-    def reaches(start, goal):
-        return any(n == goal or reaches(n, goal) for n in SIDEWAYS.get(start, ()))
 
-    assert [name for name in SIDEWAYS if reaches(name, name)] == []
+def test_every_entry_of_the_tables_names_a_file():
+    tables = {
+        "LAYERS": RANK,
+        "PURE": PURE,
+        "PURE_PARTS": {name for key, names in PURE_PARTS.items() for name in [key, *names]},
+        "PURE_USERS": PURE_USERS,
+        "SIDEWAYS": {name for key, names in SIDEWAYS.items() for name in [key, *names]},
+        "UPWARD_INSIDE_FUNCTIONS": {name for pair in UPWARD_INSIDE_FUNCTIONS for name in pair},
+        "FREE_AMONG_THEMSELVES": FREE_AMONG_THEMSELVES,
+        "CONTROLLER_ONLY": CONTROLLER_ONLY,
+        "LARGE_FILES": LARGE_FILES,
+        "LONG_FUNCTIONS": {module for module, _ in LONG_FUNCTIONS},
+        "WITHOUT_ALL": WITHOUT_ALL,
+    }
+    unknown = {table: sorted(set(names) - set(MODULES)) for table, names in tables.items()}
+    assert {table: names for table, names in unknown.items() if names} == {}
+
+
+def test_every_import_that_the_tables_allow_is_there():
+    """An entry that no import needs any longer would let a new one in unseen."""
+    there = {(name, other) for name, path in MODULES.items() for other, _, _ in own_modules(path)}
+    allowed = {(name, other) for name, others in SIDEWAYS.items() for other in others}
+    allowed |= {(name, other) for name, others in PURE_PARTS.items() for other in others}
+    allowed |= set(UPWARD_INSIDE_FUNCTIONS)
+    assert sorted(allowed - there) == []
+    pure_users = {name for name, other in there if other in PURE and name not in PURE}
+    assert sorted(PURE_USERS - pure_users) == []
+
+
+@pytest.mark.parametrize(
+    "statement, found",
+    [
+        ("from mitogen import core", ["core"]),
+        ("from mitogen.ansible import broker, Error", ["ansible.broker", "ansible"]),
+        ("from mitogen.ansible.broker import main", ["ansible.broker"]),
+        ("import mitogen.ansible.broker", ["ansible.broker"]),
+        ("import mitogen.nowhere.at_all", ["nowhere.at_all"]),
+        ("from mitogen.nowhere import x", ["nowhere"]),
+        ("from mitogen import nowhere", ["nowhere"]),
+        ("import mitogen; from mitogen import is_master", []),
+        ("from . import core", ["ansible"]),
+        ("from .. import core", ["core"]),
+        ("from .broker import main", ["ansible.broker"]),
+        ("import_module('mitogen.flow')", ["flow"]),
+        ("if MYPY:\n    from mitogen import core", []),
+        ("import ansible_plugins", ["ansible_plugins"]),
+        ("import os, ansible.core", []),
+    ],
+)
+def test_imports_are_found(statement, found):
+    path = PACKAGE / "ansible" / "sample.py"
+    assert [module for module, _, _ in own_modules(path, ast.parse(statement))] == found
+
+
+# ---- names in texts
+
+# Texts that look like a module's name and are none, each with what it is.
+NO_MODULES = {
+    "mitogen.ansible.mitogen": "the callback's name among Ansible's",
+    "mitogen.bench": "a logger",
+    "mitogen.io": "a logger",
+    "mitogen.profile": "a directory",
+    "mitogen.py": "a file of ansible_plugins/",
+}
+
+
+def dotted_texts(tree):
+    """Yield (text, line) of each literal that looks like the name of something in mitogen."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if re.fullmatch(r"mitogen(\.\w+)+", node.value):
+                yield node.value, node.lineno
+
+
+def is_defined(dotted):
+    """Return whether a dotted name below mitogen is a module or a name at the top of one."""
+    module, _, name = dotted.rpartition(".")
+    return dotted in MODULES or module in MODULES and name in definitions(parse(MODULES[module]))
+
+
+def test_modules_named_in_texts_exist():
+    """What is looked up by its name when it is first needed is missed by nothing else."""
+    paths = EVERY_FILE + sorted((ROOT / "bench").rglob("*.py")) + [ROOT / "docs" / "generate.py"]
+    texts = [(text, path, line) for path in paths for text, line in dotted_texts(parse(path))]
+    unknown = [
+        "{}:{} names {}".format(path.relative_to(ROOT), line, text)
+        for text, path, line in texts
+        if text not in NO_MODULES and not is_defined(text.partition(".")[2])
+    ]
+    assert not unknown, "\n".join(unknown)
+    assert sorted(set(NO_MODULES) - {text for text, _, _ in texts}) == []
 
 
 # ---- sections of core.py
@@ -361,8 +530,6 @@ def forward_references(source, path="core.py"):
 
 
 def test_sections_of_core_name_only_earlier_ones():
-    if "core" not in MODULES:
-        pytest.skip("mitogen/core.py is not written yet")
     source = MODULES["core"].read_text(encoding="utf-8")
     headings = sections(source)
     assert headings, "core.py has no heading of the form `# ---- section: NAME ----`"
@@ -446,25 +613,28 @@ def test_code_lines_leaves_out_comments_blanks_and_docstrings():
 
 @pytest.mark.parametrize("path", EVERY_FILE, ids=name_of)
 def test_sizes(path):
-    source = path.read_text(encoding="utf-8")
+    source, module = path.read_text(encoding="utf-8"), below_mitogen(path)
     lines = code_lines(source)
-    core = path == PACKAGE / "core.py"
-    limit = CORE_LIMIT if core else FILE_LIMIT
-    long = [
-        "{}:{} {}() has {} code lines, limit {}".format(
-            name_of(path), node.lineno, node.name, size, FUNCTION_LIMIT
-        )
+    limit = LARGE_FILES.get(module, FILE_LIMIT)
+    assert len(lines) <= limit, "{} code lines, limit {}".format(len(lines), limit)
+    if module in LARGE_FILES:
+        assert len(lines) > FILE_LIMIT, "no large file any longer: delete its entry"
+
+
+@pytest.mark.parametrize("path", EVERY_FILE, ids=name_of)
+def test_functions_are_short(path):
+    source, module = path.read_text(encoding="utf-8"), below_mitogen(path)
+    lines = code_lines(source)
+    sizes = {
+        node.name: "line {}: {} code lines, limit {}".format(node.lineno, size, FUNCTION_LIMIT)
         for node in ast.walk(ast.parse(source))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         for size in [len(lines & set(range(node.lineno, node.end_lineno + 1)))]
-        if size > FUNCTION_LIMIT and (path.stem, node.name) not in LONG_FUNCTIONS
-    ]
-    assert not long, "\n".join(long)
-    if core and len(lines) > limit:
-        pytest.xfail("L3: core.py has {} code lines, limit {}".format(len(lines), limit))
-    assert len(lines) <= limit, "{} has {} code lines, limit {}".format(
-        name_of(path), len(lines), limit
-    )
+        if size > FUNCTION_LIMIT
+    }
+    excused = {name for where, name in LONG_FUNCTIONS if where == module}
+    assert {name: text for name, text in sizes.items() if name not in excused} == {}
+    assert excused <= set(sizes), "not long any longer: delete its entry"
 
 
 # ---- Python 3.6
@@ -536,15 +706,53 @@ def test_public_names_are_listed(path):
     kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     public = {n.name for n in tree.body if isinstance(n, kinds) and not n.name.startswith("_")}
     listed = declared_all(tree)
-    excused = name_of(path).split(".")[1:2]
-    if (
-        path.name == "__main__.py"
-        or excused
-        and excused[0] in WITHOUT_ALL
-        or (listed is None and not public)
-    ):
+    if path.name == "__main__.py":
         return
-    assert listed is not None, "{} has public names and no __all__".format(name_of(path))
+    if below_mitogen(path) in WITHOUT_ALL:
+        assert listed is None, "has `__all__`: delete its entry of WITHOUT_ALL"
+        return
+    assert listed is not None or not public, "public names and no `__all__`"
+    listed = listed or []
     assert len(listed) == len(set(listed)), "a name is listed twice"
     if not star_imported(tree):
         assert set(listed) <= set(definitions(tree)), "listed, but not defined"
+
+
+# ---- tests that can fail
+
+
+def imperative_xfails(source):
+    """Return the lines that call xfail(): a mark, which is strict, says beforehand what fails."""
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        for function in [node.func]
+        if getattr(function, "id", "") == "xfail"
+        or getattr(function, "attr", "") == "xfail"
+        and getattr(function.value, "attr", "") != "mark"
+    ]
+
+
+@pytest.mark.parametrize(
+    "source, lines",
+    [
+        ("import pytest\npytest.xfail('x')", [2]),
+        ("from pytest import xfail\n\nxfail('x')", [3]),
+        ("import pytest as p\np.xfail(reason='x')", [2]),
+        ("@pytest.mark.xfail(strict=True)\ndef test(): pass", []),
+    ],
+)
+def test_imperative_xfails_are_found(source, lines):
+    assert imperative_xfails(source) == lines
+
+
+def test_no_test_calls_xfail():
+    paths = sorted((ROOT / "tests").rglob("*.py"))
+    assert pathlib.Path(__file__) in paths
+    found = [
+        "{}:{}".format(path.relative_to(ROOT), line)
+        for path in paths
+        for line in imperative_xfails(path.read_text(encoding="utf-8"))
+    ]
+    assert found == []

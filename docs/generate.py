@@ -168,8 +168,6 @@ def status(row: api_names.Row) -> str:
     """Return what is to be said of one name."""
     if row.why_not:
         return f"**no**: {row.why_not}"
-    if not api_check.module_is_there(row.module):
-        return "**not written yet**"
     found = api_check.find(row)
     text = "present"
     if found is not api_check.MISSING and not row.why_other_signature:
@@ -252,7 +250,8 @@ def callback_options() -> dict[str, Any]:
 def common_options() -> dict[str, Any]:
     """Return the options that every connection plugin of ours has: texts in mitogen/ansible/."""
     found: dict[str, Any] = {}
-    for path in sorted(glob.glob(os.path.join(HERE, "..", "mitogen", "ansible", "*.py"))):
+    pattern = os.path.join(HERE, "..", "mitogen", "ansible", "**", "*.py")
+    for path in sorted(glob.glob(pattern, recursive=True)):
         for value in constants(path).values():
             # In a module the text of an option begins with its name.
             if re.match(r"\n[a-z_]+:\n  description:", value):

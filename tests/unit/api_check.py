@@ -2,23 +2,14 @@
 
 import importlib
 import inspect
-import os
 
-import mitogen
 from tests.unit import api_names
 
-__all__ = ["MISSING", "differences", "find", "has_more", "module_is_there", "signature_of"]
+__all__ = ["MISSING", "differences", "find", "has_more", "signature_of"]
 
 MISSING = object()
-PACKAGE = os.path.dirname(mitogen.__file__)
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-
-
-def module_is_there(module):
-    """Return whether there is a file of that module."""
-    name = module.partition(".")[2]
-    return not name or os.path.exists(os.path.join(PACKAGE, name + ".py"))
 
 
 def find(row):

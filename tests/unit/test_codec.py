@@ -938,8 +938,6 @@ def test_the_table_of_tags_is_complete():
 
 
 def test_types_are_found_without_importing_their_modules():
-    if not hasattr(core, "Router"):
-        pytest.skip("mitogen.core is not whole yet")
     code = (
         "import sys; before = set(sys.modules); from mitogen import values\n"
         "heavy = 'datetime decimal fractions pathlib subprocess uuid pickle struct re'.split()\n"

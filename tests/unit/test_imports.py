@@ -9,8 +9,9 @@ import types
 import pytest
 
 from mitogen import imports
+from tests import hosts
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+DIRECTORY = pathlib.Path(imports.__file__).resolve().parent
 
 SOURCE = """
 import a
@@ -117,65 +118,68 @@ def test_a_generic_scope_is_not_a_function():
     assert not imports._is_function(code.replace(co_name="<generic parameters of A>"))
 
 
-def test_small_integers_have_an_instruction_of_their_own_in_3_14(monkeypatch):
-    small, const, name = 250, imports._LOAD_CONST, imports._IMPORT_NAME
-    monkeypatch.setattr(imports, "_LOAD_SMALL_INT", small)
-    code = types.SimpleNamespace(
-        co_code=bytes([small, 2, const, 0, name, 0, name, 0]),
-        co_consts=(("b",),),
-        co_names=("a",),
-    )
-    assert list(imports.codeobj_imports(code))[0] == (2, "a", ("b",))
-
-
-def test_what_does_not_look_like_an_import_is_passed_over():
+def test_an_operand_without_its_loads_is_passed_over():
     code = types.SimpleNamespace(
         co_code=bytes([imports._IMPORT_NAME, 0]), co_consts=(), co_names=("a",)
     )
     assert list(imports.codeobj_imports(code)) == []
 
 
-def other_pythons():
-    """Return {version: path} of the Pythons that pyenv has."""
-    try:
-        root = subprocess.check_output(["pyenv", "root"], universal_newlines=True).strip()
-    except (OSError, subprocess.CalledProcessError):
-        return {}
-    found = {}
-    for path in sorted(pathlib.Path(root, "versions").glob("3.*/bin/python")):
-        version = tuple(int(part) for part in path.parts[-3].split(".")[:2] if part.isdigit())
-        if version >= (3, 9):
-            found["%d.%d" % version] = path
-    return found
+def test_an_unknown_layout_is_left_to_dis(monkeypatch):
+    monkeypatch.setattr(imports, "_layout", lambda: None)
+    test_the_code_itself_in_order()
+    test_nested_code_tells_what_is_in_functions()
+    test_extended_arguments()
 
 
-PYTHONS = other_pythons()
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"_PROBE": "import a"},  # An instruction is not found twice.
+        {"_PROBE": "import a, b; a.c; b.d; a; b"},
+        {"_PROBE": "import b, a, b; a.c; b.d; global e, f; e; f"},
+        {"_LOADS": ("LOAD_NAME", "NO_SUCH_INSTRUCTION")},
+        {"_JUMPS": ()},
+        {"_JUMP_PROBE": "b"},
+    ],
+)
+def test_a_layout_that_cannot_be_learned_is_unknown(changed, monkeypatch):
+    for name, value in changed.items():
+        monkeypatch.setattr(imports, name, value)
+    assert imports._layout.__wrapped__() is None
+
+
 SCRIPT = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 import imports
 code = compile(sys.argv[2], "<test>", "exec")
-print(json.dumps([list(imports.codeobj_imports(code)), list(imports.all_imports(code))]))
+print(json.dumps([
+    list(imports.codeobj_imports(code)),
+    list(imports.all_imports(code)),
+    list(imports._imports_by_dis(code)),
+    imports._layout() is not None,
+]))
+"""
+LAZY = """
+lazy import x
+lazy import x.y as z
+lazy from .. import more
 """
 
 
-@pytest.mark.parametrize("version", ["3.9", "3.10", "3.11", "3.12", "3.13", "3.14"])
-def test_on_python(version):
-    if version not in PYTHONS:
-        pytest.skip("pyenv has no Python %s" % version)
-    long_source = (
-        SOURCE + "".join("v%d = %d.5\n" % (n, n) for n in range(300)) + "from z import w\n"
-    )
-    arguments = [
-        str(PYTHONS[version]),
-        "-S",
-        "-E",
-        "-c",
-        SCRIPT,
-        str(ROOT / "mitogen"),
-        long_source,
-    ]
-    own, everything = json.loads(subprocess.check_output(arguments))
+@pytest.mark.parametrize("minor", range(9, 16))
+def test_on_python(minor):
+    python = hosts.find_pythons().get((3, minor))
+    if python is None:
+        pytest.skip("no Python 3.%d; scripts/test makes those that pyenv does not have" % minor)
+    source = SOURCE + "".join("v%d = %d.5\n" % (n, n) for n in range(300)) + "from z import w\n"
     expected = [*OWN, (0, "z", ("w",))]
-    assert own == json.loads(json.dumps(expected))
+    if minor >= 15:
+        source += LAZY
+        expected += [(0, "x", ()), (0, "x.y", ()), (2, "", ("more",))]
+    arguments = [python, "-S", "-E", "-W", "error", "-c", SCRIPT, str(DIRECTORY), source]
+    own, everything, by_dis, learned = json.loads(subprocess.check_output(arguments))
+    assert own == by_dis == json.loads(json.dumps(expected))
     assert everything == json.loads(json.dumps([(*row, False) for row in expected] + NESTED))
+    assert learned

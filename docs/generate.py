@@ -1,9 +1,9 @@
 """
-Writes the pages that are tables of what is in the code: `python3 docs/generate.py`.
+Generates the reference pages whose tables come from the code: `python3 docs/generate.py`.
 
-docs/design/wire.rst (handles, values), docs/reference/compatibility.rst (the names of old programs,
-from tests/unit/api_names.py) and docs/ansible/settings.rst (the options of Ansible's plugins).
-tests/unit/test_docs.py fails while a page is not what this makes.
+The pages are docs/design/wire.rst (handles, values), docs/reference/compatibility.rst (names of
+mitogen 0.3, from tests/unit/api_names.py) and docs/ansible/settings.rst (options of the Ansible
+plugins). tests/unit/test_docs.py fails while a page is out of date.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WIRE = os.path.join(HERE, "design", "wire.rst")
 COMPATIBILITY = os.path.join(HERE, "reference", "compatibility.rst")
 SETTINGS = os.path.join(HERE, "ansible", "settings.rst")
 
-#: Handle, direction, data, answer. A raw payload is written as struct writes it.
+#: Handle, direction, data, answer. Raw payloads are in the notation of the struct module.
 HANDLES = (
     ("GET_MODULE", "child to parent", "raw: full name, UTF-8", "LOAD_MODULE"),
     ("CALL_FUNCTION", "ancestor to descendant", "[name, arguments, keyword arguments]", "result"),
@@ -40,20 +40,25 @@ HANDLES = (
     ("SHUTDOWN", "ancestor to descendant", "empty", ""),
     ("LOAD_MODULE", "parent to child", "[entries, zlib stream, own names]", ""),
     ("FORWARD_MODULE", "parent to child", "[target, full names]", ""),
-    ("DETACHING", "child to parent", "empty; once more, with no answer, as it goes", "None"),
+    ("DETACHING", "child to parent", "empty; sent again, without an answer, on leaving", "None"),
     ("CALL_SERVICE", "any to any", "[service, method, keyword arguments]", "result"),
     ("STUB_CALL_SERVICE", "", "not used yet", ""),
-    ("GET_RESOURCE", "any to master", "[package, name; or none]", "bytes; or names"),
+    ("GET_RESOURCE", "any to master", "[package, name or None]", "bytes, or names"),
     ("LOAD_RESOURCE", "", "not used yet", ""),
     ("CREDIT", "receiver to sender", "raw: >LLL handle, message number, bytes", ""),
     ("PING", "parent to child", "empty", "empty"),
-    ("AWAIT_END", "ancestor to descendant", "raw: >L id of a child of it", "None, once reaped"),
+    (
+        "AWAIT_END",
+        "ancestor to descendant",
+        "raw: >L id of one of its children",
+        "None, once reaped",
+    ),
     ("CANCEL", "ancestor to descendant", "raw: >L handle of the answer", ""),
     (
         "START_PROGRAM",
         "descendant to ancestor",
-        "[target, what to start, mailboxes]",
-        "as of programs.start(); dead if not granted",
+        "[target, program, mailboxes]",
+        "as for programs.start(); dead if not granted",
     ),
 )
 
@@ -66,37 +71,37 @@ The wire
 Frames
 ------
 
-Big-endian, {header} bytes, ``{fmt}``: magic ({magic:#06x}), flags, dst_id, src_id, auth_id, handle,
-reply_to, length of the data. Flags: MORE ({more}), CONT ({cont}), RAW ({raw}: the data is bytes as they
-are, not a value). With MORE or CONT a message number, ``>L``, follows; (src_id, number) is the key to put
-a message together by, at its destination only. A frame has at most {frame:,} bytes of data.
+The header is big-endian, {header} bytes, ``{fmt}``: magic ({magic:#06x}), flags, dst_id, src_id, auth_id, handle,
+reply_to, length of the data. The flags are MORE ({more}), CONT ({cont}) and RAW ({raw}: the data is plain bytes,
+not an encoded value). With MORE or CONT, a message number, ``>L``, follows; the destination, and only the
+destination, reassembles messages by the key (src_id, number). A frame carries at most {frame:,} bytes of data.
 
-``reply_to`` is {dead} in a dead message, whose data is the reason in UTF-8.
+In a dead message, ``reply_to`` is {dead} and the data is the reason in UTF-8.
 
 Handles
 -------
 
 {handles}
 
-Handles from {first:,} up are mailboxes that a context makes. Those below {unwindowed:#x} are flows with a
-window, those from there on (answers, and ``Receiver(window=None)``) are not: the number alone tells both
-ends.
+Handles from {first:,} upward are mailboxes created by a context. Handles below {unwindowed:#x} are flows with a
+window. Handles from that number upward (answers, and ``Receiver(window=None)``) have no window. Both ends can
+therefore tell from the number alone.
 
 Flow control
 ------------
 
-A flow is one sender to one persistent mailbox. Its window is {window:,} bytes, {log:,} for log records; a
-message costs its data and {cost} bytes. Who consumes or drops a message gives its credit back, in halves
-of the window, by CREDIT with message number 0; with 0 bytes it ends the flow. A message of more than
-{long:,} bytes has a window of {long_window:,} bytes of its own, given back by the far end's broker as
-frames are put together, with its message number. A stream on which {high:,} bytes are queued holds up the
-program's thread that sends.
+A flow is the messages from one sender to one persistent mailbox. Its window is {window:,} bytes, or {log:,} for log
+records. A message costs the size of its data plus {cost} bytes. When a message is consumed or dropped, the receiver
+returns its credit, in halves of the window, with CREDIT and message number 0; a CREDIT of 0 bytes ends the flow. A
+message of more than {long:,} bytes has its own window of {long_window:,} bytes. The receiving broker returns this credit,
+with the message's number, as it reassembles the frames. While {high:,} bytes are queued on a stream, threads of the
+program that send on it block.
 
 Values
 ------
 
-Values are CBOR (RFC 8949), definite lengths only, nested at most {depth} deep. Simple value 23,
-"undefined", is ``Ellipsis``. These tags are sent, or understood:
+Values are encoded as CBOR (RFC 8949), with definite lengths only, nested at most {depth} levels deep. Simple value 23,
+"undefined", is ``Ellipsis``. These tags are sent, or accepted:
 
 {tags}
 """
@@ -153,11 +158,12 @@ Names of mitogen 0.3
 
 .. This page is written by docs/generate.py from tests/unit/api_names.py.
 
-Programs written for the 0.3 releases on PyPI run unchanged. These are the {count} names that their
-documentation gives, {refused} of which are not here, each with the reason. "And more" says that ours takes
-more than the name had then. Parameters before a ``/`` have another name here: give them by position.
+Programs written for the 0.3 releases on PyPI run unchanged. This page lists the {count} names in the documentation of
+those releases. {refused} of them are not provided; the table gives the reason for each. "And more" means that this
+version accepts more parameters than 0.3 did. Parameters before a ``/`` have a different name here, so pass them by
+position.
 
-What is different on purpose: values are CBOR, so handles, headers and encodings have numbers of their own
+Intentional differences: values are encoded as CBOR, so handles, headers and encodings have different numbers
 on the wire (:doc:`/design/wire`); a flow has a window (``Receiver(window=None)`` has none); a target needs
 Python 3.6.
 """
@@ -165,7 +171,7 @@ YEARS = {"17": "2017", "18": "2018", None: "later"}
 
 
 def status(row: api_names.Row) -> str:
-    """Return what is to be said of one name."""
+    """Return the text of the last column for one name."""
     if row.why_not:
         return f"**no**: {row.why_not}"
     found = api_check.find(row)
@@ -173,9 +179,9 @@ def status(row: api_names.Row) -> str:
     if found is not api_check.MISSING and not row.why_other_signature:
         text += ", and more" if api_check.has_more(row, found) else ""
     for name, why in api_names.WITHOUT.get(row.dotted, {}).items():
-        text += f"; without ``{name}``: {why}"
+        text += f", without ``{name}``: {why}"
     if row.why_other_signature:
-        text += f"; other parameters: {row.why_other_signature}"
+        text += f", with different parameters: {row.why_other_signature}"
     note = api_names.NOTES.get(row.dotted)
     return f"{text}; {note}" if note else text
 
@@ -193,7 +199,7 @@ def compatibility() -> str:
             if row.module == module
         ]
         rows = [(name, year, text.replace("````", "``")) for name, year, text in rows]
-        parts.append(f"{heading}\n{table(('name', 'since', 'here'), rows)}\n")
+        parts.append(f"{heading}\n{table(('name', 'since', 'status'), rows)}\n")
     return "\n".join(parts)
 
 
@@ -203,8 +209,9 @@ Settings
 
 .. This page is written by docs/generate.py from the plugins' options.
 
-Nothing has to be set. What is in several places is taken from the first of: a host's or task's variable, the
-environment, ``ansible.cfg``. A name like ``[mitogen] redirect`` is a section of ``ansible.cfg`` and a name in it.
+All settings are optional. If a setting is made in several places, the first of these applies: a variable of the host or
+task, the environment, ``ansible.cfg``. A name like ``[mitogen] redirect`` means the key ``redirect`` in the section
+``[mitogen]`` of ``ansible.cfg``.
 
 The callback and the strategies
 -------------------------------
@@ -214,13 +221,15 @@ The callback and the strategies
 Connections
 -----------
 
-``mitogen.ansible.ssh`` and ``mitogen.ansible.local`` have the options of Ansible's own plugins (``ansible-doc -t
-connection ssh``), by the same names: what is set for those holds for ours. These are other, or more; all of ours have
-them, but that ``local`` goes through nothing:
+``mitogen.ansible.ssh`` and ``mitogen.ansible.local`` have the same options as Ansible's own plugins (``ansible-doc -t
+connection ssh``), under the same names, so settings for those plugins apply here too. The following options are
+additional or have a different default. All mitogen connection plugins have them, except that ``local`` ignores
+``mitogen_via``:
 
 {common}
 
-The others have the options that the plugins of collections have, none of which needs to be installed.
+The other connection plugins have the options of the corresponding plugins in Ansible collections. These collections
+do not need to be installed.
 """
 #: Markup of Ansible's documentation to reST's.
 MARKUP = (
@@ -242,25 +251,25 @@ def constants(path: str) -> dict[str, Any]:
 
 
 def callback_options() -> dict[str, Any]:
-    """Return the options of the callback plugin."""
+    """Return the options of the callback plugin by name."""
     path = os.path.join(HERE, "..", "ansible_plugins", "callback", "mitogen.py")
     return dict(yaml.safe_load(constants(path)["DOCUMENTATION"])["options"])
 
 
 def common_options() -> dict[str, Any]:
-    """Return the options that every connection plugin of ours has: texts in mitogen/ansible/."""
+    """Return the options common to all connection plugins; their texts are in mitogen/ansible/."""
     found: dict[str, Any] = {}
     pattern = os.path.join(HERE, "..", "mitogen", "ansible", "**", "*.py")
     for path in sorted(glob.glob(pattern, recursive=True)):
         for value in constants(path).values():
-            # In a module the text of an option begins with its name.
+            # The text of an option in a module begins with the option's name.
             if re.match(r"\n[a-z_]+:\n  description:", value):
                 found.update(yaml.safe_load(value))
     return found
 
 
 def kinds() -> dict[str, dict[str, Any]]:
-    """Return the options of connection plugins that Ansible itself has none for, by kind."""
+    """Return, by kind, the options of connection plugins that have no counterpart in Ansible itself."""
     names = sorted(connections.KINDS)
     return {name: yaml.safe_load(connections.documentation(name))["options"] for name in names}
 
@@ -278,7 +287,7 @@ def _names(places: Any) -> str:
 
 
 def options_table(options: dict[str, Any]) -> str:
-    """Return a table of options, as Ansible's DOCUMENTATION has them."""
+    """Return a table of options, given in the form of Ansible's DOCUMENTATION."""
     rows = []
     for name, option in options.items():
         default = option.get("default")
@@ -293,7 +302,7 @@ def options_table(options: dict[str, Any]) -> str:
         )
         where = [_names(option.get("vars")), _names(option.get("env")), files]
         rows.append((f"``{name}``", _prose(option["description"]), value, *where))
-    head = ("option", "what it is", "type, default", "variable", "environment", "ansible.cfg")
+    head = ("option", "description", "type, default", "variable", "environment", "ansible.cfg")
     return table(head, rows)
 
 
@@ -312,7 +321,7 @@ def settings() -> str:
     return "\n".join(parts)
 
 
-#: Path of a page to what makes its text.
+#: Path of a page to the function that returns its text.
 PAGES = {WIRE: wire, COMPATIBILITY: compatibility, SETTINGS: settings}
 
 

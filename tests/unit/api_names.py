@@ -1,6 +1,6 @@
-"""The names that programs written for PyPI's mitogen 0.3.x use, and what ours says to each.
+"""Public names of PyPI's mitogen 0.3.x, and the reasons for the differences here.
 
-A transcription, by module, of what that release's documentation states. test_compatibility.py
+The rows are transcribed, by module, from the documentation of that release. test_compatibility.py
 checks every row; docs/generate.py writes docs/reference/compatibility.rst from them.
 
 A row is ``KIND NAME[(PARAMETERS)] [: BASE] [= VALUE] [@MARK]``.
@@ -10,12 +10,12 @@ KIND
     ``attr`` (of instances), ``const`` (of a module or class), ``name`` (anything), ``signal`` (for
     ``listen()``), ``connect`` (method of the Router, with the options of that connection method).
 PARAMETERS
-    As in Python, without self and cls. Those before a ``/`` are to be given by position: ours have
-    another name.
+    As in Python, without self and cls. Parameters before a ``/`` have a different name here and
+    must be passed by position.
 MARK
-    The year of the documentation that first had it: 17, 18; none: later.
+    The year of the first documentation that has the name: 17 or 18; none if later.
 
-NOT_PROVIDED and WITHOUT say why not, where there is a name, or a parameter, that ours lacks.
+NOT_PROVIDED and WITHOUT give the reason for each missing name or parameter.
 """
 
 import re
@@ -765,33 +765,33 @@ TEXT["mitogen.profiler"] = """
 def main()
 """
 
-#: What a module is for, where its name does not say it.
+#: Purposes of modules whose names are not self-explanatory.
 ABOUT = {
     "mitogen.profiler": "`python -m mitogen.profiler record|report|stat`",
-    "mitogen.setns": "Containers entered by setns(2)",
+    "mitogen.setns": "Containers entered with setns(2)",
 }
 
-_CBOR = "values go as CBOR (RFC 8949), which names no classes: nothing to pickle, nothing to deny"
+_CBOR = "values are sent as CBOR (RFC 8949), which names no classes: nothing to pickle or to deny"
 _CONNECTING = (
-    "internal: `mitogen.connect.Connecting` connects; a Connection says how to start a child"
+    "internal; `mitogen.connect.Connecting` connects; a Connection defines how to start a child"
 )
-_HANDSHAKE = "internal: `mitogen.handshake.Handshake` has the conversation with a starting child"
-_IMPORTER = "internal: the Importer looks at the target's own modules by `sys.meta_path`"
-_MADE = "made by the Router only, whose attribute it is; the name is there"
-_MADE_IN_CHILD = "made by a child only, from what its parent sent: `econtext.importer`"
-_POLLER = "`Poller.watch(fd, read, write)` calls functions; a program has `Broker.start_receive()`"
+_HANDSHAKE = "internal; `mitogen.handshake.Handshake` runs the handshake with a starting child"
+_IMPORTER = "internal; the Importer finds the target's own modules through `sys.meta_path`"
+_MADE = "created only by the Router, which has it as an attribute; the name exists"
+_MADE_IN_CHILD = "created only by a child, from its parent's configuration, as `econtext.importer`"
+_POLLER = "`Poller.watch(fd, read, write)` takes callbacks; programs use `Broker.start_receive()`"
 _PROTOCOL = (
-    "internal: `mitogen.core.Stream` is stream and protocol in one; send by `Router.route()`"
+    "internal; `mitogen.core.Stream` is both stream and protocol; send with `Router.route()`"
 )
-_RELAY = "internal: `mitogen.parent.Branch` has routes and passes modules on"
+_RELAY = "internal; `mitogen.parent.Branch` holds the routes and forwards modules"
 
-#: Dotted name: why ours has none. A name stands for all that is below it; with `()` behind it, for
-#: its signature only.
+#: Dotted name to the reason why it is missing. A name includes everything below it; with `()`
+#: appended, it means its signature only.
 NOT_PROVIDED = {
     "mitogen.core.find_deny": _CBOR,
     "mitogen.core.Pickler": _CBOR,
     "mitogen.core.Unpickler": _CBOR,
-    "mitogen.core.Latch.poller_class": "a Latch waits on a lock; there is nothing to poll",
+    "mitogen.core.Latch.poller_class": "a Latch waits on a lock and does not poll",
     "mitogen.core.Stream.construct": _CONNECTING,
     "mitogen.core.Stream.connect": _CONNECTING,
     "mitogen.core.MitogenProtocol()": _PROTOCOL,
@@ -813,9 +813,9 @@ NOT_PROVIDED = {
     "mitogen.core.Importer.builtin_find_module": _IMPORTER,
     "mitogen.core.Importer.MITOGEN_PKG_CONTENT": _IMPORTER,
     "mitogen.core.Importer.ALWAYS_BLACKLIST": _IMPORTER,
-    "mitogen.core.Dispatcher.recv": "internal: calls wait in `econtext.dispatcher.queue`",
-    "mitogen.core.ExternalContext.channel": "internal: calls wait in `econtext.dispatcher.queue`",
-    "mitogen.parent.Options()": "options are given by keyword; a context has 30 s to connect",
+    "mitogen.core.Dispatcher.recv": "internal; calls wait in `econtext.dispatcher.queue`",
+    "mitogen.core.ExternalContext.channel": "internal; calls wait in `econtext.dispatcher.queue`",
+    "mitogen.parent.Options()": "options are keyword-only; the default connect timeout is 30 s",
     "mitogen.parent.Connection.stream_protocol_class": _CONNECTING,
     "mitogen.parent.Connection.diag_protocol_class": _CONNECTING,
     "mitogen.parent.Connection.stdio_stream": _CONNECTING,
@@ -839,24 +839,24 @@ NOT_PROVIDED = {
     "mitogen.parent.BootstrapProtocol": _HANDSHAKE,
     "mitogen.parent.RouteMonitor": _RELAY,
     "mitogen.parent.ModuleForwarder": _RELAY,
-    "mitogen.parent.ResourceForwarder": "internal: children ask the master itself for resources",
+    "mitogen.parent.ResourceForwarder": "internal; children request resources from the master",
     "mitogen.master.IdAllocator.on_allocate_id": _RELAY,
     "mitogen.master.LogForwarder()": _MADE,
     "mitogen.master.ModuleResponder()": _MADE,
-    "mitogen.master.ProcessMonitor": "internal: `mitogen.parent.Reaper` has a process reaped",
+    "mitogen.master.ProcessMonitor": "internal; `mitogen.parent.Reaper` reaps processes",
 }
 
-#: Dotted name: {parameter: why ours does not take it}.
+#: Dotted name to {parameter: the reason why it is not accepted}.
 WITHOUT = {
     "mitogen.core.Message.unpickle": {"find_class": _CBOR},
 }
 
-#: Dotted name: what is different, for the reader of the page.
+#: Dotted name to a note for readers of the page.
 NOTES = {}
 
 
 class Row(namedtuple("Row", "module name kind parameters base value mark")):
-    """One name: see the module's docstring. `parameters`, `base`, `value`: text or None."""
+    """A name, as described in the module docstring. `parameters`, `base`, `value`: str or None."""
 
     @property
     def dotted(self):
@@ -865,22 +865,22 @@ class Row(namedtuple("Row", "module name kind parameters base value mark")):
 
     @property
     def owner(self):
-        """The class that it belongs to, or ""."""
+        """The class the name belongs to, or ""."""
         return self.name.rpartition(".")[0]
 
     @property
     def signature(self):
-        """The name as a program writes it, with parameters."""
+        """The name with its parameters, as written in a program."""
         return self.name + ("" if self.parameters is None else "(%s)" % self.parameters)
 
     @property
     def why_other_signature(self):
-        """Why ours takes other parameters, or None."""
+        """The reason why the parameters differ, or None."""
         return NOT_PROVIDED.get(self.dotted + "()")
 
     @property
     def why_not(self):
-        """Why ours does not have it, or None."""
+        """The reason why the name is missing, or None."""
         name = self.dotted
         while name:
             if name in NOT_PROVIDED:

@@ -1,9 +1,9 @@
-"""What is measured of Ansible, and what is to be reached: the rows of ANSIBLE.md section 6 as data.
+"""The Ansible benchmark rows and their bounds, as data.
 
 A *case* is a playbook, run once per subject and round. A *row* is one number of a case: `wall` and
-`cpu` (seconds; of the controller with all that it starts, the ssh clients included), `sent` (bytes
-from the controller's side of the link), `logins`, `trips` (round trips per task over a slow link).
-Bounds are ratios to plain Ansible and to the peer, or a number of ours.
+`cpu` (in seconds; for the controller and all processes it starts, including the ssh clients),
+`sent` (bytes from the controller's side of the link), `logins`, `trips` (round trips per task over
+a slow link). Bounds are ratios to plain Ansible and to the peer, or absolute numbers for ours.
 """
 
 from typing import NamedTuple, Optional

@@ -22,7 +22,7 @@ __all__ = ["PEERS", "ROOT", "Hosts", "clean_environment", "find_python", "make_t
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PEERS = {"peer": "mitogen==0.3.54", "execnet": "execnet==2.1.2"}
 HOST = "bench"
-TREE_MODULES, TREE_BYTES = 30, 66753  # of DESIGN.md section 11
+TREE_MODULES, TREE_BYTES = 30, 66753  # the tree that the bounds in bench/table.py assume
 # Where the trees' functions come from: plain code, found in every Python from 3.9.
 TREE_SOURCES = (
     "argparse configparser difflib calendar ftplib gettext inspect locale mailbox optparse pydoc "

@@ -1,7 +1,7 @@
-"""Measure a mitogen, ours or PyPI's: whichever the task puts first on sys.path.
+"""Measure mitogen: the checkout or PyPI's, whichever the task puts first on sys.path.
 
-Rules: only what both have (API.md) is used; a difference is one small function, and there is none
-but `encode` and `decode` of the codec, which only ours is asked for. Each function takes
+Rules: only names that both versions have are used. Each difference is one small function; the only
+one is `encode` and `decode` of the codec, which are measured for ours alone. Each function takes
 (setting, **params), returns {key: number} in the units of bench/table.py, and ends what it started.
 """
 

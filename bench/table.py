@@ -1,9 +1,9 @@
-"""What is measured, and what is to be reached: the rows of DESIGN.md section 11 as data.
+"""The benchmark rows and their bounds, as data.
 
-Rules: no measuring here, nothing of mitogen is imported, nothing runs at import but the building of
-the tables. A *group* is one function of the subjects (bench/subject_*.py), run in a process of its
-own per subject and round; it returns {key: number}. A *row* is one of its keys, its unit and its
-bound. `params` are arguments of that function: `full` ones, and what `--quick` replaces.
+Rules: this module measures nothing and imports nothing of mitogen; at import it only builds the
+tables. A *group* is one function of the subjects (bench/subject_*.py), run in its own process per
+subject and round; it returns {key: number}. A *row* is one of its keys with a unit and a bound.
+`params` are the arguments of that function: the `full` ones, and those that `--quick` replaces.
 """
 
 from typing import Any, NamedTuple, Optional

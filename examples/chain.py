@@ -1,9 +1,9 @@
 """
-A chain of contexts, each started by the one before it, and calls at its far end.
+Build a chain of contexts, each started by the previous one, and call functions at its far end.
 
-`via=` works with every connection method, so the chain could as well be ssh to a bastion, sudo
-there, ssh on from that account, and a container on the host behind. A call is routed along the
-chain; the contexts between only pass it on.
+`via=` works with every connection method, so the chain could also be ssh to a bastion, sudo there,
+ssh from that account to another host, and a container on that host. A call is routed along the
+chain; the intermediate contexts only forward it.
 
 Run it:
 
@@ -20,12 +20,12 @@ import mitogen
 
 
 def distance():
-    """Return how many contexts are above the one this runs in; the program's own is one."""
+    """Return the number of contexts above the current one, including the program's own."""
     return len(mitogen.parent_ids)
 
 
 def build_chain(router, depth):
-    """Start `depth` contexts, each below the one before; return all of them."""
+    """Start `depth` contexts, each below the previous one; return all of them."""
     contexts = []
     for number in range(1, depth + 1):
         above = contexts[-1] if contexts else None
@@ -34,7 +34,7 @@ def build_chain(router, depth):
 
 
 def round_trip(context):
-    """Return the seconds that one call takes."""
+    """Return the duration of one call in seconds."""
     start = time.perf_counter()
     context.call(distance)
     return time.perf_counter() - start
@@ -45,8 +45,10 @@ def main(router):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--depth", type=int, default=10, help="contexts (default 10)")
-    parser.add_argument("--calls", type=int, default=100, help="0: until ^C (default 100)")
+    parser.add_argument("--depth", type=int, default=10, help="number of contexts (default 10)")
+    parser.add_argument(
+        "--calls", type=int, default=100, help="number of calls; 0: until ^C (default 100)"
+    )
     args = parser.parse_args()
     if args.depth < 1 or args.calls < 0:
         parser.error("--depth must be 1 or more, --calls 0 or more")
@@ -59,5 +61,5 @@ def main(router):
         for _ in range(args.calls) if args.calls else itertools.count():
             best = min(best, round_trip(contexts[-1]))
     except KeyboardInterrupt:
-        pass  # enough
+        pass  # the usual way to stop it
     print("best round trip to the bottom: %.3f ms" % (best * 1000))

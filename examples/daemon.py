@@ -1,9 +1,9 @@
 """
-A child that stays when its program ends, and can be talked to later.
+Start a child that keeps running when its program ends, and connect to it later.
 
-`start` has a child offer a service, listen on a UNIX socket, and leave its tree by
-`econtext.detach()`. `status` and `stop` are programs of their own: each joins the child by that
-socket and calls the service. Only processes of the same account may join.
+`start` makes a child offer a service, listen on a UNIX socket, and leave its tree with
+`econtext.detach()`. `status` and `stop` are separate programs: each joins the child through that
+socket and calls the service. Only processes of the same account can join.
 
 Run it:
 
@@ -25,16 +25,16 @@ import mitogen.utils
 
 
 class Daemon(mitogen.service.Service):
-    """What the daemon does for those that join; here it only counts their requests."""
+    """The daemon's service for joined programs; it only counts their requests."""
 
     def __init__(self, router):
         super().__init__(router)
         self.requests = 0
 
-    # Whoever joins has the daemon's own authority, as a parent has.
+    # A joined process has the daemon's own authority, like a parent.
     @mitogen.service.expose(policy=mitogen.service.AllowParents())
     def status(self):
-        """Return how many requests there were, and the process id."""
+        """Return the number of requests so far, and the process id."""
         self.requests += 1
         return self.requests, os.getpid()
 
@@ -46,7 +46,7 @@ class Daemon(mitogen.service.Service):
 
 @mitogen.core.takes_econtext
 def serve(path, econtext):
-    """Child: offer the service to whoever joins at `path`, and go on without a parent."""
+    """Child: offer the service to processes that join at `path`, and continue without a parent."""
     router = econtext.router
     mitogen.service.Pool(router, services=[Daemon(router)], size=1)
     mitogen.unix.Listener.build_stream(router, path=path)
@@ -57,7 +57,7 @@ def start(router, path):
     try:
         router.local(name="daemon").call(serve, path)
     except mitogen.core.ChannelError:
-        pass  # no answer can come: the child is not in this tree any more
+        pass  # no answer can arrive: the child has left this tree
     print("started")
 
 
@@ -70,7 +70,7 @@ def stop(daemon, path):
     try:
         daemon.call_service(Daemon, "stop")
     except mitogen.core.ChannelError:
-        pass  # it was gone before its answer was
+        pass  # the daemon ended before its answer was sent
     while not mitogen.unix.is_path_dead(path):
         time.sleep(0.01)
     print("stopped")

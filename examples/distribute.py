@@ -1,8 +1,9 @@
 """
-Give one large file to several children at once.
+Distribute one large file to several children at once.
 
-The file is registered with a FileService here, and every child fetches it from there, a window at
-a time: neither side ever holds all of it in memory. Only what is registered can be fetched.
+The program registers the file with a FileService, and every child fetches it from there, one
+window at a time: neither side ever holds the whole file in memory. Only registered files can be
+fetched.
 
 Run it:
 
@@ -35,7 +36,7 @@ def make_file(fp, megabytes):
 
 
 class Digest:
-    """Stands for a file that is open for writing: all that a transfer needs is write()."""
+    """A stand-in for a file open for writing: a transfer only needs write()."""
 
     def __init__(self):
         self.sha256 = hashlib.sha256()
@@ -46,7 +47,7 @@ class Digest:
 
 @mitogen.core.takes_econtext
 def fetch(path, econtext):
-    """Child: fetch the file; return its size, its mode, and the digest of what has come."""
+    """Child: fetch the file; return its size, its mode, and the digest of the received data."""
     digest = Digest()
     ok, metadata = mitogen.service.FileService.get(econtext.parent, path, digest)
     if not ok:
@@ -55,7 +56,7 @@ def fetch(path, econtext):
 
 
 def distribute(router, path, children):
-    """Have `children` new contexts fetch a file at the same time; return what each has got."""
+    """Make `children` new contexts fetch a file at the same time; return their results."""
     service = mitogen.service.FileService(router)
     service.register(path)
     pool = mitogen.service.Pool(router, services=[service], size=1)
@@ -71,8 +72,8 @@ def main(router):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--children", type=int, default=3, help="how many (default 3)")
-    parser.add_argument("--size", type=int, default=5, help="of the file, in MiB (default 5)")
+    parser.add_argument("--children", type=int, default=3, help="number of children (default 3)")
+    parser.add_argument("--size", type=int, default=5, help="size of the file in MiB (default 5)")
     args = parser.parse_args()
     if args.children < 1 or args.size < 0:
         parser.error("--children must be 1 or more, --size 0 or more")

@@ -1,8 +1,8 @@
 """
-Use blocking calls from asyncio: each waits in a thread of an executor, many at a time.
+Use blocking calls from asyncio: each call waits in a thread of an executor, many at a time.
 
-Contexts and routers may be used by any thread, so `loop.run_in_executor()` is all it takes to keep
-the event loop free. (`new_ways.py` shows calls that are awaited with no thread behind each.)
+Any thread can use contexts and routers, so `loop.run_in_executor()` is enough to keep the event
+loop free. (`new_ways.py` shows calls that are awaited without a thread for each.)
 
 Run it:
 
@@ -19,7 +19,7 @@ import mitogen
 
 
 def factorial_digits(number):
-    """Return how many decimal digits `number!` has."""
+    """Return the number of decimal digits of `number!`."""
     product = 1
     for factor in range(2, number + 1):
         product *= factor
@@ -42,7 +42,7 @@ async def survey(router, pool, contexts, calls):
 
 
 async def count_ticks(stop):
-    """Show that the loop is free: count how often it gets round to this."""
+    """Return the number of times the event loop ran this function, to show that it was free."""
     ticks = 0
     while not stop.is_set():
         ticks += 1
@@ -64,8 +64,10 @@ def main(router):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--contexts", type=int, default=4, help="how many (default 4)")
-    parser.add_argument("--calls", type=int, default=200, help="in all (default 200)")
+    parser.add_argument("--contexts", type=int, default=4, help="number of contexts (default 4)")
+    parser.add_argument(
+        "--calls", type=int, default=200, help="total number of calls (default 200)"
+    )
     args = parser.parse_args()
     if args.contexts < 1 or args.calls < 1:
         parser.error("--contexts and --calls must be 1 or more")

@@ -1,11 +1,11 @@
 """
-Reach root on a host behind another: ssh to the jump host, ssh on from there, sudo there.
+Become root on a host behind a jump host: ssh to the jump host, ssh to the target, sudo there.
 
-Nothing but Python is needed on either host, and no agent forwarding or tunnel: the second ssh is
-run *on* the jump host, so names, keys and known hosts are the jump host's.
+Both hosts need only Python. Agent forwarding and tunnels are not needed, because the second ssh
+runs *on* the jump host and uses the jump host's names, keys and known hosts.
 
-With no options two contexts on this machine stand in for the hosts, so that it runs anywhere; sudo
-is then left out unless this is root, who needs no password.
+Without options, two contexts on this machine stand in for the hosts, so the program runs anywhere.
+It then skips sudo, unless it runs as root, which needs no password.
 
 Run it:
 
@@ -22,12 +22,12 @@ import mitogen
 
 
 def whoami():
-    """Return the account's name, and how many contexts away the program is."""
+    """Return the account's name, and the distance from the program in contexts."""
     return getpass.getuser(), len(mitogen.parent_ids)
 
 
 def hops(router, args):
-    """Yield (what it is, its context) for each hop, started by way of the one before."""
+    """Yield (description, context) for each hop; each is started via the previous one."""
     password = getpass.getpass("sudo password: ") if args.ask_sudo_password else None
     if args.jump:
         options = {
@@ -54,19 +54,21 @@ def main(router):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--jump", metavar="HOST", help="host that can be reached from here")
-    parser.add_argument("--target", metavar="HOST", help="host that can be reached from there")
-    parser.add_argument("--user", help="account on both (default: what ssh takes)")
-    parser.add_argument("--port", type=int, help="of ssh, on both (default: what ssh takes)")
-    parser.add_argument("--identity-file", help="private key, in the same place on both")
+    parser.add_argument("--jump", metavar="HOST", help="host reachable from this machine")
+    parser.add_argument("--target", metavar="HOST", help="host reachable from the jump host")
+    parser.add_argument("--user", help="account on both hosts (default: ssh's default)")
+    parser.add_argument("--port", type=int, help="ssh port on both hosts (default: ssh's default)")
+    parser.add_argument("--identity-file", help="private key, at the same path on both hosts")
     parser.add_argument(
         "--check-host-keys", choices=["enforce", "accept", "ignore"], default="enforce"
     )
-    parser.add_argument("--python", help="interpreter on both (default: any that is found)")
-    parser.add_argument("--ask-sudo-password", action="store_true", help="sudo wants one")
+    parser.add_argument("--python", help="interpreter on both hosts (default: found automatically)")
+    parser.add_argument(
+        "--ask-sudo-password", action="store_true", help="prompt for the sudo password"
+    )
     args = parser.parse_args()
     if bool(args.jump) != bool(args.target):
-        parser.error("--jump and --target go together")
+        parser.error("--jump and --target must be given together")
 
     for what, context in hops(router, args):
         user, distance = context.call(whoami)

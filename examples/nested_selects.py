@@ -1,9 +1,9 @@
 """
-Watch many workers at once: their progress on one receiver each, their results on another.
+Watch many workers at once: each has one receiver for its progress and one for its result.
 
-Every worker counts the prime numbers of a range of its own and says after each tenth of it how far
-it is. A Select waits for two others: `progress`, whose receivers each deliver many messages, and
-`results`, whose receivers each deliver one and are then done with.
+Every worker counts the prime numbers in its own range and reports its progress after each tenth.
+A Select waits on two other Selects: `progress`, whose receivers each deliver many messages, and
+`results`, whose receivers each deliver one message and are then removed.
 
 Run it:
 
@@ -23,7 +23,7 @@ def is_prime(number):
 
 
 def count_primes(start, size, status):
-    """Worker: count primes from `start` on; tell `status` what percentage is done."""
+    """Worker: count primes from `start` on; send the percentage done to `status`."""
     count = 0
     for tenth in range(10):
         first = start + size * tenth // 10
@@ -34,12 +34,12 @@ def count_primes(start, size, status):
 
 
 def start_worker(router, index, size, progress, results):
-    """Start a worker, and have both Selects wait for what it will send."""
+    """Start a worker, and add its receivers to both Selects."""
     name = "worker%d" % index
     context = router.local(name=name)
 
     status = mitogen.core.Receiver(router)
-    status.worker = name  # a receiver is an object of ours: note on it whatever helps
+    status.worker = name  # programs may add attributes to a receiver
     progress.add(status)
 
     result = context.call_async(count_primes, index * size, size, status=status.to_sender())
@@ -53,8 +53,10 @@ def main(router):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--workers", type=int, default=3, help="how many to start (default 3)")
-    parser.add_argument("--size", type=int, default=50000, help="numbers for each (50000)")
+    parser.add_argument("--workers", type=int, default=3, help="number of workers (default 3)")
+    parser.add_argument(
+        "--size", type=int, default=50000, help="numbers per worker (default 50000)"
+    )
     args = parser.parse_args()
     if args.workers < 1 or args.size < 1:
         parser.error("--workers and --size must be 1 or more")
@@ -66,7 +68,7 @@ def main(router):
 
     counts = {}
     both = mitogen.select.Select([progress, results], oneshot=False)
-    while results:  # a Select is true while there is something that it waits for
+    while results:  # a Select is true while it has receivers to wait for
         message = both.get()
         source = message.receiver
         if hasattr(source, "status"):

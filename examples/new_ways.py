@@ -1,5 +1,5 @@
 """
-What programs could not do with mitogen 0.3: many connections at once, futures, files, awaiting.
+Features that mitogen 0.3 does not have: many connections at once, futures, files, asyncio.
 
 Run it:
 
@@ -22,14 +22,14 @@ def square(number):
 
 
 def count_down(start, sender):
-    """Child: send the numbers from `start` down to 1, and close."""
+    """Child: send the numbers from `start` down to 1, then close the sender."""
     for number in range(start, 0, -1):
         sender.send(number)
     sender.close()
 
 
 def many_connections(router):
-    """Connect to many at once, and hear of each as it is ready or has failed; return contexts."""
+    """Start many connections at once; handle each as it succeeds or fails; return the contexts."""
     specs = [("local", {"name": "worker%d" % number}) for number in range(4)]
     specs.append(("local", {"name": "broken", "python_path": "/no/such/python"}))
     contexts = []
@@ -41,7 +41,7 @@ def many_connections(router):
 
 
 def futures(contexts):
-    """Have calls answered in any order; give one up."""
+    """Collect results in any order, and cancel a call."""
     pending = [context.submit(square, n) for n, context in enumerate(contexts, 1)]
     results = [future.result() for future in concurrent.futures.as_completed(pending)]
     print("submit:", sorted(results))
@@ -65,7 +65,7 @@ def files(context):
 
 
 async def awaiting(router):
-    """The same tree from asyncio: nothing here blocks, and no call needs a thread."""
+    """Use the same tree from asyncio: nothing here blocks, and no call needs a thread."""
     connecting = [router.local(name="awaited%d" % number) for number in range(3)]
     contexts = await asyncio.gather(*connecting)
     print("aio:", await asyncio.gather(*(c.call(square, n) for n, c in enumerate(contexts))))

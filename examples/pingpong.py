@@ -1,9 +1,9 @@
 """
-Two children talk to each other: what they send does not pass through this program's code.
+Let two children send messages to each other without involving the code of this program.
 
-A Receiver's Sender can be passed on like any other value, in an argument or in a message, and
-whoever has it can send there. This program introduces the players to each other and then only
-waits for the results.
+A Receiver's Sender can be passed on like any other value, in an argument or in a message, and any
+context that has it can send to the Receiver. This program introduces the players to each other and
+then only waits for the results.
 
 Run it:
 
@@ -19,7 +19,7 @@ import mitogen.core
 
 @mitogen.core.takes_router
 def serve_first(introduce, rounds, router):
-    """First player: send a number, wait for the next one, `rounds` times; return what came."""
+    """First player: send a number and wait for the next, `rounds` times; return those received."""
     with mitogen.core.Receiver(router) as table:
         introduce.send(table.to_sender())
         to_opponent = table.get().unpickle()
@@ -36,7 +36,7 @@ def serve_first(introduce, rounds, router):
 
 @mitogen.core.takes_router
 def return_all(to_opponent, router):
-    """Second player: send each number back, increased by one, until the opponent has enough."""
+    """Second player: send each number back, increased by one, until the opponent closes."""
     with mitogen.core.Receiver(router) as table:
         to_opponent.send(table.to_sender())
         heard = []
@@ -52,7 +52,7 @@ def main(router):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5, help="how many to play (default 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default 5)")
     args = parser.parse_args()
     if args.rounds < 0:
         parser.error("--rounds must be 0 or more")

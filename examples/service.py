@@ -1,9 +1,9 @@
 """
-Offer a service that children call: each method says who may call it, and with which arguments.
+Offer a service that children call; each method declares its permitted callers and arguments.
 
-The service runs in this program, on the threads of a Pool. Two children report to it what they
-have, without waiting for answers, and ask it for the total. What a policy or an argument
-specification does not allow never reaches the method: the caller gets a CallError.
+The service runs in this program, on the threads of a Pool. Two children report their disks to it,
+without waiting for answers, and ask it for the total. A call that a policy or an argument
+specification forbids never reaches the method: the caller gets a CallError.
 
 Run it:
 
@@ -18,7 +18,7 @@ import mitogen.service
 
 
 class Inventory(mitogen.service.Service):
-    """Knows how many disks there are. It needs no lock, as its Pool has one thread."""
+    """Number of disks by host. It needs no lock, because its Pool has a single thread."""
 
     def __init__(self, router):
         super().__init__(router)
@@ -28,25 +28,25 @@ class Inventory(mitogen.service.Service):
     @mitogen.service.arg_spec({"host": str, "disks": int})
     @mitogen.service.no_reply()
     def report(self, host, disks):
-        """Note what a host has; whoever calls gets no answer."""
+        """Record the number of disks of a host; the caller gets no answer."""
         self.disks[host] = disks
 
     @mitogen.service.expose(policy=mitogen.service.AllowAny())
     def total(self):
-        """Return how many disks have been reported."""
+        """Return the number of disks reported so far."""
         return sum(self.disks.values())
 
     @mitogen.service.expose(policy=mitogen.service.AllowParents())
     def forget(self):
-        """Forget everything: a method for the contexts above the one that the service is in."""
+        """Forget everything. Only ancestors of the service's context may call this method."""
         self.disks.clear()
 
 
 @mitogen.core.takes_econtext
 def take_stock(host, disks, econtext):
-    """Child: report to the service, and ask it for the total."""
+    """Child: report to the service, then ask it for the total."""
     inventory = econtext.parent
-    # No answer will come, so there is nothing to wait for. Calls are served in their order.
+    # This method sends no answer, so don't wait for one. Calls are served in order.
     inventory.call_service_async(Inventory, "report", host=host, disks=disks).close()
     return inventory.call_service(Inventory, "total")
 
@@ -78,7 +78,7 @@ def main(router):
         print("a child may report nonsense:", not alpha.call(is_refused, "report", wrong))
         print("a child may forget all:", not alpha.call(is_refused, "forget", {}))
 
-        # A child can have a service too: it is made there when a parent first calls it.
+        # A child can have a service too: it is created there when a parent first calls it.
         alpha.call_service(Inventory, "forget")
         print("an inventory of alpha's own has", alpha.call_service(Inventory, "total"))
     finally:

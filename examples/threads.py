@@ -1,7 +1,7 @@
 """
-Ten threads share one router: each starts a context, calls functions in it, and ends it.
+Share one router among ten threads: each starts a context, calls functions in it, and ends it.
 
-A Router, and the contexts that it makes, may be used by any number of threads at the same time.
+Any number of threads can use a Router and its contexts at the same time.
 
 Run it:
 
@@ -21,7 +21,7 @@ def square(number):
 
 
 def visit(router, number):
-    """Start a context, use it, end it; return what it did and its process id."""
+    """Start a context, use it, and end it; return its result and its process id."""
     context = router.local(name="thread%d" % number)
     try:
         return context.call(square, number), context.call(os.getpid)
@@ -34,7 +34,7 @@ def main(router):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--threads", type=int, default=10, help="how many (default 10)")
+    parser.add_argument("--threads", type=int, default=10, help="number of threads (default 10)")
     args = parser.parse_args()
     if args.threads < 1:
         parser.error("--threads must be 1 or more")

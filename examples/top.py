@@ -1,14 +1,14 @@
 """
-A monitor: every host sends samples for ever, and a table of the latest is printed as they come.
+Monitor hosts: every host sends samples continuously, and the program prints the latest ones.
 
-Each context runs one endless call, which sends to a receiver of its own. One Select waits for all
-of the receivers. Interrupt it (^C) to end; the endless calls end with it.
+Each context runs one endless call, which sends to its own receiver. One Select waits for all
+receivers. Press ^C to stop the program; the endless calls end with it.
 
 Run it:
 
     python3 examples/top.py                          three contexts on this machine, until ^C
     python3 examples/top.py --count 3                the same, for three tables
-    python3 examples/top.py --ssh web1 --ssh web2    hosts that ssh knows how to log in to
+    python3 examples/top.py --ssh web1 --ssh web2    hosts that ssh can log in to
 """
 
 import argparse
@@ -22,7 +22,7 @@ import mitogen.select
 
 
 def send_samples(samples, interval):
-    """Host: send the system's load and the time this process has used, for ever."""
+    """Host: send the system load and this process's CPU time, endlessly."""
     while True:
         used = os.times()
         samples.send({"load": os.getloadavg(), "cpu": used.user + used.system})
@@ -30,8 +30,8 @@ def send_samples(samples, interval):
 
 
 def watch(router, context, interval):
-    """Start sampling in a context; return the receiver of its samples."""
-    # With a respondent, the loss of the context ends the wait for its messages.
+    """Start sampling in a context; return the receiver for its samples."""
+    # With `respondent`, the wait for messages ends when the context is lost.
     receiver = mitogen.core.Receiver(router, respondent=context)
     receiver.host = context.name
     context.call_no_reply(send_samples, receiver.to_sender(), interval)
@@ -62,9 +62,15 @@ def main(router):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--ssh", metavar="HOST", action="append", help="watch this host")
-    parser.add_argument("--count", type=int, default=0, help="tables to print (default: no end)")
-    parser.add_argument("--interval", type=float, default=0.5, help="seconds (default 0.5)")
+    parser.add_argument(
+        "--ssh", metavar="HOST", action="append", help="host to watch; can be repeated"
+    )
+    parser.add_argument(
+        "--count", type=int, default=0, help="number of tables to print (default: endless)"
+    )
+    parser.add_argument(
+        "--interval", type=float, default=0.5, help="seconds between samples (default 0.5)"
+    )
     args = parser.parse_args()
     if args.count < 0 or args.interval < 0:
         parser.error("--count and --interval must be 0 or more")

@@ -1,4 +1,4 @@
-"""What makes a run faster that uses contexts: see mitogen/ansible/callback.py."""
+"""The callback plugin that enables mitogen; see mitogen/ansible/callback.py."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ name: mitogen
 type: aggregate
 short_description: prepare the main process for connections over mitogen contexts
 description:
-  - Imports what every task needs before workers are forked, and has connections go over contexts.
-  - It prints nothing.
+  - Imports common modules before workers are forked, and redirects connections to contexts.
+  - Prints nothing.
 requirements:
   - enabling by C(callbacks_enabled)
 options:
   redirect:
     description:
-      - Connection plugins in whose place ours are used, however a host or task names them.
-      - Besides C(ssh) and C(local), C(docker) say, which is C(community.docker.docker) too.
+      - Connection plugins to replace with those of mitogen, by any name that a host or task uses.
+      - Other names can be added, such as C(docker), which includes C(community.docker.docker).
     type: list
     elements: str
     default: [ssh, local]
@@ -29,7 +29,7 @@ options:
 try:
     import mitogen.ansible.callback as ours
 except ImportError:
-    # Loaded from a checkout by its path.
+    # This file was loaded from a checkout by its path.
     sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
     import mitogen.ansible.callback as ours
 

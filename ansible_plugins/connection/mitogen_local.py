@@ -1,4 +1,4 @@
-"""`local` over a context: see mitogen/ansible/kinds.py."""
+"""The connection plugin `local`, over a mitogen context; see mitogen/ansible/kinds.py."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import sys
 
 from ansible.plugins.connection import local as stock
 
-#: What ansible-doc shows, which reads it without running anything.
+#: Documentation for ansible-doc, which reads this text without running the file.
 DOCUMENTATION = """
 name: local
 author: the mitogen authors
 short_description: run on the controller, in a mitogen context
 description:
-  - Runs tasks as P(ansible.builtin.local#connection) does, by the options of that one.
-  - Modules are sent by C(pipelining) unless told otherwise.
+  - Runs tasks like P(ansible.builtin.local#connection), with the same options.
+  - Sends modules with C(pipelining) by default.
 """
 
 try:
     import mitogen.ansible.kinds as ours
 except ImportError:
-    # Loaded from a checkout by its path.
+    # This file was loaded from a checkout by its path.
     sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
     import mitogen.ansible.kinds as ours
 

@@ -1,24 +1,24 @@
-"""`setns` over a context: see mitogen/ansible/kinds.py."""
+"""The connection plugin `setns`, over a mitogen context; see mitogen/ansible/kinds.py."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-#: What ansible-doc shows, which reads it without running anything.
+#: Documentation for ansible-doc, which reads this text without running the file.
 DOCUMENTATION = """
 name: setns
 author: the mitogen authors
-short_description: run in a container's namespaces, without its tool, over a mitogen context
+short_description: run in a container's namespaces without its tool, over a mitogen context
 description:
-  - Runs tasks in a container's namespaces, without its own tool.
-  - C(mitogen_via) names the host that this one is reached through.
+  - Runs tasks in a container's namespaces, without using the container's own tool.
+  - C(mitogen_via) names the host through which this host is reached.
 """
 
 try:
     import mitogen.ansible.kinds as ours
 except ImportError:
-    # Loaded from a checkout by its path.
+    # This file was loaded from a checkout by its path.
     sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
     import mitogen.ansible.kinds as ours
 

@@ -1,4 +1,4 @@
-"""`ssh` over a context: see mitogen/ansible/kinds.py."""
+"""The connection plugin `ssh`, over a mitogen context; see mitogen/ansible/kinds.py."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import sys
 
 from ansible.plugins.connection import ssh as stock
 
-#: What ansible-doc shows, which reads it without running anything.
+#: Documentation for ansible-doc, which reads this text without running the file.
 DOCUMENTATION = """
 name: ssh
 author: the mitogen authors
-short_description: connect by ssh, over a mitogen context
+short_description: connect with ssh, over a mitogen context
 description:
-  - Runs tasks as P(ansible.builtin.ssh#connection) does, by the options of that one.
-  - Modules are sent by C(pipelining) unless told otherwise.
-  - C(mitogen_via) names the host that this one is reached through.
+  - Runs tasks like P(ansible.builtin.ssh#connection), with the same options.
+  - Sends modules with C(pipelining) by default.
+  - C(mitogen_via) names the host through which this host is reached.
 """
 
 try:
     import mitogen.ansible.kinds as ours
 except ImportError:
-    # Loaded from a checkout by its path.
+    # This file was loaded from a checkout by its path.
     sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
     import mitogen.ansible.kinds as ours
 

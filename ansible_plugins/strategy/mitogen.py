@@ -1,4 +1,4 @@
-"""`mitogen_linear` by a shorter name: see mitogen/ansible/strategy.py."""
+"""A shorter name for the strategy `mitogen_linear`; see mitogen/ansible/strategy.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ansible.plugins.strategy import linear as stock
 try:
     import mitogen.ansible.strategy as ours
 except ImportError:
-    # Loaded from a checkout by its path.
+    # This file was loaded from a checkout by its path.
     sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
     import mitogen.ansible.strategy as ours
 
@@ -18,7 +18,7 @@ DOCUMENTATION = """
 name: mitogen
 short_description: the strategy linear, with connections over mitogen contexts
 description:
-  - Runs plays as the strategy P(ansible.builtin.linear#strategy) does.
+  - Runs plays like the strategy P(ansible.builtin.linear#strategy).
   - C(callbacks_enabled = mitogen.ansible.mitogen) does the same for any strategy.
 author: the mitogen authors
 """

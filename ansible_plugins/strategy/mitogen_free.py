@@ -1,4 +1,4 @@
-"""`free` with connections over contexts: see mitogen/ansible/strategy.py."""
+"""The strategy `free`, over mitogen contexts; see mitogen/ansible/strategy.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ansible.plugins.strategy import free as stock
 try:
     import mitogen.ansible.strategy as ours
 except ImportError:
-    # Loaded from a checkout by its path.
+    # This file was loaded from a checkout by its path.
     sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
     import mitogen.ansible.strategy as ours
 
@@ -18,7 +18,7 @@ DOCUMENTATION = """
 name: mitogen_free
 short_description: the strategy free, with connections over mitogen contexts
 description:
-  - Runs plays as the strategy P(ansible.builtin.free#strategy) does.
+  - Runs plays like the strategy P(ansible.builtin.free#strategy).
   - C(callbacks_enabled = mitogen.ansible.mitogen) does the same for any strategy.
 author: the mitogen authors
 """

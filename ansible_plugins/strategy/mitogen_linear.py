@@ -1,4 +1,4 @@
-"""`linear` with connections over contexts: see mitogen/ansible/strategy.py."""
+"""The strategy `linear`, over mitogen contexts; see mitogen/ansible/strategy.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ansible.plugins.strategy import linear as stock
 try:
     import mitogen.ansible.strategy as ours
 except ImportError:
-    # Loaded from a checkout by its path.
+    # This file was loaded from a checkout by its path.
     sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
     import mitogen.ansible.strategy as ours
 
@@ -18,7 +18,7 @@ DOCUMENTATION = """
 name: mitogen_linear
 short_description: the strategy linear, with connections over mitogen contexts
 description:
-  - Runs plays as the strategy P(ansible.builtin.linear#strategy) does.
+  - Runs plays like the strategy P(ansible.builtin.linear#strategy).
   - C(callbacks_enabled = mitogen.ansible.mitogen) does the same for any strategy.
 author: the mitogen authors
 """

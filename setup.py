@@ -42,10 +42,10 @@ class Build(build_py):
     def run(self):
         super().run()
         sys.path.insert(0, str(HERE))
-        from mitogen import shrink
+        from mitogen.bootstrap import preamble
 
-        target = pathlib.Path(self.build_lib, "mitogen", shrink.SHIPPED)
-        target.write_bytes(shrink.stamp_of_contents() + b"\n" + shrink.make())
+        target = pathlib.Path(self.build_lib, "mitogen", preamble.SHIPPED)
+        target.write_bytes(preamble.stamp_of_contents() + b"\n" + preamble.make())
         for source in sorted(HERE.glob("ansible_plugins/*/*.py")):
             # Beside stock plugins, from a checkout, they need another name than those. Strategies
             # keep the name that playbooks have.

@@ -20,8 +20,10 @@ import yaml
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
 
-from mitogen import aliases, core, grants, values  # noqa: E402 (the checkout's)
-from mitogen.ansible import options as connections  # noqa: E402
+from mitogen import core, values  # noqa: E402 (the checkout's)
+from mitogen.ansible.plugins import options as connections  # noqa: E402
+from mitogen.compat import core_names  # noqa: E402
+from mitogen.programs import grants  # noqa: E402
 from tests.unit import api_check, api_names  # noqa: E402
 
 WIRE = os.path.join(HERE, "design", "wire.rst")
@@ -121,7 +123,7 @@ def number(name: str) -> int:
     for module in (core, grants):
         if hasattr(module, name):
             return int(getattr(module, name))
-    return int(getattr(aliases, name))
+    return int(getattr(core_names, name))
 
 
 def wire() -> str:

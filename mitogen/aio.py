@@ -21,9 +21,10 @@ import asyncio
 import concurrent.futures
 from collections import deque
 
-from mitogen import core, mailbox, master, parent, process
+from mitogen import core, mailbox, master, parent
 from mitogen.calls import CallChain
-from mitogen.capture import Capture
+from mitogen.programs import client
+from mitogen.programs.output import Capture
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mitogen.core import P, R
-    from mitogen.signatures import Methods
+    from mitogen.tree.signatures import Methods
 
     class _Base(Methods["Context", Awaitable["Context"]]):
         """The connection methods, whose names __getattr__ knows."""
@@ -134,7 +135,7 @@ class Router(_Base):
 
     async def from_spec(self, text: str, **kwargs: Any) -> Context:
         """Connect hop by hop, as a text such as "ssh:host/sudo:root" says: see specs.parse()."""
-        from mitogen import specs
+        from mitogen.tree import specs
 
         hops = specs.parse(text)
         made: list[Context] = []
@@ -331,9 +332,9 @@ def _end(starting: asyncio.Future[Any]) -> None:
         starting.result().close()
 
 
-async def _converse(popen: process.Popen, capture: Capture) -> None:
+async def _converse(popen: client.Popen, capture: Capture) -> None:
     ready = _Event()
-    conversation = process.Conversation(popen, capture.input, capture.sinks, lambda: ready.set())
+    conversation = client.Conversation(popen, capture.input, capture.sinks, lambda: ready.set())
     while not conversation.go_on():
         await ready.wait()
         ready = _Event()

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import _thread
 
-from mitogen import core, handshake
+from mitogen import core
+from mitogen.bootstrap import handshake
 from mitogen.connect import Logins
 from mitogen.core import (
     DEL_ROUTE,

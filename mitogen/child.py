@@ -2,7 +2,7 @@
 What a child needs from its first call on, sent with that: where its output and its log records go,
 its name in ps, how a call is cancelled, what inspect and tracebacks want to know of its modules;
 and where calls go that are not the main thread's: those of chains with a thread of their own
-(workers.py), and those of services while there is no pool (service.py).
+(workers.py), and those of services while there is no pool (pool.py).
 
 Until then nothing of the program's runs there. `logging` itself is imported only where the program
 does so.
@@ -37,15 +37,15 @@ CANCEL_LOOK = 0.01
 
 #: What some modules add to core's classes; they are imported when it is first used.
 OLD_NAMES = {
-    "mitogen.aliases": {
+    "mitogen.compat.core_names": {
         "ChannelError": "local_msg remote_msg",
         "Importer": "find_module load_module",
         "Message": "ENCS ENC_MGC HEADER_FMT HEADER_LEN HEADER_MAGIC pack unpickle_iter",
         "Router": "_async_route register",
         "Sender": "explicit_close_msg put",
     },
-    "mitogen.old_parent": {"Broker": "defer_sync", "Router": "unidirectional_msg"},
-    "mitogen.streams": {
+    "mitogen.compat.parent_names": {"Broker": "defer_sync", "Router": "unidirectional_msg"},
+    "mitogen.compat.streams": {
         "Broker": (
             "_start_transmit _stop_transmit keep_alive start_receive start_transmit stop_receive"
             " stop_transmit timers"
@@ -152,7 +152,7 @@ def import_main(econtext: ExternalContext) -> None:
 
 def detach(econtext: ExternalContext) -> None:
     """Leave the tree and go on: see detach.py."""
-    _import("detach").detach(econtext)
+    _import("tree.detach").detach(econtext)
 
 
 def set_process_name(name: str) -> None:
@@ -376,7 +376,7 @@ class ModuleText:
 
     def get_resource_reader(self: Any, fullname: str) -> Any:
         # By its name: what is imported here is pushed ahead of every child's first call.
-        resources = core.import_module("mitogen.resources")
+        resources = core.import_module("mitogen.importing.resources")
         requester = resources.ResourceRequester(self.router, self.router.econtext.master)
         return resources.ResourceReader(requester, fullname)
 

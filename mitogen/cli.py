@@ -42,7 +42,7 @@ _STATUSES: dict[type[BaseException], int] = {FileNotFoundError: 127, PermissionE
 
 def _connect(router: Any, texts: Sequence[str]) -> Any:
     """Connect as the specs say, each via the one before; return the last context."""
-    from mitogen import specs
+    from mitogen.tree import specs
 
     context = None
     for method, options in [hop for text in texts for hop in specs.parse(text)]:
@@ -54,7 +54,7 @@ def _connect(router: Any, texts: Sequence[str]) -> Any:
 
 
 def _run_shell(context: Any, args: argparse.Namespace) -> int:
-    from mitogen import terminal
+    from mitogen.terminal import interactive
 
     command = args.command
     if command and len(command) == 1:
@@ -66,14 +66,14 @@ def _run_shell(context: Any, args: argparse.Namespace) -> int:
         tty = args.tty > 1 or os.isatty(0)
         if not tty:
             print("mitogen shell: standard input is no terminal; -tt forces one", file=sys.stderr)
-    return terminal.shell(context, command, tty=tty, escape=args.escape, quiet=args.quiet)
+    return interactive.shell(context, command, tty=tty, escape=args.escape, quiet=args.quiet)
 
 
 def _escape(text: str) -> str:
-    from mitogen import rawtty
+    from mitogen.terminal import raw_tty
 
     try:
-        rawtty.escape_char(text)
+        raw_tty.escape_char(text)
     except ValueError as e:
         raise argparse.ArgumentTypeError(str(e)) from e
     return text

@@ -20,7 +20,8 @@ import re
 import sys
 from collections import deque
 
-from mitogen import core, handshake, spawn
+from mitogen import core
+from mitogen.bootstrap import handshake, spawn
 from mitogen.core import StreamError, listen
 from mitogen.mailbox import Latch
 
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
         Any,
     )
 
+    from mitogen.bootstrap.handshake import PythonPath, Rule
+    from mitogen.bootstrap.spawn import Process
     from mitogen.core import Action
-    from mitogen.handshake import PythonPath, Rule
     from mitogen.parent import Context, Router
-    from mitogen.spawn import Process
 
 
 __all__ = [

@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from typing_extensions import ParamSpec
 
     # What _Module finds.
-    from mitogen.aliases import *  # noqa: F403
-    from mitogen.aliases import (
+    from mitogen.compat.core_names import *  # noqa: F403
+    from mitogen.compat.core_names import (
         ADD_ROUTE as ADD_ROUTE,
         ALLOCATE_ID as ALLOCATE_ID,
         DETACHING as DETACHING,
@@ -61,19 +61,14 @@ if TYPE_CHECKING:
         LOAD_RESOURCE as LOAD_RESOURCE,
         STUB_CALL_SERVICE as STUB_CALL_SERVICE,
     )
-    from mitogen.flow import LongSend
-    from mitogen.old_logs import (
+    from mitogen.compat.logs import (
         IOLOG as IOLOG,
         LOG as LOG,
         LOGGERS as LOGGERS,
         LogHandler as LogHandler,
         PidfulStreamHandler as PidfulStreamHandler,
     )
-    from mitogen.resources import (
-        ResourceReader as ResourceReader,
-        ResourceRequester as ResourceRequester,
-    )
-    from mitogen.streams import (
+    from mitogen.compat.streams import (
         BasicStream as BasicStream,
         BufferedWriter as BufferedWriter,
         DelimitedProtocol as DelimitedProtocol,
@@ -83,6 +78,11 @@ if TYPE_CHECKING:
         Protocol as Protocol,
         Side as Side,
         Waker as Waker,
+    )
+    from mitogen.flow import LongSend
+    from mitogen.importing.resources import (
+        ResourceReader as ResourceReader,
+        ResourceRequester as ResourceRequester,
     )
 
     P = ParamSpec("P")
@@ -547,7 +547,7 @@ class Message:
     """
 
     if TYPE_CHECKING:
-        # What aliases.py adds; likewise below.
+        # What core_names.py adds; likewise below.
         ENC_MGC: int
         ENCS: tuple[int, ...]
         HEADER_FMT: str
@@ -1982,7 +1982,7 @@ class _LastFinder:
     def __init__(self, importer: Importer) -> None:
         self.importer = importer
 
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+    def find_spec(self, fullname: str, *_: Any) -> Any:
         return self.importer.find(fullname)
 
 
@@ -2279,14 +2279,12 @@ def end_process(status: int) -> NoReturn:
 
 
 class _Module(type(sys)):  # type: ignore[misc]  # types.ModuleType, without that import
-    """Finds what only some programs need, and old names, in mailbox.py and aliases.py."""
+    """Finds what only some programs need, and old names, in mailbox.py and core_names.py."""
 
     def __getattr__(self, name: str) -> Any:
         if name[0] == "_":
             raise AttributeError(name)
-        from mitogen import aliases
-
-        return getattr(aliases, name)
+        return getattr(import_module("mitogen.compat.core_names"), name)
 
 
 # As a module's own __getattr__ (PEP 562), which Python 3.6 does not have.

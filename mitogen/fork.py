@@ -16,7 +16,8 @@ import os
 import sys
 import warnings
 
-from mitogen import connect, core, os_fork, spawn
+from mitogen import connect, core, os_fork
+from mitogen.bootstrap import spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mitogen import containers
+from mitogen.methods import containers
 
 __all__ = ["Connection", "Options"]
 

@@ -13,16 +13,11 @@ import os
 import threading
 import weakref
 
-from mitogen import (
-    aliases,  # noqa: F401 (has the names that core does not)
-    child,
-    core,
-    parent,
-    pollers,
-    responder,
-    shrink,
-)
-from mitogen.finder import (
+from mitogen import child, core, parent, pollers
+from mitogen.bootstrap import preamble
+from mitogen.compat.lazy import find_elsewhere
+from mitogen.importing import responder
+from mitogen.importing.finder import (
     FinderMethod,
     ModuleFinder,
     ParentImpEnumerationMethod,
@@ -33,10 +28,9 @@ from mitogen.finder import (
     is_stdlib_name,
     is_stdlib_path,
 )
-from mitogen.lazy import find_elsewhere
+from mitogen.importing.resources import ResourceResponder
+from mitogen.importing.responder import ModuleResponder
 from mitogen.parent import Context, IdAllocator
-from mitogen.resources import ResourceResponder
-from mitogen.responder import ModuleResponder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +57,7 @@ __all__ = [
 ]
 
 # Names of old programs, which cost the others nothing.
-find_elsewhere(__name__, "mitogen.old_master")
+find_elsewhere(__name__, "mitogen.compat.master_names")
 
 LOG = logging.getLogger("mitogen")
 
@@ -145,7 +139,7 @@ class ThreadWatcher:
 @functools.lru_cache(None)
 def _core_source() -> bytes:
     # Once in a process, also where the copy beside core.py cannot be written.
-    return shrink.core_source()
+    return preamble.core_source()
 
 
 class Broker(core.Broker):

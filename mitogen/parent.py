@@ -17,6 +17,7 @@ import sys
 import mitogen
 import mitogen.flow
 from mitogen import core
+from mitogen.bootstrap.handshake import EofError
 from mitogen.branch import (
     ADD_ROUTE as ADD_ROUTE,
     ALLOCATE_ID as ALLOCATE_ID,
@@ -34,6 +35,7 @@ from mitogen.branch import (
     shutdown_now as shutdown_now,
 )
 from mitogen.calls import CallChain
+from mitogen.compat.lazy import find_elsewhere
 from mitogen.connect import (
     Attempt as Attempt,
     CancelledError as CancelledError,
@@ -56,8 +58,6 @@ from mitogen.core import (
     listen,
     takes_router,
 )
-from mitogen.handshake import EofError
-from mitogen.lazy import find_elsewhere
 from mitogen.mailbox import Latch, Receiver
 
 TYPE_CHECKING = False
@@ -72,13 +72,12 @@ if TYPE_CHECKING:
         overload,
     )
 
-    from mitogen.core import ExternalContext, P, R, Stream
-    from mitogen.many import Result
-
     # What find_elsewhere() finds.
-    from mitogen.old_parent import *  # noqa: F403
-    from mitogen.process import Args, Popen, Word
-    from mitogen.signatures import Methods
+    from mitogen.compat.parent_names import *  # noqa: F403
+    from mitogen.core import ExternalContext, P, R, Stream
+    from mitogen.programs.client import Args, Popen, Word
+    from mitogen.tree.many import Result
+    from mitogen.tree.signatures import Methods
 
     Path = Union[str, "os.PathLike[str]"]
 
@@ -115,7 +114,7 @@ __all__ = [
 ]
 
 # Names of old programs, which cost the others nothing.
-find_elsewhere(__name__, "mitogen.old_parent")
+find_elsewhere(__name__, "mitogen.compat.parent_names")
 
 DEBUG = 10
 
@@ -128,7 +127,7 @@ METHODS = {
     "doas": "mitogen.doas",
     "fork": "mitogen.fork",
     "setns": "mitogen.setns",
-    "command": "mitogen.containers",
+    "command": "mitogen.methods.containers",
     "docker": "mitogen.docker",
     "podman": "mitogen.podman",
     "buildah": "mitogen.buildah",
@@ -221,33 +220,33 @@ class Context(core.Context):
 
     def put(self, path: Path, remote_path: Path, *args: Any, **kwargs: Any) -> None:
         """Send a file or a tree there: see mitogen.files.put()."""
-        from mitogen import files
+        from mitogen.transfer import put_get
 
-        files.put(self, path, remote_path, *args, **kwargs)
+        put_get.put(self, path, remote_path, *args, **kwargs)
 
     def get(self, remote_path: Path, path: Path, *args: Any, **kwargs: Any) -> None:
         """Fetch a file or a tree from there: see mitogen.files.get()."""
-        from mitogen import files
+        from mitogen.transfer import put_get
 
-        files.get(self, remote_path, path, *args, **kwargs)
+        put_get.get(self, remote_path, path, *args, **kwargs)
 
     def popen(self, args: Args, **options: Any) -> Popen:
         """Start a program there: see mitogen.process.Popen."""
-        from mitogen import process
+        from mitogen.programs import client
 
-        return process.Popen(self, args, **options)
+        return client.Popen(self, args, **options)
 
     def run(self, args: Word | Sequence[Word], **options: Any) -> CompletedProcess[Any]:
         """Run a program there and return what it printed: see mitogen.process.run()."""
-        from mitogen import process
+        from mitogen.programs import client
 
-        return process.run(self, args, **options)
+        return client.run(self, args, **options)
 
     def shell(self, argv: None | str | Sequence[Word] = None, **options: Any) -> int:
         """Put this process' terminal in front of a shell there: see mitogen.terminal.shell()."""
-        from mitogen import terminal
+        from mitogen.terminal import interactive
 
-        return terminal.shell(self, argv, **options)
+        return interactive.shell(self, argv, **options)
 
     def on_disconnect(self) -> None:
         """Tell those that listen for `disconnect`."""
@@ -406,13 +405,13 @@ class Router(_Base):
 
     def connect_many(self, specs: Iterable[Any], limit: int = 100) -> Iterator[Result]:
         """Connect to many at once: see many.connect_many()."""
-        from mitogen import many
+        from mitogen.tree import many
 
         return many.connect_many(self, specs, limit)
 
     def from_spec(self, text: str, **kwargs: Any) -> Context:
         """Connect hop by hop, as a text such as "ssh:host/sudo:root" says: see specs.connect()."""
-        from mitogen import specs
+        from mitogen.tree import specs
 
         return specs.connect(self, text, **kwargs)
 

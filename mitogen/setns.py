@@ -23,17 +23,19 @@ import os
 import re
 import signal
 
-from mitogen import connect, containers, handshake
+from mitogen import connect
+from mitogen.bootstrap import handshake
+from mitogen.bootstrap.handshake import Rule
 from mitogen.core import StreamError
-from mitogen.handshake import Rule
+from mitogen.methods import containers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, Union
 
-    from mitogen.containers import Rules
-    from mitogen.spawn import Process
+    from mitogen.bootstrap.spawn import Process
+    from mitogen.methods.containers import Rules
 
     Path = Union[str, "os.PathLike[str]", Sequence[str]]
 

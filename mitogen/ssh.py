@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 
-from mitogen import connect, handshake
+from mitogen import connect
+from mitogen.bootstrap import handshake
+from mitogen.bootstrap.handshake import Rule
 from mitogen.core import StreamError
-from mitogen.handshake import Rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any, Union
 
-    from mitogen.handshake import Rule
+    from mitogen.bootstrap.handshake import Rule
 
     Path = Union[str, "os.PathLike[str]"]
 

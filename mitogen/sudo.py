@@ -11,8 +11,8 @@ import os
 import re
 
 from mitogen import connect
+from mitogen.bootstrap.handshake import Rule
 from mitogen.core import StreamError
-from mitogen.handshake import Rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The callback plugin that enables mitogen; see mitogen/ansible/callback.py."""
+"""The callback plugin that enables mitogen; see mitogen/ansible/plugins/callback.py."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ options:
 """
 
 try:
-    import mitogen.ansible.callback as ours
+    import mitogen.ansible.plugins.callback as ours
 except ImportError:
     # This file was loaded from a checkout by its path.
     sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
-    import mitogen.ansible.callback as ours
+    import mitogen.ansible.plugins.callback as ours
 
 CallbackModule = ours.CallbackModule

@@ -1,4 +1,4 @@
-"""The connection plugin `setns`, over a mitogen context; see mitogen/ansible/kinds.py."""
+"""The connection plugin `setns`, over a mitogen context; see mitogen/ansible/plugins/kinds.py."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ description:
 """
 
 try:
-    import mitogen.ansible.kinds as ours
+    import mitogen.ansible.plugins.kinds as ours
 except ImportError:
     # This file was loaded from a checkout by its path.
     sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
-    import mitogen.ansible.kinds as ours
+    import mitogen.ansible.plugins.kinds as ours
 
 DOCUMENTATION += ours.options.documentation("setns")
 

@@ -1,4 +1,4 @@
-"""A shorter name for the strategy `mitogen_linear`; see mitogen/ansible/strategy.py."""
+"""A shorter name for the strategy `mitogen_linear`; see mitogen/ansible/plugins/strategy.py."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 from ansible.plugins.strategy import linear as stock
 
 try:
-    import mitogen.ansible.strategy as ours
+    import mitogen.ansible.plugins.strategy as ours
 except ImportError:
     # This file was loaded from a checkout by its path.
     sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
-    import mitogen.ansible.strategy as ours
+    import mitogen.ansible.plugins.strategy as ours
 
 DOCUMENTATION = """
 name: mitogen

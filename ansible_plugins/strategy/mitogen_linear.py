@@ -1,4 +1,4 @@
-"""The strategy `linear`, over mitogen contexts; see mitogen/ansible/strategy.py."""
+"""The strategy `linear`, over mitogen contexts; see mitogen/ansible/plugins/strategy.py."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 from ansible.plugins.strategy import linear as stock
 
 try:
-    import mitogen.ansible.strategy as ours
+    import mitogen.ansible.plugins.strategy as ours
 except ImportError:
     # This file was loaded from a checkout by its path.
     sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
-    import mitogen.ansible.strategy as ours
+    import mitogen.ansible.plugins.strategy as ours
 
 DOCUMENTATION = """
 name: mitogen_linear

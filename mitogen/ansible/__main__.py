@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 
-from mitogen.ansible import enabling, installation
+from mitogen.ansible.setup import enabling, installation
 
 EPILOG = "Exit status: 0 on, or done; 1 off, or done to no avail; 2 an error."
 

@@ -28,7 +28,7 @@ __all__ = [
 #: What a process of a run may be.
 KINDS = ("playbook", "worker", "broker", "ssh", "context", "zygote", "module")
 
-BROKER = "mitogen.ansible.broker"
+BROKER = "mitogen.ansible.broker.server"
 ZYGOTE = "mitogen.zygote"
 
 

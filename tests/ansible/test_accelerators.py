@@ -45,7 +45,7 @@ MODULES = """
 import tempfile
 from ansible.executor import module_common
 if {ours}:
-    import mitogen.ansible.connection
+    import mitogen.ansible.plugins.connection
 found = []
 for data in (b"", b"UEsDB+/=" * 1000, b"it's", b"a\\\\b", b"two\\nlines", b"\\xc3\\xa9"):
     each = module_common._CachedModule(zip_data=data, metadata=None, source_mapping={{"a": "b"}})
@@ -80,7 +80,7 @@ from ansible import constants as C
 from ansible.config.manager import ConfigManager
 from ansible.plugins import loader
 if {ours}:
-    from mitogen.ansible import accelerators
+    from mitogen.ansible.plugins import accelerators
     accelerators.remember_settings(ConfigManager)
     accelerators.remember_settings(ConfigManager)
 calls = []
@@ -134,7 +134,7 @@ try:
     from ansible.template import trust_as_template as trust
 except ImportError:
     trust = str
-from mitogen.ansible import accelerators
+from mitogen.ansible.plugins import accelerators
 import jinja2
 compiled = []
 real = jinja2.Environment._compile
@@ -175,7 +175,7 @@ def test_templates_are_what_core_makes_of_them(sites, inside_of, release):
 
 PARSERS = """
 import argparse
-from mitogen.ansible import accelerators
+from mitogen.ansible.plugins import accelerators
 found = []
 for make in (argparse.ArgumentParser, accelerators.LateParser):
     parser = make(prog="x", add_help=False)
@@ -197,7 +197,7 @@ def test_only_that_plugins_parsers_are_late(inside):
     found = inside(
         "import argparse\n"
         "from ansible.plugins.connection import ssh\n"
-        "from mitogen.ansible import accelerators, kinds\n"
+        "from mitogen.ansible.plugins import accelerators, kinds\n"
         "kinds.ssh(ssh)\n"
         "found = [ssh.argparse.ArgumentParser is accelerators.LateParser,\n"
         "         ssh.argparse.Namespace is argparse.Namespace,\n"
@@ -208,7 +208,7 @@ def test_only_that_plugins_parsers_are_late(inside):
 
 STRATEGY = """
 import collections, threading
-from mitogen.ansible import accelerators
+from mitogen.ansible.plugins import accelerators
 
 class Base:
     def __init__(self):
@@ -265,7 +265,7 @@ def test_results_are_waited_for_and_come_in_order(inside):
 )
 def test_what_is_not_as_we_know_it_stays(inside, method):
     found = inside(
-        "from mitogen.ansible import accelerators\n"
+        "from mitogen.ansible.plugins import accelerators\n"
         "class Base:\n"
         "    def _wait_on_pending_results(self, iterator): pass\n"
         "    " + method + "\n"

@@ -126,7 +126,7 @@ def test_may_not_write(place):
     before = sorted(os.listdir(str(place.directory)))
     script = "import os, sys; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
     script += "sys.path.insert(0, {!r})\n".format(str(ROOT))
-    script += "from mitogen.ansible import enabling, installation\n"
+    script += "from mitogen.ansible.setup import enabling, installation\n"
     script += "s = [installation.Setting('callbacks_enabled', 'X', 'mitogen')]\n"
     script += "os.environ['PYTHONDONTWRITEBYTECODE'] = '1'\n"
     script += "try: enabling.enable('/etc/ansible.cfg', s)\n"
@@ -163,7 +163,7 @@ from ansible.plugins import loader
 loader.init_plugin_loader()
 from ansible.plugins.loader import connection_loader as connections
 from ansible.playbook.play import Play
-from mitogen.ansible import callback, redirect
+from mitogen.ansible.plugins import callback, redirect
 play, empty = Play(), Play()
 empty.gather_facts = False
 stock = connections.get("ssh", class_only=True)

@@ -17,7 +17,7 @@ pytestmark = [
 
 ORPHAN = """
 import json, multiprocessing, os, select, sys
-from mitogen.ansible import run
+from mitogen.ansible.plugins import run
 main = os.getpid()
 ends = os.pidfd_open(main)
 def work():

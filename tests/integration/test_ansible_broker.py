@@ -8,7 +8,7 @@ import tempfile
 import pytest
 
 from mitogen import core
-from mitogen.ansible import client, rpc, scripts
+from mitogen.ansible.broker import client, rpc, scripts
 from tests import processes
 
 SOON = 30.0

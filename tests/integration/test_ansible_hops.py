@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from mitogen import core
-from mitogen.ansible import hops
+from mitogen.ansible.broker import hops
 
 
 def run(argv, data=b""):

@@ -11,8 +11,10 @@ from base64 import b64encode
 
 import pytest
 
-from mitogen import process, spawn
-from mitogen.ansible import scripts, warm
+from mitogen import process
+from mitogen.ansible.agent import warm
+from mitogen.ansible.broker import scripts
+from mitogen.bootstrap import spawn
 from tests import hosts, processes
 
 SOON = 30.0
@@ -32,7 +34,7 @@ def run(context, script, interpreter=sys.executable, environment=None, **options
     """Run a script in the zygote; return (status, output, error output)."""
     parts = [[digest, data] for digest, data in scripts.Divider().parts(text_of(script))]
     program = process.Custom(
-        "mitogen.ansible.target.start_script", [interpreter, parts, environment or {}]
+        "mitogen.ansible.agent.runner.start_script", [interpreter, parts, environment or {}]
     )
     with context.popen(program, stdin=process.DEVNULL, **options) as popen:
         out, err = popen.communicate(timeout=SOON)
@@ -253,7 +255,9 @@ def test_one_that_hangs_is_ended_with_all_it_has_started(context):
         p.wait()
         """
     parts = [[digest, data] for digest, data in scripts.Divider().parts(text_of(script))]
-    program = process.Custom("mitogen.ansible.target.start_script", [sys.executable, parts, {}])
+    program = process.Custom(
+        "mitogen.ansible.agent.runner.start_script", [sys.executable, parts, {}]
+    )
     with context.popen(program, stdin=process.DEVNULL) as popen:
         pids = list(map(int, popen.stdout.readline().split()))
         popen.kill()
@@ -274,7 +278,9 @@ with tempfile.TemporaryDirectory() as directory:
 def test_one_that_is_given_up_may_tidy_up(kill_zygote, context):
     """It is interrupted before it is killed; what takes no notice of that is killed soon after."""
     parts = [[digest, data] for digest, data in scripts.Divider().parts(TIDY.encode())]
-    program = process.Custom("mitogen.ansible.target.start_script", [sys.executable, parts, {}])
+    program = process.Custom(
+        "mitogen.ansible.agent.runner.start_script", [sys.executable, parts, {}]
+    )
     with context.popen(program, stdin=process.DEVNULL) as popen:
         directory, group = popen.stdout.readline().decode().split()
         assert os.path.isdir(directory)
@@ -307,7 +313,9 @@ def test_time_to_tidy_up_where_the_context_ends(router, tmp_path):
     said = tmp_path / "said"
     script = PATIENT.format(str(said)).encode()
     parts = [[digest, data] for digest, data in scripts.Divider().parts(script)]
-    program = process.Custom("mitogen.ansible.target.start_script", [sys.executable, parts, {}])
+    program = process.Custom(
+        "mitogen.ansible.agent.runner.start_script", [sys.executable, parts, {}]
+    )
     with context.popen(program, stdin=process.DEVNULL) as popen:
         assert popen.stdout.readline() == b"ready\n"
         context.shutdown(wait=True)
@@ -330,7 +338,9 @@ def test_a_zygote_that_was_killed_is_replaced(context):
     # Above a script is what leads its session, and above that the zygote.
     hang = "import os, time\nprint(os.getppid(), flush=True)\ntime.sleep(1000)"
     parts = [[digest, data] for digest, data in scripts.Divider().parts(hang.encode())]
-    program = process.Custom("mitogen.ansible.target.start_script", [sys.executable, parts, {}])
+    program = process.Custom(
+        "mitogen.ansible.agent.runner.start_script", [sys.executable, parts, {}]
+    )
     with context.popen(program, stdin=process.DEVNULL) as popen:
         leader = processes.process(int(popen.stdout.readline()))
         os.kill(leader.ppid, signal.SIGKILL)

@@ -11,9 +11,9 @@ from typing import Any, Callable, NamedTuple
 
 import pytest
 
+import mitogen.bootstrap.handshake
 import mitogen.core
 import mitogen.doas
-import mitogen.handshake
 import mitogen.parent
 import mitogen.ssh
 import mitogen.su
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.ssh, pytest.mark.root]
 
 PYTHON2 = hosts.find_pythons().get((2, 7))
 EOF = mitogen.parent.EofError
-UNSUPPORTED = mitogen.handshake.UnsupportedPythonError
+UNSUPPORTED = mitogen.bootstrap.handshake.UnsupportedPythonError
 TIMEOUT = mitogen.core.TimeoutError
 #: Seconds within which an error that needs no deadline must be there.
 PROMPT = 8.0

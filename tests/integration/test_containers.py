@@ -19,12 +19,12 @@ from urllib.parse import quote
 
 import pytest
 
-import mitogen.containers
+import mitogen.bootstrap.handshake
 import mitogen.core
-import mitogen.handshake
+import mitogen.methods.containers
 import mitogen.parent
 import mitogen.setns
-from mitogen.handshake import _SEARCH, first_stage
+from mitogen.bootstrap.handshake import _SEARCH, first_stage
 from tests import processes
 from tests.integration.conftest import PYTHON, own_children
 from tests.integration.far import places, work
@@ -107,7 +107,7 @@ def check(context):
 def test_the_tool_gets_the_golden_command_line(name, router, via, stand_ins):
     method, kwargs, wanted = GOLDEN[name]
     # However the row names its program, the stand-in is what is run.
-    option = next(iter(mitogen.containers.TABLE[method][0]))
+    option = next(iter(mitogen.methods.containers.TABLE[method][0]))
     tool = {"lxc": "lxc-attach", "lxd": "lxc", "jail": "jexec"}.get(method, method)
     words = len(kwargs[option]) if isinstance(kwargs.get(option), (list, tuple)) else 1
     path = ["env"] * (words - 1) + [str(stand_ins.directory / tool)]
@@ -142,7 +142,7 @@ def failure(router, method, where, **more):
 @pytest.mark.parametrize("method", MINIMAL)
 def test_no_such_container(method, router, via):
     error = failure(router, method, "nix", via=via)
-    assert type(error) is mitogen.containers.ContainerError
+    assert type(error) is mitogen.methods.containers.ContainerError
     assert str(error).startswith("%s: there is no 'nix', or it does not run\n" % method)
 
 
@@ -150,19 +150,19 @@ def test_no_such_container(method, router, via):
 def test_no_interpreter(method, router, via):
     error = failure(router, method, "distroless", via=via)
     assert "executable file not found" in str(error)
-    assert type(error) is mitogen.handshake.UnsupportedPythonError
+    assert type(error) is mitogen.bootstrap.handshake.UnsupportedPythonError
     assert "python_path=" in str(error)
 
 
 def test_the_named_interpreter_is_missing(router, via):
     error = failure(router, "docker", "web", via=via, python_path=["/nonexistent/python3"])
-    assert type(error) is mitogen.handshake.UnsupportedPythonError
+    assert type(error) is mitogen.bootstrap.handshake.UnsupportedPythonError
     assert "looked for /nonexistent/python3; found none" in str(error)
 
 
 @pytest.mark.parametrize("method", MINIMAL)
 def test_the_tool_is_missing(method, router, via):
-    option = next(iter(mitogen.containers.TABLE[method][0]))
+    option = next(iter(mitogen.methods.containers.TABLE[method][0]))
     error = failure(router, method, "web", via=via, **{option: "/nonexistent/tool"})
     assert type(error) is mitogen.core.StreamError
     assert "cannot start /nonexistent/tool" in str(error) and "is it installed" in str(error)
@@ -260,7 +260,7 @@ def test_chroot(router, via, tmp_path):
 
 @needs_root
 def test_a_chroot_without_python(router, via, tmp_path):
-    with pytest.raises(mitogen.handshake.UnsupportedPythonError) as caught:
+    with pytest.raises(mitogen.bootstrap.handshake.UnsupportedPythonError) as caught:
         router.command(argv=["chroot", tmp_path], via=via)
     assert "chroot: failed to run command" in str(caught.value)
 
@@ -296,7 +296,7 @@ def test_a_password_on_a_terminal_beside_the_pipe(router, users, pw):
     "password, why", [("wrong", "sudo's password is wrong"), (None, "{password} is asked for, and")]
 )
 def test_a_password_that_is_wrong_or_missing(router, pw, password, why):
-    with pytest.raises(mitogen.containers.PasswordError, match=why):
+    with pytest.raises(mitogen.methods.containers.PasswordError, match=why):
         router.command(via=pw, password=password, prompts=ASK, **SUDO)
 
 
@@ -324,7 +324,7 @@ def test_a_password_on_the_terminal_that_is_the_pipe(router, users, pw):
     context = router.command(password=users.su.password, **kwargs)
     assert context.call(work.identity)[1] == users.su.name
     check(context)
-    with pytest.raises(mitogen.containers.PasswordError, match="{password} is asked for"):
+    with pytest.raises(mitogen.methods.containers.PasswordError, match="{password} is asked for"):
         router.command(**kwargs)
 
 
@@ -633,7 +633,7 @@ def test_what_the_real_tools_say_if_there_is_none(router, box, real, name):
     method = name.split()[0]
     with pytest.raises(mitogen.core.StreamError) as caught:
         router.connect(method, container="nix", via=box, **kwargs)
-    wanted = mitogen.setns.Error if method == "setns" else mitogen.containers.ContainerError
+    wanted = mitogen.setns.Error if method == "setns" else mitogen.methods.containers.ContainerError
     assert type(caught.value) is wanted and "nix" in str(caught.value)
 
 
@@ -642,7 +642,7 @@ def test_what_the_real_tools_say_if_there_is_none(router, box, real, name):
 def test_what_the_real_tools_say_if_there_is_no_such_interpreter(router, box, real, name):
     tool, kwargs = REACH[name]
     real(tool)
-    with pytest.raises(mitogen.handshake.UnsupportedPythonError) as caught:
+    with pytest.raises(mitogen.bootstrap.handshake.UnsupportedPythonError) as caught:
         router.connect(name, container="web", python_path="/nonexistent/py", via=box, **kwargs)
     assert "/nonexistent/py" in str(caught.value)
 
@@ -650,6 +650,6 @@ def test_what_the_real_tools_say_if_there_is_no_such_interpreter(router, box, re
 @needs_root
 def test_a_real_container_without_a_shell(router, box, real):
     real("buildah")
-    error = mitogen.handshake.UnsupportedPythonError
+    error = mitogen.bootstrap.handshake.UnsupportedPythonError
     with pytest.raises(error, match='"sh": executable file not found'):
         router.buildah(container="empty", buildah_path=BUILDAH, via=box)

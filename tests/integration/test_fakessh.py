@@ -14,7 +14,8 @@ import time
 import pytest
 
 import mitogen.core
-from mitogen import fakessh, rendezvous
+from mitogen import fakessh
+from mitogen.fakessh import rendezvous
 from tests import hosts, processes
 from tests.integration.conftest import SOON
 

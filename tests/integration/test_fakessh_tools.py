@@ -15,7 +15,8 @@ import subprocess
 
 import pytest
 
-from mitogen import fakessh, programs
+from mitogen import fakessh
+from mitogen.programs import server as programs
 from tests import hosts, processes
 from tests.integration.conftest import SOON, WAYS
 

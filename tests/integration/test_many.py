@@ -3,7 +3,8 @@
 import pytest
 
 import mitogen.core
-from mitogen import connect, many
+from mitogen import connect
+from mitogen.tree import many
 from tests import processes
 from tests.integration.conftest import PYTHON, SOON, own_children
 from tests.integration.far import work

@@ -11,7 +11,8 @@ import threading
 import pytest
 
 import mitogen.core
-from mitogen import endpoints, grants, pipes, process
+from mitogen import process
+from mitogen.programs import endpoints, grants, pipes
 from tests import processes
 from tests.integration.conftest import SOON
 from tests.integration.far import programs

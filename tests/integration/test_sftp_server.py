@@ -23,8 +23,9 @@ from typing import Any, Optional, Union
 import pytest
 
 import mitogen.master
-from mitogen import sftp, sftp_files
-from mitogen.sftp_packets import Attrs, Fields, OpenFlags, Packet, Status
+from mitogen import sftp
+from mitogen.sftp import files
+from mitogen.sftp.packets import Attrs, Fields, OpenFlags, Packet, Status
 from tests import hosts, processes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -688,7 +689,7 @@ def test_a_directory_of_100_000_entries_comes_as_it_is_read(
         kind, answer = raw.ask(Packet.READDIR, 0)
         if kind == Packet.STATUS:
             break
-        assert len(answer) <= sftp_files.BATCH_ENTRIES
+        assert len(answer) <= files.BATCH_ENTRIES
         seen.update(entry[0] for entry in answer)
         memory = memory or resident(raw.child.pid)
     assert len(seen) == 100002

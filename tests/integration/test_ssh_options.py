@@ -10,7 +10,7 @@ import subprocess
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
-from mitogen import ssh_options
+from mitogen.fakessh import ssh_options
 from tests import hosts
 
 pytestmark = pytest.mark.skipif(

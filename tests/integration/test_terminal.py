@@ -27,7 +27,8 @@ from typing import Any
 
 import pytest
 
-from mitogen import cli as cli_module, core, process, rawtty, terminal
+from mitogen import cli as cli_module, core, process, terminal
+from mitogen.terminal import raw_tty
 from tests import hosts, processes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -176,7 +177,7 @@ def far_pids() -> list[int]:
 
 
 def assert_raw(attrs: Any, before: Any) -> None:
-    assert attrs == [*rawtty.raw_attrs(before)[:6], attrs[6]]
+    assert attrs == [*raw_tty.raw_attrs(before)[:6], attrs[6]]
     assert attrs[6][termios.VMIN] in (1, b"\1") and attrs[6][termios.VTIME] in (0, b"\0")
 
 
@@ -488,7 +489,7 @@ def loggers() -> Iterator[Any]:
 
 def test_streams_are_put_back(seats, loggers, monkeypatch):
     """Of a handler that two loggers have; not where somebody has set another meanwhile."""
-    tty = rawtty.RawTty(seats[0].slave, seats[0].slave)
+    tty = raw_tty.RawTty(seats[0].slave, seats[0].slave)
     with contextlib.ExitStack() as stack:
         files = [
             stack.enter_context(open(seat.slave, "w", buffering=1, closefd=False, newline=""))

@@ -775,7 +775,7 @@ _CBOR = "values are sent as CBOR (RFC 8949), which names no classes: nothing to 
 _CONNECTING = (
     "internal; `mitogen.connect.Connecting` connects; a Connection defines how to start a child"
 )
-_HANDSHAKE = "internal; `mitogen.handshake.Handshake` runs the handshake with a starting child"
+_HANDSHAKE = "internal; `mitogen.bootstrap.handshake.Handshake` conducts the handshake"
 _IMPORTER = "internal; the Importer finds the target's own modules through `sys.meta_path`"
 _MADE = "created only by the Router, which has it as an attribute; the name exists"
 _MADE_IN_CHILD = "created only by a child, from its parent's configuration, as `econtext.importer`"

@@ -28,10 +28,10 @@ def missing(names, econtext=None):
 
 
 def use_old_names():
-    """Use what aliases.py adds to core's classes, in a context that has imported none of it."""
+    """Use what core_names.py adds to core's classes, in a context that has imported none of it."""
     import sys
 
-    before = "mitogen.aliases" in sys.modules
+    before = "mitogen.compat.core_names" in sys.modules
     msg = core.Message.pickled(1, "two", dst_id=0, src_id=0, auth_id=0, handle=1)
     values = list(msg.unpickle_iter())
     size = len(msg.pack()) - len(msg.data)
@@ -44,7 +44,7 @@ def defer_sync(econtext=None):
     return econtext.broker.defer_sync(lambda: econtext.broker.on_thread())
 
 
-# ---- test_resources.py
+# ---- unit/importing/test_resources.py
 
 
 def use_resources():

@@ -12,7 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from mitogen import core, handshake, master, minify, shrink, ssh
+from mitogen import core, master, ssh
+from mitogen.bootstrap import handshake, minify, preamble as preamble_file
 from mitogen.connect import LocalOptions
 from tests.unit import nodes
 
@@ -56,7 +57,7 @@ def sizes_by_section():
 
 def test_preamble(router):
     data = typical(router)
-    shrunk = len(zlib.compress(shrink.core_source(), 9))
+    shrunk = len(zlib.compress(preamble_file.core_source(), 9))
     rows = list(sizes_by_section())
     for size, name in [
         *rows,
@@ -123,7 +124,7 @@ def test_modules_at_ready(router, bare):
     stream = SimpleNamespace(name="local")
     preamble = router.branch.preamble
     try:
-        router.branch.preamble = handshake.preamble(shrink.core_source() + SPY)
+        router.branch.preamble = handshake.preamble(preamble_file.core_source() + SPY)
         data = router.preamble_for(SimpleNamespace(conn=conn, context_id=1, stream=stream))
     finally:
         router.branch.preamble = preamble

@@ -81,7 +81,7 @@ def objects(world):
 
 def service_object(world, name):
     """Return an object of mitogen.service, made when it is first asked for."""
-    from mitogen import service
+    from mitogen.services import pool as service
 
     if name == "Pool":
         pool = service.Pool(world.router, size=1, overwrite=True)
@@ -310,7 +310,7 @@ def test_what_a_child_has(fresh_child):
 
 def test_old_names_of_classes_need_no_import_there(fresh_child):
     before, values, size_fits, text = fresh_child.call(api_probe.use_old_names)
-    assert not before, "aliases.py was sent though nobody had asked for it"
+    assert not before, "core_names.py was sent though no name in it was used"
     assert values == [1, "two"] and size_fits and text
     assert fresh_child.call(api_probe.use_old_names)[0]
 

@@ -9,10 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from mitogen import connect, core, spawn
+from mitogen import connect, core
+from mitogen.bootstrap import spawn
+from mitogen.bootstrap.handshake import EofError, Rule, UnsupportedPythonError
 from mitogen.connect import MAX_LOGINS, CancelledError, Connecting, Logins
 from mitogen.core import StreamError
-from mitogen.handshake import EofError, Rule, UnsupportedPythonError
 from tests import conftest
 from tests.unit import nodes
 from tests.unit.nodes import frame

@@ -5,7 +5,9 @@ import os
 
 import pytest
 
-from mitogen import aliases, calls, core, grants, parent
+from mitogen import calls, core, parent
+from mitogen.compat import core_names
+from mitogen.programs import grants
 
 DOCS = os.path.join(os.path.dirname(__file__), "..", "..", "docs")
 
@@ -57,7 +59,7 @@ def test_settings():
 def test_every_handle_is_in_the_table():
     listed = {name for name, *_ in _generate().HANDLES}
     found = {}
-    for module in (core, aliases, parent, calls, grants):
+    for module in (core, core_names, parent, calls, grants):
         for name, value in vars(module).items():
             if name.isupper() and type(value) is int and 100 <= value < 200:
                 assert found.setdefault(name, value) == value, f"{name} has two numbers"

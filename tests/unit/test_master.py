@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from mitogen import core, master, responder
+from mitogen import core, master
+from mitogen.importing import responder
 from mitogen.master import IdAllocator, LogForwarder, ThreadWatcher
 from tests.unit import nodes
 

@@ -5,7 +5,8 @@ import select
 
 import pytest
 
-from mitogen import core, pollers, spawn
+from mitogen import core, pollers
+from mitogen.bootstrap import spawn
 
 HERE = [core.Poller]
 if hasattr(select, "epoll"):

@@ -12,8 +12,9 @@ import types
 
 import pytest
 
-from mitogen import connect, containers, parent, setns
-from mitogen.handshake import _SEARCH, Handshake, first_stage
+from mitogen import connect, parent, setns
+from mitogen.bootstrap.handshake import _SEARCH, Handshake, first_stage
+from mitogen.methods import containers
 from mitogen.setns import Error
 
 NAME = "user@host:1"

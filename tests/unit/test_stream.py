@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from mitogen import core, pollers, spawn
+from mitogen import core, pollers
+from mitogen.bootstrap import spawn
 from mitogen.core import Stream
 from tests import conftest
 from tests.unit import nodes

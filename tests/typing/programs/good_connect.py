@@ -4,9 +4,9 @@ import pathlib
 from collections.abc import Iterator
 
 import mitogen.core
-import mitogen.many
 import mitogen.master
 import mitogen.parent
+import mitogen.tree.many
 
 
 def connect(router: mitogen.master.Router) -> mitogen.parent.Context:

@@ -1,0 +1,533 @@
+"""
+The process that holds the contexts of one run of Ansible: `python -m
+mitogen.ansible.broker.server`. The run's workers come and go; they ask it through a socket
+(rpc.py).
+
+Rules
+    1. It is started by whoever needs it first, and ends with the run's main process: then all
+       contexts end, and what runs in them.
+    2. A context is connected once for each account on a host, whoever waits for it. One that is
+       lost is connected again by the next request; a request that was under way has failed.
+       Where none can be (no Python, no such account), Ansible's own way is taken meanwhile; so
+       that this is not much slower, it is tried again after PATIENCE times what it took.
+    3. A worker that goes away has what it asked for ended.
+    4. Nothing of Ansible is imported here.
+
+Threads: one for each worker's connection.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import sys
+import threading
+import time
+
+import mitogen.master
+from mitogen import core
+from mitogen.ansible.agent import runner, warm
+from mitogen.ansible.broker import commands, hops, rpc, scripts
+from mitogen.ansible.broker.names import LOCK, SOCKET
+from mitogen.bootstrap import handshake
+from mitogen.programs import client, endpoints, server
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["Broker", "main"]
+
+
+BACKLOG = 128
+#: Seconds between looks at the main process, where the system can't tell.
+LOOK = 0.5
+#: Before a context is tried again where there could be none: as many times what that took; and no
+#: more seconds than that.
+PATIENCE, LONGEST = 10, 60.0
+
+
+#: What tasks need of us on a host: sent at once, rather than asked for one by one. First what an
+#: interpreter is begun with.
+PUSHED = [
+    "mitogen.ansible.agent.warm",
+    "mitogen.ansible.agent.zygote",
+    "mitogen.programs.server",
+    "mitogen.ansible.agent.runner",
+    "mitogen.ansible.broker.commands",
+    "mitogen.workers",
+]
+#: Methods by which nobody logs in: programs have the directory and environment of the context.
+PLACES = {"docker", "podman", "buildah", "kubectl", "lxc", "lxd", "incus", "jail", "setns"}
+
+
+class NoAccount(core.Error):
+    """The host is there, the other account on it is not."""
+
+
+class NoWay(core.Error):
+    """A host that another is reached through is not reached."""
+
+
+class Account:
+    """
+    A context, and what it has been sent.
+
+    :param list steps: those on the way: see method_options.py
+    """
+
+    def __init__(self, router: mitogen.master.Router, steps: list[Any]) -> None:
+        self.router = router
+        self.steps = steps
+        self.lock = threading.Lock()
+        self.context: Any = None
+        #: Why there can be none, of the context before and for how long (a monotonic time).
+        self._refusal: tuple[Any, float, core.StreamError] | None = None
+        self.sent: set[bytes] = set()
+        #: Where programs begin, if not in the account's home: those of an account that another has
+        #: become where that one's would.
+        self.cwd: str | None = None
+        #: All that programs have in their environment, if not what one gets by logging in.
+        self.env: dict[str, str] | None = None
+
+    def connect(self, via: Any, cwd: str | None, interpreter: str | None) -> Any:
+        """
+        Return the context; connect it if there is none, or not any more.
+
+        :param via: the context before
+        :param cwd: where programs begin there, if not at home
+        :param interpreter: what modules will most likely be run with: a path, "" for the context's
+            own; None for no interpreter
+        """
+        with self.lock:
+            if self.context is None:
+                context = self._new_context(via)
+                core.listen(context, "disconnect", lambda: self._forget(context))
+                self.sent = set()
+                self.router.responder.forward_modules(context, PUSHED)
+                if interpreter is not None:
+                    # While we go on with what has to be done before the first module.
+                    context.call_no_reply(warm.prepare, interpreter)
+                self.cwd = self._start(via, context, cwd)
+                self.context = context
+            return self.context
+
+    def _new_context(self, via: Any) -> Any:
+        start = time.monotonic()
+        if self._refusal:
+            of, until, error = self._refusal
+            if of is via and start < until:
+                raise error.with_traceback(None)
+        method, options, *particular = self.steps[-1]
+        try:
+            return self.router.connect(method, via=via, **options)
+        except core.StreamError as e:
+            if "become" in particular or isinstance(e, handshake.UnsupportedPythonError):
+                now = time.monotonic()
+                self._refusal = via, now + min(PATIENCE * (now - start), LONGEST), e
+            raise
+
+    def _start(self, via: Any, context: Any, cwd: str | None) -> str | None:
+        method, _, *particular = self.steps[-1]
+        if method in PLACES:
+            cwd, self.env = context.call(runner.surroundings)
+            return cwd
+        if "become" not in particular or "login" in particular:
+            return None
+        cwd = cwd or via.call(server.home)
+        return cwd if context.call(os.access, cwd, os.X_OK) else None
+
+    def _forget(self, context: Any) -> None:
+        if self.context is context:
+            self.context = None
+
+    def reset(self) -> None:
+        """End the context, if there is one."""
+        with self.lock:
+            context, self.context = self.context, None
+            self._refusal = None
+        if context is not None:
+            context.shutdown(wait=True)
+
+
+class Worker(rpc.Connection):
+    """
+    A connection to a worker, whose thread sleeps until something has been done, or it is gone.
+
+    :param sock: a connected socket
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        rpc.Connection.__init__(self, sock)
+        self._rfd, self._wfd = os.pipe()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._parts: dict[bytes, bytes] = {}
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+        self._poll.register(self._rfd, select.POLLIN)
+
+    def part(self, digest: bytes, data: bytes | None) -> bytes:
+        """Return a part of a script, which is kept if it is long: see Client.script()."""
+        if data is None:
+            return self._parts[digest]
+        if len(data) >= scripts.LONG:
+            self._parts[digest] = data
+        return data
+
+    def wake(self) -> None:
+        """Any thread: have wait() return."""
+        with self._lock:
+            if not self._closed:
+                os.write(self._wfd, b"!")
+
+    def wait(self) -> bool:
+        """Sleep until woken; return whether the worker is still there."""
+        ready = [fd for fd, _ in self._poll.poll()]
+        if self._rfd in ready:
+            os.read(self._rfd, 4096)
+        # It says nothing before it has its answer.
+        return self.sock.fileno() not in ready
+
+    def close(self) -> None:
+        """Close it."""
+        with self._lock:
+            self._closed = True
+            os.close(self._rfd)
+            os.close(self._wfd)
+        rpc.Connection.close(self)
+
+
+class Broker:
+    """
+    :param str directory: private to the run; it is the working directory
+    """
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self.router = mitogen.master.Router()
+        self.lock = threading.Lock()
+        self.accounts: dict[str, Account] = {}
+        self.listener = socket.socket(socket.AF_UNIX)
+        # By its name alone: a path may be longer than a socket's name.
+        os.chdir(directory)
+        self.listener.bind(SOCKET)
+        self.listener.listen(BACKLOG)
+
+    # -- connections
+
+    def serve(self, main_pid: int) -> None:
+        """Serve until the main process has ended."""
+        gone = _Watch(main_pid)
+        poll = select.poll()
+        poll.register(self.listener, select.POLLIN)
+        if gone.fd is not None:
+            poll.register(gone.fd, select.POLLIN)
+        while gone.is_there():
+            for fd, _ in poll.poll(None if gone.fd is not None else LOOK * 1000):
+                if fd == self.listener.fileno():
+                    sock, _ = self.listener.accept()
+                    threading.Thread(target=self._serve_one, args=(sock,), daemon=True).start()
+        self.close()
+
+    def close(self) -> None:
+        """End all contexts, and remove what a main process that was killed has not removed."""
+        self.listener.close()
+        for remove, name in ((os.unlink, SOCKET), (os.unlink, LOCK), (os.rmdir, self.directory)):
+            try:
+                remove(name)
+            except OSError:
+                pass
+        self.router.broker.shutdown()
+        self.router.broker.join()
+
+    def _serve_one(self, sock: socket.socket) -> None:
+        worker = Worker(sock)
+        try:
+            while True:
+                request = worker.receive()
+                worker.send(self._answer(worker, *request))
+        except rpc.Lost:
+            pass
+        finally:
+            worker.close()
+
+    def _answer(self, worker: Worker, name: str, *args: Any) -> Any:
+        try:
+            return ["ok", REQUESTS[name](self, worker, *args)]
+        except Exception as e:
+            return ["error", type(e).__name__, str(e)]
+
+    # -- accounts
+
+    def account(self, steps: list[Any]) -> Account:
+        """Return the Account that these steps lead to."""
+        with self.lock:
+            return self.accounts.setdefault(repr(steps), Account(self.router, steps))
+
+    def context(self, steps: list[Any], interpreter: str | None = None) -> tuple[Account, Any]:
+        """
+        Return an Account and its context, connected; and so each on the way.
+
+        :param interpreter: see Account.connect()
+        """
+        via: Any = None
+        account: Any = None
+        of_host = sum("become" not in step for step in steps)
+        for number in range(len(steps)):
+            cwd = account.cwd if account else None
+            account = self.account(steps[: number + 1])
+            try:
+                is_last = number == len(steps) - 1
+                via = account.connect(via, cwd, interpreter if is_last else None)
+            except core.StreamError as e:
+                if number >= of_host:
+                    raise NoAccount("%s", e) from e
+                if number < of_host - 1:
+                    where = ", ".join(map(_step_name, steps[: number + 1]))
+                    raise NoWay("mitogen_via: no connection by %s: %s", where, e) from e
+                raise
+        return account, via
+
+    def _connect_ahead(self, steps: list[Any], interpreter: str | None) -> None:
+        """Begin to connect an account; whoever needs it then is told if it can't be had."""
+
+        def connect() -> None:
+            try:
+                self.context(steps, interpreter)
+            except core.Error:
+                pass
+
+        if self.account(steps).context is None:
+            threading.Thread(target=connect, daemon=True).start()
+
+    def let_go(self, steps: list[Any], text: bytes) -> None:
+        """
+        End the contexts of other accounts that a command names: it may be about to remove one,
+        which can't be done while that has processes.
+        """
+        with self.lock:
+            others = list(self.accounts.values())
+        for other in others:
+            if other.steps[:-1] == steps[: len(other.steps) - 1] and other.steps != steps:
+                name = other.steps[-1][1].get("username")
+                if "become" in other.steps[-1] and name and name.encode() in text:
+                    other.reset()
+
+    # -- requests
+
+    def run(
+        self,
+        worker: Worker,
+        steps: list[Any],
+        command: str,
+        data: bytes | None,
+        options: dict[str, Any],
+        likely: str | None,
+        ahead: list[Any] | None = None,
+    ) -> list[Any]:
+        """
+        Run a command string; return [status, output, error output].
+
+        :param likely: the interpreter of modules that will follow: see Account.connect()
+        :param ahead: the steps to another account that these will be for
+        """
+        inner = scripts.inner_command(command)
+        known = commands.known(inner) if inner and not data else None
+        here = None if ahead else likely
+        if known:
+            home = options["env"].get("HOME", "") if "env" in options else None
+            output = self.context(steps, here)[1].call(commands.do, *known, home)
+            if output is not None:
+                return [0, output, b""]
+        self.let_go(steps, command.encode("utf-8", "surrogateescape") + (data or b""))
+        account, context = self.context(steps, here)
+        if ahead:
+            self._connect_ahead(ahead, likely)
+        # The login shell would only become that shell; what it sets the context has from its start.
+        program = command if inner is None else ["/bin/sh", "-c", inner]
+        return self._run(worker, account, context, program, data, options)
+
+    def script(
+        self,
+        worker: Worker,
+        steps: list[Any],
+        interpreter: str,
+        environment: dict[str, str],
+        parts: list[Any],
+        options: dict[str, Any],
+    ) -> list[Any]:
+        """
+        Have a Python run a script; return [status, output, error output].
+
+        :param parts: lists of digest and bytes; None for what this worker has sent before
+        """
+        parts = [[digest, worker.part(digest, data)] for digest, data in parts]
+        self.let_go(steps, b"".join(data for _, data in parts if len(data) < scripts.LONG))
+        account, context = self.context(steps, interpreter)
+        try:
+            return self._script(worker, account, context, interpreter, environment, parts, options)
+        except client.Refused as e:
+            if not str(e).startswith(runner.MISSING):
+                raise
+            account.sent = set()
+        return self._script(worker, account, context, interpreter, environment, parts, options)
+
+    def _script(
+        self,
+        worker: Worker,
+        account: Account,
+        context: Any,
+        interpreter: str,
+        environment: dict[str, str],
+        parts: list[Any],
+        options: dict[str, Any],
+    ) -> list[Any]:
+        known = account.sent
+        sent = [[d, None if d in known else scripts.pack(data)] for d, data in parts]
+        program = client.Custom(
+            "mitogen.ansible.agent.runner.start_script", [interpreter, sent, environment]
+        )
+        answer = self._run(worker, account, context, program, None, options)
+        # Here by now, whatever became of the script.
+        known.update(digest for digest, _ in parts)
+        return answer
+
+    def _run(
+        self,
+        worker: Worker,
+        account: Account,
+        context: Any,
+        program: Any,
+        data: bytes | None,
+        options: dict[str, Any],
+    ) -> list[Any]:
+        options = dict(options)
+        if account.cwd is not None:
+            options.setdefault("cwd", account.cwd)
+        if account.env is not None:
+            options.setdefault("env", account.env)
+        term = options.pop("terminal", None)
+        if term is not None:
+            options["pty"] = client.Pty(term, 0, 0)
+        stdin = client.PIPE if data else client.DEVNULL
+        output, errors = endpoints.Keep(), endpoints.Keep()
+        with context.popen(program, stdin=stdin, stdout=output, stderr=errors, **options) as popen:
+            client.feed(popen, data)
+            popen.when_done(lambda popen: worker.wake())
+            while popen.poll() is None and popen.error is None:
+                if not worker.wait():
+                    # ^C, a timeout: what it has started ends too.
+                    popen.close(0)
+                    raise rpc.Lost("the worker has ended")
+            status = popen.wait()
+        return [status, b"".join(output.chunks), b"".join(errors.chunks)]
+
+    def outside(
+        self,
+        worker: Worker,
+        steps: list[Any],
+        command: str,
+        data: bytes | None,
+    ) -> list[Any]:
+        """
+        Run a command by the last step's program, from where that would be started: no context has
+        to be there. Return [status, output, error output].
+        """
+        account, context = self.context(steps[:-1])
+        method, options, *_ = steps[-1]
+        argv = context.call(hops.command_line, method, options, command)
+        return self._run(worker, account, context, argv, data, {})
+
+    def put(self, _: Worker, steps: list[Any], path: str, remote: str) -> None:
+        """Send a file."""
+        self.context(steps)[1].put(path, remote, compress=_is_compressed(steps))
+
+    def get(self, _: Worker, steps: list[Any], remote: str, path: str) -> None:
+        """Fetch a file."""
+        self.context(steps)[1].get(remote, path, compress=_is_compressed(steps))
+
+    def connect(self, _: Worker, steps: list[Any]) -> None:
+        """Connect an account."""
+        self.context(steps)
+
+    def reset(self, _: Worker, steps: list[Any]) -> None:
+        """End an account's context: the next request connects it again."""
+        self.account(steps).reset()
+
+
+REQUESTS: dict[str, Any] = {
+    "connect": Broker.connect,
+    "get": Broker.get,
+    "outside": Broker.outside,
+    "put": Broker.put,
+    "reset": Broker.reset,
+    "run": Broker.run,
+    "script": Broker.script,
+}
+
+
+def _is_compressed(steps: list[Any]) -> bool:
+    """Return whether what is sent is to be compressed by us."""
+    return any("compress" in step for step in steps)
+
+
+def _step_name(step: list[Any]) -> str:
+    """Return what a step is, for an error."""
+    method, options, *_ = step
+    names = ("hostname", "container", "pod", "username")
+    found = [str(options[name]) for name in names if options.get(name)]
+    return " ".join([method, *found[:1]])
+
+
+class _Watch:
+    """
+    Whether a process that is no child is still there.
+
+    :param int pid: the process
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        #: Readable once it has ended; None where the system has no such thing.
+        self.fd: int | None = None
+        try:
+            self.fd = os.pidfd_open(pid)
+        except (AttributeError, OSError):
+            pass
+
+    def is_there(self) -> bool:
+        if self.fd is not None:
+            return not select.select([self.fd], [], [], 0)[0]
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
+        return True
+
+
+def main() -> None:
+    """
+    Be the process; its arguments are the run's directory and main process, and a descriptor that
+    holds the run's lock until this process can be asked, if it does.
+    """
+    directory, main_pid, *locks = sys.argv[1:]
+    broker = Broker(directory)
+    for lock in locks:
+        os.close(int(lock))
+    # Whoever has started this one waits for it.
+    os.write(1, b"ready\n")
+    null = os.open("/dev/null", os.O_RDWR)
+    os.dup2(null, 1)
+    # What works at something lets others go on soon: the first to come is to start an ssh.
+    sys.setswitchinterval(0.0005)
+    # A connection takes longer.
+    threading.Thread(target=broker.router.responder.prepare, args=(PUSHED,), daemon=True).start()
+    broker.serve(int(main_pid))
+
+
+if __name__ == "__main__":
+    main()

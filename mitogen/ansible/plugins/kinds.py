@@ -1,0 +1,139 @@
+"""
+The kinds of connection: a class for each, made of Plugin and Ansible's stock plugin.
+
+Rules
+    1. What a kind's options mean is method_options.py's; here is only what else is its own.
+
+Threads: a worker's only one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from typing import Any
+
+from ansible.errors import AnsibleConnectionFailure
+from ansible.module_utils.common.text.converters import to_bytes, to_text
+from ansible.plugins.connection import local as stock_local
+
+from mitogen import core
+from mitogen.ansible.broker import hops
+from mitogen.ansible.plugins import accelerators, method_options, options
+from mitogen.ansible.plugins.connection import Plugin, documentation
+
+__all__ = ["account", "documentation", "local", "options", "ssh", "tool"]
+
+
+def ssh(stock: Any) -> Any:
+    """Return the class of our `ssh` plugin."""
+    accelerators.make_parsers_late(stock)
+
+    class Connection(Plugin, stock.Connection):  # type: ignore[misc]
+        transport = "ssh"
+
+        def _step(self, is_first: bool) -> Any:
+            return method_options.ssh_step(self)
+
+        def _wants_terminal(self) -> bool:
+            return bool(self.get_option("use_tty"))
+
+        def _why_not(self, host: Any, text: str) -> str:
+            # The client's own words, as the stock plugin has them.
+            found = re.search(r"(?s)lines received:\n(.*)\nprocess exited", text)
+            if self._via():
+                return super()._why_not(host, text)
+            return "Failed to connect to the host via ssh: %s" % (found.group(1) if found else text)
+
+        def _farewell(self) -> bytes:
+            shared = "ControlPersist" in str(self.get_option("ssh_args"))
+            text = (
+                "Shared connection to %s closed.\r\n" if shared else "Connection to %s closed.\r\n"
+            )
+            return to_bytes(text % self.get_option("host"))  # type: ignore[no-any-return]
+
+    return Connection
+
+
+def local(stock: Any) -> Any:
+    """Return the class of our `local` plugin."""
+
+    class Connection(Plugin, stock.Connection):  # type: ignore[misc]
+        transport = "local"
+
+        def _via(self) -> list[Any]:
+            # Here is here: a variable of a whole group may say something else.
+            return []
+
+        def _step(self, is_first: bool) -> Any:
+            return method_options.local_step(self)
+
+        def _program_options(self) -> dict[str, Any]:
+            cwd = to_text(self.cwd) if getattr(self, "cwd", None) else os.getcwd()
+            return {"cwd": cwd, "env": dict(os.environ)}
+
+    return Connection
+
+
+class _OfOurs(Plugin, stock_local.Connection):  # type: ignore[misc]
+    """
+    A kind that Ansible itself has no plugin for. Where no context can be made, its program runs the
+    command, as any other is run on the controller.
+    """
+
+    _has_stock = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Not the controller's account, as `local` has it.
+        self.default_user = "root"
+
+    def _exec_stock(self, cmd: Any, in_data: Any = None, sudoable: bool = True) -> Any:
+        method, keywords, *_ = self._step(True)
+        command = to_text(cmd, errors="surrogateescape")
+        try:
+            argv = hops.command_line(method, keywords, command)
+        except (core.StreamError, TypeError, ValueError) as e:
+            raise AnsibleConnectionFailure(str(e)) from e
+        return super()._exec_stock(shlex.join(argv), in_data, sudoable)
+
+
+def tool(kind: str) -> Any:
+    """
+    Return the class of a plugin for containers, or what is like them.
+
+    :param kind: a key of transports.KINDS
+    """
+
+    class Connection(_OfOurs):
+        transport = kind
+
+        def _step(self, is_first: bool) -> Any:
+            return method_options.tool_step(self, kind)
+
+    return Connection
+
+
+def account(kind: str) -> Any:
+    """
+    Return the class of a plugin whose host is an account of the host before, or of this one.
+
+    :param kind: "sudo", "su" or "doas"
+    """
+
+    class Connection(_OfOurs):
+        transport = kind
+
+        def _step(self, is_first: bool) -> Any:
+            step = method_options.account_step(self, kind)
+            if step is None:
+                raise AnsibleConnectionFailure(
+                    "ansible_%s_flags=%r can't be taken" % (kind, self.get_option(kind + "_flags"))
+                )
+            if is_first:
+                # The controller's own interpreter may be nobody else's.
+                step[1]["python_path"] = method_options.local_step(self)[1]["python_path"]
+            return step
+
+    return Connection

@@ -1,0 +1,332 @@
+r"""
+The conversation with a program that is to become a context, until it is one. Sans-IO: bytes of the
+pipe and of the terminal in; "send this", "hello", "ready" or "failed because" out.
+
+The first stage, a small program on the command line, is here too, since both speak the same lines
+(all on the pipe, after whatever the login has printed):
+
+    MITO:NONE               no interpreter was found; sent by the shell
+    MITO:HELLO 3.9.2 /path  first stage runs, on this version, with this interpreter
+    MITO:EATEN              what came on stdin did not begin as it should: something ate of it
+    MITO:READY              frames from here on
+
+To the child goes one line that makes a shell exit, should a shell be what reads it, and a zlib
+stream, which ends with its own checksum (RFC 1950): a second stage of two lines, core.py and its
+configuration, with zero bytes between.
+
+No threads, no clock, no descriptors.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections import deque
+from shlex import quote
+
+import mitogen.core
+from mitogen.core import StreamError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from re import Match
+    from typing import (
+        Any,
+        Union,
+    )
+
+    from mitogen import core
+
+    PythonPath = Union[None, str, bytes, "os.PathLike[str]", Sequence[Any]]
+    # The exception to fail with, and its text.
+    Failure = tuple[type[StreamError], str]
+    # Its name, and what the method _on_<name> of connect.Connecting takes.
+    Event = tuple[Any, ...]
+
+
+__all__ = [
+    "EofError",
+    "Handshake",
+    "Rule",
+    "UnsupportedPythonError",
+    "first_stage",
+    "preamble",
+    "remote_command",
+]
+
+#: Oldest Python a target may have.
+MINIMUM_VERSION = (3, 6)
+#: Lines of output kept for an error.
+KEPT_LINES = 100
+#: Bytes of output before the marker that are searched for prompts at a time.
+KEPT_BYTES = 65536
+
+#: Looked for where no interpreter is named: `python` and each of these, in this order; before the
+#: last, the one that Red Hat keeps for its own tools.
+SUFFIXES = ("3", "3.13", "3.12", "3.11", "3.10", "3.9", "3.8", "3.7", "3.6", '""')
+
+_SEARCH = (
+    "for v in %s;do for p in /usr/libexec/platform-python$v python$v;do "
+    'command -v $p>/dev/null&&exec $p -c "$0" "$1";done;done;echo MITO:NONE'
+) % " ".join(SUFFIXES)
+
+#: zlib's memLevel for the preamble. It sets how many symbols share one Huffman table: at 6 the
+#: preamble is 67 bytes smaller than at the default of 8, and smaller than at any other.
+MEMORY_LEVEL = 6
+
+#: What the child is sent first: a command that ends a shell, and a comment to know it by.
+_OPENING = b"exit 78 #MITO\n"
+
+# One line, no single quote, no exclamation mark, no dollar: the same text to sh, bash, csh and
+# fish. It must compile on Python 2.7 to say so. sys.path is cleaned before anything is imported
+# from it: the current directory is anybody's. It reads past the zlib stream's end when frames are
+# there already, and hands those on.
+_FIRST_STAGE = (
+    'from sys import*;path[:]=[p for p in path if p[:1]=="/"];from os import*;import zlib;'
+    'write(1,("MITO:HELLO %s %s\\n"%(version.split()[0],executable)).encode());'
+    'version_info<(3,6)and exit(1);d=zlib.decompressobj();h=s=b"";'
+    'exec("while len(h)<14:h+=read(0,14-len(h))or exit(1)");'
+    'h[8:]==b"#MITO\\n"or exit(write(1,b"MITO:EATEN\\n"));'
+    'exec("while not d.eof:s+=d.decompress(read(0,9**6)or exit(1))");'
+    'exec(s.split(b"\\0")[0])'
+)
+
+# What that runs: kept off the command line, for its size.
+_SECOND_STAGE = (
+    b'_,s,c=s.split(b"\\0",2);n="mitogen.core";m=modules[n]=type(zlib)(n);'
+    b'exec(compile(s,"master:mitogen/core.py","exec"),m.__dict__);m.child_main(c,s,d.unused_data)\0'
+)
+
+
+def first_stage() -> str:
+    """Return the program for `python -c`: Python source, str, one line."""
+    return _FIRST_STAGE
+
+
+def preamble(core_source: bytes) -> Callable[[bytes], bytes]:
+    """
+    Return a function that takes a configuration (bytes) and returns all that a child is sent
+    before frames. The source is compressed once; each configuration continues the same stream.
+    """
+    shared = zlib.compressobj(9, zlib.DEFLATED, 15, MEMORY_LEVEL)
+    head = _OPENING + shared.compress(_SECOND_STAGE + core_source + b"\0")
+
+    def finish(config: bytes) -> bytes:
+        own = shared.copy()
+        return head + own.compress(config) + own.flush()
+
+    return finish
+
+
+def remote_command(python_path: PythonPath, remote_name: str) -> list[str]:
+    """
+    Return the argument list for a login shell at the far end.
+
+    :param python_path: str or list naming the interpreter, None to look for one
+    :param str remote_name: shown by ps
+    """
+    if python_path is None:
+        return ["exec", "sh", "-c", quote(_SEARCH), quote(first_stage()), quote(remote_name)]
+    if isinstance(python_path, (str, bytes)):
+        python_path = [python_path]
+    words: Any = python_path
+    return [quote(str(arg)) for arg in words] + [
+        "-c",
+        quote(first_stage()),
+        quote(remote_name),
+    ]
+
+
+class EofError(StreamError):
+    """The program ended before it was a context."""
+
+
+class UnsupportedPythonError(StreamError):
+    """The target has no Python that can be used."""
+
+
+class Rule:
+    """
+    What to do when a prompt or a message appears before the first stage does.
+
+    :param bytes pattern: regular expression, matched without regard to case
+    :param str answer: name of the answer to type (`Handshake.answers`)
+    :param missing: the exception to fail with if there is no such answer
+    :param again: the exception to fail with if it was given before
+    :param error: the exception to fail with at once
+    """
+
+    def __init__(
+        self,
+        pattern: bytes,
+        answer: str | None = None,
+        missing: Failure | None = None,
+        again: Failure | None = None,
+        error: Failure | None = None,
+    ) -> None:
+        self.pattern = re.compile(pattern, re.IGNORECASE)
+        self.answer = answer
+        self.missing = missing
+        self.again = again
+        self.error = error
+
+
+class Handshake:
+    """
+    :param rules: dict of channel name ("pipe", "tty", "err") to a list of Rule
+    :param dict answers: what to type, by the name that a Rule has for it; None: not known
+    :param str lookup: what was looked for, for the error about a missing interpreter
+    """
+
+    def __init__(
+        self,
+        rules: Mapping[str, Sequence[Rule]] | None = None,
+        answers: Mapping[str, str | None] | None = None,
+        lookup: str = "",
+    ) -> None:
+        self.rules = rules or {}
+        self.answers = answers or {}
+        self.lookup = lookup
+        self.state = "login"
+        self.version: tuple[int, ...] | None = None
+        self.executable: str | None = None
+        self.given: set[str | None] = set()
+        self.lines: deque[bytes] = deque(maxlen=KEPT_LINES)
+        self._rest: dict[str, bytes] = {}
+        self._seen = b""
+
+    def output(self) -> str:
+        """Return the last lines that came, as text."""
+        rest = [text for text in self._rest.values() if text.strip()]
+        return "\n".join(line.decode("utf-8", "replace") for line in list(self.lines) + rest)
+
+    def receive(self, channel: str, data: bytes) -> list[Event]:
+        """
+        Take in bytes; return a list of events:
+
+        ("send", channel, bytes), ("hello",), ("ready", bytes that follow), ("eaten",) or
+        ("failed", exception). Nothing may be fed after "ready", "eaten" or "failed".
+        """
+        if channel == "pipe":
+            events = self._on_pipe(data)
+            if events is not None:
+                return events
+        return self._on_output(channel, data)
+
+    def _on_pipe(self, data: bytes) -> list[Event]:
+        data = self._seen + data
+        at = data.find(b"MITO:")
+        if at == -1:
+            # Half a marker stays.
+            keep = next((n for n in range(4, 0, -1) if data.endswith(b"MITO:"[:n])), 0)
+            self._seen = data[len(data) - keep :] if keep else b""
+            data = data[: len(data) - keep] if keep else data
+            return self._on_output("pipe", data) if data else []
+        events = self._on_output("pipe", data[:at]) if at else []
+        line, end, rest = data[at:].partition(b"\n")
+        if not end and len(data) - at < KEPT_BYTES:
+            self._seen = data[at:]
+            return events
+        self._seen = b""
+        word, _, text = line[5:].rstrip(b"\r").partition(b" ")
+        events += self._MARKERS.get(word, Handshake._on_noise)(self, text, rest)
+        return events
+
+    def _on_hello(self, text: bytes, rest: bytes) -> list[Event]:
+        version, _, executable = text.decode("utf-8", "replace").partition(" ")
+        self.version = tuple(int(n) for n in re.findall(r"\d+", version)[:3])
+        self.executable = executable
+        self.state = "hello"
+        if self.version < MINIMUM_VERSION:
+            return [("failed", self._unsupported("found %s, which is %s" % (executable, version)))]
+        return [("hello",)] + (self._on_pipe(rest) if rest else [])
+
+    def _on_ready(self, text: bytes, rest: bytes) -> list[Event]:
+        self.state = "ready"
+        return [("ready", rest)]
+
+    def _on_eaten(self, text: bytes, rest: bytes) -> list[Event]:
+        return [("eaten",)]
+
+    def _on_none(self, text: bytes, rest: bytes) -> list[Event]:
+        return [("failed", self._unsupported("found none"))]
+
+    def _on_noise(self, text: bytes, rest: bytes) -> list[Event]:
+        return self._on_pipe(rest) if rest else []
+
+    _MARKERS = {
+        b"HELLO": _on_hello,
+        b"READY": _on_ready,
+        b"EATEN": _on_eaten,
+        b"NONE": _on_none,
+    }
+
+    def _unsupported(self, found: str) -> UnsupportedPythonError:
+        return UnsupportedPythonError(
+            "no Python that can be used: looked for %s; %s; needed is Python %d.%d or later "
+            "(name one with python_path=)",
+            self.lookup,
+            found,
+            *MINIMUM_VERSION,
+        )
+
+    def _on_output(self, channel: str, data: bytes) -> list[Event]:
+        rest = self._rest.get(channel, b"") + data
+        rules = self.rules.get(channel, ()) if self.state == "login" else ()
+        pos = 0
+        events = []
+        while 1:
+            found = self._first_match(rules, rest, pos)
+            if not found:
+                break
+            rule, match = found
+            pos = match.end()
+            events += self._apply(rule, channel, rest)
+            if events and events[-1][0] == "failed":
+                break
+        lines = rest[pos:].split(b"\n")
+        self.lines.extend(line.rstrip(b"\r") for line in lines[:-1] if line.strip())
+        self._rest[channel] = lines[-1][-KEPT_BYTES:]
+        return events
+
+    def _first_match(
+        self, rules: Iterable[Rule], text: bytes, pos: int
+    ) -> tuple[Rule, Match[bytes]] | None:
+        matches = [(rule, rule.pattern.search(text, pos)) for rule in rules]
+        found = [(rule, match) for rule, match in matches if match]
+        return min(found, key=lambda pair: pair[1].start()) if found else None
+
+    def _apply(self, rule: Any, channel: str, text: bytes) -> list[Event]:
+        if rule.error:
+            return [("failed", self._why(rule.error, text))]
+        answer = self.answers.get(rule.answer)
+        if rule.answer in self.given:
+            return [("failed", self._why(rule.again or rule.missing, text))]
+        if answer is None:
+            return [("failed", self._why(rule.missing, text))]
+        self.given.add(rule.answer)
+        where = "pipe" if channel == "pipe" else "tty"
+        return [("send", where, answer.encode() + b"\n")]
+
+    def _why(self, error: Failure, text: bytes) -> StreamError:
+        cls, message = error
+        said = text.decode("utf-8", "replace").strip()
+        return cls("%s", message + ("\n" + said if said else ""))
+
+    def eof(self, status: str | None = None) -> EofError:
+        """Return the exception that says that the program has ended; `status` is text."""
+        return EofError(
+            "EOF on stream; last 100 lines received:\n%s%s",
+            self.output(),
+            "\n%s" % status if status else "",
+        )
+
+    def timeout(self, seconds: float) -> core.TimeoutError:
+        """Return the exception that says that the deadline has passed."""
+        return mitogen.core.TimeoutError(
+            "Failed to setup connection after %.2f seconds; last 100 lines received:\n%s",
+            seconds,
+            self.output(),
+        )

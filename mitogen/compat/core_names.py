@@ -1,0 +1,409 @@
+"""
+Names of `mitogen.core` that few programs use, and those of old releases.
+
+They are found there all the same, so they cost no child anything that does not use them: core's
+module class looks here for its module's names, and what is added to its classes is found through
+child.Late (child.OLD_NAMES lists it, as a test sees to).
+
+Threads: any, but the first use must not be on a child's broker thread, which does not import.
+"""
+
+from __future__ import annotations
+
+import os
+from _struct import calcsize
+
+from mitogen import core
+from mitogen.child import find_old_names
+from mitogen.compat.lazy import find_elsewhere
+from mitogen.core import RAW, Importer, Message, Sender
+from mitogen.mailbox import Channel, Latch, LatchError, Receiver
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+
+__all__ = [
+    "AnyTextType",
+    "BytesType",
+    "Channel",
+    "FsPathTypes",
+    "ImportPolicy",
+    "Latch",
+    "LatchError",
+    "ModuleDeniedByBlocksError",
+    "ModuleDeniedByOverridesError",
+    "ModuleUnsuitableError",
+    "PY24",
+    "PY3",
+    "Receiver",
+    "SecurityError",
+    "UnicodeType",
+    "b",
+    "bytes_partition",
+    "enable_debug_logging",
+    "enable_profiling",
+    "get_blocking",
+    "integer_types",
+    "io_op",
+    "iter_split",
+    "iteritems",
+    "iterkeys",
+    "itervalues",
+    "module_lineage",
+    "pipe",
+    "set_block",
+    "set_blocking",
+    "set_cloexec",
+    "set_nonblock",
+    "socketpair",
+    "str_partition",
+    "str_rpartition",
+    "threading__current_thread",
+    "threading__thread_name",
+    "to_text",
+    "unlisten",
+]
+
+#: Modules that are imported by those who use one of these names only.
+ELSEWHERE = {
+    "io": "BytesIO",
+    "mitogen.compat.logs": "IOLOG LOG LOGGERS LogHandler PidfulStreamHandler",
+    "mitogen.importing.resources": "ResourceReader ResourceRequester",
+    "mitogen.compat.streams": (
+        "BasicStream BufferedWriter DelimitedProtocol IoLogger IoLoggerProtocol MitogenProtocol"
+        " Protocol Side Waker"
+    ),
+}
+find_elsewhere(__name__, ELSEWHERE, "mitogen.core")
+
+ADD_ROUTE = 103
+ALLOCATE_ID = 105
+FORWARD_MODULE = 108
+DETACHING = 109
+STUB_CALL_SERVICE = 111
+GET_RESOURCE = 112
+LOAD_RESOURCE = 113
+AWAIT_END = 117
+
+BytesType = bytes
+UnicodeType = str
+AnyTextType = (bytes, str)
+FsPathTypes = (str,)
+integer_types = (int,)
+PY24 = False
+PY3 = True
+IS_WSL = "microsoft" in os.uname().release.lower()
+all, any, next, range = all, any, next, range  # type: ignore[has-type]  # built-in
+
+
+# -- text, tables, threads
+
+
+def threading__current_thread() -> Any:
+    """Return the current thread."""
+    import threading
+
+    return threading.current_thread()
+
+
+def threading__thread_name(thread: Any) -> str:
+    """Return a thread's name."""
+    return str(thread.name)
+
+
+def b(text: str) -> bytes:
+    """Return `text` as bytes."""
+    return text.encode("latin-1")
+
+
+def to_text(o: Any) -> str:
+    """Return `o` as str; bytes are UTF-8."""
+    return o.decode("utf-8") if isinstance(o, bytes) else str(o)
+
+
+def iteritems(dct: dict[Any, Any]) -> Iterator[Any]:
+    """Return an iterator over a dict's pairs."""
+    return iter(dct.items())
+
+
+def iterkeys(dct: dict[Any, Any]) -> Iterator[Any]:
+    """Return an iterator over a dict's keys."""
+    return iter(dct)
+
+
+def itervalues(dct: dict[Any, Any]) -> Iterator[Any]:
+    """Return an iterator over a dict's values."""
+    return iter(dct.values())
+
+
+def str_partition(text: Any, separator: Any) -> Any:
+    """Return `text.partition(separator)`."""
+    return text.partition(separator)
+
+
+def str_rpartition(text: Any, separator: Any) -> Any:
+    """Return `text.rpartition(separator)`."""
+    return text.rpartition(separator)
+
+
+bytes_partition = str_partition
+
+
+def unlisten(obj: Any, name: str, func: Callable[..., Any]) -> None:
+    """Undo `listen()`; ValueError if there was none."""
+    obj.__dict__.get("_signals", {}).get(name, []).remove(func)
+
+
+def module_lineage(fullname: str) -> list[str]:
+    """Return a module's full name and those of its packages, the longest first."""
+    names = []
+    while fullname:
+        names.append(fullname)
+        fullname = fullname.rpartition(".")[0]
+    return names
+
+
+def iter_split(buf: bytes, delim: bytes, func: Callable[[bytes], Any]) -> tuple[bytes, bool]:
+    """
+    Call `func(line)` for each part of `buf` that ends in `delim`, until it returns False.
+
+    :returns: what is left of `buf`, and whether to go on
+    """
+    go_on = True
+    while go_on:
+        line, found, rest = buf.partition(delim)
+        if not found:
+            break
+        go_on = func(line) is not False
+        buf = rest
+    return buf, go_on
+
+
+# -- descriptors
+
+
+def io_op(func: Callable[..., Any], *args: Any) -> tuple[Any, OSError | None]:
+    """Return (`func(*args)`, None), or (None, the OSError) of a descriptor that was hung up."""
+    while True:
+        try:
+            return func(*args), None
+        except InterruptedError:
+            continue
+        except OSError as e:
+            return None, e
+
+
+def get_blocking(fd: int) -> bool:
+    """Return whether a descriptor is in blocking mode."""
+    return os.get_blocking(fd)
+
+
+def set_blocking(fd: int, blocking: bool) -> None:
+    """Put a descriptor into blocking mode, or out of it."""
+    os.set_blocking(fd, blocking)
+
+
+def set_block(fd: int) -> None:
+    """Put a descriptor into blocking mode."""
+    os.set_blocking(fd, True)
+
+
+def set_nonblock(fd: int) -> None:
+    """Put a descriptor into non-blocking mode."""
+    os.set_blocking(fd, False)
+
+
+def set_cloexec(fd: int) -> None:
+    """Have a descriptor closed at exec."""
+    os.set_inheritable(fd, False)
+
+
+def _modes(files: Any, blocking: bool | None) -> Any:
+    if blocking is not None:
+        for fp in files:
+            os.set_blocking(fp.fileno(), blocking)
+    return files
+
+
+def pipe(blocking: bool | None = None) -> Any:
+    """Return two file objects, for reading and for writing, of a new pipe."""
+    rfd, wfd = os.pipe()
+    return _modes((os.fdopen(rfd, "rb", 0), os.fdopen(wfd, "wb", 0)), blocking)
+
+
+def socketpair(blocking: bool | None = None) -> Any:
+    """Return two connected sockets."""
+    import socket
+
+    return _modes(socket.socketpair(), blocking)
+
+
+# -- logs
+
+
+def enable_debug_logging() -> None:
+    """Have the loggers of mitogen log everything."""
+    import logging
+
+    logging.getLogger("mitogen").setLevel(logging.DEBUG)
+
+
+def enable_profiling(econtext: Any = None) -> None:
+    """Do nothing (kept for old programs): `router.profiling` has contexts profiled."""
+
+
+# -- modules that are not served
+
+
+class ModuleDeniedByOverridesError(ModuleNotFoundError):
+    """ImportPolicy: the module is not among those that the master's copy counts of."""
+
+
+class ModuleDeniedByBlocksError(ModuleNotFoundError):
+    """ImportPolicy: the module is blocked."""
+
+
+class ModuleUnsuitableError(ModuleNotFoundError):
+    """The module is not one that can be sent."""
+
+
+class SecurityError(core.Error):
+    """Raised by a release of 2017; here for `except` clauses."""
+
+
+class ImportPolicy:
+    """
+    Which modules are asked for, by prefixes of full names. (What a master serves is decided by
+    `ModuleResponder.whitelist_prefix()` and `blacklist_prefix()`, which have one of their own.)
+
+    :param overrides: of these, the master's copy counts; all others are the target's
+    :param blocks: never served
+    """
+
+    def __init__(self, overrides: Iterable[str] = (), blocks: Iterable[str] = ()) -> None:
+        self.overrides = set(overrides)
+        self.blocks = set(blocks)
+
+    def __repr__(self) -> str:
+        return "ImportPolicy(overrides=%r, blocks=%r)" % (
+            sorted(self.overrides),
+            sorted(self.blocks),
+        )
+
+    def denied(self, fullname: str) -> bool:
+        """Return whether a module is not served."""
+        try:
+            self.denied_raise(fullname)
+        except ModuleNotFoundError:
+            return True
+        return False
+
+    def denied_raise(self, fullname: str) -> None:
+        """Raise a ModuleNotFoundError that says why a module is not served, if it is not."""
+        if fullname == "mitogen" or fullname.startswith("mitogen."):
+            return
+        if self.overrides and not self.overriden(fullname):
+            raise ModuleDeniedByOverridesError(
+                "%s: not among the modules that are served" % fullname, name=fullname
+            )
+        if not self.blocks.isdisjoint(module_lineage(fullname)):
+            raise ModuleDeniedByBlocksError("%s: blocked" % fullname, name=fullname)
+
+    def overriden(self, fullname: str) -> bool:
+        """Return whether a module, or a package that it is in, is in `overrides`."""
+        return not self.overrides.isdisjoint(module_lineage(fullname))
+
+
+# -- what is added to core's classes: child.OLD_NAMES lists it
+
+
+def _unpickle_iter(
+    self: Message, throw: bool = True, throw_dead: bool = True, find_class: Any = None
+) -> Iterator[Any]:
+    """Yield the values of a message that was made with several."""
+    if self.is_dead:
+        self.unpickle(throw, throw_dead)
+        return
+    pos = 0
+    while pos < len(self.data):
+        value, pos = core.decode_next(self.data, pos, self.router)
+        if throw and isinstance(value, core.CallError):
+            raise value
+        yield value
+
+
+def _pack(self: Message) -> bytes:
+    """Return the message as one frame."""
+    return self._header(len(self.data), self.flags) + self.data
+
+
+def _sender_repr(self: Sender) -> str:
+    return "Sender(%r, %r)" % (self.context, self.dst_handle)
+
+
+def _find_module(self: Importer, fullname: str, path: Any = None) -> Any:
+    """Return the loader of a module that comes from the parent, or None (PEP 302)."""
+    spec = self.find_spec(fullname, path)
+    return spec and spec.loader
+
+
+def _load_module(self: Importer, fullname: str) -> Any:
+    """Import a module from the parent (PEP 302)."""
+    return core.import_module(fullname)
+
+
+def _register(self: core.Router, context: core.Context, stream: Any) -> None:
+    """Any thread: have `stream` lead to `context`, and begin to receive from it."""
+    self._stream_by_id[context.context_id] = stream
+    stream.broker.defer(stream.start)
+
+
+def _async_route(self: core.Router, msg: Message, in_stream: Any = None) -> None:
+    """Broker thread: route a message, one that came in on `in_stream` perhaps."""
+    if in_stream:
+        self.on_frame(msg, in_stream)
+    else:
+        self.route(msg, False)
+
+
+def _new_stream(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    if cls is core.Stream and not args and not kwargs:
+        # A stream of a program's own.
+        from mitogen.compat import streams
+
+        return streams.BasicStream()
+    return object.__new__(cls)
+
+
+_HEADER = ">HBLLLLLL"
+_ADDED: dict[type, dict[str, Any]] = {
+    Message: {
+        "ENC_MGC": Message.ENC_PKL,
+        "ENCS": (Message.ENC_PKL, RAW),
+        "HEADER_FMT": _HEADER,
+        "HEADER_LEN": calcsize(_HEADER),
+        "HEADER_MAGIC": core.MAGIC,
+        "pack": _pack,
+        "unpickle_iter": _unpickle_iter,
+    },
+    Sender: {
+        "put": lambda self, data: self.send(data),
+        "explicit_close_msg": "",
+        "__repr__": _sender_repr,
+    },
+    core.ChannelError: {
+        "remote_msg": "Channel closed by remote end.",
+        "local_msg": "Channel closed by local end.",
+    },
+    Importer: {"find_module": _find_module, "load_module": _load_module},
+    core.Router: {"register": _register, "_async_route": _async_route},
+    core.Stream: {"__new__": _new_stream},
+}
+for _cls, _names in _ADDED.items():
+    for _name, _value in _names.items():
+        setattr(_cls, _name, _value)
+
+# Message.pickled(), and those of other modules.
+find_old_names()

@@ -1,0 +1,116 @@
+"""
+Loggers and log handlers of old releases that `mitogen.core` had. A child of ours sends its records
+by itself (child.install_log_handler).
+
+Apart from core_names.py since `logging` is imported by those who log only.
+
+Threads: any.
+"""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import os
+import sys
+
+from mitogen import core
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["IOLOG", "LOG", "LOGGERS", "LogHandler", "PidfulStreamHandler"]
+
+LOG = logging.getLogger("mitogen")
+IOLOG = logging.getLogger("mitogen.io")
+LOGGERS = [LOG, IOLOG]
+
+
+class LogHandler(logging.Handler):
+    """
+    Sends log records to a context; those before uncork() wait for it.
+
+    :param context: where to; a master forwards them to its own loggers
+    """
+
+    def __init__(self, context: core.Context) -> None:
+        logging.Handler.__init__(self)
+        self.context = context
+        self._held: list[Any] | None = []
+
+    def uncork(self) -> None:
+        """Send what waits; from now on send at once."""
+        held, self._held = self._held, None
+        for fields in held or ():
+            self._send(fields)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a record. What logs of mitogen itself say of that is not sent."""
+        if record.name == "mitogen.io":
+            return
+        try:
+            fields = [
+                record.name,
+                record.levelno,
+                self.format(record),
+                record.pathname,
+                record.lineno,
+                record.funcName,
+            ]
+            if self._held is None:
+                self._send(fields)
+            else:
+                self._held.append(fields)
+        except Exception:
+            self.handleError(record)
+
+    def _send(self, fields: list[Any]) -> None:
+        msg = core.Message(
+            dst_id=self.context.context_id, handle=core.FORWARD_LOG, data=core.encode(fields)
+        )
+        self.context.router.route(msg, False)
+
+
+class PidfulStreamHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    """
+    Writes records to a file of each process' own, also after a fork; to standard error in others.
+
+    It leaves files behind: for debugging only, and installed by nobody but the program.
+    """
+
+    #: Path of the file: user and pid.
+    template = "/tmp/mitogen.%s.%s.log"
+    #: The process that the file was opened by.
+    open_pid: int | None = None
+
+    def __init__(self, stream: Any = None) -> None:
+        logging.StreamHandler.__init__(self, stream or sys.stderr)
+
+    def _reopen(self) -> None:
+        if self.open_pid is not None:
+            self.stream.close()
+        path = self.template % (getpass.getuser(), os.getpid())
+        # Never through what another user has put there.
+        flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_NOFOLLOW
+        self.stream = os.fdopen(os.open(path, flags, 0o600), "a")
+        self.open_pid = os.getpid()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        self.acquire()
+        try:
+            if self.open_pid != os.getpid():
+                self._reopen()
+            logging.StreamHandler.emit(self, record)
+        except Exception:
+            self.handleError(record)
+        finally:
+            self.release()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.open_pid == os.getpid():
+            self.stream.close()
+            self.open_pid = None
+        logging.StreamHandler.close(self)

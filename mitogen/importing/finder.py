@@ -1,0 +1,704 @@
+"""Find the source of modules on the controlling machine, and what belongs to the program.
+
+One job: from a module's name to a :class:`Module`, and from a module to those it imports. paths.py
+locates modules and decides whose they are; graph.py orders them.
+
+Rules:
+
+* Nothing is ever imported, and no attribute of a module is read in a way that could run its code:
+  lazy modules (six.moves, importlib.util.LazyLoader) stay as lazy as they were.
+* What is loaded wins over what a search would find: the child gets what the program runs.
+* Whose module wins on the target is decided per top-level name, for a namespace package per portion
+  (docs: "Importing"). The standard library is always the target's own.
+* Import is cheap: ast, pkgutil and the like are imported where they are needed, typing never.
+
+Threads: :class:`ModuleFinder` may be used from any thread; its caches are guarded by one lock,
+which is never held while a file is read except for the list of own names. Never call it on a broker
+thread. Controlling machine only.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import os
+import re
+import sys
+
+from mitogen.importing.graph import Closure, OwnNames, imported_names, imports_in, parsed, relative
+from mitogen.importing.paths import (
+    EXTENSIONS,
+    INSTALLED,
+    MITOGEN,
+    OWN,
+    STDLIB,
+    Found,
+    ModuleUnservable,
+    attribute,
+    children,
+    is_stdlib_name,
+    is_stdlib_path,
+    loaded,
+    path_kind,
+    searched,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from types import CodeType
+    from typing import Any, NoReturn
+
+    from mitogen.importing.graph import Import
+
+    # The answer of the older interface: path, source and whether it is a package.
+    Source = tuple[str | None, bytes | None, bool | None]
+    ListImports = Callable[[CodeType], Iterable[Import]]
+
+__all__ = [
+    "DefectivePython3xMainMethod",
+    "FinderMethod",
+    "Module",
+    "ModuleFinder",
+    "ModuleUnservable",
+    "ParentImpEnumerationMethod",
+    "ParentSpecEnumerationMethod",
+    "PkgutilMethod",
+    "SysModulesMethod",
+    "get_child_modules",
+    "is_stdlib_name",
+    "is_stdlib_path",
+    "neutralize_main",
+]
+
+_CODING = re.compile(r"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
+_LINE_END = re.compile(rb"(?<=\n)|(?<=\r)(?!\n)")
+
+
+class Module:
+    """What is known of one module that can be served.
+
+    :ivar fullname: Its name, with those of its packages.
+    :ivar path: Path of the source, for tracebacks; of the first portion for a namespace package.
+    :ivar source: Source as found on disk, in its own encoding; None for a namespace package.
+    :ivar is_pkg: True for a package, also a namespace package.
+    :ivar is_namespace: True for a package without a file of its own.
+    :ivar submodules: Full names of a package's direct submodules.
+    :ivar kind: ``"own"``, ``"installed"`` or ``"mitogen"``. (``"stdlib"`` is never served.)
+    :ivar package: What relative imports in it start from, its ``__package__``.
+    """
+
+    __slots__ = (
+        "fullname",
+        "is_namespace",
+        "is_pkg",
+        "kind",
+        "package",
+        "path",
+        "source",
+        "submodules",
+    )
+
+    def __init__(
+        self,
+        fullname: str,
+        path: str,
+        source: bytes | None,
+        is_pkg: bool,
+        kind: str,
+        is_namespace: bool = False,
+        submodules: tuple[str, ...] = (),
+        package: str | None = None,
+    ) -> None:
+        self.fullname = fullname
+        self.path = path
+        self.source = source
+        self.is_pkg = is_pkg
+        self.kind = kind
+        self.is_namespace = is_namespace
+        self.submodules = submodules
+        if package is None:
+            package = fullname if is_pkg else fullname.rpartition(".")[0]
+        self.package = package
+
+    def __repr__(self) -> str:
+        return f"Module({self.fullname!r}, {self.path!r}, kind={self.kind!r})"
+
+
+def get_child_modules(path: str, fullname: str = "") -> list[str]:
+    """List the modules directly below a package, without their package's name.
+
+    :param path: Path of the package's ``__init__.py``.
+    :param fullname: The package's name; loaded submodules of that name are listed too.
+    :returns: Sorted names, those of namespace packages and extension modules too.
+    """
+    return children([os.path.dirname(path)], fullname)
+
+
+# --- reading source ---
+
+# Why a module can't be served and what to do about it.
+_BYTECODE_ONLY = "there is only %s and no source. Put the .py file beside it."
+_EXTENSION_MODULE = (
+    "%s is a C extension module, which only works on the machine it was built for. Install it on "
+    "the target, or import it on the controlling machine only."
+)
+_IN_STDLIB = (
+    "it belongs to the standard library, so each target has its own. If it is a module of the "
+    "program, give it another name."
+)
+_MADE_AT_RUN_TIME = (
+    "it was made at run time and has no source. Import what makes it, or pass its source to "
+    "add_source_override()."
+)
+_MAIN_WITHOUT_FILE = (
+    "the program was typed in, piped in or given with -c, so it has no file. Put the functions to "
+    "call into a module, or into a file that is run."
+)
+_MAIN_WITHOUT_GUARD = (
+    "%s has no \"if __name__ == '__main__':\", so to import it there would run the whole program "
+    "once more. Put the code that starts the program below such a line, or move the functions to "
+    "call into a module of their own."
+)
+_NOT_FOUND = (
+    "it is not found in sys.path on the controlling machine. Install it there or on the target."
+)
+_UNREADABLE = "its source %s can't be read. Is the file still there?"
+
+
+def _refuse(fullname: str, path: str | None, reason: str) -> NoReturn:
+    raise ModuleUnservable(
+        "cannot send module %r to a child: %s" % (fullname, reason), name=fullname, path=path
+    )
+
+
+def _read(found: Found) -> tuple[str, bytes]:
+    """Return path and source of a module; raise :class:`ModuleUnservable` where there's none."""
+    path, loader = found.path, found.loader
+    if loader in (importlib.machinery.BuiltinImporter, importlib.machinery.FrozenImporter):
+        _refuse(found.fullname, path, "it is built into Python, so each target has its own.")
+    if path is not None and path.endswith(EXTENSIONS):
+        _refuse(found.fullname, path, _EXTENSION_MODULE % path)
+    source_path = path[:-1] if path is not None and path.endswith(".pyc") else path
+    source = None if source_path is None else _read_file(loader, source_path)
+    if source is None:
+        source = _read_source(loader, found.real_name)
+    if source is not None:
+        return source_path or "<%s>" % found.fullname, source
+    if path is None:
+        _refuse(found.fullname, path, _MADE_AT_RUN_TIME)
+    reason = _BYTECODE_ONLY if path.endswith(".pyc") else _UNREADABLE
+    _refuse(found.fullname, path, reason % path)
+
+
+def _read_file(loader: Any, path: str) -> bytes | None:
+    """Read a file, through its loader where it has one that can, for those in a zip file."""
+    get_data = getattr(loader, "get_data", None)
+    if get_data is not None:
+        try:
+            data = get_data(path)
+            if isinstance(data, bytes):
+                return data
+        except Exception:  # Another loader's code: whatever it raises, the file may still be there.
+            pass
+    try:
+        with open(path, "rb") as fp:
+            return fp.read()
+    except OSError:
+        return None
+
+
+def _read_source(loader: Any, name: str) -> bytes | None:
+    """Ask a loader for the source as text, and put that back into its encoding."""
+    try:
+        source = loader.get_source(name)
+        return source.encode(_encoding(source)) if isinstance(source, str) else None
+    except Exception:  # No such method, another loader's code failing, an unknown encoding.
+        return None
+
+
+def _encoding(source: str) -> str:
+    """Return the encoding that *source* declares (PEP 263), so that its bytes are what they say."""
+    for line in source.split("\n", 2)[:2]:
+        found = _CODING.match(line)
+        if found:
+            return found.group(1)
+        if line.strip() and not line.lstrip().startswith("#"):
+            break
+    return "utf-8"
+
+
+def _code(loader: Any, path: str, source: bytes) -> CodeType | None:
+    """Compile *source*, or take what Python has compiled; None if there's an error in it."""
+    try:
+        if type(loader) is importlib.machinery.SourceFileLoader and loader.path == path:
+            # Ten times as fast as compiling, where the .pyc is up to date.
+            return loader.get_code(loader.name)
+        return compile(source, path, "exec", dont_inherit=True)
+    except (ImportError, OSError, SyntaxError, ValueError):
+        return None
+
+
+# --- the main program ---
+
+
+def neutralize_main(path: str, source: bytes | str) -> bytes | str:
+    """Cut the source of a main program so that a child can import it without running it.
+
+    Everything from its ``if __name__ == "__main__":`` on is dropped. A program that has no such
+    guard, but uses ``@mitogen.main()``, which does nothing in a child, is returned whole.
+
+    :param path: Path of the program, for the error.
+    :param source: Its source.
+    :returns: Source of the same type, with the same line numbers.
+    :raises ModuleUnservable: It has no guard, or it is no Python.
+    """
+    import ast
+
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError) as error:
+        _refuse("__main__", path, "%s can't be parsed: %s" % (path, error))
+    for node in tree.body:
+        if isinstance(node, ast.If) and _is_guard(node.test):
+            return _first_lines(source, node.lineno - 1)
+    if not any(map(_uses_mitogen_main(tree.body), tree.body)):
+        _refuse("__main__", path, _MAIN_WITHOUT_GUARD % path)
+    return source
+
+
+def _first_lines(source: bytes | str, count: int) -> bytes | str:
+    if isinstance(source, str):
+        cut = _first_lines(source.encode("utf-8", "surrogatepass"), count)
+        assert isinstance(cut, bytes)
+        return cut.decode("utf-8", "surrogatepass")
+    return b"".join(_LINE_END.split(source)[:count])
+
+
+def _is_guard(test: Any) -> bool:
+    """Tell whether an expression is ``__name__ == "__main__"``, perhaps with ``and ...``."""
+    if type(test).__name__ == "BoolOp" and type(test.op).__name__ == "And":
+        return any(map(_is_guard, test.values))
+    if type(test).__name__ != "Compare" or [type(op).__name__ for op in test.ops] != ["Eq"]:
+        return False
+    sides = (test.left, test.comparators[0])
+    names = [getattr(side, "id", None) for side in sides]
+    values = [getattr(side, "value", None) for side in sides]
+    return "__name__" in names and "__main__" in values
+
+
+def _uses_mitogen_main(body: list[Any]) -> Callable[[Any], bool]:
+    """Return a test for statements of *body*: a function decorated with ``mitogen.main()``?"""
+    modules, functions = {"mitogen"}, set()
+    for node in body:
+        for alias in getattr(node, "names", ()):
+            if type(node).__name__ == "Import" and alias.name == "mitogen":
+                modules.add(alias.asname or alias.name)
+            elif getattr(node, "module", None) == "mitogen" and alias.name == "main":
+                functions.add(alias.asname or alias.name)
+
+    def is_main(expression: Any) -> bool:
+        called = getattr(expression, "func", None)
+        if getattr(called, "attr", None) == "main":
+            return getattr(getattr(called, "value", None), "id", None) in modules
+        return getattr(called, "id", None) in functions
+
+    return lambda node: any(map(is_main, getattr(node, "decorator_list", ())))
+
+
+def _main_spec_name() -> str | None:
+    """Return the real name of a main program started with ``python -m``."""
+    spec = attribute(sys.modules.get("__main__"), "__spec__")
+    return getattr(spec, "name", None)
+
+
+def _found_main() -> Found:
+    found = loaded("__main__")
+    builtin = importlib.machinery.BuiltinImporter  # Its __file__ is "<stdin>".
+    if not found or not found.path or found.loader is builtin or is_stdlib_path(found.path):
+        _refuse("__main__", None, _MAIN_WITHOUT_FILE)
+    package = attribute(sys.modules["__main__"], "__package__")
+    found.package = package if isinstance(package, str) else ""
+    found.locations = None  # "python -m pkg" sets none, but be sure: __main__ is no package.
+    return found
+
+
+# --- the older interface: ways to find a module ---
+
+
+class FinderMethod:
+    """One way to find the source of a module."""
+
+    def find(self, fullname: str) -> tuple[str, bytes, bool] | None:
+        """Return path, source and whether it's a package, or None.
+
+        :param fullname: Full name of a module.
+        """
+        found = self._locate(fullname)
+        if found is None:
+            return None
+        if found.is_namespace:
+            return (found.locations or [""])[0], b"", True
+        try:
+            path, source = self._read(found)
+        except ModuleUnservable:
+            return None
+        return path, source, found.locations is not None
+
+    def _locate(self, fullname: str) -> Found | None:
+        raise NotImplementedError
+
+    def _read(self, found: Found) -> tuple[str, bytes]:
+        return _read(found)
+
+    def __repr__(self) -> str:
+        return "%s()" % type(self).__name__
+
+
+class DefectivePython3xMainMethod(FinderMethod):
+    """Find ``__main__``, which has no spec when a file is run. (The name is an old one.)"""
+
+    def _locate(self, fullname: str) -> Found | None:
+        try:
+            return _found_main() if fullname == "__main__" else None
+        except ModuleUnservable:
+            return None
+
+
+class PkgutilMethod(FinderMethod):
+    """Find a loaded module by its loader. (The name is an old one.)"""
+
+    def _locate(self, fullname: str) -> Found | None:
+        found = loaded(fullname)
+        if found is None or found.loader is None or found.real_name != fullname:
+            return None
+        return found
+
+
+class SysModulesMethod(FinderMethod):
+    """Find a loaded module by its ``__file__`` or ``__path__``."""
+
+    def _locate(self, fullname: str) -> Found | None:
+        found = loaded(fullname)
+        return found if found is not None and found.real_name == fullname else None
+
+
+class ParentSpecEnumerationMethod(FinderMethod):
+    """Find a module that isn't loaded, beginning at the nearest package that is."""
+
+    def _locate(self, fullname: str) -> Found | None:
+        return searched(fullname)
+
+
+class ParentImpEnumerationMethod(ParentSpecEnumerationMethod):
+    """The same as :class:`ParentSpecEnumerationMethod`; exists for compatibility only."""
+
+
+# --- the finder ---
+
+
+class ModuleFinder:
+    """Finds modules, what they import, and which of them are the program's own.
+
+    :param all_imports: :func:`mitogen.imports.all_imports`, which this module doesn't import
+        itself. It makes :meth:`dependencies` ten times as fast; without it the source is parsed.
+    """
+
+    def __init__(self, all_imports: ListImports | None = None) -> None:
+        self._all_imports = all_imports
+        #: The ways to find a module, in the order in which they are tried.
+        self.get_module_methods: list[FinderMethod] = [
+            DefectivePython3xMainMethod(),
+            PkgutilMethod(),
+            SysModulesMethod(),
+            ParentSpecEnumerationMethod(),
+        ]
+        self._overrides: dict[str, tuple[str, bytes, bool]] = {}
+        self._modifiers: dict[str, Callable[[bytes], bytes]] = {}
+        self._modules: dict[str, Module] = {}
+        self._imports: dict[str, list[tuple[str, bool]]] = {}
+        self._kinds: dict[str, str] = {}
+        self._own = OwnNames(self)
+
+    def add_source_override(
+        self, fullname: str, path: str, source: bytes | str, is_pkg: bool
+    ) -> None:
+        """Serve a given source instead of what would be found.
+
+        :param fullname: Name of the module; may be one of the standard library.
+        :param path: Path to give it, for tracebacks.
+        :param source: Its source; text is encoded as UTF-8.
+        :param is_pkg: True for a package.
+        """
+        if isinstance(source, str):
+            source = source.encode("utf-8")
+        self._overrides[fullname] = (path, source, is_pkg)
+        self._forget()
+        self._own.note(fullname)
+
+    def add_source_modifier(self, fullname: str, modifier: Callable[[bytes], bytes]) -> None:
+        """Change a module's source before it is served.
+
+        :param fullname: Name of the module.
+        :param modifier: Called with the source, returns the one to serve; once per module.
+        """
+        self._modifiers[fullname] = modifier
+        self._forget()
+
+    def _forget(self) -> None:
+        self._modules.clear()
+        self._imports.clear()
+
+    def find(self, fullname: str) -> Module:
+        """Return a module that a child asks for.
+
+        :param fullname: Its full name.
+        :raises ModuleUnservable: It isn't found, belongs to the standard library, or has no source.
+        """
+        module = self._modules.get(fullname)
+        if module is None:
+            module = self._overridden(fullname) or self._find(fullname)
+            self._modules[fullname] = module
+        return module
+
+    def _overridden(self, fullname: str) -> Module | None:
+        if fullname not in self._overrides:
+            return None
+        path, source, is_pkg = self._overrides[fullname]
+        source = self._modified(fullname, source)
+        below = self._submodules(fullname, [os.path.dirname(path)]) if is_pkg else ()
+        kind = MITOGEN if fullname.partition(".")[0] == MITOGEN else OWN
+        return Module(fullname, path, source, is_pkg, kind, submodules=below)
+
+    def _find(self, fullname: str) -> Module:
+        found = self._locate(fullname)
+        kind = self.kind(fullname)
+        if kind == STDLIB:
+            _refuse(fullname, None if found is None else found.path, _IN_STDLIB)
+        if found is None or kind is None:
+            self._refuse_missing(fullname)
+        below: tuple[str, ...] = ()
+        if found.locations is not None:
+            below = self._submodules(fullname, found.locations)
+        if found.is_namespace:
+            assert found.locations
+            return Module(fullname, found.locations[0], None, True, kind, True, below)
+        path, source = self._source(found)
+        is_pkg = found.locations is not None
+        return Module(fullname, path, source, is_pkg, kind, False, below, found.package)
+
+    def _refuse_missing(self, fullname: str) -> NoReturn:
+        missing = sys.modules.get(fullname) is None
+        _refuse(fullname, None, _NOT_FOUND if missing else _MADE_AT_RUN_TIME)
+
+    def _locate(self, fullname: str) -> Found | None:
+        """Say where a module is. A mere second name for a loaded module is looked at last."""
+        if fullname == "__main__":
+            return _found_main()
+        if not all(fullname.split(".")) or not set("/\\\0").isdisjoint(fullname):
+            return None
+        for method in self.get_module_methods:
+            found = method._locate(fullname)
+            if found is not None:
+                return found
+        return loaded(fullname)
+
+    def _source(self, found: Found) -> tuple[str, bytes]:
+        path, source = _read(found)
+        if self._is_main(found.fullname):
+            cut = neutralize_main(path, source)
+            assert isinstance(cut, bytes)
+            source = cut
+        return path, self._modified(found.fullname, source)
+
+    def _modified(self, fullname: str, source: bytes) -> bytes:
+        modifier = self._modifiers.get(fullname)
+        return source if modifier is None else modifier(source)
+
+    @staticmethod
+    def _is_main(fullname: str) -> bool:
+        """Tell whether this is the main program, perhaps by the name given to ``python -m``."""
+        if fullname == "__main__":
+            return True
+        return fullname == _main_spec_name() and fullname not in sys.modules
+
+    def _submodules(self, fullname: str, locations: list[str]) -> tuple[str, ...]:
+        names = {"%s.%s" % (fullname, name) for name in children(locations, fullname)}
+        names.update(n for n in self._overrides if n.rpartition(".")[0] == fullname)
+        return tuple(sorted(names))
+
+    def get_module_source(self, fullname: str) -> Source:
+        """Return path, source and whether it's a package, or three times None.
+
+        :param fullname: Full name of a module. The source of a namespace package is empty.
+        """
+        try:
+            module = self.find(fullname)
+        except ModuleUnservable:
+            return None, None, None
+        return module.path, module.source or b"", module.is_pkg
+
+    # --- whose it is ---
+
+    def kind(self, fullname: str) -> str | None:
+        """Tell whose a module is: ``"own"``, ``"installed"``, ``"stdlib"`` or ``"mitogen"``.
+
+        Decided for the top-level name, below a namespace package for the first package or module
+        that has a file. A namespace package with portions of several kinds is ``"installed"``.
+
+        :param fullname: Full name of a module.
+        :returns: None if it isn't found.
+        """
+        top = fullname.partition(".")[0]
+        if top == MITOGEN:
+            return MITOGEN
+        if top == "__main__" or fullname in self._overrides:
+            return OWN
+        if is_stdlib_name(top):
+            return STDLIB
+        return self._kinds.get(top) or self._found_kind(fullname)
+
+    def _found_kind(self, fullname: str) -> str | None:
+        name, _, rest = fullname.partition(".")
+        found = self._locate(name)
+        while rest and found is not None and found.is_namespace:
+            part, _, rest = rest.partition(".")
+            name += "." + part
+            found = self._locate(name)
+        if found is None:
+            return None
+        if found.is_namespace:
+            kinds = set(map(path_kind, found.locations or ()))
+            return kinds.pop() if len(kinds) == 1 else INSTALLED
+        kind = OWN if found.path is None else path_kind(found.path)
+        if name in sys.modules and "." not in name:
+            self._kinds[name] = kind
+        return kind
+
+    def own_names(self) -> list[str]:
+        """Return the names of the program's own modules, sorted.
+
+        Top-level names: those loaded, and those in entries of ``sys.path`` that are neither the
+        standard library's nor site-packages. Where a namespace package is not wholly the program's
+        own, the full names of those of its portions that are. Never ``mitogen``; extension modules
+        are left out.
+        """
+        return sorted(self._own.since(0)[0])
+
+    def own_names_since(self, mark: int) -> tuple[list[str], int]:
+        """Return the own names found after an earlier call, to tell a child of them.
+
+        :param mark: What the earlier call returned; 0 for all.
+        :returns: The names, in the order in which they were found, and the mark for the next call.
+        """
+        return self._own.since(mark)
+
+    # --- what it imports ---
+
+    def possible_imports(self, fullname: str) -> list[str]:
+        """List all that a module's import statements name, also what is not loaded here.
+
+        :param fullname: Full name of a module.
+        :returns: Full names in order; some may be no modules but attributes. Nothing of the
+            standard library.
+        :raises ModuleUnservable: See :meth:`find`.
+        """
+        return [name for name, _ in self._imported(fullname)]
+
+    def dependencies(self, fullname: str) -> list[str]:
+        """List the modules that a module imports directly, also inside functions.
+
+        :param fullname: Full name of a module.
+        :returns: Full names in order, each package before what is imported from it; only what is
+            loaded in this process, nothing of the standard library.
+        :raises ModuleUnservable: See :meth:`find`.
+        """
+        return [name for name, _ in self._dependencies(fullname)]
+
+    def _dependencies(self, fullname: str) -> list[tuple[str, bool]]:
+        return [
+            (name, in_function)
+            for name, in_function in self._imported(fullname)
+            if sys.modules.get(name) is not None and self.kind(name) != STDLIB
+        ]
+
+    def _imported(self, fullname: str) -> list[tuple[str, bool]]:
+        """List what a module might import, each with whether only inside functions."""
+        imported = self._imports.get(fullname)
+        if imported is None:
+            found: dict[str, bool] = {}
+            module = self.find(fullname)
+            for name, in_function in imported_names(module.package, self._listed(module)):
+                if name != fullname and not is_stdlib_name(name):
+                    found[name] = found.get(name, True) and in_function
+            imported = self._imports[fullname] = list(found.items())
+        return imported
+
+    def _listed(self, module: Module) -> Iterable[Import]:
+        """List the import statements of a module."""
+        name, source = module.fullname, module.source
+        if not source:
+            return ()
+        if self._all_imports is None:
+            return imports_in(parsed(source))
+        loader = None
+        if name not in self._overrides and name not in self._modifiers and not self._is_main(name):
+            found = self._locate(name)
+            loader = None if found is None else found.loader
+        code = _code(loader, module.path, source)
+        return () if code is None else self._all_imports(code)
+
+    def closure(
+        self, fullnames: Iterable[str], want: Callable[[str], bool] | None = None
+    ) -> list[str]:
+        """List modules with all that they import, in an order in which they can be imported.
+
+        What is imported inside functions comes last. Of a circle of imports, one comes too early.
+
+        :param fullnames: Where to begin.
+        :param want: Says for a full name whether it is wanted; what an unwanted module imports is
+            not looked at.
+        :returns: Full names, each once: those that :meth:`find` returns, a package before what is
+            in it, a module after what it imports at import time where that is possible.
+        """
+        walk = Closure(self, want)
+        walk.add(fullnames)
+        return walk.order
+
+    def find_related_imports(self, fullname: str) -> list[str]:
+        """As :meth:`dependencies`, but empty for what can't be found.
+
+        :param fullname: Full name of a module.
+        """
+        try:
+            return self.dependencies(fullname)
+        except ModuleUnservable:
+            return []
+
+    def find_related(self, fullname: str) -> list[str]:
+        """List what a module imports, directly or not; see :meth:`closure`.
+
+        :param fullname: Full name of a module, itself not in the result.
+        """
+        return [name for name in self.closure([fullname]) if name != fullname]
+
+    def resolve_relpath(self, fullname: str, level: int) -> str:
+        """Return what to put before a name in ``from ... import`` with *level* dots.
+
+        :param fullname: Full name of the module that has the import.
+        :param level: Number of dots.
+        :returns: A package's name and a dot; ``""`` for level 0 and where there's no such package.
+        """
+        if not level:
+            return ""
+        try:
+            package = self.find(fullname).package
+        except ModuleUnservable:
+            package = fullname.rpartition(".")[0]
+        base = relative(package, level)
+        return base + "." if base else ""
+
+    def generate_parent_names(self, fullname: str) -> Iterator[str]:
+        """Yield the names of the packages that *fullname* is in, the nearest first."""
+        while "." in fullname:
+            fullname = fullname.rpartition(".")[0]
+            yield fullname

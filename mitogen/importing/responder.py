@@ -1,0 +1,406 @@
+"""
+Serves the program's modules to its contexts: pushed ahead of a call, or asked for.
+
+Rules
+    1. Finding, minifying and compressing never happen on the broker thread: a push does it on the
+       caller's thread, a request on the worker's.
+    2. A segment, [[[fullname, path, submodules, size], ...], zlib stream, own names], is never
+       changed once it is made: it is cached, and relays pass it on unopened. `submodules` is None
+       where there is no package; of `__main__` it is the name of the package that it is in.
+    3. A call can't overtake its modules: they are queued on the stream before it.
+
+Threads: push() on any; fetch() and forget() on the broker's.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import zlib
+from collections import deque
+from time import monotonic as now
+
+from mitogen.core import Blob
+from mitogen.importing import code_imports, finder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+__all__ = ["ImportPolicy", "ModuleDenied", "ModuleResponder", "Worker"]
+
+#: Bytes of compressed modules that are pushed with one call at most; the rest on demand.
+PUSH_LIMIT = 262144
+#: Segments that are kept to be sent to other children too.
+KEPT_SEGMENTS = 256
+#: What a child has from the start.
+ALWAYS_THERE = frozenset(["mitogen", "mitogen.core"])
+#: Needed by a child for its first call, whatever that is.
+FIRST_CALL = "mitogen.child"
+#: What the standard library tries to import and no target has: not worth a round trip each.
+NOWHERE = ("_winapi", "msvcrt", "nt", "winreg", "_winreg")
+
+if TYPE_CHECKING:
+    Segment = list[Any]
+
+
+#: Modules of ours that no child runs, though many a program imports them beside the functions that
+#: it calls. A child gets a stand-in with the same names: a target may be too old for the real one.
+CONTROLLER_ONLY = (
+    "mitogen.aio",
+    "mitogen.bootstrap.minify",
+    "mitogen.bootstrap.preamble",
+    "mitogen.bootstrap.renames",
+    "mitogen.cli",
+    "mitogen.compat.master_names",
+    "mitogen.importing.code_imports",
+    "mitogen.importing.finder",
+    "mitogen.importing.graph",
+    "mitogen.importing.paths",
+    "mitogen.importing.responder",
+    "mitogen.imports",
+    "mitogen.master",
+    "mitogen.minify",
+)
+
+_STAND_IN = """\
+class _Absent:
+    def __init__(self, *args, **kwargs):
+        raise RuntimeError("%s is for the controlling program only, and this is a child of it")
+for _name in %r:
+    globals()[_name] = _Absent
+"""
+
+
+def _stand_in(fullname: str) -> bytes:
+    """Return the source of what a child gets for a module of CONTROLLER_ONLY."""
+    names = getattr(sys.modules.get(fullname), "__all__", ())
+    return (_STAND_IN % (fullname, tuple(names))).encode()
+
+
+class ModuleDenied(ImportError):
+    """The whitelist or blacklist keeps a module from being served."""
+
+
+class Worker:
+    """One thread, started when first needed, that does what must not hold up the broker."""
+
+    def __init__(self, name: str = "mitogen-worker") -> None:
+        self.name = name
+        self._jobs: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
+        self._ready = threading.Semaphore(0)
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+
+    def put(self, func: Callable[..., Any], *args: Any) -> None:
+        """Broker thread: have `func(*args)` run, after what was put before."""
+        if self._stopped:
+            return
+        self._jobs.append((func, args))
+        self._ready.release()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            self._ready.acquire()
+            if not self._jobs:
+                return
+            func, args = self._jobs.popleft()
+            func(*args)
+
+    def stop(self) -> None:
+        """Broker thread: end the thread once it has done what was put."""
+        self._stopped = True
+        self._ready.release()
+
+    def join(self) -> None:
+        """Wait for the thread's end."""
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(5)
+
+
+class ImportPolicy:
+    """
+    What a child may ask for, by prefixes of full names.
+
+    :param overrides: if there are any, only these are served
+    :param blocks: never served
+    """
+
+    def __init__(self, overrides: Iterable[str] = (), blocks: Iterable[str] = ()) -> None:
+        self.overrides = set(overrides)
+        self.blocks = set(blocks)
+
+    @staticmethod
+    def _covers(prefixes: set[str], fullname: str) -> bool:
+        while fullname:
+            if fullname in prefixes:
+                return True
+            fullname = fullname.rpartition(".")[0]
+        return False
+
+    def denied(self, fullname: str) -> str | None:
+        """Return why `fullname` is not served, or None."""
+        if fullname.partition(".")[0] == "mitogen":
+            return None
+        if self.overrides and not self._covers(self.overrides, fullname):
+            return f"{fullname}: not in the whitelist of the controlling program's router"
+        if self._covers(self.blocks, fullname):
+            return f"{fullname}: in the blacklist of the controlling program's router"
+        return None
+
+
+class ModuleResponder:
+    """
+    The master's source of modules.
+
+    :param router: the master's router
+    """
+
+    def __init__(self, router: Any, worker: Worker, policy: ImportPolicy | None = None) -> None:
+        self.router = router
+        self.policy = policy or ImportPolicy()
+        self.finder = finder.ModuleFinder(code_imports.all_imports)
+        for name in CONTROLLER_ONLY:
+            self.finder.add_source_override(name, name + " (stand-in)", _stand_in(name), False)
+        self._worker = worker
+        self._lock = threading.Lock()
+        self._known: dict[int, set[str]] = {}
+        self._segments: dict[tuple[str, ...], Segment] = {}
+        self.get_module_count = 0
+        self.get_module_secs = 0.0
+        self.minify_secs = 0.0
+        self.good_load_module_count = 0
+        self.good_load_module_size = 0
+        self.bad_load_module_count = 0
+
+    # -- settings
+
+    def add_source_override(self, fullname: str, path: str, source: bytes, is_pkg: bool) -> None:
+        """Serve `source` as the module `fullname`, whatever is here under that name."""
+        self.finder.add_source_override(fullname, path, source, is_pkg)
+
+    def add_source_modifier(self, fullname: str, modifier: Callable[[bytes], bytes]) -> None:
+        """Serve what `modifier(source)` returns as the module `fullname`."""
+        self.finder.add_source_modifier(fullname, modifier)
+
+    def whitelist_prefix(self, fullname: str) -> None:
+        """Serve `fullname` and what is below it; once called, nothing that is not named so."""
+        self.policy.overrides.add(fullname)
+
+    def blacklist_prefix(self, fullname: str) -> None:
+        """Never serve `fullname` or what is below it."""
+        self.policy.blocks.add(fullname)
+
+    def neutralize_main(self, path: str, src: Any) -> Any:
+        """Return the source of a `__main__` up to its guard: see finder.neutralize_main()."""
+        return finder.neutralize_main(path, src)
+
+    # -- pushing
+
+    def push(self, context: Any, module_names: Iterable[str]) -> None:
+        """
+        Any thread: send modules and what they import ahead of a call.
+
+        :raises ModuleUnservable: one of them is the program's own and can't be sent
+        """
+        target = context.context_id
+        known = self._known.get(target)
+        if known is not None and known.issuperset(module_names):
+            return
+        branch = self.router.branch
+        stream = self.router._stream_by_id.get(target)
+        if stream is None:
+            return self._check_found_there(context, module_names)
+        with self._lock:
+            for name in module_names:
+                if self.finder.kind(name) in ("own", None):
+                    # Or the reason would be found out over there, as a missing module.
+                    self.finder.find(name)
+            known = self._known.setdefault(target, set(ALWAYS_THERE))
+            names = [n for n in module_names if n not in known] + [FIRST_CALL]
+            closure = self._closure(names, known)
+            segments = self._pushed([n for n in closure if n not in stream.sent_modules])
+            branch.send_now(stream, target, segments, closure)
+            known.update(names, closure)
+
+    def prepare(self, module_names: Iterable[str]) -> None:
+        """Any thread: have ready what push() would send of them to a context that has nothing."""
+        with self._lock:
+            known = set(ALWAYS_THERE)
+            closure = self._closure(
+                [n for n in module_names if n not in known] + [FIRST_CALL], known
+            )
+            self._pushed(closure)
+
+    def forward_modules(self, context: Any, fullnames: Iterable[str]) -> None:
+        """Any thread: send modules, and what they import, to a context before any call."""
+        self.push(context, list(fullnames))
+
+    def _check_found_there(self, context: Any, module_names: Iterable[str]) -> None:
+        """Nothing is sent to a context that is gone, or that another process of the tree serves."""
+        joined = self.router.node.parent_ids and not self.router.shares_main
+        if joined and "__main__" in module_names:
+            raise TypeError(
+                f"a function of __main__ cannot be called in {context!r}, which another process "
+                "has started: it would be that one's __main__; put it into a module that is "
+                "found there"
+            )
+
+    def _closure(self, names: list[str], known: set[str]) -> list[str]:
+        def want(name: str) -> bool:
+            return name not in known and self._is_pushed(name)
+
+        return self.finder.closure([n for n in names if want(n)], want)
+
+    def _is_pushed(self, name: str) -> bool:
+        return self.finder.kind(name) in ("own", "mitogen") and not self.policy.denied(name)
+
+    def _pushed(self, names: list[str]) -> list[Segment]:
+        segment = self.segment(names) if names else None
+        while segment and len(segment[1]) > PUSH_LIMIT and len(names) > 1:
+            names = names[: len(names) // 2]
+            segment = self.segment(names)
+        return [segment] if segment else []
+
+    def forget(self, context_id: int) -> None:
+        """Broker thread: a context is gone."""
+        self._known.pop(context_id, None)
+
+    # -- segments
+
+    def segment(self, names: Iterable[str]) -> Segment:
+        """Return a segment of modules, in that order; what can't be served is left out."""
+        key = tuple(names)
+        found = self._segments.get(key)
+        if found is None:
+            if len(self._segments) >= KEPT_SEGMENTS:
+                self._segments.clear()
+            found = self._segments[key] = self._make_segment(key)
+        return found
+
+    def _make_segment(self, names: tuple[str, ...]) -> Segment:
+        entries = []
+        own = set()
+        compressor = zlib.compressobj(9)
+        chunks = []
+        for name in names:
+            module = self.finder.find(name)
+            source = self._source(module)
+            size = None if module.source is None else len(source)
+            submodules: Any = [n.rpartition(".")[2] for n in module.submodules]
+            if name == "__main__":
+                submodules = module.package
+            elif not module.is_pkg:
+                submodules = None
+            entries.append([name, module.path, submodules, size])
+            chunks.append(compressor.compress(source))
+            if module.kind == "own":
+                top = name.partition(".")[0]
+                own.add(top if self.finder.kind(top) == "own" else name)
+        if FIRST_CALL in names:
+            own.update(self.finder.own_names())
+            entries += [[name, None, None, ""] for name in NOWHERE]
+        chunks.append(compressor.flush())
+        data = b"".join(chunks)
+        self.good_load_module_count += len(names)
+        self.good_load_module_size += len(data)
+        return [entries, Blob(data), sorted(own)]
+
+    def _source(self, module: finder.Module) -> bytes:
+        if module.source is None:
+            return b""
+        if module.kind == "mitogen":
+            # Costs 4 ms to import, and whoever only calls local functions needs none of it.
+            from importlib.util import decode_source
+
+            from mitogen.bootstrap import minify
+
+            started = now()
+            smaller = minify.minimize_source(decode_source(module.source), True).encode()
+            self.minify_secs += now() - started
+            return smaller
+        return module.source
+
+    # -- answering
+
+    def fetch(
+        self, fullname: str, done: Callable[[Segment], None], sent: Iterable[str] = ()
+    ) -> None:
+        """
+        Broker thread: have `done(segment)` called there with the module, or with why there is none.
+
+        :param sent: what the asking child has been sent already
+        """
+        self.get_module_count += 1
+        self._worker.put(self._fetch, fullname, done, frozenset(sent))
+
+    def _fetch(self, fullname: str, done: Callable[[Segment], None], sent: frozenset[str]) -> None:
+        started = now()
+        try:
+            segment = self._answer(fullname, sent)
+        except Exception as e:
+            self.bad_load_module_count += 1
+            reason = "" if isinstance(e, _NotHere) else str(e)
+            segment = [[[fullname, None, None, reason]], b"", []]
+        self.get_module_secs += now() - started
+        self.router.broker.defer(done, segment)
+
+    def _answer(self, fullname: str, sent: frozenset[str]) -> Segment:
+        denied = self.policy.denied(fullname)
+        if denied:
+            raise ModuleDenied(denied)
+        kind = self.finder.kind(fullname)
+        if kind is None or kind == "stdlib":
+            raise _NotHere(fullname)
+        top = fullname.partition(".")[0]
+
+        def want(name: str) -> bool:
+            if name == fullname:
+                return True
+            return (
+                name not in sent
+                and name not in ALWAYS_THERE
+                and (self._is_pushed(name) or name.partition(".")[0] == top)
+                and not self.policy.denied(name)
+            )
+
+        self.finder.find(fullname)
+        names = self.finder.closure([fullname], want)
+        if kind == "own":
+            names += self._late(sent.union(names))
+        segments = self._pushed(names)
+        if segments and any(entry[0] == fullname for entry in segments[0][0]):
+            return segments[0]
+        return self.segment([fullname])
+
+    def _late(self, sent: frozenset[str]) -> list[str]:
+        """
+        Return the program's own modules that those `sent` name in import statements, though they
+        are not loaded here: a child that wants one of them will want the others soon.
+        """
+        seen = set(sent)
+        queue = deque(sorted(name for name in sent if self.finder.kind(name) == "own"))
+        found = []
+        while queue:
+            for name in self._importable(queue.popleft()):
+                if name not in seen and self._is_pushed(name):
+                    seen.add(name)
+                    if self._importable(name, name):
+                        found.append(name)
+                        queue.append(name)
+        return found
+
+    def _importable(self, fullname: str, *self_too: str) -> list[str]:
+        """Return what a module may import, and nothing if it can't be served."""
+        try:
+            return [*self_too, *self.finder.possible_imports(fullname)]
+        except finder.ModuleUnservable:
+            return []
+
+
+class _NotHere(Exception):
+    """No such module here either, so that the child's own error says it best."""

@@ -1,0 +1,3 @@
+"""Files and directory trees between contexts: put() and get()."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""A context that has children: ids, routes, connecting."""
+
+from __future__ import annotations

@@ -1,0 +1,83 @@
+"""When the run's broker process connects an account again which there could be no context of."""
+
+import pytest
+
+from mitogen import core
+from mitogen.ansible.broker import server
+from mitogen.bootstrap import handshake
+
+NO_PYTHON = handshake.UnsupportedPythonError("found none")
+NO_SUDO = core.StreamError("sudo: no")
+LOST = core.StreamError("ssh: connection refused")
+HOST = ["ssh", {"hostname": "h"}]
+ROOT = ["sudo", {"username": "root"}, "become"]
+
+
+class Router:
+    """Refuses each connection, after a time; also the clock."""
+
+    def __init__(self):
+        self.now = 1000.0
+        self.takes = 2.0
+        self.error = None
+        self.tried = []
+
+    def connect(self, method, via, **options):
+        self.tried.append((method, via, options))
+        self.now += self.takes
+        raise self.error
+
+
+@pytest.fixture
+def router(monkeypatch):
+    found = Router()
+    monkeypatch.setattr(server.time, "monotonic", lambda: found.now)
+    return found
+
+
+def tries(router, account, via=None):
+    """Ask for a context; return how often it was tried so far."""
+    with pytest.raises(core.StreamError) as caught:
+        account.connect(via, None, None)
+    assert caught.value is router.error
+    return len(router.tried)
+
+
+@pytest.mark.parametrize("step, error", [(HOST, NO_PYTHON), (ROOT, NO_SUDO), (ROOT, NO_PYTHON)])
+def test_what_can_not_be_had_is_tried_again_when_that_costs_little(router, step, error):
+    router.error = error
+    account = server.Account(router, [step])
+    assert tries(router, account) == 1
+    router.now += server.PATIENCE * router.takes - 0.01
+    assert tries(router, account) == 1
+    router.now += 0.01
+    assert tries(router, account) == 2
+    assert tries(router, account) == 2
+
+
+def test_it_is_tried_again_within_a_minute(router):
+    router.error, router.takes = NO_SUDO, 30.0
+    account = server.Account(router, [HOST, ROOT])
+    assert tries(router, account) == 1
+    router.now += server.LONGEST
+    assert tries(router, account) == 2
+
+
+def test_a_host_that_is_not_reached_is_tried_each_time(router):
+    router.error = LOST
+    account = server.Account(router, [HOST])
+    assert [tries(router, account) for _ in range(3)] == [1, 2, 3]
+
+
+def test_it_is_tried_again_from_another_context(router):
+    router.error = NO_SUDO
+    account = server.Account(router, [HOST, ROOT])
+    assert [tries(router, account, via) for via in ("a", "a", "b", "b")] == [1, 1, 2, 2]
+
+
+def test_it_is_tried_again_after_a_reset(router):
+    router.error = NO_PYTHON
+    account = server.Account(router, [HOST])
+    assert tries(router, account) == 1
+    account.reset()
+    assert tries(router, account) == 2

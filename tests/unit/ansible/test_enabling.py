@@ -1,0 +1,219 @@
+"""enabling.py: files are edited whole or not at all; shells; the command line."""
+
+import os
+import stat
+import subprocess
+import threading
+
+import pytest
+
+from mitogen.ansible import __main__ as command
+from mitogen.ansible.setup import enabling, installation
+
+SETTINGS = [
+    installation.Setting("callbacks_enabled", "ANSIBLE_CALLBACKS_ENABLED", "mitogen"),
+    installation.Setting("callback_plugins", "ANSIBLE_CALLBACK_PLUGINS", "/x", ":", "/a:/b"),
+]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "ansible.cfg"
+
+
+def both(path):
+    """Enable and disable; return the text in between."""
+    assert enabling.enable(str(path), SETTINGS) is True
+    text = path.read_bytes().decode()
+    assert enabling.enable(str(path), SETTINGS) is False
+    assert path.read_bytes().decode() == text
+    assert enabling.disable(str(path), SETTINGS) is True
+    return text
+
+
+def test_a_new_file(path):
+    """It has the permissions of any new file, and goes when there is nothing else in it."""
+    old = os.umask(0o027)
+    try:
+        enabling.enable(str(path), SETTINGS)
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert "callbacks_enabled = mitogen\n" in path.read_text()
+    assert "callback_plugins = /a:/b:/x\n" in path.read_text()
+    enabling.disable(str(path), SETTINGS)
+    assert not path.exists() and os.listdir(str(path.parent)) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"[defaults]\n",
+        b"[defaults]\r\nforks = 5 ; as many\r\n",
+        b"# \xc3\xa4\n[defaults]\ncallbacks_enabled = timer\ncallback_plugins=/c\n",
+        b"[ssh_connection]\npipelining = 1",
+    ],
+)
+def test_there_and_back(path, text):
+    path.write_bytes(text)
+    path.chmod(0o604)
+    assert "mitogen" in both(path)
+    if text:
+        assert path.read_bytes() == text
+        assert stat.S_IMODE(path.stat().st_mode) == 0o604
+    assert set(os.listdir(str(path.parent))) <= {"ansible.cfg"}
+
+
+def test_a_link_stays_one(path):
+    target = path.parent / "real.cfg"
+    target.write_text("[defaults]\n")
+    path.symlink_to(target.name)
+    both(path)
+    assert path.is_symlink() and target.read_text() == "[defaults]\n"
+
+
+def test_what_is_not_there_is_not_taken_out(path):
+    assert enabling.disable(str(path), SETTINGS) is False
+    assert not path.exists()
+    path.write_text("[defaults]\n")
+    assert enabling.disable(str(path), SETTINGS) is False
+
+
+@pytest.mark.parametrize(
+    "text, why", [(b"[defaults\n", "can't read it"), (b"[a]\nb=\xff\n", "not UTF-8")]
+)
+def test_no_such_file_as_ansible_reads(path, text, why):
+    path.write_bytes(text)
+    for change in (enabling.enable, enabling.disable):
+        with pytest.raises(installation.Error, match=why) as caught:
+            change(str(path), SETTINGS)
+        assert str(path) in str(caught.value)
+    assert path.read_bytes() == text
+
+
+def test_no_directory(path):
+    with pytest.raises(installation.Error, match="No such file or directory: .*--config"):
+        enabling.enable(str(path / "ansible.cfg"), SETTINGS)
+    with pytest.raises(installation.Error, match="Is a directory"):
+        enabling.enable(str(path.parent), SETTINGS)
+
+
+def test_interrupted(path, monkeypatch):
+    """The file is as it was, and no other is left."""
+    path.write_text("[defaults]\n")
+
+    def replace(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        enabling.enable(str(path), SETTINGS)
+    assert path.read_text() == "[defaults]\n" and os.listdir(str(path.parent)) == ["ansible.cfg"]
+
+
+def test_at_once(path):
+    """Nothing of what several write is lost."""
+    path.write_text("[defaults]\nforks = 5\n")
+    entries = [SETTINGS[0]._replace(entry="e{}".format(number)) for number in range(8)]
+    threads = [
+        threading.Thread(target=enabling.enable, args=(str(path), [entry])) for entry in entries
+    ]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert all(each.entry in path.read_text() for each in entries)
+
+
+# ---- which file
+
+
+def test_target(monkeypatch, path):
+    monkeypatch.chdir(path.parent)
+    monkeypatch.delenv("ANSIBLE_CONFIG", raising=False)
+    assert enabling.target("/etc/ansible/ansible.cfg") == "/etc/ansible/ansible.cfg"
+    assert enabling.target(None) == str(path)
+    monkeypatch.setenv("ANSIBLE_CONFIG", "/somewhere/a.cfg")
+    assert enabling.target(None) == "/somewhere/a.cfg"
+    monkeypatch.setenv("ANSIBLE_CONFIG", str(path.parent))
+    assert enabling.target(None) == str(path)
+
+
+def test_everyone_may_write(monkeypatch, path):
+    monkeypatch.chdir(path.parent)
+    monkeypatch.delenv("ANSIBLE_CONFIG", raising=False)
+    path.parent.chmod(0o777)
+    with pytest.raises(installation.Error, match="everyone may write to"):
+        enabling.target(None)
+
+
+# ---- shells
+
+
+@pytest.mark.parametrize("shell", ["sh", "fish", "csh"])
+@pytest.mark.parametrize("entry", ["/x", "/a b/it's", 'a"b\\c$d'])
+def test_environment(shell, entry):
+    """A shell that runs it has the variable, whatever is in it; entries that were there stay."""
+    settings = [SETTINGS[0]._replace(entry=entry)]
+    lines = enabling.environment({"callbacks_enabled": ["timer", entry]}, settings, shell)
+    script = "\n".join([*lines, "env"])
+    done = subprocess.run([shell, "-c", script], capture_output=True, text=True, check=True)
+    assert "ANSIBLE_CALLBACKS_ENABLED=timer,{}\n".format(entry) in done.stdout
+
+
+# ---- the command line
+
+
+@pytest.fixture
+def found(monkeypatch, path):
+    """What look() gives, to be changed by a test."""
+    made = installation.Installation("2.21.5", str(path), "somewhere", SETTINGS[:1], [], [], [])
+    state = [made]
+    monkeypatch.setattr(installation, "look", lambda: state[0])
+    monkeypatch.setattr(command, "_is_read", lambda path, in_force: path == in_force)
+    monkeypatch.delenv("ANSIBLE_CALLBACKS_ENABLED", raising=False)
+    return state
+
+
+def test_status(found, capsys):
+    assert command.main(["status"]) == 1
+    assert "off; " in capsys.readouterr().out
+    found[0] = found[0]._replace(on=["callback: x", "strategy: y"], problems=["a thing"])
+    assert command.main(["status"]) == 0
+    output = capsys.readouterr()
+    assert "mitogen:       callback: x\n               strategy: y\n" in output.out
+    assert output.err == "! a thing\n"
+    found[0] = found[0]._replace(elsewhere=["another Python"])
+    assert command.main(["status"]) == 1
+
+
+def test_enable_and_disable(found, path, capsys, monkeypatch):
+    assert command.main(["disable"]) == 2
+    assert "there is no such file" in capsys.readouterr().err
+    assert [command.main(["enable"]) for _ in range(2)] == [0, 0]
+    output = capsys.readouterr().out
+    assert "now has callbacks_enabled: mitogen" in output and "had already" in output
+    monkeypatch.setenv("ANSIBLE_CALLBACKS_ENABLED", "timer")
+    assert command.main(["enable"]) == 1
+    assert "the variable ANSIBLE_CALLBACKS_ENABLED replaces" in capsys.readouterr().err
+    monkeypatch.setenv("ANSIBLE_CALLBACKS_ENABLED", "timer, mitogen")
+    assert command.main(["enable"]) == 0
+    assert command.main(["disable"]) == 1
+    assert "has it: unset it" in capsys.readouterr().err and not path.exists()
+
+
+def test_another_file(found, path, capsys):
+    other = path.parent / "other.cfg"
+    assert command.main(["enable", "--config", str(other)]) == 1
+    assert "set ANSIBLE_CONFIG={}".format(other) in capsys.readouterr().err
+    assert other.exists() and not path.exists()
+    assert command.main(["disable", "--config", str(other)]) == 0
+    assert "removed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["start"], ["env", "--shell", "tcl"], ["status", "x"]])
+def test_wrong_arguments(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        command.main(arguments)
+    assert caught.value.code == 2 and "usage: python -m mitogen.ansible" in capsys.readouterr().err

@@ -1,0 +1,243 @@
+"""mitogen.bootstrap.preamble: core.py as children get it."""
+
+import ast
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import zlib
+
+import pytest
+
+from mitogen import core
+from mitogen.bootstrap import minify, preamble
+from tests import hosts
+
+CORE = pathlib.Path(core.__file__)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return preamble.core_source().decode()
+
+
+@pytest.fixture(scope="module")
+def source():
+    return CORE.read_text(encoding="utf-8")
+
+
+def named(tree):
+    """Return {(class or None, name): line} of what a module defines."""
+    found = {}
+    for node in tree.body:
+        for each in [node, *getattr(node, "body", [])]:
+            if isinstance(each, (ast.FunctionDef, ast.ClassDef)):
+                owner = None if each is node else getattr(node, "name", None)
+                found[owner, each.name] = each.lineno
+    return {key: line for key, line in found.items() if not any(map(private, key))}
+
+
+def private(name):
+    return bool(name) and name[0] == "_" and name[:2] != "__"
+
+
+def test_it_is_smaller(small, source):
+    minified = minify.minimize_source(source)
+    assert len(small) < len(minified)
+    assert len(zlib.compress(small.encode(), 9)) < 0.96 * len(zlib.compress(minified.encode(), 9))
+
+
+def test_line_numbers_stay(small, source):
+    assert named(ast.parse(small)) == named(ast.parse(source))
+
+
+def test_public_names_and_parameters_stay(small, source):
+    def parameters(text):
+        return [
+            [arg.arg for arg in node.args.args if arg.arg not in ("self", "S")]
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.FunctionDef)
+        ]
+
+    assert parameters(small) == parameters(minify.minimize_source(source, True))
+
+
+def test_what_other_modules_name_stays(small):
+    used = preamble._names_in_other_files()
+    defined = set(re.findall(r"\w+", CORE.read_text(encoding="utf-8")))
+    private = {n for n in used & defined if re.match("_[a-z]", n)}
+    kept = set(re.findall(r"\w+", small))
+    assert {"_header", "_handlers", "_stream_by_id"} <= private
+    assert sorted(private - kept) == []
+
+
+@pytest.mark.parametrize("version", [(3, 6), (3, 13)])
+def test_it_compiles_and_works_there(small, version):
+    python = hosts.find_pythons().get(version)
+    if python is None:
+        pytest.skip("needs Python {}.{}".format(*version))
+    program = (
+        "import sys; m = sys.modules['mitogen.core'] = type(sys)('mitogen.core')\n"
+        "exec(compile(sys.stdin.read(), 'core.py', 'exec'), m.__dict__)\n"
+        "data = m.encode({'a': [1, (2, None), b'x' * 30, 1.5]})\n"
+        "msg = m.Message(dst_id=1, src_id=2, auth_id=3, handle=4, data=data)\n"
+        "framer = m.Framer(); frames = framer.feed(msg._header(len(data), 0) + data)\n"
+        "print(m.decode(frames[0].data), frames[0].src_id)\n"
+    )
+    done = subprocess.run(
+        [python, "-c", program], input=small, capture_output=True, text=True, timeout=30
+    )
+    assert done.stderr == ""
+    assert eval(done.stdout.rpartition(" ")[0]) == {"a": [1, (2, None), b"x" * 30, 1.5]}
+
+
+# ---- shrink()
+
+
+def run(text):
+    namespace = {}
+    exec(compile(text, "x.py", "exec"), namespace)
+    return namespace
+
+
+SAMPLE = '''\
+"""doc"""
+LIMIT = 3
+def total(numbers, first=0):
+    result = first
+    for number in numbers:
+        result += number
+    def inner(extra):
+        nonlocal result
+        return result + extra
+    return [inner(number) for number in range(LIMIT)]
+class Thing:
+    def __init__(self, value):
+        self._private_value = value
+        self._shared_value = value
+    def _double_it(self):
+        doubled = self._private_value * 2
+        return doubled
+    def get(self, factor=1):
+        try:
+            return self._double_it() * factor
+        except TypeError as failure:
+            return failure
+'''
+
+
+def test_the_result_does_the_same():
+    text = preamble.shrink(SAMPLE, {"_shared_value"})
+    before, after = run(SAMPLE), run(text)
+    assert before["total"]([1, 2], first=3) == after["total"]([1, 2], first=3) == [6, 7, 8]
+    assert before["Thing"](4).get(factor=2) == after["Thing"](4).get(factor=2) == 16
+    assert after["Thing"](4)._shared_value == 4
+    for gone in ("_private_value", "_double_it", "doubled", "doc"):
+        assert gone not in text
+    assert text.count("\n") <= SAMPLE.count("\n")
+
+
+def test_a_name_that_is_taken_is_refused():
+    with pytest.raises(ValueError, match="must not use the name S"):
+        preamble.shrink("S = 1\n", set())
+
+
+# ---- the kept copy
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of its own with a small core.py."""
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "core.py").write_text("def f():\n    value = 1  # why\n    return value\n")
+    (tmp_path / "other.py").write_text("x = 1\n")
+    (tmp_path / "folder" / "deep").mkdir(parents=True)
+    (tmp_path / "folder" / "core.py").write_text("x = 1\n")
+    (tmp_path / "folder" / "deep" / "other.py").write_text("x = 1\n")
+    monkeypatch.setattr(preamble, "_HERE", str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    return tmp_path
+
+
+def counted(monkeypatch):
+    calls = []
+    real = preamble.shrink
+    monkeypatch.setattr(preamble, "shrink", lambda *args: calls.append(1) or real(*args))
+    return calls
+
+
+def test_it_is_made_once(package, monkeypatch):
+    calls = counted(monkeypatch)
+    first = preamble.core_source()
+    assert b"# why" not in first and preamble.core_source() == first and len(calls) == 1
+    assert [path.name for path in (package / "__pycache__").iterdir()] == ["core.shrunk"]
+
+
+PLACES = ["core.py", "other.py", "folder/core.py", "folder/deep/other.py"]
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_any_change_of_the_package_makes_it_anew(package, monkeypatch, name):
+    calls = counted(monkeypatch)
+    preamble.core_source()
+    path = package / name
+    path.write_text(path.read_text() + "y = _unheard_of = 2\n")
+    assert (b"y" in preamble.core_source()) is (name == "core.py") and len(calls) == 2
+    os.utime(str(path), ns=(1, 1))
+    preamble.core_source()
+    assert len(calls) == 3
+    (path.parent / "new.py").write_text("")
+    preamble.core_source()
+    assert len(calls) == 4
+    (path.parent / "new.py").rename(path.parent / "newer.py")
+    preamble.core_source()
+    assert len(calls) == 5
+
+
+def test_a_move_to_another_folder_makes_it_anew(package, monkeypatch):
+    """A move changes neither size nor time of a file."""
+    calls = counted(monkeypatch)
+    preamble.core_source()
+    (package / "other.py").rename(package / "folder" / "other.py")
+    preamble.core_source()
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_copy_from_elsewhere_is_used_as_long_as_no_file_differs(package, monkeypatch, name):
+    """An installed package brings its copy along; times of files differ from those at the build."""
+    calls = counted(monkeypatch)
+    made = preamble.make()
+    (package / preamble.SHIPPED).write_bytes(preamble.stamp_of_contents() + b"\n" + made)
+    os.utime(str(package / name), ns=(1, 1))
+    assert preamble.core_source() == made and len(calls) == 1
+    path = package / name
+    path.write_text(path.read_text() + "y = 2\n")
+    preamble.core_source()
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("name", PLACES[1:])
+def test_what_any_other_file_names_stays(package, name):
+    (package / "core.py").write_text("_unheard_of = _known = 1\n")
+    (package / name).write_text("from mitogen.core import _known\n")
+    source = preamble.core_source()
+    assert b"_known" in source and b"_unheard_of" not in source
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"no stamp\nx = 1\n", b"\xff" * 100])
+def test_a_damaged_copy_is_made_anew(package, content):
+    good = preamble.core_source()
+    (package / "__pycache__" / "core.shrunk").write_bytes(content)
+    assert preamble.core_source() == good
+
+
+def test_where_nothing_can_be_written(package, monkeypatch):
+    calls = counted(monkeypatch)
+    monkeypatch.setattr(os, "replace", lambda *args: exec("raise OSError(13, 'denied')"))
+    preamble.core_source()
+    (package / "__pycache__" / ("core.shrunk.%d" % os.getpid())).unlink()
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    preamble.core_source()
+    assert len(calls) == 2 and not list((package / "__pycache__").iterdir())

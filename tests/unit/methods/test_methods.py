@@ -1,0 +1,288 @@
+"""argv() of each connection method, as golden tables; options that are wrong, and their errors."""
+
+import os
+import pathlib
+import sys
+
+import pytest
+
+from mitogen import connect, doas, parent, ssh, su, sudo
+from mitogen.bootstrap.handshake import first_stage, remote_command
+from mitogen.core import StreamError
+
+NAME = "user@host:1"
+HERE = [sys.executable, "-c", first_stage(), NAME]
+THERE = remote_command(None, NAME)
+SSH_END = ["-o", "ConnectTimeout 30", "--", "h", *THERE]
+
+
+def argv(module, **kwargs):
+    kwargs.setdefault("remote_name", NAME)
+    conn = module.Connection(module.Connection.options_class(**kwargs), None)
+    if module is sudo:
+        conn.prompt = "PROMPT"
+    return conn.argv()
+
+
+def settings(*some):
+    return [word for each in some for word in ("-o", each)]
+
+
+COMPRESS, BATCH, STRICT = "Compression yes", "BatchMode yes", "StrictHostKeyChecking yes"
+ALIVE = ("ServerAliveInterval 15", "ServerAliveCountMax 3")
+PASSWORD = "NumberOfPasswordPrompts 1"
+ONLY = "IdentitiesOnly yes"
+IGNORE = (
+    "StrictHostKeyChecking no",
+    "UserKnownHostsFile /dev/null",
+    "GlobalKnownHostsFile /dev/null",
+)
+USUAL = settings(COMPRESS, *ALIVE, BATCH, STRICT)
+
+SSH = {
+    "plain": ({}, ["ssh", "-T", *USUAL, *SSH_END]),
+    "user, port": (
+        {"username": "u", "port": 2222},
+        ["ssh", "-l", "u", "-p", "2222", "-T", *USUAL, *SSH_END],
+    ),
+    "path": ({"ssh_path": pathlib.Path("/opt/ssh")}, ["/opt/ssh", "-T", *USUAL, *SSH_END]),
+    "words": ({"ssh_path": ["nice", "ssh"]}, ["nice", "ssh", "-T", *USUAL, *SSH_END]),
+    "arguments": ({"ssh_args": ["-F", "/c"]}, ["ssh", "-T", *USUAL, "-F", "/c", *SSH_END]),
+    "debug": ({"ssh_debug_level": 5}, ["ssh", "-vvv", "-T", *USUAL, *SSH_END]),
+    "debug 1": ({"ssh_debug_level": 1}, ["ssh", "-v", "-T", *USUAL, *SSH_END]),
+    "key": (
+        {"identity_file": pathlib.Path("~/key")},
+        ["ssh", "-i", os.path.expanduser("~/key"), "-T", *settings(ONLY), *USUAL, *SSH_END],
+    ),
+    "key among others": (
+        {"identity_file": "/key", "identities_only": False},
+        ["ssh", "-i", "/key", "-T", *USUAL, *SSH_END],
+    ),
+    "password": (
+        {"password": "x"},
+        ["ssh", "-T", *settings(ONLY, COMPRESS, *ALIVE, PASSWORD, STRICT)] + SSH_END,
+    ),
+    "accept": (
+        {"check_host_keys": "accept"},
+        ["ssh", "-T"] + settings(COMPRESS, *ALIVE, "StrictHostKeyChecking ask") + SSH_END,
+    ),
+    "ignore": (
+        {"check_host_keys": "ignore"},
+        ["ssh", "-T", *settings(COMPRESS, *ALIVE, BATCH, *IGNORE), *SSH_END],
+    ),
+    "True of 2017": ({"check_host_keys": True}, ["ssh", "-T", *USUAL, *SSH_END]),
+    "False of 2017": (
+        {"check_host_keys": False},
+        ["ssh", "-T", *settings(COMPRESS, *ALIVE, BATCH, *IGNORE), *SSH_END],
+    ),
+    "no compression": (
+        {"compression": False},
+        ["ssh", "-T", *settings("Compression no", *ALIVE, BATCH, STRICT)] + SSH_END,
+    ),
+    "no keepalive": (
+        {"keepalive_enabled": False},
+        ["ssh", "-T", *settings(COMPRESS, BATCH, STRICT), *SSH_END],
+    ),
+    "keepalive": (
+        {"keepalive_interval": 5, "keepalive_count": 7},
+        ["ssh", "-T"]
+        + settings(COMPRESS, "ServerAliveInterval 5", "ServerAliveCountMax 7")
+        + settings(BATCH, STRICT)
+        + SSH_END,
+    ),
+    "python": (
+        {"python_path": "/opt/my python"},
+        ["ssh", "-T", *USUAL, *SSH_END[:4], "'/opt/my python'", *remote_command("p", NAME)[1:]],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SSH)
+def test_ssh(name):
+    kwargs, wanted = SSH[name]
+    assert argv(ssh, hostname="h", **kwargs) == wanted
+
+
+SUDO_START = ["sudo", "-p", "PROMPT", "-u"]
+OTHERS = {
+    "local": (connect, {}, HERE),
+    "local python": (connect, {"python_path": pathlib.Path("/p")}, ["/p", *HERE[1:]]),
+    "local words": (connect, {"python_path": ["env", "A=b", "p"]}, ["env", "A=b", "p", *HERE[1:]]),
+    "sudo": (sudo, {}, [*SUDO_START, "root", "--", *HERE]),
+    "sudo user": (sudo, {"username": "u"}, [*SUDO_START, "u", "--", *HERE]),
+    "sudo path": (
+        sudo,
+        {"sudo_path": pathlib.Path("/s")},
+        ["/s", "-p", "PROMPT", "-u", "root", "--", *HERE],
+    ),
+    "sudo flags": (
+        sudo,
+        {"preserve_env": True, "set_home": True, "login": True},
+        [*SUDO_START, "root", "-E", "-H", "-i", "--", *HERE],
+    ),
+    "sudo selinux": (
+        sudo,
+        {"selinux_role": "r", "selinux_type": "t"},
+        [*SUDO_START, "root", "-r", "r", "-t", "t", "--", *HERE],
+    ),
+    "sudo_args": (
+        sudo,
+        {"username": "u", "sudo_args": ["-u", "v", "-EHi", "-r", "R", "--type=T"]},
+        [*SUDO_START, "v", "-E", "-H", "-i", "-r", "R", "-t", "T", "--", *HERE],
+    ),
+    "sudo_args, others": (
+        sudo,
+        {"sudo_args": ["-g", "wheel", "-C", 5, "-k", "--host=h", "-P", "-R", "/r", "-D", "/d"]},
+        [
+            *SUDO_START,
+            "root",
+            "-C",
+            "5",
+            "-g",
+            "wheel",
+            "-h",
+            "h",
+            "-k",
+            "-P",
+            "-R",
+            "/r",
+            "-D",
+            "/d",
+        ]
+        + ["--", *HERE],
+    ),
+    "sudo_args about the prompt": (
+        sudo,
+        {"sudo_args": ["-n", "-S", "-p", "other"]},
+        [*SUDO_START, "root", "--", *HERE],
+    ),
+    "doas": (doas, {}, ["doas", "-u", "root", "--", *HERE]),
+    "doas user": (
+        doas,
+        {"username": "u", "doas_path": pathlib.Path("/d")},
+        ["/d", "-u", "u", "--", *HERE],
+    ),
+    "su user": (su, {"username": "u", "su_path": pathlib.Path("/s")}, None),
+    "su": (su, {}, None),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_argv(name):
+    module, kwargs, wanted = OTHERS[name]
+    found = argv(module, **kwargs)
+    if module is su:
+        import shlex
+
+        path, user = ("/s", "u") if kwargs else ("su", "root")
+        assert found[:3] == [path, user, "-c"] and len(found) == 4
+        assert shlex.split(found[3]) == ["exec", *HERE]
+    else:
+        assert found == wanted
+    assert all(type(word) is str for word in found)
+
+
+@pytest.mark.parametrize("module", [connect, ssh, sudo, su, doas])
+def test_nothing_secret_is_on_the_command_line(module):
+    kwargs = {} if module is connect else {"password": "secret"}
+    if module is ssh:
+        kwargs["hostname"] = "h"
+    assert not any("secret" in word for word in argv(module, **kwargs))
+
+
+def test_the_prompt_of_sudo_is_nobody_else_s():
+    prompts = {sudo.Connection(sudo.Options(), None).prompt for _ in range(5)}
+    assert len(prompts) == 5 and all("password" in prompt for prompt in prompts)
+
+
+# ---- wrong options
+
+
+@pytest.mark.parametrize(
+    "module, kwargs, error, why",
+    [
+        (connect, {"remote_name": "a/b"}, ValueError, "remote_name='a/b' must not contain a slash"),
+        (connect, {"remote_name": "a\\b"}, ValueError, "must not contain a slash"),
+        (connect, {"connect_timeout": "soon"}, ValueError, "soon"),
+        (connect, {"no_such_option": 1}, TypeError, "no_such_option"),
+        (ssh, {}, TypeError, "hostname"),
+        (ssh, {"hostname": ""}, ValueError, "hostname='' is no host name"),
+        (ssh, {"hostname": "-oProxyCommand=x"}, ValueError, "'-oProxyCommand=x' is no host"),
+        (ssh, {"hostname": "h", "check_host_keys": "maybe"}, ValueError,
+         "check_host_keys='maybe' must be 'enforce', 'accept' or 'ignore'"),
+        (ssh, {"hostname": "h", "user": "u"}, TypeError, "user"),
+        (sudo, {"sudo_args": ["--no-such"]}, StreamError, "invalid sudo_args=.*no such option"),
+        (sudo, {"sudo_args": ["-u"]}, StreamError, "invalid sudo_args=.*-u"),
+        (sudo, {"sudo_args": ["ls"]}, StreamError, "invalid sudo_args=.*'ls' is no option"),
+        (sudo, {"no_such_option": 1}, TypeError, "no_such_option"),
+        (su, {"sudo_path": "x"}, TypeError, "sudo_path"),
+        (doas, {"hostname": "x"}, TypeError, "hostname"),
+    ],
+)  # fmt: skip
+def test_wrong_options(module, kwargs, error, why):
+    with pytest.raises(error, match=why):
+        module.Connection.options_class(**kwargs)
+
+
+@pytest.mark.parametrize("port", [22, "22"])
+def test_a_port_may_be_text(port):
+    assert "22" in argv(ssh, hostname="h", port=port)
+
+
+def test_a_user_that_looks_like_an_option():
+    for module, flag in ((sudo, "-u"), (doas, "-u"), (ssh, "-l")):
+        kwargs = {"hostname": "h"} if module is ssh else {}
+        found = argv(module, username="-x", **kwargs)
+        assert found[found.index(flag) + 1] == "-x"  # its value, not an option
+
+
+def test_a_user_that_looks_like_an_option_to_su():
+    with pytest.raises(ValueError):
+        argv(su, username="-c")
+
+
+# ---- what else a method says
+
+
+def test_names_and_lookups():
+    def conn(module, **kwargs):
+        return module.Connection(module.Connection.options_class(**kwargs), None)
+
+    assert conn(ssh, hostname="h").default_name() == "ssh.h"
+    assert conn(ssh, hostname="h", port=2222).default_name() == "ssh.h:2222"
+    assert conn(sudo).default_name() == "sudo.root"
+    assert conn(su, username="u").default_name() == "su.u"
+    assert conn(doas, username="u").default_name() == "doas.u"
+    assert conn(ssh, hostname="h").lookup().startswith("python3, python3.13, ")
+    assert conn(ssh, hostname="h").lookup().endswith(", python3.6, python")
+    assert conn(ssh, hostname="h", python_path=["a", "b"]).lookup() == "a b"
+    assert conn(connect).lookup() == sys.executable
+
+
+def test_what_is_asked_for_and_where():
+    plain = ssh.Connection(ssh.Options("h"), None)
+    asked = ssh.Connection(ssh.Options("h", password="x"), None)
+    assert (plain.tty, plain.err, asked.tty) == (False, True, True)
+    assert ssh.Connection(ssh.Options("h", check_host_keys="accept"), None).tty
+    assert ssh.Connection(ssh.Options("h", keepalive_enabled=False), None).keepalive_interval == 0
+    assert (asked.keepalive_interval, asked.keepalive_count) == (15, 3)
+    assert (su.Connection.stdio, su.Connection.eager) == ("tty", False)
+    assert sudo.Connection.tty and sudo.Connection.eager and doas.Connection.tty
+
+
+def test_every_method_has_its_class():
+    for name in parent.METHODS:
+        assert issubclass(parent.get_connection_class(name), connect.Connection)
+        method = getattr(parent.Router, name)
+        assert method.__name__ == name and name in method.__doc__
+    with pytest.raises(
+        ValueError, match="no connection method 'telnet'; there are: buildah, command, "
+    ):
+        parent.get_connection_class("telnet")
+
+
+def test_default_remote_name():
+    name = connect.get_default_remote_name()
+    assert name.endswith(":%d" % os.getpid()) and "@" in name and "/" not in name
+    assert connect.Options().remote_name == name
+    assert connect.get_sys_executable() == sys.executable

@@ -1,0 +1,369 @@
+"""pieces.py: what opens, what is noticed, what a reader that stops does to a sender."""
+
+import io
+import os
+import pathlib
+import stat
+import zlib
+
+import pytest
+
+from mitogen import core
+from mitogen.mailbox import Receiver
+from mitogen.transfer import pieces
+
+PIECE = pieces.PIECE
+
+
+@pytest.fixture
+def pair(net):
+    """(sending node, receiving node, Receiver there, Outlet here)."""
+    master, child = net.line(2)
+    receiver = Receiver(child.router)
+    outlet = pieces.Outlet(core.Sender(master.context(child), receiver.handle))
+    return master, child, receiver, outlet
+
+
+def make_file(path, data):
+    path.write_bytes(data)
+    return os.open(str(path), os.O_RDONLY), path.stat()
+
+
+# ---- checks
+
+
+@pytest.mark.parametrize("kind", [pieces.Crc, pieces.Sha256])
+def test_a_check_tells_what_differs(kind):
+    def value(*given):
+        check = kind()
+        for piece in given:
+            check.update(piece)
+        return check.value()
+
+    right = value(b"one", b"two", b"")
+    assert value(b"one", b"two", b"") == right
+    wrong = [(b"two", b"one", b""), (b"one", b"twp", b""), (b"one", b"two", b"two"), (b"one",)]
+    assert all(value(*each) != right for each in wrong)
+
+
+def test_crc_tells_empty_pieces_apart():
+    one, two = pieces.Crc(), pieces.Crc()
+    one.update(b"")
+    assert one.value() != two.value()
+
+
+def test_small_files_need_no_hashlib():
+    assert isinstance(pieces.check_for(PIECE), pieces.Crc)
+    assert isinstance(pieces.check_for(PIECE + 1), pieces.Sha256)
+    assert isinstance(pieces.check_for(None), pieces.Sha256)
+
+
+# ---- opening
+
+
+def test_only_regular_files_open(tmp_path):
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(str(tmp_path / "fifo"))
+    for name in ("file", "link"):
+        os.close(pieces.open_regular(str(tmp_path / name)))
+    with pytest.raises(pieces.Error, match="is a directory"):
+        pieces.open_regular(str(tmp_path))
+    with pytest.raises(pieces.Error, match="is a fifo"):  # and is not waited for
+        pieces.open_regular(str(tmp_path / "fifo"))
+    with pytest.raises(OSError, match="link"):
+        pieces.open_regular(str(tmp_path / "link"), None, False)
+
+
+@pytest.mark.parametrize(
+    ("mode", "text"),
+    [
+        (stat.S_IFREG, "file"),
+        (stat.S_IFSOCK, "socket"),
+        (stat.S_IFLNK, "symlink"),
+        (stat.S_IFBLK, "device"),
+    ],
+)
+def test_kinds(mode, text):
+    assert pieces.kind_of(mode) == text
+
+
+def test_below_a_directory_no_symlink_is_followed(tmp_path):
+    root = tmp_path / "root"
+    (root / "a" / "b").mkdir(parents=True)
+    (root / "a" / "b" / "file").write_bytes(b"inside")
+    (tmp_path / "file").write_bytes(b"outside")
+    (root / "out").symlink_to(tmp_path)
+    (root / "file").symlink_to(tmp_path / "file")
+    fd = pieces.open_below(str(root), "a/./b/file")
+    assert os.read(fd, 10) == b"inside"
+    os.close(fd)
+    os.close(pieces.open_below(str(tmp_path / "file"), "."))
+    for path in ("out/file", "file", "a/nothing", "nothing/file"):
+        with pytest.raises(OSError):
+            pieces.open_below(str(root), path)
+    with pytest.raises(pieces.Error, match="is a directory"):
+        pieces.open_below(str(root), "a")
+
+
+# ---- reading
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE])
+def test_pieces_are_of_one_frame(tmp_path, size):
+    fd, before = make_file(tmp_path / "f", os.urandom(size))
+    found = list(pieces.read_pieces(fd, "f", before))
+    assert b"".join(found) == (tmp_path / "f").read_bytes()
+    assert [len(each) for each in found[:-1]] == [PIECE] * (len(found) - 1)
+    tail = b"".join(pieces.read_pieces(fd, "f", before, size // 2))
+    assert tail == (tmp_path / "f").read_bytes()[size // 2 :]
+    os.close(fd)
+
+
+def test_what_proc_makes_up_has_no_size_and_is_read(tmp_path):
+    fd = pieces.open_regular("/proc/version")
+    before = os.fstat(fd)
+    assert before.st_size == 0
+    assert (
+        b"".join(pieces.read_pieces(fd, "v", before)) == pathlib.Path("/proc/version").read_bytes()
+    )
+    os.close(fd)
+
+
+def test_a_file_that_grows_is_read_as_far_as_it_was_and_fails(tmp_path):
+    fd, before = make_file(tmp_path / "f", b"x" * 10)
+    found = []
+    with pytest.raises(pieces.Error, match="'f' changed while it was sent: from 10 bytes to 11"):
+        for piece in pieces.read_pieces(fd, b"f", before):
+            found.append(piece)
+            with (tmp_path / "f").open("ab") as fp:
+                fp.write(b"y")
+    assert found == [b"x" * 10]
+    os.close(fd)
+
+
+def test_a_file_that_shrinks_or_is_touched_fails(tmp_path):
+    path = tmp_path / "f"
+    for change in (lambda: os.truncate(str(path), PIECE), lambda: os.utime(str(path), (1, 1))):
+        fd, before = make_file(path, bytes(2 * PIECE))
+        with pytest.raises(pieces.Error, match="changed while"):
+            for _ in pieces.read_pieces(fd, "f", before):
+                change()
+        os.close(fd)
+
+
+def test_description(tmp_path):
+    fd, found = make_file(tmp_path / "f", b"abc")
+    os.close(fd)
+    got = pieces.describe(found)
+    assert set(got) == {"size", "mode", "owner", "group", "mtime", "atime"}
+    assert (got["size"], got["mode"], got["mtime"]) == (3, found.st_mode, found.st_mtime)
+    unknown = os.stat_result([0, 0, 0, 0, 0xFFFFFF0, 0xFFFFFF0, 0, 0, 0, 0])
+    assert pieces.describe(unknown)["owner"] is pieces.describe(unknown)["group"] is None
+
+
+# ---- outlets
+
+
+def test_a_flow_that_its_reader_ends_is_noticed(net, pair):
+    master, child, receiver, outlet = pair
+    outlet.send(b"1")
+    net.pump()
+    receiver.close()
+    net.pump()
+    with pytest.raises(core.ChannelError, match="context 1 reads no more"):
+        outlet.send(b"2")
+    outlet.fail(ValueError("nobody hears that"))
+    assert (1, outlet.handle) not in master.router._flows
+
+
+def test_a_context_that_is_gone_before_the_first_piece(net, pair):
+    """There is no route, so no flow either; what is sent would be dropped, all of it."""
+    master, child, _, outlet = pair
+    master.down[child.id].disconnect("gone")
+    with pytest.raises(core.ChannelError, match="context 1 is gone"):
+        outlet.send(b"1")
+
+
+def test_no_more_than_a_window_is_under_way(net, pair):
+    master, child, receiver, outlet = pair
+    sent = []
+
+    def read_one():
+        sent.append(outlet_sent[0])
+        receiver.get()
+        child.broker.after(1, read_one)
+
+    outlet_sent = [0]
+    child.broker.after(1, read_one)
+    for _ in range(100):
+        outlet.send(bytes(PIECE))
+        outlet_sent[0] += 1
+    assert receiver.size() * PIECE <= core.WINDOW
+    assert sent[0] * PIECE <= core.WINDOW + PIECE
+
+
+def test_a_reader_that_pauses_is_waited_for(net, pair, monkeypatch):
+    """Longer than a plain Sender would: it fails after CREDIT_TIMEOUT."""
+    master, child, receiver, outlet = pair
+    child.broker.after(4 * core.CREDIT_TIMEOUT, lambda: [receiver.get() for _ in range(32)])
+    for _ in range(40):
+        outlet.send(bytes(PIECE))
+    assert any("nothing was read" in line for line in master.logs)
+
+
+def test_a_reader_that_never_reads_is_given_up(net, pair):
+    _, _, _, outlet = pair
+    begin = net.time
+    with pytest.raises(core.TimeoutError, match="waits for context 1"):
+        for _ in range(40):
+            outlet.send(bytes(PIECE))
+    assert pieces.STALL_TIMEOUT <= net.time - begin <= pieces.STALL_TIMEOUT + core.CREDIT_TIMEOUT
+
+
+def test_abort_never_waits(net, pair):
+    _, _, receiver, outlet = pair
+    for _ in range(32):
+        outlet.send(bytes(PIECE))
+    begin = net.time
+    outlet.abort()
+    assert net.time == begin
+    with pytest.raises(core.ChannelError, match="given up"):
+        for _ in range(40):
+            receiver.get(timeout=1)
+
+
+def test_errors_and_records(net, pair):
+    _, _, receiver, outlet = pair
+    outlet.record(["a", 1])
+    outlet.record(b"raw")
+    outlet.fail(FileNotFoundError(2, "No such file", "x"))
+    net.pump()
+    assert receiver.get().unpickle() == ["a", 1]
+    msg = receiver.get()
+    assert msg.flags & core.RAW and msg.data == b"raw"
+    with pytest.raises(FileNotFoundError):
+        receiver.get().unpickle()
+    # One that came from further away goes on as it is.
+    outlet.fail(core.CallError("as it was"))
+    net.pump()
+    with pytest.raises(core.CallError, match="^as it was$"):
+        receiver.get().unpickle()
+
+
+# ---- one file
+
+
+def transfer(net, pair, tmp_path, data, write):
+    _, _, receiver, outlet = pair
+    fd, found = make_file(tmp_path / "f", data)
+    pieces.send_pieces(fd, "f", outlet, found.st_size, found.st_mtime)
+    os.close(fd)
+    return pieces.receive_pieces(receiver, write)
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE, 5 * PIECE + 7])
+def test_one_file(net, pair, tmp_path, size):
+    data, out = os.urandom(size), io.BytesIO()
+    assert transfer(net, pair, tmp_path, data, out.write) == size
+    assert out.getvalue() == data
+
+
+def test_a_raw_file_takes_what_it_can(net, pair, tmp_path):
+    got = bytearray()
+
+    def write(piece):
+        got.extend(piece[:1000])
+        return min(1000, len(piece))
+
+    data = os.urandom(PIECE)
+    transfer(net, pair, tmp_path, data, write)
+    assert bytes(got) == data
+
+
+def test_a_file_that_was_changed_since_it_was_asked_for(tmp_path, pair):
+    fd, found = make_file(tmp_path / "f", b"abc")
+    for size, mtime in ((2, found.st_mtime), (3, found.st_mtime + 1)):
+        with pytest.raises(pieces.Error, match="between being asked for and being sent"):
+            pieces.send_pieces(fd, "f", pair[3], size, mtime)
+    os.close(fd)
+
+
+@pytest.mark.parametrize("end", [[3, 1], [2, 99], [2, None], "nonsense", None, [3]])
+def test_what_is_not_what_was_sent(net, pair, end):
+    _, _, receiver, outlet = pair
+    outlet.send(b"abc")
+    outlet.record(end)
+    with pytest.raises(pieces.Error, match="3 bytes, is not what was sent"):
+        pieces.receive_pieces(receiver, io.BytesIO().write)
+
+
+def test_a_sender_that_fails_or_goes(net, pair):
+    _, child, receiver, outlet = pair
+    outlet.send(b"abc")
+    outlet.fail(pieces.Error("it changed"))
+    with pytest.raises(core.CallError, match="mitogen.files.Error: it changed"):
+        pieces.receive_pieces(receiver, io.BytesIO().write)
+    outlet.send(b"abc")
+    outlet.abort()
+    with pytest.raises(core.ChannelError):
+        pieces.receive_pieces(receiver, io.BytesIO().write)
+
+
+def test_a_message_to_oneself_has_no_window(net):
+    (master,) = net.line(1)
+    receiver = Receiver(master.router)
+    outlet = pieces.Outlet(receiver.to_sender())
+    outlet.send(b"1")
+    outlet.send(b"2")
+    net.pump()
+    assert [receiver.get().data for _ in range(2)] == [b"1", b"2"]
+
+
+# ---- packed pieces
+
+
+def test_what_gets_smaller_is_packed():
+    piece = b"text " * 20000
+    packed = pieces.Packer(True).pack(piece)
+    assert packed[0] == "packed"
+    assert len(packed[1]) < len(piece) / 10
+    assert pieces.unpacked(packed) == piece
+
+
+def test_what_does_not_is_tried_now_and_then():
+    packer = pieces.Packer(True)
+    noise, text = os.urandom(PIECE), bytes(PIECE)
+    assert packer.pack(noise) is noise
+    found = [type(packer.pack(text)) for _ in range(9)]
+    assert found == [bytes] * pieces.Packer.PASSED + [list] * 2
+
+
+@pytest.mark.parametrize("record", [["file", b"x", {}, 0], ["end", 3, 4], ["up"], b""])
+def test_what_is_no_piece_stays(record):
+    assert pieces.Packer(True).pack(record) is record
+    assert pieces.unpacked(record) is record
+
+
+def test_nothing_is_packed_unless_asked_for():
+    piece = bytes(PIECE)
+    assert pieces.Packer(False).pack(piece) is piece
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        ["packed"],
+        ["packed", "text"],
+        ["packed", b""],
+        ["packed", b"no zlib"],
+        ["packed", zlib.compress(b"x")[:-1]],
+        ["packed", zlib.compress(b"x") + b"y"],
+        ["packed", zlib.compress(b"x"), b"y"],
+        # More than a piece: whoever sends it has no say in how much is held.
+        ["packed", zlib.compress(bytes(PIECE + 1))],
+    ],
+)
+def test_nonsense_for_a_packed_piece(record):
+    with pytest.raises(pieces.Error, match="nonsense"):
+        pieces.unpacked(record)

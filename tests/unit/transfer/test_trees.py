@@ -1,0 +1,716 @@
+"""trees.py: what goes in comes out; what is not complete, or not right, leaves nothing."""
+
+import fcntl
+import hashlib
+import io
+import os
+import pathlib
+import stat
+
+import pytest
+
+from mitogen.transfer import trees
+from mitogen.transfer.pieces import PIECE, Error, Sha256
+from mitogen.transfer.trees import Attributes, ObjectSink, Sink, records_of
+
+ROOT = os.geteuid() == 0
+
+
+def copy(source, target, resume=False, part=None, **attributes):
+    """Send a file or tree into a Sink; return its records, pieces as their lengths."""
+    seen = []
+    with Sink(os.fsencode(target), Attributes(**attributes), resume) as sink:
+        for record in records_of(os.fsencode(source), part):
+            seen.append(len(record) if type(record) is bytes else record)
+            sink.feed(record)
+        assert sink.complete
+        sink.finish()
+    return seen
+
+
+def descriptors():
+    return set(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_open():
+    before = descriptors()
+    yield
+    assert descriptors() == before
+
+
+@pytest.fixture
+def where(tmp_path):
+    """A directory that is empty but for what a test puts there."""
+    path = tmp_path / "where"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A tree with one of everything that can be sent."""
+    root = tmp_path / "tree"
+    (root / "empty").mkdir(parents=True)
+    (root / "deep" / "er").mkdir(parents=True)
+    (root / "deep" / "er" / "file").write_bytes(os.urandom(3 * PIECE + 5))
+    (root / "nothing").write_bytes(b"")
+    os.symlink("nowhere at all", str(root / "dangling"))
+    os.symlink("../tree", str(root / "deep" / "loop"))
+    for name in (b"\xff\xfe", b"new\nline", b" ", b"-rf", "umläut".encode(), b"." * 3, b"x" * 255):
+        with open(os.fsencode(root) + b"/" + name, "wb") as fp:
+            fp.write(name)
+    (root / "deep" / "er" / "file").chmod(0o640)
+    (root / "empty").chmod(0o500)
+    for path, when in ((root / "nothing", 1.5), (root / "deep", 2e9), (root / "empty", 1)):
+        os.utime(str(path), ns=(int(when * 1e9), int(when * 1e9) + 7))
+    return root
+
+
+def listing(root):
+    """Return {path below: (type and mode, mtime, content or target)}."""
+    root = os.fsencode(root)
+    found = {}
+    for directory, names, files in os.walk(root):
+        for name in [b"."] + names + files:
+            path = os.path.join(directory, name)
+            info = os.lstat(path)
+            content = None
+            if stat.S_ISLNK(info.st_mode):
+                content = os.readlink(path)
+            elif stat.S_ISREG(info.st_mode):
+                with open(path, "rb") as fp:
+                    content = fp.read()
+            key = os.path.normpath(os.path.relpath(path, root))
+            found[key] = (info.st_mode, info.st_mtime_ns, content)
+    return found
+
+
+# ---- what goes in comes out
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 4 * PIECE])
+def test_a_file(tmp_path, where, size):
+    source = tmp_path / "f"
+    source.write_bytes(os.urandom(size))
+    source.chmod(0o604)
+    os.utime(str(source), ns=(3, 5))
+    copy(source, where / "g")
+    assert (where / "g").read_bytes() == source.read_bytes()
+    found = (where / "g").stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_mtime_ns, found.st_nlink) == (0o604, 5, 1)
+    assert os.listdir(str(where)) == ["g"]
+
+
+def test_a_tree(tree, where):
+    copy(tree, where / "copy")
+    assert listing(where / "copy") == listing(tree)
+    assert os.listdir(str(where)) == ["copy"]
+    (tree / "empty").chmod(0o700)
+    (where / "copy" / "empty").chmod(0o700)
+
+
+def test_the_path_itself_is_followed(tree, where, tmp_path):
+    (tmp_path / "link").symlink_to(tree)
+    (tmp_path / "to file").symlink_to(tree / "nothing")
+    copy(tmp_path / "link", where / "copy")
+    copy(tmp_path / "to file", where / "file")
+    assert listing(where / "copy") == listing(tree)
+    assert stat.S_ISREG((where / "file").lstat().st_mode)
+
+
+def test_a_relative_path(tmp_path, where, monkeypatch):
+    (tmp_path / "f").write_bytes(b"x")
+    monkeypatch.chdir(where)
+    copy("../f", "g")
+    assert (where / "g").read_bytes() == b"x"
+
+
+def test_what_proc_makes_up(where):
+    copy("/proc/version", where / "v")
+    assert (where / "v").read_bytes() == pathlib.Path("/proc/version").read_bytes()
+
+
+def test_a_file_takes_the_place_of_another_at_once(tmp_path, where):
+    (tmp_path / "f").write_bytes(b"new")
+    (where / "g").write_bytes(b"old")
+    with (where / "g").open("rb") as fp:
+        copy(tmp_path / "f", where / "g")
+        assert fp.read() == b"old"
+    assert (where / "g").read_bytes() == b"new"
+
+
+def test_a_symlink_is_replaced_and_not_followed(tmp_path, where):
+    (tmp_path / "f").write_bytes(b"new")
+    (tmp_path / "victim").write_bytes(b"old")
+    (where / "g").symlink_to(tmp_path / "victim")
+    copy(tmp_path / "f", where / "g")
+    assert (tmp_path / "victim").read_bytes() == b"old"
+    assert not (where / "g").is_symlink()
+
+
+def test_zeros_become_holes(tmp_path, where):
+    with (tmp_path / "f").open("wb") as fp:
+        fp.write(b"head")
+        fp.truncate(64 * PIECE)
+    copy(tmp_path / "f", where / "g")
+    assert (where / "g").read_bytes() == (tmp_path / "f").read_bytes()
+    assert (where / "g").stat().st_blocks * 512 < 4 * PIECE
+
+
+def test_a_name_as_long_as_names_may_be(tmp_path, where):
+    (tmp_path / "f").write_bytes(b"x")
+    (tmp_path / "d").mkdir()
+    copy(tmp_path / "f", where / ("n" * 255))
+    copy(tmp_path / "d", where / ("m" * 255))
+    assert len(os.listdir(str(where))) == 2
+
+
+def test_without_o_tmpfile(tmp_path, where, monkeypatch):
+    monkeypatch.delattr(os, "O_TMPFILE")
+    (tmp_path / "f").write_bytes(b"x")
+    copy(tmp_path / "f", where / "g")
+    assert (where / "g").read_bytes() == b"x"
+    assert os.listdir(str(where)) == ["g"]
+    with pytest.raises(Error), Sink(os.fsencode(where / "h"), Attributes()) as sink:
+        sink.feed(["file", b"", {}, 0])
+        assert len(os.listdir(str(where))) == 2
+        sink.finish()
+    assert os.listdir(str(where)) == ["g"]
+
+
+def test_without_proc(tmp_path, where, monkeypatch):
+    monkeypatch.setattr(os.path, "exists", lambda path: False)
+    (tmp_path / "f").write_bytes(b"x")
+    copy(tmp_path / "f", where / "g")
+    assert os.listdir(str(where)) == ["g"]
+
+
+def test_a_file_under_way_has_no_name(where):
+    with Sink(os.fsencode(where / "g"), Attributes()) as sink:
+        sink.feed(["file", b"", {}, 0])
+        sink.feed(b"abc")
+        assert os.listdir(str(where)) == []
+
+
+# ---- attributes
+
+
+def test_setuid_and_the_like_are_not_sent(tmp_path, where):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "f").write_bytes(b"x")
+    (tmp_path / "d" / "f").chmod(0o6755)
+    (tmp_path / "d").chmod(0o3777)
+    copy(tmp_path / "d", where / "d")
+    assert stat.S_IMODE((where / "d").stat().st_mode) == 0o777
+    assert stat.S_IMODE((where / "d" / "f").stat().st_mode) == 0o755
+
+
+def test_what_a_sender_claims_of_setuid_is_not_believed(where):
+    with Sink(os.fsencode(where / "g"), Attributes()) as sink:
+        sink.feed(["file", b"", dict(META, mode=0o104755, size=0), 0])
+        sink.feed(["end", 0, Sha256().value()])
+        sink.finish()
+    assert stat.S_IMODE((where / "g").stat().st_mode) == 0o755
+
+
+def test_mode(tmp_path, where):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "f").write_bytes(b"x")
+    copy(tmp_path / "d", where / "d", mode=0o640)
+    assert stat.S_IMODE((where / "d").stat().st_mode) == 0o750
+    assert stat.S_IMODE((where / "d" / "f").stat().st_mode) == 0o640
+    copy(tmp_path / "d" / "f", where / "suid", mode=0o4755)
+    assert stat.S_IMODE((where / "suid").stat().st_mode) == 0o4755
+
+
+def test_without_preserve(tmp_path, where):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "f").write_bytes(b"x")
+    (tmp_path / "d" / "l").symlink_to("f")
+    (tmp_path / "d" / "f").chmod(0o777)
+    os.utime(str(tmp_path / "d" / "f"), (1, 1))
+    umask = os.umask(0o027)
+    try:
+        copy(tmp_path / "d", where / "d", preserve=False)
+    finally:
+        os.umask(umask)
+    found = (where / "d" / "f").stat()
+    assert stat.S_IMODE(found.st_mode) == 0o750
+    assert found.st_mtime > 1
+
+
+def test_umask_is_as_it_was(monkeypatch):
+    umask = os.umask(0o031)
+    try:
+        assert Attributes().umask == 0o031
+        monkeypatch.setattr("builtins.open", lambda *_: io.StringIO("Name:\tx\n"))
+        assert Attributes().umask == 0o031
+
+        def fail(*_):
+            raise OSError()
+
+        monkeypatch.setattr("builtins.open", fail)
+        assert Attributes().umask == 0o031
+        monkeypatch.undo()
+    finally:
+        assert os.umask(umask) == 0o031
+
+
+@pytest.mark.root
+def test_owner_and_group(tree, where):
+    (tree / "empty").chmod(0o755)
+    copy(tree, where / "n", owner=1, group=2)
+    copy(tree, where / "t", owner="daemon", group="bin")
+    copy(tree / "nothing", where / "f", owner="65533", group="65532")
+    for name in ("n", "t"):
+        for path in [where / name, *sorted((where / name).rglob("*"))]:
+            found = path.lstat()
+            assert (found.st_uid, found.st_gid) == (1, 2), path
+    assert ((where / "f").stat().st_uid, (where / "f").stat().st_gid) == (65533, 65532)
+
+
+@pytest.mark.parametrize("name", ["owner", "group"])
+def test_an_account_that_is_not_there(name):
+    with pytest.raises(Error, match="no (account|group) 'no-such-one' in the receiving context"):
+        Attributes(**{name: "no-such-one"})
+
+
+# ---- what is not sent
+
+
+def test_what_is_neither_file_nor_directory_is_named(tmp_path, where):
+    (tmp_path / "d" / "in").mkdir(parents=True)
+    os.mkfifo(str(tmp_path / "d" / "in" / "fifo"))
+    seen = copy(tmp_path / "d", where / "d")
+    assert ["skip", b"fifo"] in seen
+    assert os.listdir(str(where / "d" / "in")) == []
+    with pytest.raises(Error, match="is a fifo; only files"):
+        list(records_of(os.fsencode(tmp_path / "d" / "in" / "fifo")))
+    with pytest.raises(Error, match="is a device"):
+        list(records_of(b"/dev/null"))
+    with pytest.raises(FileNotFoundError):
+        list(records_of(b"/no/such/file"))
+
+
+def test_what_is_put_in_a_directorys_place_is_not_followed(tree):
+    """Somebody else's symlink, between the look and the opening."""
+    sequence = records_of(os.fsencode(tree))
+    real = os.stat
+
+    def swap(path, **kwargs):
+        found = real(path, **kwargs)
+        if path == b"deep":
+            (tree / "deep").rename(tree / "gone")
+            (tree / "deep").symlink_to("/etc")
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "stat", swap)
+        with pytest.raises(OSError, match="deep|symbolic"):
+            list(sequence)
+
+
+def test_a_file_in_a_directorys_place(tree):
+    sequence = records_of(os.fsencode(tree))
+    real = os.stat
+
+    def swap(path, **kwargs):
+        found = real(path, **kwargs)
+        if path == b"nothing":
+            (tree / "nothing").unlink()
+            (tree / "nothing").mkdir()
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "stat", swap)
+        with pytest.raises(Error, match="tree/nothing' changed"):
+            list(sequence)
+
+
+def test_errors_name_the_whole_path(tree, where, monkeypatch):
+    sequence = records_of(os.fsencode(tree))
+    for record in sequence:
+        if record[:2] == ["dir", b"er"]:
+            (tree / "deep" / "er" / "file").unlink()
+            (tree / "deep" / "er" / "file").symlink_to("x")
+            monkeypatch.setattr(os, "readlink", lambda *a, **k: os.stat("/no/such/file"))
+            break
+    with pytest.raises(FileNotFoundError, match="tree/deep/er/file"):
+        list(sequence)
+
+    def fail(*args, **kwargs):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.undo()
+    for function, path in (("write", "g/d/f"), ("chmod", "g/d/f"), ("symlink", "g/d/l")):
+        with pytest.raises(PermissionError, match=path):
+            with Sink(os.fsencode(where / "g"), Attributes()) as sink:
+                for record in (DIR, ["dir", b"d", {}]):
+                    sink.feed(record)
+                with monkeypatch.context() as patch:
+                    patch.setattr(os, function, fail)
+                    for record in (["file", b"f", {}, 0], b"x", ["end", 1, SHA_OF_X]):
+                        sink.feed(record)
+                    sink.feed(["link", b"l", b"t", {}])
+    with pytest.raises(PermissionError, match="g/d'"):
+        with Sink(os.fsencode(where / "g"), Attributes()) as sink:
+            for record in (DIR, ["dir", b"d", {}]):
+                sink.feed(record)
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "chmod", fail)
+                sink.feed(["up"])
+    assert os.listdir(str(where)) == []
+
+
+@pytest.mark.parametrize("part", [7, "text", [], [1], [-1, b""], [True, b""], [1, "x"], [9, b"x"]])
+def test_a_part_that_is_none(tmp_path, part):
+    (tmp_path / "f").write_bytes(b"abc")
+    assert next(iter(records_of(os.fsencode(tmp_path / "f"), part)))[3] == 0
+
+
+def test_an_end_to_it_closes_everything(tree):
+    sequence = records_of(os.fsencode(tree))
+    for record in sequence:
+        if type(record) is bytes:
+            break
+    sequence.close()  # descriptors: nothing_open
+
+
+# ---- where it can't be put
+
+
+@pytest.mark.parametrize(
+    ("target", "error", "text"),
+    [
+        ("no/such/g", FileNotFoundError, "does not exist; make it first"),
+        ("file/g", NotADirectoryError, "file"),
+        ("dir", Error, "is a directory; name what is put into it"),
+        ("dir/", Error, "names a directory"),
+        (".", Error, "names a directory"),
+        ("dir/..", Error, "names a directory"),
+        ("fifo", Error, "exists: a fifo, which is not replaced"),
+    ],
+)
+def test_targets_that_are_refused(where, target, error, text):
+    (where / "file").write_bytes(b"")
+    (where / "dir").mkdir()
+    os.mkfifo(str(where / "fifo"))
+    with pytest.raises(error, match=text):
+        Sink(os.fsencode(str(where) + "/" + target), Attributes())
+    assert sorted(os.listdir(str(where))) == ["dir", "fifo", "file"]
+
+
+def test_a_tree_is_put_over_nothing(tree, where):
+    (where / "file").write_bytes(b"")
+    (where / "link").symlink_to("nowhere")
+    for name in ("file", "link"):
+        with pytest.raises(Error, match="exists: a .* not replaced"):
+            copy(tree, where / name)
+    assert sorted(os.listdir(str(where))) == ["file", "link"]
+
+
+def test_a_directory_that_appears_meanwhile(tree, where, tmp_path):
+    (tmp_path / "f").write_bytes(b"x")
+    for source in (tree, tmp_path / "f"):
+        with pytest.raises(Error, match="is a directory"):
+            with Sink(os.fsencode(where / "g"), Attributes()) as sink:
+                for record in records_of(os.fsencode(source)):
+                    sink.feed(record)
+                (where / "g").mkdir()
+                sink.finish()
+        (where / "g").rmdir()
+        assert os.listdir(str(where)) == []
+
+
+# ---- what ends too early
+
+
+def test_whenever_it_ends_nothing_is_left(tree, where):
+    (tree / "empty").chmod(0o500)
+    total = sum(1 for _ in records_of(os.fsencode(tree)))
+    for end in range(total + 1):
+        with Sink(os.fsencode(where / "copy"), Attributes()) as sink:
+            for _, record in zip(range(end), records_of(os.fsencode(tree))):
+                sink.feed(record)
+            if end < total:
+                with pytest.raises(Error, match="ended too early"):
+                    sink.finish()
+        assert os.listdir(str(where)) == [], end
+        assert not sink.complete or end == total
+
+
+def test_an_interrupt_leaves_nothing(tree, where):
+    for error in (KeyboardInterrupt, SystemExit):
+        with pytest.raises(error):
+            with Sink(os.fsencode(where / "copy"), Attributes()) as sink:
+                for record in records_of(os.fsencode(tree)):
+                    sink.feed(record)
+                    if type(record) is bytes:
+                        raise error()
+        assert os.listdir(str(where)) == []
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, where, monkeypatch):
+    (tmp_path / "f").write_bytes(os.urandom(10))
+
+    def full(fd, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space"):
+        copy(tmp_path / "f", where / "g")
+    monkeypatch.undo()
+    assert os.listdir(str(where)) == []
+
+
+# ---- senders that are not right
+
+
+SHA_OF_X = hashlib.sha256(b"x").digest()
+FILE = ["file", b"", {}, 0]
+DIR = ["dir", b"", {}]
+META = {"mode": 0o644, "size": 1, "mtime": 1, "atime": 1}
+NONSENSE = [
+    [None],
+    [[]],
+    ["file"],
+    [b"bytes first"],
+    [["file", b"", {}]],
+    [["file", "text", {}, 0]],
+    [["file", b"", {}, -1]],
+    [["file", b"", {}, True]],
+    [["file", b"", {"mode": "x"}, 0]],
+    [["file", b"", {"other": 1}, 0]],
+    [["file", b"", {"mtime": 1 << 64, "atime": 1, "mode": 1, "size": 1}, 0]],
+    [["file", b"", {"mtime": 1}, 0], ["end", 0, 0]],
+    [["what", b""]],
+    [["up"]],
+    [["end", 0, 0]],
+    [["link", b"", b"target", {}]],
+    [FILE, FILE],
+    [FILE, ["up"]],
+    [FILE, ["end", 1, b""]],
+    [FILE, b"x", ["end", 1, b"\0" * 32]],
+    [FILE, ["end", 0, Sha256().value()], FILE],
+    [DIR, ["up"], ["up"]],
+    [DIR, ["up"], DIR],
+    [DIR, b"x"],
+    [DIR, ["end", 0, 0]],
+    [DIR, ["file", b"f", {}, 5]],
+    [["file", b"", {}, 5]],
+    [DIR, ["dir", b"d", {}], ["dir", b"..", {}]],
+]
+NAMES = [b"", b".", b"..", b"../x", b"/etc/passwd", b"a/b", b"nul\0", b"/"]
+NONSENSE += [[DIR, ["file", name, {}, 0]] for name in NAMES]
+NONSENSE += [[DIR, ["dir", name, {}]] for name in NAMES]
+NONSENSE += [[DIR, ["link", name, b"t", {}]] for name in NAMES]
+
+
+@pytest.mark.parametrize("records", NONSENSE, ids=repr)
+def test_nonsense_is_an_error_and_leaves_nothing(where, records):
+    with pytest.raises((Error, OSError)), Sink(os.fsencode(where / "g"), Attributes()) as sink:
+        for record in records:
+            sink.feed(record)
+        sink.finish()
+    assert os.listdir(str(where)) == []
+    assert os.listdir(str(where.parent)) == ["where"]
+
+
+@pytest.mark.parametrize("again", ["file", "dir", "link"])
+def test_a_symlink_that_came_is_not_followed(where, tmp_path, again):
+    """The classic: a symlink out of the tree, then something below its name."""
+    (tmp_path / "victim").mkdir()
+    rest = {
+        "file": ["file", b"l", {}, 0],
+        "dir": ["dir", b"l", {}],
+        "link": ["link", b"l", b"x", {}],
+    }
+    with pytest.raises(OSError), Sink(os.fsencode(where / "g"), Attributes()) as sink:
+        sink.feed(DIR)
+        sink.feed(["link", b"l", os.fsencode(tmp_path / "victim"), {}])
+        sink.feed(rest[again])
+    assert os.listdir(str(tmp_path / "victim")) == []
+    assert os.listdir(str(where)) == []
+
+
+def test_removing_follows_no_symlink_either(where, tmp_path):
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "file").write_bytes(b"")
+    with Sink(os.fsencode(where / "g"), Attributes()) as sink:
+        sink.feed(DIR)
+        sink.feed(["link", b"l", os.fsencode(tmp_path / "victim"), {}])
+    assert (tmp_path / "victim" / "file").exists()
+    assert os.listdir(str(where)) == []
+
+
+# ---- resuming
+
+
+@pytest.fixture
+def large(tmp_path):
+    path = tmp_path / "large"
+    path.write_bytes(os.urandom(5 * PIECE + 3))
+    return path
+
+
+def interrupt(source, target, pieces):
+    """Begin, and stop after so many pieces; return what part() says then."""
+    with Sink(os.fsencode(target), Attributes(), True) as sink:
+        for record in records_of(os.fsencode(source), sink.part()):
+            sink.feed(record)
+            if type(record) is bytes:
+                pieces -= 1
+            if not pieces:
+                break
+    with Sink(os.fsencode(target), Attributes(), True) as sink:
+        return sink.part()
+
+
+def test_resume(large, where):
+    part = interrupt(large, where / "g", 2)
+    assert os.listdir(str(where)) == [".g.part"]
+    assert stat.S_IMODE((where / ".g.part").stat().st_mode) == 0o600
+    assert part[0] == 2 * PIECE
+    seen = copy(large, where / "g", True, part)
+    assert seen[0][3] == 2 * PIECE
+    assert sum(each for each in seen if isinstance(each, int)) == 3 * PIECE + 3
+    assert (where / "g").read_bytes() == large.read_bytes()
+    assert os.listdir(str(where)) == ["g"]
+
+
+def test_resume_twice_and_at_the_end(large, where):
+    interrupt(large, where / "g", 1)
+    part = interrupt(large, where / "g", 1)
+    assert part[0] == 2 * PIECE
+    part = interrupt(large, where / "g", 4)
+    assert part[0] == large.stat().st_size
+    seen = copy(large, where / "g", True, part)
+    assert not [each for each in seen if isinstance(each, int)]
+    assert (where / "g").read_bytes() == large.read_bytes()
+
+
+@pytest.mark.parametrize("other", [b"", b"short", bytes(6 * PIECE)])
+def test_another_file_begins_anew(large, where, tmp_path, other):
+    part = interrupt(large, where / "g", 2)
+    (tmp_path / "other").write_bytes(other)
+    copy(tmp_path / "other", where / "g", True, part)
+    assert (where / "g").read_bytes() == other
+    assert os.listdir(str(where)) == ["g"]
+
+
+def test_a_part_that_is_not_the_one_that_was_told_of(large, where):
+    part = interrupt(large, where / "g", 2)
+    os.truncate(str(where / ".g.part"), 7)
+    with pytest.raises(Error, match="not the one to go on with"):
+        copy(large, where / "g", True, part)
+
+
+def test_a_part_of_what_does_not_fit_is_removed(large, where):
+    part = interrupt(large, where / "g", 2)
+    with pytest.raises(Error, match="not what was sent"):
+        with Sink(os.fsencode(where / "g"), Attributes(), True) as sink:
+            sink.feed(["file", b"", {}, part[0]])
+            sink.feed(b"x")
+            sink.feed(["end", part[0] + 1, b"\0" * 32])
+    assert os.listdir(str(where)) == []
+
+
+def test_nothing_received_leaves_no_part(where):
+    with Sink(os.fsencode(where / "g"), Attributes(), True) as sink:
+        sink.feed(FILE)
+        assert sink.part() == (0, Sha256().value())
+    assert os.listdir(str(where)) == []
+
+
+def test_a_part_that_somebody_else_could_have_made(where, tmp_path):
+    def begin():
+        with Sink(os.fsencode(where / "g"), Attributes(), True) as sink:
+            sink.feed(FILE)
+
+    (tmp_path / "victim").write_bytes(b"x")
+    (where / ".g.part").symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError):
+        begin()
+    (where / ".g.part").unlink()
+    os.link(str(tmp_path / "victim"), str(where / ".g.part"))
+    with pytest.raises(Error, match="no part of a transfer"):
+        begin()
+    (where / ".g.part").unlink()
+    os.mkfifo(str(where / ".g.part"))
+    with pytest.raises(Error, match="no part of a transfer"):
+        begin()
+    assert (tmp_path / "victim").read_bytes() == b"x"
+    if ROOT:
+        (where / ".g.part").unlink()
+        (where / ".g.part").write_bytes(b"")
+        os.chown(str(where / ".g.part"), 1, 1)
+        with pytest.raises(Error, match="somebody else's"):
+            begin()
+
+
+def test_two_at_once(where, large):
+    interrupt(large, where / "g", 1)
+    with (where / ".g.part").open("rb") as fp:
+        fcntl.flock(fp, fcntl.LOCK_EX)
+        with pytest.raises(Error, match="another transfer is under way"):
+            copy(large, where / "g", True)
+    assert (where / ".g.part").exists()
+
+
+def test_trees_are_not_resumed(tree, where):
+    with pytest.raises(Error, match="single files, not for trees"):
+        copy(tree, where / "copy", True)
+    assert os.listdir(str(where)) == []
+
+
+# ---- file objects
+
+
+def test_from_and_to_file_objects(where):
+    data = os.urandom(2 * PIECE + 1)
+    source, out = io.BytesIO(b"skipped" + data), io.BytesIO()
+    source.seek(7)
+    sink = ObjectSink(out)
+    for record in trees.records_of_object(source):
+        sink.feed(record)
+    sink.finish()
+    assert out.getvalue() == data
+
+
+def test_an_object_that_returns_more_than_it_is_asked_for():
+    class Generous:
+        given = [bytearray(3 * PIECE), memoryview(b"abc"), b""]
+
+        def read(self, size):
+            return self.given.pop(0)
+
+    pieces = [each for each in trees.records_of_object(Generous()) if type(each) is bytes]
+    assert [len(each) for each in pieces] == [PIECE] * 3 + [3]
+
+
+@pytest.mark.parametrize("fp", [io.StringIO("text"), type("N", (), {"read": lambda s, n: None})()])
+def test_an_object_of_text_or_that_has_nothing_now(fp):
+    with pytest.raises(TypeError, match="must return bytes"):
+        list(trees.records_of_object(fp))
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [DIR],
+        [b"x"],
+        [["end", 0, None]],
+        [FILE, FILE],
+        [FILE, ["end", 1, 0]],
+        [FILE],
+        [],
+        [["file"]],
+    ],
+    ids=repr,
+)
+def test_a_file_object_takes_one_file(records):
+    with pytest.raises(Error), ObjectSink(io.BytesIO()) as sink:
+        for record in records:
+            sink.feed(record)
+        sink.finish()

@@ -1,4 +1,4 @@
-"""The connection plugin `machinectl`, over a mitogen context; see mitogen/ansible/plugins/kinds.py."""
+"""The connection plugin `machinectl` over a context; see mitogen/ansible/plugins/kinds.py."""
 
 from __future__ import annotations
 

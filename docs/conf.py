@@ -13,5 +13,5 @@ html_theme = "alabaster"
 autodoc_member_order = "bysource"
 exclude_patterns = ["_build"]
 
-# "Context" in a parameter's type is the one of the module that it stands in.
+# Sphinx finds several classes for a bare "Context"; the documented module's is meant.
 suppress_warnings = ["ref.python"]

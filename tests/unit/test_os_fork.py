@@ -101,15 +101,29 @@ def test_every_thread_of_a_pool_is_held(router):
     corker.uncork()
 
 
+class EndsMeanwhile(Pool):
+    """A pool that is closed when it is looked at for the third time."""
+
+    looks = 0
+
+    @property
+    def closed(self):
+        self.looks += 1
+        return self.looks > 2
+
+    @closed.setter
+    def closed(self, value):
+        pass
+
+
 def test_a_pool_that_ends_meanwhile(monkeypatch):
     monkeypatch.setattr(os_fork, "LOOK", 0.01)
-    pool = Pool(1)
+    pool = EndsMeanwhile(1)
     busy = core.new_lock()
     pool.defer(busy.acquire)
-    pool.closed = False
-    threading.Timer(0.05, lambda: setattr(pool, "closed", True)).start()
     corker = os_fork.Corker(pools=(pool,))
     corker.cork()
+    assert pool.looks == 3
     corker.uncork()
     busy.release()
     pool.stop()

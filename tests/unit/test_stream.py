@@ -286,16 +286,25 @@ def test_many_wake_ups_cost_one_byte(broker, monkeypatch):
     assert 1 <= written.count(broker._wake_w) <= 3
 
 
-def test_timers(broker):
+def test_timers(broker, monkeypatch):
     seen, done = [], threading.Event()
+    start = core.now()
 
     def set_up():
-        cancelled = broker.after(0.001, lambda: seen.append("cancelled"))
-        broker.after(0.004, lambda: (seen.append(2), done.set()))
-        broker.after(0.002, lambda: seen.append(1))
+        # A pause between these calls must not change the order of their times.
+        with monkeypatch.context() as patch:
+            patch.setattr(core, "now", lambda: start)
+            cancelled = broker.after(0.001, lambda: seen.append("cancelled"))
+            broker.after(0.004, lambda: (seen.append(2), done.set()))
+            broker.after(0.002, lambda: seen.append(1))
+        assert [when for when, _, _ in sorted(broker._timers)] == [
+            start + 0.001,
+            start + 0.002,
+            start + 0.004,
+        ]
         cancelled.clear()
 
-    broker.defer(set_up)
+    on_broker(broker, set_up)
     assert done.wait(5) and seen == [1, 2]
 
 

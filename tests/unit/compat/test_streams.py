@@ -529,15 +529,29 @@ def test_timers_in_order():
     assert called == ["early", "late"] and not late.active and timers.get_timeout() is None
 
 
-def test_the_brokers_timers():
+def test_the_brokers_timers(broker):
+    called = []
+    timers = broker.timers
+    assert timers is broker.timers
+    timers.schedule(core.now() + 1000, lambda: called.append("later"))
+    gone = timers.schedule(core.now(), lambda: called.append("gone"))
+    timers.schedule(core.now() - 1, lambda: called.append("due"))
+    gone.cancel()
+    broker.step()
+    assert called == ["due"]
+
+
+def test_the_brokers_timers_from_another_thread():
+    called, due, cancelled = [], threading.Event(), threading.Event()
     with master.Router() as router:
-        called = threading.Event()
-        timers = router.broker.timers
-        assert timers is router.broker.timers
-        gone = timers.schedule(core.now(), pytest.fail)
+        # The broker waits here, so it calls neither before one of them is cancelled.
+        router.broker.defer(cancelled.wait, SOON)
+        gone = router.broker.timers.schedule(core.now(), lambda: called.append("gone"))
         gone.cancel()
-        timers.schedule(core.now() - 1, called.set)
-        assert called.wait(SOON)
+        router.broker.timers.schedule(core.now(), due.set)
+        cancelled.set()
+        assert due.wait(SOON)
+    assert called == []
 
 
 # ---- mitogen's own streams have the same names

@@ -26,6 +26,9 @@ DROP = re.compile(r"PYTHON|SSH_AUTH_SOCK\Z|SSH_AGENT_PID\Z|SSH_ASKPASS|DISPLAY\Z
 # Descriptors that may be open at the end and were not at the start.
 MAY_STAY_OPEN = re.compile(r"/dev/u?random\Z|.*/\.coverage|.*/\.hypothesis/")
 
+# What `leftovers` has found and the summary reports.
+STRANGERS = pytest.StashKey[list[processes.Process]]()
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -71,40 +74,55 @@ def open_descriptors() -> Counter[str]:
     return Counter(name for name in found if not MAY_STAY_OPEN.match(name))
 
 
-def foreign(each: processes.Process) -> bool:
-    """Return whether *each* belongs to another run or program than this test run."""
-    run = processes.environment(each.pid).get(processes.RUN_VARIABLE)
-    if run is not None:
-        return run != str(os.getpid())
-    table, above = processes.processes(), each
-    while above.ppid > 1 and above.ppid in table:
-        above = table[above.ppid]
-        if above.pid == os.getpid():
-            return False
-    # Its chain of parents ends at init: an orphan is ours to explain, a child of somebody is not.
-    return each.ppid != 1
+def own_processes() -> list[processes.Process]:
+    """Return the processes of this run: those with its mark, and all descendants of this one."""
+    return processes.children() + processes.marked_processes(str(os.getpid()))
 
 
 def left_over(before: Sequence[processes.Process]) -> list[processes.Process]:
     """Return the processes that this run should have ended."""
     known = {(each.pid, each.start) for each in before}
-    found = processes.children() + processes.marked_processes(str(os.getpid()))
-    found += [each for each in processes.mitogen_processes() if not foreign(each)]
-    unique = {each.pid: each for each in found if (each.pid, each.start) not in known}
+    unique = {each.pid: each for each in own_processes() if (each.pid, each.start) not in known}
     return list(unique.values())
 
 
+def strangers(before: Sequence[processes.Process]) -> list[processes.Process]:
+    """Return new processes named `mitogen:...` that may belong to any program on this machine.
+
+    A context of this run without its mark would be among them, so they are reported. They are never
+    ended. Those of another run that still goes on are left out.
+    """
+    known = {(each.pid, each.start) for each in [*before, *own_processes()]}
+    return [
+        each
+        for each in processes.mitogen_processes()
+        for run in [processes.environment(each.pid).get(processes.RUN_VARIABLE, "")]
+        if (each.pid, each.start) not in known and not (run.isdigit() and processes.alive(int(run)))
+    ]
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    found = config.stash.get(STRANGERS, [])
+    if found:
+        terminalreporter.section("mitogen processes without the mark of this run, left alone")
+        for each in found:
+            terminalreporter.line(str(each))
+
+
 @pytest.fixture(scope="session", autouse=True)
-def leftovers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def leftovers(
+    tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[None]:
     """Assert after the whole run: no process, descriptor or temporary file is left.
 
-    Processes and descriptors get 5 s: what a test started last may still be ending.
+    Processes and descriptors get 5 s: what a test started last may still be ending. Only processes
+    of this run are ended; see `own_processes()`.
     """
     directory = tmp_path_factory.mktemp("tmpdir")
     patch = pytest.MonkeyPatch()
     patch.setenv("TMPDIR", str(directory))
     patch.setattr(tempfile, "tempdir", None)
-    before = processes.children() + processes.mitogen_processes()
+    before = own_processes() + processes.mitogen_processes()
     descriptors = open_descriptors()
     yield
     problems: list[str] = []
@@ -115,6 +133,7 @@ def leftovers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         left = left_over(before)
         problems += ["process " + str(each) for each in left]
         processes.end_processes([each for each in left if each.state != "Z"])
+    pytestconfig.stash[STRANGERS] = strangers(before)
     try:
         processes.wait_until(lambda: not open_descriptors() - descriptors, timeout=1)
     except AssertionError:

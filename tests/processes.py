@@ -115,7 +115,7 @@ def marked_processes(run: str) -> list[Process]:
 
 
 def mitogen_processes() -> list[Process]:
-    """Return the processes that call themselves `mitogen:...`, of any run and user.
+    """Return the processes named `mitogen:...`, of any run and user: to report, never to end.
 
     Without zombies: some init processes take seconds to reap what they adopted.
     """

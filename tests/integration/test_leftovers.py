@@ -1,6 +1,8 @@
-"""The `leftovers` fixture finds what it is for: a run that leaves things fails and says what."""
+"""The `leftovers` fixture: a run that leaves things fails, and other programs' are left alone."""
 
+import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -32,6 +34,22 @@ def test_descriptor():
 
 def test_file():
     os.close(tempfile.mkstemp(prefix="forgotten")[0])
+"""
+
+# An orphan named as contexts are, with the given environment. Its pid goes to the file `pid`.
+NAMED = """
+import os, pathlib, subprocess, sys
+
+def test_orphan():
+    code = (
+        "import subprocess\\n"
+        "args = ['mitogen:somebody', '8766']\\n"
+        "print(subprocess.Popen(args, executable='/bin/sleep', stdout=2).pid)\\n"
+    )
+    env = {name: value for name, value in os.environ.items() if KEPT(name)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True)
+    pathlib.Path(__file__).with_name("pid").write_bytes(done.stdout)
 """
 
 
@@ -66,3 +84,27 @@ def test_each_kind_of_leftover_fails_the_run_and_is_named(tmp_path):
     for what in (": sleep 8765", ", Z, ", "test_it.py (x1)", "forgotten"):
         assert what in output, output
     assert "sleep 8765" not in [each.cmdline for each in processes.processes().values()]
+
+
+def test_an_orphan_without_the_mark_is_reported_and_left_alone(tmp_path):
+    status, output = run_tests(
+        tmp_path, NAMED.replace("KEPT(name)", "name != {!r}".format(processes.RUN_VARIABLE))
+    )
+    pid = int((tmp_path / "pid").read_text())
+    try:
+        assert processes.process(pid).ppid != os.getpid(), "it is no orphan"
+        assert processes.alive(pid)
+        assert status == 0, output
+        assert "without the mark of this run, left alone" in output
+        assert "mitogen:somebody 8766" in output
+    finally:
+        os.kill(pid, signal.SIGKILL)
+    processes.wait_until(lambda: not processes.alive(pid))
+
+
+def test_an_orphan_with_the_mark_fails_the_run_and_is_ended(tmp_path):
+    status, output = run_tests(tmp_path, NAMED.replace("KEPT(name)", "True"))
+    assert not processes.alive(int((tmp_path / "pid").read_text()))
+    assert status == 1, output
+    assert "left behind by this run" in output and "mitogen:somebody 8766" in output
+    assert "left alone" not in output

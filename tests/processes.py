@@ -19,6 +19,7 @@ __all__ = [
     "Process",
     "alive",
     "children",
+    "commands",
     "end_processes",
     "marked_processes",
     "mitogen_processes",
@@ -111,6 +112,15 @@ def marked_processes(run: str) -> list[Process]:
         each
         for each in processes().values()
         if each.pid != mine and environment(each.pid).get(RUN_VARIABLE) == run
+    ]
+
+
+def commands(cmdline: str) -> list[Process]:
+    """Return the processes with this run's mark that run the command *cmdline*, without zombies."""
+    return [
+        each
+        for each in marked_processes(os.environ[RUN_VARIABLE])
+        if each.cmdline == cmdline and each.state not in "ZX"
     ]
 
 

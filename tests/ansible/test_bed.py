@@ -67,17 +67,19 @@ def test_a_difference(run):
 def test_too_long(run):
     with pytest.raises(AssertionError, match="took too long"):
         run(hosts_play("command: sleep 4321"), limit=4.0)
-    processes.wait_until(lambda: not sleeping("sleep 4321"))
+    processes.wait_until(lambda: not processes.commands("sleep 4321"))
 
 
 def test_cancelled(run):
     cancelled = threading.Event()
-    timer = threading.Timer(3.0, cancelled.set)
-    timer.start()
+
+    def cancel(running):
+        if processes.commands("sleep 4322"):
+            cancelled.set()
+
     with pytest.raises(AssertionError, match="cancelled"):
-        run(hosts_play("command: sleep 4322"), cancelled=cancelled)
-    timer.join()
-    processes.wait_until(lambda: not sleeping("sleep 4322"))
+        run(hosts_play("command: sleep 4322"), cancelled=cancelled, meanwhile=cancel)
+    processes.wait_until(lambda: not processes.commands("sleep 4322"))
 
 
 @pytest.mark.parametrize("way", list(ways.WAYS))
@@ -86,15 +88,15 @@ def test_interrupted(way, run):
     if ways.WAYS[way].why_not():
         pytest.skip(ways.WAYS[way].why_not())
     command = "sleep 4{}".format(5000 + list(ways.WAYS).index(way))
-    outcome = run(hosts_play("command: " + command), way=way, interrupt=lambda: sleeping(command))
+
+    def runs():
+        return processes.commands(command)
+
+    outcome = run(hosts_play("command: " + command), way=way, interrupt=runs)
     assert outcome.status == 99 and "interrupt" in outcome.output.lower()
     if way != "plain":
-        processes.wait_until(lambda: not sleeping(command))
-    processes.end_processes(sleeping(command))
-
-
-def sleeping(command):
-    return [each for each in processes.processes().values() if each.cmdline == command]
+        processes.wait_until(lambda: not runs())
+    processes.end_processes(runs())
 
 
 def test_what_is_left_is_told(ansible_bed, run, users):

@@ -76,13 +76,12 @@ class Families:
         wanted = ["sleep " + number for number in self.numbers.values()]
         return [
             each
-            for each in processes.processes().values()
+            for each in processes.marked_processes(str(os.getpid()))
             if each.cmdline.rpartition("/")[2][:-1] in wanted and each.state not in "ZX"
         ]
 
     def jobs(self):
-        found = processes.processes().values()
-        return [each for each in found if each.cmdline == "sleep " + self.job]
+        return processes.commands("sleep " + self.job)
 
     def begun(self):
         return len(self.alive()) == sum(self.COUNTS.values())

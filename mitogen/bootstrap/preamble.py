@@ -22,12 +22,14 @@ import sys
 import zlib
 from collections.abc import Iterator
 
+import mitogen
+
 __all__ = ["SHIPPED", "core_source", "make", "shrink", "stamp_of_contents"]
 
 #: Name of the file that an installed package brings along, and of the one in `__pycache__`.
 SHIPPED = "core.shrunk"
 
-_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_HERE = os.path.dirname(os.path.abspath(mitogen.__file__))
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 

@@ -22,10 +22,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional
 
 from tests import hosts
+from tests.checkout import ROOT
 
 __all__ = ["ALL", "RELEASES", "Environment", "installable", "ready", "why_not"]
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 HOME = ROOT / ".venv-ansible"
 
 # The controller's Pythons that a release may run on, the one to take first. Where it can be had,

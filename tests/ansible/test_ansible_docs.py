@@ -5,13 +5,13 @@ Ansible, an inventory and a playbook. `pip install` installs the checkout, not w
 """
 
 import ast
-import pathlib
 import re
 import textwrap
 
 import pytest
 
 from tests.ansible import environments, fresh
+from tests.checkout import ROOT
 
 pytestmark = [
     pytest.mark.root,
@@ -20,7 +20,6 @@ pytestmark = [
     pytest.mark.skipif(bool(environments.why_not("2.21")), reason=environments.why_not("2.21")),
 ]
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs" / "ansible").glob("*.rst"))
 PIP = """#!/bin/sh
 case "$*" in "install mitogen"|"install --upgrade mitogen")
@@ -125,14 +124,15 @@ def constants(path):
 def test_messages():
     """What troubleshooting explains is really said, by us or by Ansible."""
     core = environments.ready("2.21").directory
-    ours, theirs = sorted((ROOT / "mitogen" / "ansible").glob("*.py")), []
+    ours, theirs = sorted((ROOT / "mitogen" / "ansible").rglob("*.py")), []
     said = [each for path in ours for each in constants(path)]
     for name in (
         "executor/task_executor.py",
         "executor/task_queue_manager.py",
         "plugins/loader.py",
     ):
-        theirs += core.glob("lib/python*/site-packages/ansible/" + name)
+        (found,) = core.glob("lib/python*/site-packages/ansible/" + name)
+        theirs.append(found)
     # Core's is for a Python that may be newer than this one.
     said += [path.read_text("utf-8") for path in theirs]
     text = (ROOT / "docs" / "ansible" / "troubleshooting.rst").read_text("utf-8")

@@ -1,11 +1,11 @@
 """`python -m mitogen.ansible` with a real Ansible: what it says is what Ansible then does."""
 
 import os
-import pathlib
 
 import pytest
 
 from tests.ansible import environments, fresh
+from tests.checkout import ROOT
 
 pytestmark = [
     pytest.mark.root,
@@ -13,7 +13,6 @@ pytestmark = [
     pytest.mark.skipif(bool(environments.why_not("2.21")), reason=environments.why_not("2.21")),
 ]
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 ON = "[defaults]\ncallbacks_enabled = timer, mitogen.ansible.mitogen\n"
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from tests import hosts
 from tests.ansible import environments
+from tests.checkout import ROOT
 
 
 @pytest.fixture
@@ -32,6 +33,10 @@ def made(monkeypatch, tmp_path):
 @pytest.fixture
 def any_python(monkeypatch):
     monkeypatch.setattr(environments, "python_for", lambda release: sys.executable)
+
+
+def test_all_that_is_installed_is_in_the_checkout():
+    assert all((ROOT / name).exists() for name in environments.INSTALLED)
 
 
 def test_unknown_release():

@@ -4,16 +4,15 @@ tests/integration/test_containers.py), from a checkout and from a collection.
 What a container has of its own is its hostname; all of the machine's files are in there.
 """
 
-import pathlib
 import shlex
 import shutil
 
 import pytest
 
 from tests.ansible import environments, fresh
+from tests.checkout import ROOT
 from tests.integration.test_containers import BOX, BUILD, BUILDAH, LXC, PATH, PODMAN, RUN
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 RELEASE = "2.21"
 TOOLS = ("podman", "buildah", "lxc-start", "nsenter")
 

@@ -4,17 +4,16 @@ Each runs a playbook that knows nothing of mitogen, whose task prints which proc
 """
 
 import json
-import pathlib
 import re
 from typing import Any
 
 import pytest
 
 from tests.ansible import environments, fresh
+from tests.checkout import ROOT
 
 pytestmark = [pytest.mark.root, pytest.mark.ssh, pytest.mark.timeout(300)]
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 #: The releases of a run without --all, and those of tests that look at what differs among them.
 RELEASES, EACH = ["2.21"], ["2.16", "2.21"]
 #: Of a module's process: a line of it in a task's result.

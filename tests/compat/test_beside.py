@@ -1,13 +1,12 @@
 """A program may import any public module beside the functions that the oldest Python is to run."""
 
 import os
-import pathlib
 import subprocess
 import sys
 
 from tests import hosts
+from tests.checkout import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 PUBLIC = (
     "aio core debug detach fork futures many master minify os_fork parent profiler select service "
     "setns ssh sudo unix utils"

@@ -13,9 +13,9 @@ import subprocess
 import pytest
 
 from tests import hosts
+from tests.checkout import ROOT
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 FOUND = {version: path for version, path in hosts.find_pythons().items() if version >= (3, 6)}
 MASTERS = [version for version in FOUND if version >= (3, 9)]
 SIZE = 100 * 1000 * 1000  # bytes; the far ends of a chain get a tenth

@@ -8,7 +8,6 @@ their state, mounts and processes are gone with it.
 
 import json
 import os
-import pathlib
 import shutil
 import signal
 import socket
@@ -26,11 +25,12 @@ import mitogen.parent
 import mitogen.setns
 from mitogen.bootstrap.handshake import _SEARCH, first_stage
 from tests import processes
+from tests.checkout import ROOT
 from tests.integration.conftest import PYTHON, own_children
 from tests.integration.far import places, work
 from tests.unit.test_containers import GOLDEN
 
-STAND_IN = pathlib.Path(__file__).resolve().parents[1] / "stand_ins" / "container_tool.py"
+STAND_IN = ROOT / "tests" / "stand_ins" / "container_tool.py"
 TOOLS = ("docker", "podman", "buildah", "kubectl", "lxc-attach", "lxc", "incus", "jexec")
 #: A container by each row, as little as it takes.
 MINIMAL = {

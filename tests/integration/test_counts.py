@@ -11,11 +11,11 @@ from typing import NamedTuple
 import pytest
 
 from tests import hosts
+from tests.checkout import ROOT
 from tests.integration.far import work
 from tests.integration.test_imports import files, program, tree_of  # noqa: F401
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 CALLS = 100
 WRITES = "write,writev,pwrite64,sendto,sendmsg"
 DELAY = 80.0  # milliseconds; a flight is told from the next by a pause of that length

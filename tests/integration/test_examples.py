@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from tests import hosts, processes
+from tests.checkout import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 TUTORIAL = ROOT / "docs" / "tutorial" / "index.rst"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))

@@ -15,11 +15,11 @@ import mitogen.core
 import mitogen.master
 import mitogen.parent
 from tests import processes
+from tests.checkout import ROOT
 from tests.integration.conftest import PYTHON, SOON
 from tests.integration.far import work
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 #: Seconds for each waiter to learn of an end, and for the processes to be gone.
 WAITERS, PROCESSES = 1.0, 5.0
 LOST = (mitogen.core.ChannelError, mitogen.core.CallError)

@@ -17,6 +17,7 @@ import mitogen.core
 from mitogen import fakessh
 from mitogen.fakessh import rendezvous
 from tests import hosts, processes
+from tests.checkout import ROOT
 from tests.integration.conftest import SOON
 
 PIPE = subprocess.PIPE
@@ -556,7 +557,7 @@ with mitogen.master.Router() as router:
 
 
 def test_the_master_killed(target, tmp_path):
-    root = str(pathlib.Path(fakessh.__file__).parents[1])
+    root = str(ROOT)
     env = dict(os.environ, PYTHONPATH=root)
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=env, capture_output=True, timeout=SOON
@@ -842,7 +843,7 @@ def test_what_comes_in_that_is_no_stand_in(target):
 
 
 def program(*args, **options):
-    root = str(pathlib.Path(fakessh.__file__).parents[1])
+    root = str(ROOT)
     options.setdefault("env", dict(os.environ, PYTHONPATH=root))
     command = [sys.executable, "-m", "mitogen.fakessh", *args]
     return subprocess.run(command, capture_output=True, timeout=SOON, **options)
@@ -875,7 +876,7 @@ def test_program(args, status, out, err):
 
 def test_program_at_a_terminal(tmp_path):
     """What it runs is in the foreground there, with it: ^C ends both."""
-    root = str(pathlib.Path(fakessh.__file__).parents[1])
+    root = str(ROOT)
     environ = dict(os.environ, PYTHONPATH=root, TMPDIR=str(tmp_path))
     script = "%s -m mitogen.fakessh local ssh x 'echo $$ > %s; echo ready; cat'; echo status $?"
     script = "trap : INT; " + script % (sys.executable, tmp_path / "pid")
@@ -888,7 +889,7 @@ def test_program_at_a_terminal(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_program_ended(number, tmp_path):
-    root = str(pathlib.Path(fakessh.__file__).parents[1])
+    root = str(ROOT)
     env = dict(os.environ, PYTHONPATH=root, TMPDIR=str(tmp_path))
     pid = tmp_path / "pid"
     args = [sys.executable, "-m", "mitogen.fakessh", "local", "ssh", "x"]

@@ -12,7 +12,8 @@ import urllib.parse
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from tests.checkout import ROOT
+
 HOWTO = ROOT / "docs" / "howto"
 STAND_IN = ROOT / "tests" / "stand_ins" / "container_tool.py"
 #: Page to the number of its commands and programs.

@@ -14,10 +14,10 @@ import pytest
 import mitogen.core
 import mitogen.files
 from tests import hosts, processes
+from tests.checkout import ROOT
 from tests.integration.far import files, work
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 MIB = 1 << 20
 LARGE = 48 * MIB
 

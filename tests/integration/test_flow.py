@@ -10,11 +10,11 @@ import threading
 import pytest
 
 import mitogen.core
+from tests.checkout import ROOT
 from tests.integration.conftest import SOON
 from tests.integration.far import work
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 MIB = 1 << 20
 LARGE = 100 * 1000 * 1000
 

@@ -13,10 +13,10 @@ import textwrap
 
 import pytest
 
+from tests.checkout import ROOT
 from tests.integration.far import work
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 LOAD = "get_module_count"
 
 

@@ -1,14 +1,12 @@
 """The `leftovers` fixture: a run that leaves things fails, and other programs' are left alone."""
 
 import os
-import pathlib
 import signal
 import subprocess
 import sys
 
 from tests import processes
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from tests.checkout import ROOT
 
 CLEAN = """
 def test_clean(tmp_path):

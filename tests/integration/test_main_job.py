@@ -13,9 +13,9 @@ import sys
 import pytest
 
 from tests import processes
+from tests.checkout import ROOT
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 
 OUTPUT = """\
 user | runs as {user} uid {uid}

@@ -27,8 +27,8 @@ from mitogen import sftp
 from mitogen.sftp import files
 from mitogen.sftp.packets import Attrs, Fields, OpenFlags, Packet, Status
 from tests import hosts, processes
+from tests.checkout import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 SOON = 60.0
 NATIVE = next(
     (
@@ -370,10 +370,9 @@ def test_the_same_replies_as_sftp_server(pair: list[tuple[Server, pathlib.Path]]
 def test_the_same_refusals_as_sftp_server(hosts_directory: pathlib.Path, mode: int) -> None:
     """In the files of root, for an account that is not."""
     base = hosts_directory / "sftp{:o}".format(mode)
-    (base / "mitogen").mkdir(parents=True)
-    for path in (ROOT / "mitogen").glob("*.py"):
-        if path.stem.startswith("sftp") or path.stem == "__init__":
-            shutil.copy(str(path), str(base / "mitogen"))
+    base.mkdir()
+    bytecode = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(str(ROOT / "mitogen"), str(base / "mitogen"), ignore=bytecode)
     program = base / "ours"
     program.write_text(
         "#!/bin/sh\nPYTHONPATH={} exec /usr/bin/python3 -B -m mitogen.sftp".format(base)

@@ -30,8 +30,8 @@ import pytest
 from mitogen import cli as cli_module, core, process, terminal
 from mitogen.terminal import raw_tty
 from tests import hosts, processes
+from tests.checkout import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 SOON = 20.0
 #: A program that shows no more than it is told to.
 BASH = ["bash", "--norc", "--noprofile", "-i"]

@@ -15,7 +15,8 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from tests.checkout import ROOT
+
 PROGRAMS = ROOT / "tests" / "typing" / "programs"
 NAMES = sorted(path.name for path in PROGRAMS.glob("*.py"))
 _ERROR = re.compile(r"^(.*?):(\d+): error: .*\[([a-z-]+)\]$")

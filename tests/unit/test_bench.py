@@ -8,8 +8,9 @@ import re
 import pytest
 
 from bench import hosts, report, suite, table
+from tests.checkout import ROOT
 
-BENCH = pathlib.Path(__file__).resolve().parents[2] / "bench"
+BENCH = ROOT / "bench"
 
 
 def functions_of(name: str) -> dict[str, set[str]]:

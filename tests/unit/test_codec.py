@@ -24,6 +24,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from mitogen import core, values
+from tests.checkout import ROOT
 
 MIB = 1 << 20
 
@@ -943,6 +944,6 @@ def test_types_are_found_without_importing_their_modules():
         "heavy = 'datetime decimal fractions pathlib subprocess uuid pickle struct re'.split()\n"
         "print(sorted(set(heavy) & (set(sys.modules) - before)))"
     )
-    root = str(pathlib.Path(values.__file__).parents[1])
+    root = str(ROOT)
     output = subprocess.check_output([sys.executable, "-c", code], cwd=root)
     assert output.strip() == b"[]"

@@ -10,11 +10,10 @@ import time
 
 import pytest
 
-import mitogen
 from mitogen import core, debug, master
+from tests.checkout import ROOT
 
 SOON = 20.0
-ROOT = os.path.dirname(os.path.dirname(mitogen.__file__))
 
 
 @pytest.fixture
@@ -92,7 +91,7 @@ def test_or_on_the_terminal():
     from mitogen import parent
 
     process = parent.tty_create_child(
-        [sys.executable, "-c", "import os; os.chdir(%r)" % ROOT + TTY]
+        [sys.executable, "-c", "import os; os.chdir(%r)" % str(ROOT) + TTY]
     )
     text = b""
     try:

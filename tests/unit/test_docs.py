@@ -1,15 +1,15 @@
 """The generated pages are what the code says, and every handle is in docs/design/wire.rst."""
 
+import ast
 import importlib.util
 import os
+import re
 
 import pytest
 
-from mitogen import calls, core, parent
-from mitogen.compat import core_names
-from mitogen.programs import grants
+from tests.checkout import ROOT
 
-DOCS = os.path.join(os.path.dirname(__file__), "..", "..", "docs")
+DOCS = str(ROOT / "docs")
 
 
 def _generate():
@@ -56,12 +56,35 @@ def test_settings():
     assert not any(mark in text for mark in ("C(", "P(", "None", "True", "False"))
 
 
+#: Constants of mitogen/ with numbers as handles have, and something else.
+NO_HANDLES = {"BACKLOG", "BATCH_ENTRIES", "FIRST_UNKNOWN", "KEPT_LINES", "MAX_PATH"}
+
+
+def _constants():
+    """Yield (name, integer) of each constant at the top of a file of mitogen/."""
+    for path in sorted((ROOT / "mitogen").rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+                for target in node.targets:
+                    if isinstance(target, ast.Name) and type(node.value.value) is int:
+                        yield target.id, node.value.value
+
+
 def test_every_handle_is_in_the_table():
     listed = {name for name, *_ in _generate().HANDLES}
     found = {}
-    for module in (core, core_names, parent, calls, grants):
-        for name, value in vars(module).items():
-            if name.isupper() and type(value) is int and 100 <= value < 200:
-                assert found.setdefault(name, value) == value, f"{name} has two numbers"
+    for name, value in _constants():
+        if name.isupper() and 100 <= value < 200 and name not in NO_HANDLES:
+            assert found.setdefault(name, value) == value, f"{name} has two numbers"
     assert set(found) == listed
     assert len(set(found.values())) == len(found), "two handles share a number"
+
+
+def test_files_that_pages_name_exist():
+    pages = [*(ROOT / "docs").rglob("*.rst"), *ROOT.glob("*.rst")]
+    folders = "mitogen|tests|bench|examples|docs|scripts"
+    pattern = re.compile(rf"(?<![\w./-])(?:{folders})/[\w./-]*\w")
+    named = {(page, name) for page in pages for name in pattern.findall(page.read_text("utf-8"))}
+    missing = {f"{page.name}: {name}" for page, name in named if not (ROOT / name).exists()}
+    assert sorted(missing - {"CONTRIBUTING.rst: tests/unit/test_x.py"}) == []  # an example's name
+    assert {"scripts/test", "tests/unit/test_layering.py"} <= {name for _, name in named}

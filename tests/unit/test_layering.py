@@ -21,8 +21,9 @@ import pytest
 
 from mitogen.bootstrap import minify
 from tests import hosts
+from tests.checkout import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+HERE = pathlib.Path(__file__).resolve()
 PACKAGE = ROOT / "mitogen"
 
 
@@ -303,12 +304,28 @@ def test_imports_are_found(statement, found):
 
 # Texts that look like a module's name and are none, each with what it is.
 NO_MODULES = {
-    "mitogen.ansible.mitogen": "the callback's name among Ansible's",
+    "mitogen.ansible.doas": "a plugin's name among Ansible's",
+    "mitogen.ansible.local": "likewise",
+    "mitogen.ansible.mitogen": "likewise",
+    "mitogen.ansible.mitogen_": "the beginning of one",
+    "mitogen.ansible.mitogen_free": "likewise",
+    "mitogen.ansible.ssh": "likewise",
     "mitogen.bench": "a logger",
+    "mitogen.core.Latch": "found in another module when it is first used",
+    "mitogen.core.Receiver": "likewise",
+    "mitogen.extra": "a module that test_finder.py makes",
     "mitogen.io": "a logger",
+    "mitogen.nowhere": "a module that does not exist",
+    "mitogen.parent.Timer": "found in another module when it is first used",
     "mitogen.profile": "a directory",
     "mitogen.py": "a file of ansible_plugins/",
+    "mitogen.test.one": "a logger",
+    "mitogen.test.two": "a logger",
+    "mitogen.x": "a module that test_lazy.py makes",
+    "mitogen.zygote": "a process's title",
 }
+# Its rows are what test_compatibility.py looks up.
+ROWS_OF_NAMES = ROOT / "tests" / "unit" / "api_names.py"
 
 
 def dotted_texts(tree):
@@ -327,7 +344,9 @@ def is_defined(dotted):
 
 def test_modules_named_in_texts_exist():
     """What is looked up by its name when it is first needed is missed by nothing else."""
-    paths = EVERY_FILE + sorted((ROOT / "bench").rglob("*.py")) + [ROOT / "docs" / "generate.py"]
+    others = [path for top in ("bench", "docs", "tests") for path in (ROOT / top).rglob("*.py")]
+    assert ROWS_OF_NAMES in others
+    paths = [*EVERY_FILE, *(path for path in sorted(others) if path not in (ROWS_OF_NAMES, HERE))]
     texts = [(text, path, line) for path in paths for text, line in dotted_texts(parse(path))]
     unknown = [
         "{}:{} names {}".format(path.relative_to(ROOT), line, text)
@@ -336,6 +355,41 @@ def test_modules_named_in_texts_exist():
     ]
     assert not unknown, "\n".join(unknown)
     assert sorted(set(NO_MODULES) - {text for text, _, _ in texts}) == []
+
+
+# ---- paths
+
+
+def counted_folders(tree):
+    """Yield (how many folders `dirname(dirname(... __file__ ...))` goes up, line) of each such."""
+
+    def depth(node):
+        if isinstance(node, ast.Call) and node.args:
+            up = getattr(node.func, "attr", getattr(node.func, "id", "")) == "dirname"
+            below = depth(node.args[0])
+            return below + up if below is not None else None
+        return 0 if isinstance(node, ast.Name) and node.id == "__file__" else None
+
+    inner = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and node not in inner and depth(node):
+            inner.update(ast.walk(node))
+            yield depth(node), node.lineno
+
+
+def test_counted_folders_are_found():
+    source = "a = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))\nb = dirname(a)\n"
+    assert list(counted_folders(ast.parse(source))) == [(2, 1)]
+
+
+def test_paths_that_count_folders_lead_to_the_checkout():
+    """A file that moves deeper would look for files where there are none."""
+    found = []
+    for path in EVERY_FILE:
+        for depth, line in counted_folders(parse(path)):
+            if depth > 1 and path.parents[depth - 1] != ROOT:
+                found.append("{}:{}".format(path.relative_to(ROOT), line))
+    assert found == []
 
 
 # ---- sections of core.py
@@ -653,7 +707,7 @@ def test_imperative_xfails_are_found(source, lines):
 
 def test_no_test_calls_xfail():
     paths = sorted((ROOT / "tests").rglob("*.py"))
-    assert pathlib.Path(__file__) in paths
+    assert HERE in paths
     found = [
         "{}:{}".format(path.relative_to(ROOT), line)
         for path in paths

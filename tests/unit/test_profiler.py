@@ -7,11 +7,9 @@ import sys
 
 import pytest
 
-import mitogen
 from mitogen import master, profiler
+from tests.checkout import ROOT
 from tests.unit import api_probe
-
-ROOT = os.path.dirname(os.path.dirname(mitogen.__file__))
 
 PROGRAM = """
 import sys
@@ -40,7 +38,7 @@ def program(tmp_path):
 
 def run(*argv, cwd, **environ):
     env = {k: v for k, v in os.environ.items() if not k.startswith("MITOGEN_")}
-    env.update(environ, PYTHONPATH=ROOT)
+    env.update(environ, PYTHONPATH=str(ROOT))
     return subprocess.run(
         [sys.executable, *map(str, argv)],
         capture_output=True,

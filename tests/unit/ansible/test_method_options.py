@@ -4,7 +4,6 @@ for an interpreter finds.
 
 import json
 import os
-import pathlib
 import subprocess
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from mitogen import parent
 from mitogen.ansible.broker import hops
 from mitogen.ansible.plugins import method_options, options
+from tests.checkout import ROOT
 
 PYTHON = ["exec", *method_options.PYTHON]
 STARTING = method_options.STARTING
@@ -277,8 +277,7 @@ def test_names_of_connections(name, kind):
 
 
 def test_every_kind_has_a_plugin_and_options():
-    here = str(pathlib.Path(__file__).resolve().parents[3])
-    files = os.listdir(os.path.join(here, "ansible_plugins", "connection"))
+    files = os.listdir(str(ROOT / "ansible_plugins" / "connection"))
     plugins = {name[len("mitogen_") : -3] for name in files if name.endswith(".py")}
     assert plugins == set(method_options.NAMES.values())
     assert set(options.KINDS) == plugins - {"ssh", "local"} == {*method_options.KINDS, *ACCOUNTS}

@@ -2,7 +2,6 @@
 
 import ast
 import os
-import pathlib
 import re
 import subprocess
 import sys
@@ -10,11 +9,11 @@ import zlib
 
 import pytest
 
-from mitogen import core
 from mitogen.bootstrap import minify, preamble
 from tests import hosts
+from tests.checkout import ROOT
 
-CORE = pathlib.Path(core.__file__)
+CORE = ROOT / "mitogen" / "core.py"
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 
 from mitogen import child, core, master
 from mitogen.compat import core_names
+from tests.checkout import ROOT
 
 # What mitogen.child says that other modules add to core's classes, asked of a process that has
 # imported none of them.
@@ -34,7 +35,7 @@ assert not any(isinstance(v, child.Late) for c in before for v in vars(getattr(c
 
 
 def test_old_names_of_classes_are_imported_when_used():
-    root = os.path.dirname(os.path.dirname(core.__file__))
+    root = str(ROOT)
     done = subprocess.run(
         [sys.executable, "-c", OLD_NAMES], capture_output=True, text=True, cwd=root, timeout=30
     )
@@ -51,7 +52,7 @@ def test_all_that_is_added_to_classes_is_listed():
         "import mitogen.compat.core_names, mitogen.compat.streams, mitogen.compat.parent_names\n"
         "print(*[v.__name__ + '.' + n for v in classes for n in set(vars(v)) - before[v]])"
     )
-    root = os.path.dirname(os.path.dirname(core.__file__))
+    root = str(ROOT)
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=root, timeout=30
     )

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from mitogen import core
+from tests.checkout import ROOT
 
 
 def record(text="text", name="some.logger"):
@@ -87,7 +88,7 @@ def test_logging_is_imported_by_those_who_log_only():
         "import sys; import mitogen.core as c; c.Latch, c.Receiver, c.pipe; "
         "print('logging' in sys.modules); c.LOG; print('logging' in sys.modules)"
     )
-    env = dict(os.environ, PYTHONPATH=os.path.dirname(os.path.dirname(core.__file__)))
+    env = dict(os.environ, PYTHONPATH=str(ROOT))
     done = subprocess.run(
         [sys.executable, "-S", "-c", program], capture_output=True, text=True, env=env, timeout=30
     )

@@ -5,7 +5,6 @@ import importlib
 import importlib.machinery
 import importlib.util
 import os
-import pathlib
 import re
 import subprocess
 import sys
@@ -18,8 +17,8 @@ import pytest
 
 from mitogen.importing import code_imports, finder, paths
 from mitogen.importing.finder import ModuleFinder, ModuleUnservable
+from tests.checkout import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
 GUARD = "if __name__ == '__main__':\n    run()\n"
 
 

@@ -1,5 +1,6 @@
 """mitogen.importing.responder: what is pushed, what is asked for, what is refused; the worker."""
 
+import importlib.util
 import sys
 import textwrap
 import threading
@@ -129,7 +130,7 @@ def test_a_segment_is_made_once(server):
 
 def test_mitogen_s_own_modules_are_minified(server):
     found = sources(server.segment(["mitogen.utils"]))["mitogen.utils"]
-    with open(core.__file__.replace("core.py", "utils.py")) as fp:
+    with open(importlib.util.find_spec("mitogen.utils").origin) as fp:
         assert found.decode() == minify.minimize_source(fp.read(), strip_annotations=True)
     assert server.segment(["mitogen.utils"])[2] == []
 

@@ -38,8 +38,8 @@ from mitogen.sftp.packets import (
     Replies,
     Status,
 )
+from tests.checkout import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
 SOON = 20.0
 NEW = OpenFlags.WRITE | OpenFlags.CREAT
 #: A number that no off_t holds.

@@ -28,7 +28,7 @@ from tests import processes
 from tests.checkout import ROOT
 from tests.integration.conftest import PYTHON, own_children
 from tests.integration.far import places, work
-from tests.unit.test_containers import GOLDEN
+from tests.unit.methods.test_containers import GOLDEN
 
 STAND_IN = ROOT / "tests" / "stand_ins" / "container_tool.py"
 TOOLS = ("docker", "podman", "buildah", "kubectl", "lxc-attach", "lxc", "incus", "jexec")

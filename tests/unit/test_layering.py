@@ -42,6 +42,13 @@ def below_mitogen(path):
 OWN_FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = {below_mitogen(path): path for path in OWN_FILES}
 EVERY_FILE = OWN_FILES + sorted((ROOT / "ansible_plugins").rglob("*.py"))
+# But for those that playbooks bring along: their relative imports are Ansible's.
+OTHER_FILES = [
+    path
+    for top in ("bench", "docs", "examples", "tests")
+    for path in sorted((ROOT / top).rglob("*.py"))
+    if ROOT / "tests" / "ansible" / "playbooks" not in path.parents
+]
 
 # Room -> the rooms that its files may import. Within a room any file may import any other, as long
 # as there is no circle. The order is from the bottom up: no room imports one further down here.
@@ -344,9 +351,8 @@ def is_defined(dotted):
 
 def test_modules_named_in_texts_exist():
     """What is looked up by its name when it is first needed is missed by nothing else."""
-    others = [path for top in ("bench", "docs", "tests") for path in (ROOT / top).rglob("*.py")]
-    assert ROWS_OF_NAMES in others
-    paths = [*EVERY_FILE, *(path for path in sorted(others) if path not in (ROWS_OF_NAMES, HERE))]
+    assert ROWS_OF_NAMES in OTHER_FILES
+    paths = [path for path in EVERY_FILE + OTHER_FILES if path not in (ROWS_OF_NAMES, HERE)]
     texts = [(text, path, line) for path in paths for text, line in dotted_texts(parse(path))]
     unknown = [
         "{}:{} names {}".format(path.relative_to(ROOT), line, text)
@@ -355,6 +361,46 @@ def test_modules_named_in_texts_exist():
     ]
     assert not unknown, "\n".join(unknown)
     assert sorted(set(NO_MODULES) - {text for text, _, _ in texts}) == []
+
+
+# An import in the text of a program.
+IMPORT = re.compile(r"(?:^|(?<=[\s;'\"]))(?:from|import) mitogen\.([\w.]*\w)", re.M)
+
+
+def test_imports_in_texts_name_what_exists():
+    """Programs within tests, and in the pages."""
+    programs = [path for path in EVERY_FILE + OTHER_FILES if path != HERE]
+    texts = [
+        (path, node.value)
+        for path in programs
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    pages = [*(ROOT / "docs").rglob("*.rst"), *ROOT.glob("*.rst")]
+    texts += [(page, page.read_text(encoding="utf-8")) for page in pages]
+    found = [(path, name) for path, text in texts for name in IMPORT.findall(text)]
+    assert len(found) > 20
+    unknown = ["{} names {}".format(path, name) for path, name in found if not is_defined(name)]
+    assert not unknown, "\n".join(unknown)
+
+
+def test_imports_of_tests_programs_and_examples_exist():
+    """Most of these are not imported by the unit tests."""
+    tests = {name_of(path) for path in OTHER_FILES}
+    wrong = []
+    for path in OTHER_FILES:
+        here = path.relative_to(ROOT)
+        wrong += [
+            "{}:{} imports mitogen.{}".format(here, line, module)
+            for module, line, _ in own_modules(path)
+            if module not in MODULES
+        ]
+        wrong += [
+            "{}:{} imports {}".format(here, line, module)
+            for module, _, line, _ in imports(path, parse(path))
+            if module.startswith("tests.") and module not in tests
+        ]
+    assert not wrong, "\n".join(wrong)
 
 
 # ---- paths

@@ -11,14 +11,14 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 def version():
-    """Return `__version__` of mitogen/__init__.py as text, read without importing the package."""
-    tree = ast.parse((HERE / "mitogen" / "__init__.py").read_text(encoding="utf-8"))
+    """Return VERSION of mitogen/identity.py as text, read without importing the package."""
+    tree = ast.parse((HERE / "mitogen" / "identity.py").read_text(encoding="utf-8"))
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        if [getattr(target, "id", None) for target in targets] == ["__version__"]:
+        if [getattr(target, "id", None) for target in targets] == ["VERSION"]:
             numbers = ast.literal_eval(node.value)
             return ".".join(str(part) for part in numbers).replace(".dev", "dev")
-    raise SystemExit("mitogen/__init__.py does not set __version__ = (major, minor, patch)")
+    raise SystemExit("mitogen/identity.py does not set VERSION = (major, minor, patch)")
 
 
 def long_description():

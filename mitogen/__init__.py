@@ -6,6 +6,8 @@ The names here mirror the process's main router; in a child its configuration se
 
 from __future__ import annotations
 
+from mitogen.identity import VERSION
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["__version__", "context_id", "is_master", "main", "parent_id", "parent_ids"]
 
 #: Version of this library; a child has its parent's.
-__version__ = (0, 4, 0)
+__version__ = VERSION
 #: False in a child.
 is_master = True
 #: Id of this context.

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import mitogen
+from mitogen import identity
 
 __all__ = ["main"]
 
@@ -114,7 +114,7 @@ def _add_shell(commands: Any) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    version = ".".join(map(str, mitogen.__version__))
+    version = ".".join(map(str, identity.VERSION))
     parser = argparse.ArgumentParser(
         prog="mitogen", description="Run Python on other machines, with nothing installed there."
     )

@@ -1770,9 +1770,9 @@ class Context:
         # What a context can do for one that calls is in parent.py; it is imported at first use.
         if name[0] == "_" or name == "on_start":
             raise AttributeError(name)
-        from mitogen import parent
+        from mitogen.tree import contexts
 
-        return borrow(parent.Context, name, self)
+        return borrow(contexts.Context, name, self)
 
     def send(self, msg: Message) -> None:
         """Send `msg` there; its `handle` says which mailbox."""
@@ -2009,10 +2009,10 @@ class ChildRouter(Router):
         # A child that connects to others gets what it needs for that at first use.
         if name[0] == "_" or not self.econtext:
             raise AttributeError(name)
-        from mitogen import parent
+        from mitogen.tree import router
 
-        parent.upgrade(self)
-        return borrow(parent.Router, name, self)
+        router.upgrade(self)
+        return borrow(router.Router, name, self)
 
 
 # ---- section: Dispatcher ----

@@ -6,8 +6,8 @@ As with sudo, standard input is a pipe and the password is asked for on a termin
 
 from __future__ import annotations
 
-from mitogen import connect
 from mitogen.core import StreamError
+from mitogen.methods import connection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ class PasswordError(StreamError):
     """doas asked for a password and there was none, or it was wrong."""
 
 
-class Options(connect.AccountOptions):
+class Options(connection.AccountOptions):
     """
-    Besides connect.Options:
+    Besides connection.Options:
 
     :param str username: whose account; default root
     :param str password: the calling account's password
@@ -53,13 +53,13 @@ class Options(connect.AccountOptions):
         ),
         **kwargs: Any,
     ) -> None:
-        connect.AccountOptions.__init__(
+        connection.AccountOptions.__init__(
             self, username, password, password_prompt, incorrect_prompts, **kwargs
         )
         self.doas_path = doas_path
 
 
-class Connection(connect.Connection):
+class Connection(connection.Connection):
     """A doas."""
 
     options_class = Options

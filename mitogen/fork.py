@@ -16,8 +16,9 @@ import os
 import sys
 import warnings
 
-from mitogen import connect, core, os_fork
+from mitogen import core, os_fork
 from mitogen.bootstrap import spawn
+from mitogen.methods import connection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from mitogen.core import ExternalContext
-    from mitogen.parent import Router
+    from mitogen.tree.router import Router
 
 
 __all__ = ["FORK_SUPPORTED", "Connection", "Error", "Options", "Process"]
@@ -37,7 +38,7 @@ class Error(core.StreamError):
     """fork is not to be had here."""
 
 
-class Options(connect.Options):
+class Options(connection.Options):
     """
     :param str name: name of the context
     :param on_fork: called in the copy once the tree's descriptors are closed
@@ -56,7 +57,7 @@ class Options(connect.Options):
     ) -> None:
         if not FORK_SUPPORTED:
             raise Error("fork: this system has no fork(); use Router.local()")
-        connect.Options.__init__(
+        connection.Options.__init__(
             self, name=name, debug=debug, profiling=profiling, unidirectional=unidirectional
         )
         self.on_fork = on_fork
@@ -96,7 +97,7 @@ class Process:
         self.status = -os.WTERMSIG(status) if signalled else os.WEXITSTATUS(status)
 
 
-class Connection(connect.Connection):
+class Connection(connection.Connection):
     """A fork."""
 
     options_class = Options

@@ -23,11 +23,10 @@ import os
 import re
 import signal
 
-from mitogen import connect
 from mitogen.bootstrap import handshake
 from mitogen.bootstrap.handshake import Rule
 from mitogen.core import StreamError
-from mitogen.methods import containers
+from mitogen.methods import connection, containers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -199,9 +198,9 @@ def setns(kind: str, fd: int) -> None:
 # ---- the method
 
 
-class Options(connect.Options):
+class Options(connection.Options):
     """
-    Besides connect.Options:
+    Besides connection.Options:
 
     :param container: str: name of the container; for kind "pid" a process id, int or str
     :param str kind: "docker", "lxc", "lxd", "machinectl", or "pid"
@@ -229,7 +228,7 @@ class Options(connect.Options):
         nsenter_path: Path = "nsenter",
         **kwargs: Any,
     ) -> None:
-        connect.Options.__init__(self, **kwargs)
+        connection.Options.__init__(self, **kwargs)
         known = sorted([*KINDS, "pid"])
         if kind not in known:
             raise ValueError("setns: kind=%r is not one of %s" % (kind, ", ".join(known)))

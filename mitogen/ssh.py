@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import os
 
-from mitogen import connect
 from mitogen.bootstrap import handshake
 from mitogen.bootstrap.handshake import Rule
 from mitogen.core import StreamError
+from mitogen.methods import connection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Sequence
     from typing import Any, Union
 
-    from mitogen.parent import Router
+    from mitogen.tree.router import Router
 
     Path = Union[str, "os.PathLike[str]"]
 
@@ -49,9 +49,9 @@ class HostKeyError(StreamError):
     """The server's host key is unknown, or not the known one."""
 
 
-class Options(connect.Options):
+class Options(connection.Options):
     """
-    Besides connect.Options:
+    Besides connection.Options:
 
     :param str hostname: host name, address, or alias in ssh's configuration
     :param str username: None for what ssh's configuration says
@@ -88,7 +88,7 @@ class Options(connect.Options):
         ssh_debug_level: int | None = None,
         **kwargs: Any,
     ) -> None:
-        connect.Options.__init__(self, **kwargs)
+        connection.Options.__init__(self, **kwargs)
         old_names: dict[Any, Any] = {True: "enforce", False: "ignore"}
         check_host_keys = old_names.get(check_host_keys, check_host_keys)
         if check_host_keys not in ("enforce", "accept", "ignore"):
@@ -113,7 +113,7 @@ class Options(connect.Options):
         self.ssh_debug_level = ssh_debug_level or 0
 
 
-class Connection(connect.Connection):
+class Connection(connection.Connection):
     """An ssh client. Passwords go over a terminal of its own, so standard input stays free."""
 
     options_class = Options
@@ -121,7 +121,7 @@ class Connection(connect.Connection):
     is_client = True
 
     def __init__(self, options: Options, router: Router) -> None:
-        connect.Connection.__init__(self, options, router)
+        connection.Connection.__init__(self, options, router)
         self.tty = options.password is not None or options.check_host_keys == "accept"
         if options.keepalive_enabled:
             self.keepalive_interval = options.keepalive_interval

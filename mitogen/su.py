@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from shlex import quote
 
-from mitogen import connect
 from mitogen.core import StreamError
+from mitogen.methods import connection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ class PasswordError(StreamError):
     """su asked for a password and there was none, or it was wrong."""
 
 
-class Options(connect.AccountOptions):
+class Options(connection.AccountOptions):
     """
-    Besides connect.Options:
+    Besides connection.Options:
 
     :param str username: whose account; default root
     :param str password: that account's password
@@ -58,7 +58,7 @@ class Options(connect.AccountOptions):
         ),
         **kwargs: Any,
     ) -> None:
-        connect.AccountOptions.__init__(
+        connection.AccountOptions.__init__(
             self, username, password, password_prompt, incorrect_prompts, **kwargs
         )
         if self.username.startswith("-"):
@@ -66,7 +66,7 @@ class Options(connect.AccountOptions):
         self.su_path = su_path
 
 
-class Connection(connect.Connection):
+class Connection(connection.Connection):
     """A su."""
 
     options_class = Options

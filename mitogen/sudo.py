@@ -10,16 +10,16 @@ from __future__ import annotations
 import os
 import re
 
-from mitogen import connect
 from mitogen.bootstrap.handshake import Rule
 from mitogen.core import StreamError
+from mitogen.methods import connection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any, NoReturn, Union
 
-    from mitogen.parent import Router
+    from mitogen.tree.router import Router
 
     Path = Union[str, "os.PathLike[str]"]
 
@@ -81,9 +81,9 @@ def parse_sudo_args(args: Iterable[object]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-class Options(connect.LocalOptions):
+class Options(connection.LocalOptions):
     """
-    Besides connect.Options:
+    Besides connection.Options:
 
     :param str username: whose account; default root
     :param str sudo_path: the program
@@ -109,7 +109,7 @@ class Options(connect.LocalOptions):
         selinux_type: str | None = None,
         **kwargs: Any,
     ) -> None:
-        connect.Options.__init__(self, **kwargs)
+        connection.Options.__init__(self, **kwargs)
         given = parse_sudo_args(sudo_args or ())
         self.sudo_path = sudo_path
         self.password = password
@@ -123,7 +123,7 @@ class Options(connect.LocalOptions):
         self.other = given
 
 
-class Connection(connect.Connection):
+class Connection(connection.Connection):
     """A sudo."""
 
     options_class = Options
@@ -132,7 +132,7 @@ class Connection(connect.Connection):
     environ = {"LC_ALL": "C"}
 
     def __init__(self, options: Options, router: Router) -> None:
-        connect.Connection.__init__(self, options, router)
+        connection.Connection.__init__(self, options, router)
         self.prompt = "[mitogen %s] password: " % os.urandom(8).hex()
 
     def argv(self) -> list[str]:

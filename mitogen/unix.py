@@ -30,9 +30,8 @@ import sys
 import tempfile
 import types
 
-import mitogen
-from mitogen import core, parent
-from mitogen.connect import ChildStream
+from mitogen import core, identity, parent
+from mitogen.tree.connecting import ChildStream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -373,7 +372,7 @@ def connect(
 
 def main_path() -> bytes:
     """Return the path of this process's main program, a child's too; empty if it has none."""
-    if mitogen.is_master:
+    if identity.is_master():
         path = getattr(sys.modules.get("__main__"), "__file__", None)
         return os.fsencode(os.path.realpath(path)) if path else b""
     importer: Any = sys.modules["mitogen"].__loader__
@@ -411,12 +410,10 @@ def _receive(sock: socket.socket, size: int) -> bytes:
 
 
 def _make_router(broker: core.Broker | None, node: core.Node) -> Any:
-    if mitogen.is_master:
+    if identity.is_master():
         from mitogen import master
 
-        mitogen.context_id = node.context_id
-        mitogen.parent_id = node.parent_ids[0]
-        mitogen.parent_ids = node.parent_ids[:]
+        identity.set_parents(node.parent_ids, node.context_id)
         return master.Router(broker, node=node)
     return _router_of_child(broker or core.Broker(), node)
 

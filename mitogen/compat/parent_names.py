@@ -1,7 +1,7 @@
 """
 Names of `mitogen.parent` that programs of old releases use, found there all the same.
 
-Starting programs, terminals, pollers and small helpers; what connects is spawn.py and connect.py.
+Starting programs, terminals, pollers and small helpers; spawn.py and connecting.py connect.
 
 Threads: any, but Reaper, whose broker does its work.
 """
@@ -15,7 +15,7 @@ import signal
 import subprocess
 import zlib
 
-from mitogen import core, parent, pollers
+from mitogen import core, pollers
 from mitogen.bootstrap import spawn
 from mitogen.compat import core_names
 from mitogen.compat.streams import (
@@ -25,10 +25,11 @@ from mitogen.compat.streams import (
     Timer,
     TimerList,
 )
-from mitogen.connect import ChildStream as MitogenProtocol
 from mitogen.core import Poller as PollPoller, fire, is_neighbour as is_immediate_child
-from mitogen.parent import ChildIds as ChildIdAllocator
 from mitogen.pollers import EpollPoller, KqueuePoller
+from mitogen.tree import branch
+from mitogen.tree.connecting import ChildStream as MitogenProtocol
+from mitogen.tree.ids import ChildIds as ChildIdAllocator
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ PREFERRED_POLLER = pollers.best()
 POLLERS = (EpollPoller, KqueuePoller, PollPoller)
 POLLER_LIGHTWEIGHT = PollPoller
 
-core.Broker.defer_sync = parent.defer_sync  # type: ignore[attr-defined]
-core.Router.unidirectional_msg = parent.Branch.unidirectional_msg  # type: ignore[attr-defined]
+core.Broker.defer_sync = branch.defer_sync  # type: ignore[attr-defined]
+core.Router.unidirectional_msg = branch.Branch.unidirectional_msg  # type: ignore[attr-defined]
 
 
 # -- logs, source, text

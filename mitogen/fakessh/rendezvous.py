@@ -29,8 +29,8 @@ import time
 from array import array
 
 from mitogen import core, unix
-from mitogen.connect import get_sys_executable
 from mitogen.fakessh import stand_in
+from mitogen.methods.connection import get_sys_executable
 from mitogen.programs import tty_modes
 from mitogen.terminal import raw_tty
 

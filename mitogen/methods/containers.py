@@ -28,10 +28,10 @@ import string
 from collections import namedtuple
 from shlex import quote, split
 
-from mitogen import connect
 from mitogen.bootstrap import handshake
 from mitogen.bootstrap.handshake import Rule, UnsupportedPythonError
 from mitogen.core import StreamError
+from mitogen.methods import connection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ _TEXTS = {
 }
 _TEXT_CONTAINER_OF_POD = "str: which of the pod's containers"
 
-_COMMON = connect.Options.__init__.__code__
+_COMMON = connection.Options.__init__.__code__
 #: Options of every connection method.
 COMMON_OPTIONS = _COMMON.co_varnames[1 : _COMMON.co_argcount]
 #: What `{name}` in a command line of `command` needs no keyword argument for, or must not have one.
@@ -274,10 +274,10 @@ def _text(value: Any) -> str:
 # ---- any command line
 
 
-class Options(connect.Options):
+class Options(connection.Options):
     """
     Options of `command`, which reaches a context by any program that runs a command. Besides
-    connect.Options:
+    connection.Options:
 
     :param list argv: the command line, str: see this module's docstring. What `{name}` stands for
         is a keyword argument of that name, whatever it is
@@ -325,7 +325,7 @@ class Options(connect.Options):
         named.update(fields_of([answer for _, answer, _ in self.prompts if answer is not None]))
         self.fields = {name: kwargs.pop(name, None) for name in named.difference(_RESERVED)}
         _refuse_unknown("command", kwargs, [*_RESERVED[:4], *sorted(self.fields)])
-        connect.Options.__init__(self, **kwargs)
+        connection.Options.__init__(self, **kwargs)
         common = named.intersection(COMMON_OPTIONS)
         self.fields.update((name, getattr(self, name)) for name in common)
         # What is missing is found here, not by the broker.
@@ -367,14 +367,14 @@ def _refuse_unknown(method: str, kwargs: Mapping[str, Any], own: Sequence[str]) 
         )
 
 
-class Connection(connect.Connection):
+class Connection(connection.Connection):
     """A program that runs a command: see Options."""
 
     options_class: Any = Options
     err = True
 
     def __init__(self, options: Any, router: Any) -> None:
-        connect.Connection.__init__(self, options, router)
+        connection.Connection.__init__(self, options, router)
         if options.tty == "stdio":
             self.stdio = "tty"
             self.eager = False
@@ -440,14 +440,14 @@ class _Signed(type):
         needed = None if len(row.command_lines) > 1 else inspect.Parameter.empty
         defaults: dict[str, Any] = dict.fromkeys(row.command_lines, needed)
         defaults.update(row.options)
-        defaults.update(zip(COMMON_OPTIONS, connect.Options.__init__.__defaults__ or ()))
+        defaults.update(zip(COMMON_OPTIONS, connection.Options.__init__.__defaults__ or ()))
         kind = inspect.Parameter.KEYWORD_ONLY
         return inspect.Signature(
             [inspect.Parameter(name, kind, default=value) for name, value in defaults.items()]
         )
 
 
-class ToolOptions(connect.Options, metaclass=_Signed):
+class ToolOptions(connection.Options, metaclass=_Signed):
     """Options of a method in TABLE."""
 
     method = ""
@@ -462,7 +462,7 @@ class ToolOptions(connect.Options, metaclass=_Signed):
         self.fields.update((name, kwargs.pop(name, None)) for name in command_lines)
         # Scripts read stream.conn.options.container.
         self.__dict__.update(self.fields)
-        connect.Options.__init__(self, **kwargs)
+        connection.Options.__init__(self, **kwargs)
         given = [name for name in command_lines if _is_set(self.fields[name])]
         if len(given) != 1:
             raise TypeError(
@@ -514,7 +514,7 @@ class ToolConnection(Connection):
 def _describe(name: str) -> str:
     """Return the docstring of a method's Options."""
     options, command_lines, *_ = TABLE[name]
-    lines = ["Options of `%s`. Besides connect.Options:" % name, ""]
+    lines = ["Options of `%s`. Besides connection.Options:" % name, ""]
     for option in [*command_lines, *options]:
         text = _TEXTS.get(option, "the program: str, path, or list of words")
         if option == "container" and option in options:

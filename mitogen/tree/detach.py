@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import os
 
-import mitogen
-from mitogen import core, parent
+from mitogen import core, identity
 from mitogen.mailbox import Latch
+from mitogen.tree.branch import upgrade
+from mitogen.tree.contexts import Context
+from mitogen.tree.handles import DETACHING
+from mitogen.tree.ids import IdAllocator
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,17 +46,17 @@ def detach(econtext: core.ExternalContext) -> None:
     router = econtext.router
     if econtext.detached:
         raise core.Error("context %d is detached already", router.context_id)
-    parent.upgrade(router)
+    upgrade(router)
     latch = Latch()
     router.broker.defer(router.branch.ids.request, latch.put)
     block = latch.get(AGREE_TIMEOUT)
     if block is None:
         raise core.ChannelError("the parent gave no ids")
     above = router.context_by_id(router.node.parent_ids[0])
-    parent.Context.send_await(above, core.Message(handle=parent.DETACHING), AGREE_TIMEOUT)
+    Context.send_await(above, core.Message(handle=DETACHING), AGREE_TIMEOUT)
     econtext.detached = True
     # The last frame: an ssh client does not tell that its far end was closed.
-    above.send(core.Message(handle=parent.DETACHING))
+    above.send(core.Message(handle=DETACHING))
     done = core.new_lock()
     router.broker.defer(_cut_when_sent, econtext, block[0], done)
     while not done.acquire(True, 1):
@@ -74,13 +77,12 @@ def _cut_when_sent(econtext: core.ExternalContext, first_id: int, done: Any) -> 
 
 def _cut(econtext: core.ExternalContext, first_id: int) -> None:
     router: Any = econtext.router
-    router.branch.ids = parent.IdAllocator(router, first_id)
+    router.branch.ids = IdAllocator(router, first_id)
     router.importer.request = _refuse_imports(router)
     router.send_log = lambda fields: None
     econtext.stream.disconnect("detached")
     del router.node.parent_ids[:]
-    mitogen.parent_ids = []
-    mitogen.parent_id = None
+    identity.set_parents([])
     econtext.parent = econtext.master = None
     null = os.open(os.devnull, os.O_RDWR)
     for fd in 1, 2:

@@ -56,7 +56,7 @@ class Methods(Generic[V, T]):
     def local(
         self, *, name: str | None = None, via: V | None = None, **kwargs: Unpack[Common]
     ) -> T:
-        """Start a child as a subprocess: see connect.LocalOptions."""
+        """Start a child as a subprocess: see connection.LocalOptions."""
         raise NotImplementedError
 
     def ssh(

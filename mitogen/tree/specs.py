@@ -23,11 +23,15 @@ from __future__ import annotations
 import re
 from shlex import split
 
-from mitogen import core, parent
+from mitogen import core
+from mitogen.methods.registry import METHODS, get_connection_class
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
+
+    from mitogen.tree.contexts import Context
+    from mitogen.tree.router import Router
 
     Hop = tuple[str, dict[str, Any]]
 
@@ -62,7 +66,7 @@ TARGETS = {
     "command": ("command line, split as a shell does", r"(?P<argv>.+)"),
 }
 
-_METHODS = "(?:%s)" % "|".join(sorted(parent.METHODS))
+_METHODS = "(?:%s)" % "|".join(sorted(METHODS))
 #: Where a hop ends that has options: see rule 2.
 _END_OF_OPTIONS = re.compile(r"/(?=%s(?:/%s)*(?:[:?]|\Z))" % (_METHODS, _METHODS))
 #: In a value, what seems meant as a hop.
@@ -210,7 +214,7 @@ def _known_options(method: str) -> list[str]:
     import inspect
 
     known: list[str] = []
-    for cls in parent.get_connection_class(method).options_class.__mro__:
+    for cls in get_connection_class(method).options_class.__mro__:
         parameters = inspect.signature(cls).parameters.values()
         known += [each.name for each in parameters if each.kind != each.VAR_KEYWORD]
         if all(each.kind != each.VAR_KEYWORD for each in parameters):
@@ -231,7 +235,7 @@ def parse(text: str) -> list[Hop]:
     return _Parser(text).hops()
 
 
-def connect(router: parent.Router, text: str, **kwargs: Any) -> parent.Context:
+def connect(router: Router, text: str, **kwargs: Any) -> Context:
     """
     Connect as a spec says, each hop through the one before, and return the last one's Context; the
     others are its `via`, that one's `via` and so on, and stay.
@@ -249,8 +253,8 @@ def connect(router: parent.Router, text: str, **kwargs: Any) -> parent.Context:
     hops[-1][1].update(kwargs)
     for method, options in hops:
         checked = {name: value for name, value in options.items() if name != "name"}
-        parent.get_connection_class(method).options_class(**checked)
-    made: list[parent.Context] = []
+        get_connection_class(method).options_class(**checked)
+    made: list[Context] = []
     try:
         for method, options in hops:
             via = router.connect(method, via=via, **options)
@@ -264,7 +268,7 @@ def connect(router: parent.Router, text: str, **kwargs: Any) -> parent.Context:
     return made[-1]
 
 
-def _end(router: parent.Router, context: parent.Context) -> None:
+def _end(router: Router, context: Context) -> None:
     """End a context, and with it all that was reached through it."""
     latch = context.shutdown()
     try:

@@ -3,8 +3,7 @@
 import pytest
 
 import mitogen.core
-from mitogen import connect
-from mitogen.tree import many
+from mitogen.tree import connecting, many
 from tests import processes
 from tests.integration.conftest import PYTHON, SOON, own_children
 from tests.integration.far import work
@@ -116,7 +115,7 @@ def test_an_sshd_with_its_own_limits_refuses_none(own_router, sshd_with, users):
     kwargs = sshd.kwargs(username=users.plain.name, python_path=PYTHON)
     results = list(own_router.connect_many([("ssh", kwargs)] * 24))
     assert [result.error for result in results] == [None] * 24
-    assert connect.MAX_LOGINS < 10 and not own_router.branch.logins._entered
+    assert connecting.MAX_LOGINS < 10 and not own_router.branch.logins._entered
 
 
 def test_through_another_context_they_are_made_beside_each_other(own_router):

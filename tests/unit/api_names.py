@@ -773,7 +773,7 @@ ABOUT = {
 
 _CBOR = "values are sent as CBOR (RFC 8949), which names no classes: nothing to pickle or to deny"
 _CONNECTING = (
-    "internal; `mitogen.connect.Connecting` connects; a Connection defines how to start a child"
+    "internal; `mitogen.tree.connecting.Connecting` connects; a Connection only starts a child"
 )
 _HANDSHAKE = "internal; `mitogen.bootstrap.handshake.Handshake` conducts the handshake"
 _IMPORTER = "internal; the Importer finds the target's own modules through `sys.meta_path`"

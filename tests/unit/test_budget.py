@@ -14,8 +14,8 @@ import pytest
 
 from mitogen import core, master, ssh
 from mitogen.bootstrap import handshake, minify, preamble as preamble_file
-from mitogen.connect import LocalOptions
 from mitogen.importing import responder
+from mitogen.methods.connection import LocalOptions
 from tests.unit import nodes
 
 PREAMBLE_LIMIT = 12288

@@ -1,4 +1,4 @@
-"""mitogen.connect: a connection under way, step by step; however it ends, nothing is left.
+"""connecting.py: a connection under way, step by step; however it ends, nothing is left.
 
 The process is not one: it is the other ends of the descriptors that spawn.start() would give.
 """
@@ -9,11 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from mitogen import connect, core
+from mitogen import core
 from mitogen.bootstrap import spawn
 from mitogen.bootstrap.handshake import EofError, Rule, UnsupportedPythonError
-from mitogen.connect import MAX_LOGINS, CancelledError, Connecting, Logins
 from mitogen.core import StreamError
+from mitogen.methods import connection
+from mitogen.tree import connecting
+from mitogen.tree.connecting import MAX_LOGINS, CancelledError, Connecting, Logins
 from tests import conftest
 from tests.unit import nodes
 from tests.unit.nodes import frame
@@ -90,13 +92,13 @@ class Far:
             os.close(self.fds.pop())
 
 
-class Method(connect.Connection):
-    options_class = connect.Options
+class Method(connection.Connection):
+    options_class = connection.Options
     tty = err = True
     failure = None
 
     def __init__(self, options, router):
-        connect.Connection.__init__(self, options, router)
+        connection.Connection.__init__(self, options, router)
         self.started = []
 
     def argv(self):
@@ -146,7 +148,7 @@ def begin(net, monkeypatch):
     def run(**attributes):
         timeout = attributes.pop("timeout", 30)
         conn = Method(
-            connect.Options(name=attributes.pop("name", None), connect_timeout=timeout), None
+            connection.Options(name=attributes.pop("name", None), connect_timeout=timeout), None
         )
         conn.__dict__.update(attributes)
         conns.append(conn)
@@ -419,5 +421,5 @@ def test_a_terminal_is_held_until_the_program_has_it(net, begin):
 
 def test_ids_that_were_given_out():
     stream = SimpleNamespace(blocks=[(5, 6), (100, 200)])
-    allowed = [i for i in (4, 5, 6, 99, 100, 199, 200) if connect.ChildStream.allows(stream, i)]
+    allowed = [i for i in (4, 5, 6, 99, 100, 199, 200) if connecting.ChildStream.allows(stream, i)]
     assert allowed == [5, 100, 199]

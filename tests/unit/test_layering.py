@@ -58,19 +58,20 @@ ROOMS = {
     "sftp": set(),
     "bootstrap": {"core"},
     "methods": {"core", "bootstrap"},
-    "tree": {"core", "calls", "bootstrap"},
+    "tree": {"core", "calls", "bootstrap", "methods"},
     "importing": {"core", "bootstrap"},
     "programs": {"core", "calls", "bootstrap", "sftp"},
     "transfer": {"core", "calls"},
     "services": {"core", "transfer"},
     "terminal": {"core", "bootstrap", "programs"},
-    "fakessh": {"core", "programs", "terminal"},
+    "fakessh": {"core", "methods", "programs", "terminal"},
     "compat": {"core", "calls", "bootstrap", "tree", "importing"},
 }
 # Files at the top are what programs import. They may import every room but PRIVATE ones, and each
 # other; a room imports none of them but these, each with its reason.
 PRIVATE = {"ansible"}
 PUBLIC_FOR_ROOMS = {
+    ("tree", "identity"): "the version, and the place in the tree",
     ("services", "select"): "a pool waits on many receivers",
     ("fakessh", "unix"): "stand-ins join by a UNIX domain socket",
     ("compat", "select"): "old names of it in mitogen.master",
@@ -82,21 +83,18 @@ ABOVE_ALL = {"ansible", "demo"}
 NOT_MOVED = {
     **dict.fromkeys(["core", "errors", "values", "flow", "mailbox", "pollers"], "core"),
     **dict.fromkeys(["calls", "child", "workers"], "calls"),
-    **dict.fromkeys(["connect", "branch", "parent"], "tree"),
 }
 # (module, what it imports against the order): to be dissolved. Each is inside a function.
 UPWARD = {
     ("core", "child"),
     ("core", "compat.core_names"),
-    ("core", "parent"),
+    ("core", "tree.contexts"),
+    ("core", "tree.router"),
     ("fakessh.runner", "master"),
-    ("methods.containers", "connect"),
-    ("fakessh.rendezvous", "connect"),
-    ("parent", "compat.lazy"),
-    ("parent", "futures"),
-    ("parent", "programs.client"),
-    ("parent", "terminal.interactive"),
-    ("parent", "transfer.put_get"),
+    ("tree.contexts", "futures"),
+    ("tree.contexts", "programs.client"),
+    ("tree.contexts", "terminal.interactive"),
+    ("tree.contexts", "transfer.put_get"),
     ("child", "importing.resources"),
 }
 # No child ever gets these: importing/responder.py sends a stand-in.

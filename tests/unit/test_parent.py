@@ -7,9 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from mitogen import calls, connect, core, parent, sudo
+from mitogen import calls, core, parent, sudo
 from mitogen.core import CallError, ChannelError, Message, takes_router
 from mitogen.mailbox import Receiver
+from mitogen.methods import connection
+from mitogen.tree import proxy, router as router_file
 
 ASK = 1000
 
@@ -180,7 +182,7 @@ def connected(monkeypatch):
                 raise KeyError("odd")
             return Result
 
-    monkeypatch.setattr(parent, "Connecting", Connecting)
+    monkeypatch.setattr(router_file, "Connecting", Connecting)
     return seen
 
 
@@ -194,7 +196,7 @@ def test_via(pair, connected):
     assert (conn.options.name, conn.options.python_path) == (None, "/p")
     assert master.down[1].allows(context_id) and one.router.branch
     pushed = master.router.branch.modules.pushed
-    assert pushed[0][0] == 1 and pushed[0][1][0] == "mitogen.parent"
+    assert pushed[0][0] == 1 and pushed[0][1][0] == "mitogen.tree.router"
 
 
 @pytest.mark.parametrize("via", [False, True])
@@ -227,7 +229,7 @@ def test_an_error_from_afar_imports_nothing(monkeypatch, module):
     monkeypatch.setattr(core, "import_module", lambda name: imported.append(name))
     error = CallError("x")
     error.type_name = module + ".Evil"
-    assert parent._local_error(error) is error and imported == []
+    assert proxy._local_error(error) is error and imported == []
 
 
 def test_an_id_for_what_failed_is_not_used_again(pair, connected):
@@ -300,7 +302,7 @@ def test_defer_sync(pair):
 
 def test_a_child_s_preamble(net):
     master, one, _ = net.line(3)
-    conn = connect.Connection(connect.LocalOptions(remote_name="n", debug=True), one.router)
+    conn = connection.Connection(connection.LocalOptions(remote_name="n", debug=True), one.router)
     sent = []
     one.router.branch.preamble = lambda config: sent.append(core.decode(config))
     connecting = SimpleNamespace(conn=conn, context_id=9, stream=SimpleNamespace(name="x"))

@@ -12,9 +12,9 @@ import types
 
 import pytest
 
-from mitogen import connect, parent, setns
+from mitogen import parent, setns
 from mitogen.bootstrap.handshake import _SEARCH, Handshake, first_stage
-from mitogen.methods import containers
+from mitogen.methods import connection, containers
 from mitogen.setns import Error
 
 NAME = "user@host:1"
@@ -28,7 +28,7 @@ def conn(**kwargs):
 
 def started(monkeypatch, each):
     """Have start() do all but start a process."""
-    monkeypatch.setattr(connect.Connection, "start", lambda self: self.argv())
+    monkeypatch.setattr(connection.Connection, "start", lambda self: self.argv())
     return each.start()
 
 

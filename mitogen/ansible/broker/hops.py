@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from shlex import quote
 
-from mitogen import parent
+from mitogen.methods.registry import get_connection_class
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def command_line(method: str, options: dict[str, Any], command: str) -> list[str
     :raises TypeError, ValueError: the options are not those of the method
     :raises StreamError: setns does not find the container
     """
-    cls: Any = parent.get_connection_class(method)
+    cls: Any = get_connection_class(method)
     words = ["/bin/sh", "-c", command]
     if method == "ssh":
         words = [quote(word) for word in words]

@@ -11,11 +11,12 @@ import pathlib
 import pytest
 
 import mitogen.lxc
-from mitogen import connect, parent
+from mitogen import parent
 from mitogen.bootstrap.handshake import _SEARCH, Handshake, UnsupportedPythonError, first_stage
 from mitogen.core import StreamError
 from mitogen.methods import containers
 from mitogen.methods.containers import ContainerError, PasswordError, expand, fields_of
+from mitogen.tree import connecting
 
 NAME = "user@host:1"
 BOOT = ["sh", "-c", _SEARCH, first_stage(), NAME]
@@ -222,7 +223,7 @@ def command(*argv, **kwargs):
     return conn("command", argv=list(argv), **kwargs)
 
 
-SHELL = " ".join(connect.handshake.remote_command(None, NAME)[1:])
+SHELL = " ".join(connecting.handshake.remote_command(None, NAME)[1:])
 PROMPTS = [("password", "{password}", "wrong")]
 
 # name -> (argv, options, what comes of it)

@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
-from mitogen import connect, doas, parent, ssh, su, sudo
+from mitogen import doas, parent, ssh, su, sudo
 from mitogen.bootstrap.handshake import first_stage, remote_command
 from mitogen.core import StreamError
+from mitogen.methods import connection
 
 NAME = "user@host:1"
 HERE = [sys.executable, "-c", first_stage(), NAME]
@@ -105,9 +106,13 @@ def test_ssh(name):
 
 SUDO_START = ["sudo", "-p", "PROMPT", "-u"]
 OTHERS = {
-    "local": (connect, {}, HERE),
-    "local python": (connect, {"python_path": pathlib.Path("/p")}, ["/p", *HERE[1:]]),
-    "local words": (connect, {"python_path": ["env", "A=b", "p"]}, ["env", "A=b", "p", *HERE[1:]]),
+    "local": (connection, {}, HERE),
+    "local python": (connection, {"python_path": pathlib.Path("/p")}, ["/p", *HERE[1:]]),
+    "local words": (
+        connection,
+        {"python_path": ["env", "A=b", "p"]},
+        ["env", "A=b", "p", *HERE[1:]],
+    ),
     "sudo": (sudo, {}, [*SUDO_START, "root", "--", *HERE]),
     "sudo user": (sudo, {"username": "u"}, [*SUDO_START, "u", "--", *HERE]),
     "sudo path": (
@@ -182,9 +187,9 @@ def test_argv(name):
     assert all(type(word) is str for word in found)
 
 
-@pytest.mark.parametrize("module", [connect, ssh, sudo, su, doas])
+@pytest.mark.parametrize("module", [connection, ssh, sudo, su, doas])
 def test_nothing_secret_is_on_the_command_line(module):
-    kwargs = {} if module is connect else {"password": "secret"}
+    kwargs = {} if module is connection else {"password": "secret"}
     if module is ssh:
         kwargs["hostname"] = "h"
     assert not any("secret" in word for word in argv(module, **kwargs))
@@ -201,10 +206,10 @@ def test_the_prompt_of_sudo_is_nobody_else_s():
 @pytest.mark.parametrize(
     "module, kwargs, error, why",
     [
-        (connect, {"remote_name": "a/b"}, ValueError, "remote_name='a/b' must not contain a slash"),
-        (connect, {"remote_name": "a\\b"}, ValueError, "must not contain a slash"),
-        (connect, {"connect_timeout": "soon"}, ValueError, "soon"),
-        (connect, {"no_such_option": 1}, TypeError, "no_such_option"),
+        (connection, {"remote_name": "a/b"}, ValueError, "must not contain a slash"),
+        (connection, {"remote_name": "a\\b"}, ValueError, "must not contain a slash"),
+        (connection, {"connect_timeout": "soon"}, ValueError, "soon"),
+        (connection, {"no_such_option": 1}, TypeError, "no_such_option"),
         (ssh, {}, TypeError, "hostname"),
         (ssh, {"hostname": ""}, ValueError, "hostname='' is no host name"),
         (ssh, {"hostname": "-oProxyCommand=x"}, ValueError, "'-oProxyCommand=x' is no host"),
@@ -256,7 +261,7 @@ def test_names_and_lookups():
     assert conn(ssh, hostname="h").lookup().startswith("python3, python3.13, ")
     assert conn(ssh, hostname="h").lookup().endswith(", python3.6, python")
     assert conn(ssh, hostname="h", python_path=["a", "b"]).lookup() == "a b"
-    assert conn(connect).lookup() == sys.executable
+    assert conn(connection).lookup() == sys.executable
 
 
 def test_what_is_asked_for_and_where():
@@ -272,7 +277,7 @@ def test_what_is_asked_for_and_where():
 
 def test_every_method_has_its_class():
     for name in parent.METHODS:
-        assert issubclass(parent.get_connection_class(name), connect.Connection)
+        assert issubclass(parent.get_connection_class(name), connection.Connection)
         method = getattr(parent.Router, name)
         assert method.__name__ == name and name in method.__doc__
     with pytest.raises(
@@ -282,7 +287,7 @@ def test_every_method_has_its_class():
 
 
 def test_default_remote_name():
-    name = connect.get_default_remote_name()
+    name = connection.get_default_remote_name()
     assert name.endswith(":%d" % os.getpid()) and "@" in name and "/" not in name
-    assert connect.Options().remote_name == name
-    assert connect.get_sys_executable() == sys.executable
+    assert connection.Options().remote_name == name
+    assert connection.get_sys_executable() == sys.executable

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from mitogen import connect, parent
+from mitogen import parent
+from mitogen.methods import connection
 from mitogen.tree import signatures
 
 ROUTERS_OWN = ["name", "via"]
@@ -38,7 +39,7 @@ def taken(cls):
     found = {}
     for parameter in inspect.signature(cls).parameters.values():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            base = connect.Options
+            base = connection.Options
             known = {n: p.default for n, p in inspect.signature(base).parameters.items()}
             found.update({name: value for name, value in known.items() if name not in found})
         else:
@@ -52,7 +53,7 @@ def test_every_method_is_declared():
 
 
 def test_options_of_every_method():
-    known = inspect.signature(connect.Options).parameters
+    known = inspect.signature(connection.Options).parameters
     assert common_options() == [name for name in known if name != "name"]
 
 

@@ -1,12 +1,12 @@
 """
-What a router has once its context has children: routes to them and their withdrawal, the ids that
-they may have, modules passed on to them.
+The component that a router gets once its context has children: their streams, the routes to what is
+below them and their withdrawal, grants of ids, modules passed on.
 
 Rules
     1. A route is believed only from the stream that the id was given out on.
     2. A child that does not end by itself is cut off.
 
-Threads: Branch runs on the broker, but for what says otherwise.
+Threads: Branch runs on the broker, except where a docstring names another thread.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import _thread
 
 from mitogen import core
 from mitogen.bootstrap import handshake
-from mitogen.connect import Logins
 from mitogen.core import (
     DEL_ROUTE,
     GET_MODULE,
@@ -27,42 +26,32 @@ from mitogen.core import (
     is_neighbour,
     listen,
 )
-from mitogen.mailbox import Latch
+from mitogen.tree.connecting import Logins
+from mitogen.tree.contexts import Context
+from mitogen.tree.handles import (
+    ADD_ROUTE,
+    ALLOCATE_ID,
+    AWAIT_END,
+    DETACHING,
+    FORWARD_MODULE,
+)
+from mitogen.tree.ids import ChildIds
+from mitogen.tree.relayed_modules import RelayedModules
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from typing import Any
 
-    from mitogen.connect import ChildStream, Connecting
-    from mitogen.core import Broker, Context, R, Segment
+    from mitogen.core import Broker, ExternalContext, R, Segment
+    from mitogen.tree.connecting import ChildStream, Connecting
 
-
-__all__ = [
-    "Branch",
-    "ChildIds",
-    "IdAllocator",
-    "RelayedModules",
-    "defer_sync",
-    "shutdown_now",
-]
-
-# Handles of the protocol that only a context with children, or a master, has.
-ADD_ROUTE = 103
-ALLOCATE_ID = 105
-FORWARD_MODULE = 108
-DETACHING = 109
-GET_RESOURCE = 112
-LOAD_RESOURCE = 113
-#: Answered once a child's process is reaped.
-AWAIT_END = 117
+__all__ = ["Branch", "defer_sync", "shutdown_now", "upgrade", "upgrade_router"]
 
 #: Blocks of ids that one child may ask for: what is below it, all in all.
 MAX_BLOCKS = 1000
 #: Contexts that a stream is known to have sent to; beyond, it is told of every context's end.
 MAX_EGRESS = 65536
-#: Ids in one block.
-BLOCK_SIZE = 1000
 
 
 def defer_sync(broker: Broker, func: Callable[[], R]) -> R:
@@ -96,136 +85,6 @@ def defer_sync(broker: Broker, func: Callable[[], R]) -> R:
 def shutdown_now(context_id: int) -> Message:
     """Return the message that ends a context at once: nobody wants the results of its calls."""
     return Message(dst_id=context_id, handle=SHUTDOWN, data=b"!", flags=RAW)
-
-
-class IdAllocator:
-    """
-    Hands out context ids at the root of a tree.
-
-    :param Router router: router of the root
-    :param int first: id to begin with
-    """
-
-    BLOCK_SIZE = BLOCK_SIZE
-
-    def __init__(self, router: Any, first: int = 1) -> None:
-        self.router = router
-        self.next_id = first
-        self.lock = _thread.allocate_lock()
-
-    def allocate(self) -> int:
-        """Return a new id."""
-        return self._advance(1)[0]
-
-    def allocate_block(self) -> tuple[int, int]:
-        """Return (first, end) of BLOCK_SIZE new ids."""
-        return self._advance(self.BLOCK_SIZE)
-
-    def _advance(self, count: int) -> tuple[int, int]:
-        with self.lock:
-            first = self.next_id
-            self.next_id += count
-            return first, self.next_id
-
-    def request(self, done: Callable[[Any], object]) -> None:
-        """Broker thread: call `done((first, end))`."""
-        done(self.allocate_block())
-
-    def take(self, done: Callable[[Any], object]) -> None:
-        """Broker thread: call `done(context_id)`."""
-        done(self.allocate())
-
-
-class ChildIds:
-    """Hands out context ids in a context that has a parent, who is asked for a block at a time."""
-
-    def __init__(self, router: Any) -> None:
-        self.router = router
-        self.free: Iterator[int] = iter(())
-        #: Who gets an id once the parent has given a block.
-        self.waiting: list[Callable[[Any], object]] = []
-
-    def allocate(self) -> int:
-        """Return a new context id; asks the parent where this context has none left."""
-        latch = Latch()
-        self.router.broker.defer(self.take, latch.put)
-        context_id: int | None = latch.get(core.IMPORT_TIMEOUT)
-        if context_id is None:
-            raise core.ChannelError("the parent gave no ids")
-        return context_id
-
-    def take(self, done: Callable[[Any], object]) -> None:
-        """Broker thread: call `done(context_id)`, now or later; None if the parent gives none."""
-        context_id = next(self.free, None)
-        if context_id is not None:
-            done(context_id)
-            return
-        self.waiting.append(done)
-        if len(self.waiting) == 1:
-            self.request(self._on_block)
-
-    def _on_block(self, block: tuple[int, int] | None) -> None:
-        waiting, self.waiting = self.waiting, []
-        if block is not None:
-            self.free = iter(range(*block))
-        for done in waiting:
-            if block is None:
-                done(None)
-            else:
-                self.take(done)
-
-    def request(self, done: Callable[[Any], object]) -> None:
-        """Any thread: call `done((first, end))` on the broker once the parent has answered."""
-
-        def on_answer(msg: Message) -> None:
-            done(None if msg.is_dead else core._HEADER_BLOCK.unpack(msg.data))
-
-        router = self.router
-        parent = router.context_by_id(router.node.parent_ids[0])
-        handle = router.add_handler(
-            on_answer, router.new_handle(False), persist=False, respondent=parent
-        )
-        msg = Message(dst_id=parent.context_id, handle=ALLOCATE_ID, reply_to=handle, flags=RAW)
-        router.route(msg, False)
-
-
-class RelayedModules:
-    """Where a context that has a parent gets modules for its children: its own importer."""
-
-    def __init__(self, router: Any) -> None:
-        self.router = router
-        self.importer = router.importer
-
-    def fetch(self, fullname: str, done: Callable[[Any], object], sent: Iterable[str] = ()) -> Any:
-        """Broker thread: call `done(segment)` once the module's segment is here."""
-        entry = self.importer.modules.get(fullname)
-        if entry:
-            return done(entry[2])
-        self.importer.request(fullname, lambda: done(self.importer.modules[fullname][2]))
-
-    def segments(self, fullnames: Iterable[str]) -> list[Segment]:
-        """Return the segments that hold those modules, as far as they are here; each once."""
-        found = {}
-        for fullname in fullnames:
-            entry = self.importer.modules.get(fullname)
-            if entry:
-                found[id(entry[2])] = entry[2]
-        return list(found.values())
-
-    def push(self, context: Context, module_names: list[str]) -> None:
-        """Any thread: send on what is here of those modules, ahead of a call."""
-        target = context.context_id
-        stream = self.router._stream_by_id.get(target)
-        if (
-            stream is None
-            or target == stream.remote_id
-            and stream.sent_modules.issuperset(module_names)
-        ):
-            return
-        names = [n for n in module_names + ["mitogen.child"] if n in self.importer.modules]
-        branch = self.router.branch
-        segments = self.segments([n for n in names if n not in stream.sent_modules])
-        branch.send_now(stream, target, segments, names)
 
 
 class Branch:
@@ -499,3 +358,23 @@ class Branch:
             missing = [n for n in fullnames if n not in stream.sent_modules]
             segments = self.modules.segments(missing)
             self.send_segments(stream, target, segments, fullnames)
+
+
+#: Held by the thread that upgrades a router.
+_upgrading = _thread.allocate_lock()
+
+
+def upgrade(router: Any) -> None:
+    """Any thread: give a child's router what it needs to have children of its own; once."""
+    with _upgrading:
+        if "branch" not in router.__dict__:
+            router.context_class = Context
+            router.branch = Branch(
+                router, ChildIds(router), RelayedModules(router), router.econtext.core_source
+            )
+
+
+@core.takes_econtext
+def upgrade_router(econtext: ExternalContext) -> None:
+    """Have `econtext.router` able to connect to others (it is, at first use, anyway)."""
+    upgrade(econtext.router)

@@ -1,0 +1,178 @@
+"""
+Context as a program sees it: call functions there, send messages, run programs, move files, end it.
+
+Threads: any.
+"""
+
+from __future__ import annotations
+
+from mitogen import core
+from mitogen.calls import CallChain
+from mitogen.core import CALL_SERVICE, RAW, SHUTDOWN, Kwargs, Message, listen
+from mitogen.mailbox import Latch, Receiver
+from mitogen.tree.handles import AWAIT_END
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
+    from subprocess import CompletedProcess
+    from typing import Any, Literal, Union, overload
+
+    from mitogen.core import P, R
+    from mitogen.programs.client import Args, Popen, Word
+
+    Path = Union[str, "os.PathLike[str]"]
+
+__all__ = ["Context"]
+
+
+class Context(core.Context):
+    """A context as one that calls functions in it sees it."""
+
+    call_chain_class = CallChain
+
+    if TYPE_CHECKING:
+        # Or every misspelt name would be accepted, as in core.Context.
+        __getattr__: Any
+
+    @property
+    def default_call_chain(self) -> CallChain:
+        """The CallChain that call() and its like use."""
+        chain = self.__dict__.get("_chain")
+        if chain is None:
+            chain = self.__dict__["_chain"] = Context.call_chain_class(self)
+        return chain
+
+    def call(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a function there and return its result: see CallChain.call()."""
+        # From here on found on the instance: two calls less on the way of each.
+        self.__dict__["call"] = call = _chain_of(self).call
+        return call(fn, *args, **kwargs)
+
+    def call_async(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Receiver:
+        """Call a function there; return a Receiver for its result."""
+        return _chain_of(self).call_async(fn, *args, **kwargs)
+
+    def call_no_reply(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call a function there and go on; an error is logged."""
+        _chain_of(self).call_no_reply(fn, *args, **kwargs)
+
+    def submit(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Call a function there; return a concurrent.futures.Future: see futures.CallFuture."""
+        from mitogen import futures
+
+        return futures.submit(_chain_of(self), fn, args, kwargs)
+
+    def send_async(self, msg: Message, persist: bool = False) -> Receiver:
+        """Send `msg` there; return a Receiver for the answer."""
+        receiver = Receiver(self.router, persist=persist, respondent=self)
+        msg.reply_to = receiver.handle
+        msg.receiver = receiver
+        self.send(msg)
+        return receiver
+
+    def send_await(self, msg: Message, deadline: float | None = None) -> Any:
+        """Send `msg` there; return the answer's value, waiting `deadline` seconds at most."""
+        receiver = self.send_async(msg)
+        try:
+            return receiver.get(deadline).unpickle()
+        finally:
+            receiver.close()
+
+    def call_service_async(self, service_name: Any, method_name: str, **kwargs: Any) -> Receiver:
+        """Call a method of a service there; return a Receiver for its result."""
+        if not isinstance(service_name, str):
+            service_name = service_name.name()
+        msg = Message.pickled((service_name, method_name, Kwargs(kwargs)), handle=CALL_SERVICE)
+        return self.send_async(msg)
+
+    def call_service(self, service_name: Any, method_name: str, **kwargs: Any) -> Any:
+        """Call a method of a service there; return its result."""
+        return self.call_service_async(service_name, method_name, **kwargs).get().unpickle()
+
+    def put(self, path: Path, remote_path: Path, *args: Any, **kwargs: Any) -> None:
+        """Send a file or a tree there: see mitogen.files.put()."""
+        from mitogen.transfer import put_get
+
+        put_get.put(self, path, remote_path, *args, **kwargs)
+
+    def get(self, remote_path: Path, path: Path, *args: Any, **kwargs: Any) -> None:
+        """Fetch a file or a tree from there: see mitogen.files.get()."""
+        from mitogen.transfer import put_get
+
+        put_get.get(self, remote_path, path, *args, **kwargs)
+
+    def popen(self, args: Args, **options: Any) -> Popen:
+        """Start a program there: see mitogen.process.Popen."""
+        from mitogen.programs import client
+
+        return client.Popen(self, args, **options)
+
+    def run(self, args: Word | Sequence[Word], **options: Any) -> CompletedProcess[Any]:
+        """Run a program there and return what it printed: see mitogen.process.run()."""
+        from mitogen.programs import client
+
+        return client.run(self, args, **options)
+
+    def shell(self, argv: None | str | Sequence[Word] = None, **options: Any) -> int:
+        """Put this process' terminal in front of a shell there: see mitogen.terminal.shell()."""
+        from mitogen.terminal import interactive
+
+        return interactive.shell(self, argv, **options)
+
+    def on_disconnect(self) -> None:
+        """Tell those that listen for `disconnect`."""
+        core.fire(self, "disconnect")
+
+    if TYPE_CHECKING:
+
+        @overload
+        def shutdown(self, wait: Literal[False] = False) -> Latch: ...
+        @overload
+        def shutdown(self, wait: Literal[True]) -> None: ...
+
+    def shutdown(self, wait: bool = False) -> Any:
+        """
+        End the context.
+
+        :param bool wait: return only when it is gone, and its process reaped, as far as this
+            context has made it, here or through another
+        :returns: where `wait` is False, a Latch that gets an item then
+        """
+        latch = Latch()
+        router = self.router
+        if router.broker.alive:
+            router.broker.defer(_when_gone, router, self, latch)
+            self.send(Message(handle=SHUTDOWN))
+        if not router.broker.alive and not latch.size():
+            latch.put(None)
+        if not wait:
+            return latch
+        latch.get()
+
+
+core.ENCODERS[Context] = core.ENCODERS[core.Context]
+#: Returns what `default_call_chain` is, for a Context of core.py too.
+_chain_of: Callable[[core.Context], CallChain] = Context.default_call_chain.fget  # type: ignore[attr-defined]  # a property, seen as a function
+
+
+def _when_gone(router: Any, context: Context, latch: Latch) -> None:
+    def put() -> None:
+        if not latch.size():
+            latch.put(None)
+
+    listen(router.broker, "exit", put)
+    stream = router._stream_by_id.get(context.context_id)
+    if stream is None:
+        put()
+    elif stream.remote_id == context.context_id:
+        stream.when_gone.append(put)
+    elif context.via is not None:
+        handle = router.expect(lambda msg: put(), context.via.context_id)
+        msg = Message(handle=AWAIT_END, reply_to=handle, flags=RAW)
+        msg.data = core._NUMBER.pack(context.context_id)
+        context.via.send(msg)
+    else:
+        listen(context, "disconnect", put)

@@ -1,0 +1,124 @@
+"""
+A connection that another context makes, for `via=`: this end of it, and the far one.
+
+Threads: as for connecting.Attempt.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from mitogen import core
+from mitogen.calls import CallChain
+from mitogen.core import CallError, Kwargs, Message, takes_router
+from mitogen.methods.registry import METHODS
+from mitogen.tree.branch import defer_sync, shutdown_now
+from mitogen.tree.connecting import Attempt
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from mitogen.methods.connection import Connection
+    from mitogen.tree.contexts import Context
+    from mitogen.tree.router import Router
+
+__all__ = ["ProxyConnecting", "options_of"]
+
+
+def options_of(klass: Any, method_name: str, kwargs: dict[str, Any]) -> Any:
+    try:
+        return klass.options_class(**kwargs)
+    except TypeError as e:
+        text = str(e).rpartition("__init__() ")[2]
+        if text == str(e):
+            raise
+        # Python names a class that the caller has never heard of.
+        raise TypeError("%s: %s" % (method_name, text)) from None
+
+
+class ProxyConnecting(Attempt):
+    """
+    A connection that another context makes.
+
+    :param Router router: of this context
+    :param klass: the method's Connection class
+    :param Context via: who makes it
+    :param str method_name: the method
+    :param dict kwargs: its options
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        klass: type[Connection],
+        via: Context,
+        method_name: str,
+        kwargs: dict[str, Any],
+    ) -> None:
+        self.kwargs = {
+            k: os.fspath(v) if hasattr(v, "__fspath__") else v for k, v in kwargs.items()
+        }
+        options = options_of(klass, method_name, self.kwargs)
+        destination = klass(options, router).destination()
+        if destination is not None:
+            destination = (via.context_id, destination)
+        Attempt.__init__(self, router, destination)
+        self.via = via
+        self.method_name = method_name
+        self.given_up = False
+        #: For many at once: have them made beside each other there.
+        self.chain = CallChain(via)
+
+    def _start(self) -> None:
+        router = self.router
+        target = self.via.context_id
+        self.context_id = first = router.allocate_id()
+        # Before the call: what it announces would not be believed.
+        defer_sync(router.broker, lambda: router.branch.grant(target, first, first + 1))
+        router.branch.modules.push(self.via, ["mitogen.tree.router", METHODS[self.method_name]])
+
+    def _begin(self) -> None:
+        args = (self.context_id, self.method_name, Kwargs(self.kwargs))
+        self.handle = self.chain.start(self._on_answer, _proxy_connect, args, {})
+
+    def _on_answer(self, msg: Message) -> None:
+        if self.given_up:
+            self.router.route(shutdown_now(self.context_id), False)
+        self._settle(msg)
+
+    def _finish(self, msg: Message) -> Context:
+        try:
+            name = msg.unpickle()
+        except CallError as e:
+            raise _local_error(e) from e
+        context: Context = self.router.context_by_id(self.context_id)
+        context.name = "%s.%s" % (self.via.name, name)
+        context.via = self.via
+        return context
+
+    def give_up(self) -> None:
+        """Any thread: nobody will have the context."""
+        self.given_up = True
+        self.chain.cancel(self.handle)
+
+
+def _local_error(error: CallError) -> BaseException:
+    """Return the exception that `error` was where it was raised, if it was one of ours."""
+    module, _, name = (error.type_name or "").rpartition(".")
+    if module.partition(".")[0] == "mitogen":
+        # Only what is loaded: the far side does not decide what is imported here.
+        cls = getattr(sys.modules.get(module), name, None)
+        if isinstance(cls, type) and issubclass(cls, core.Error):
+            local = cls("%s", error.message)
+            local.__cause__ = error
+            return local
+    return error
+
+
+@takes_router
+def _proxy_connect(
+    context_id: int, method_name: str, kwargs: dict[str, Any], router: Any = None
+) -> str:
+    return str(router.connect_as(context_id, method_name, kwargs).name)

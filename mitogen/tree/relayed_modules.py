@@ -1,0 +1,55 @@
+"""
+Modules for the children of a context that has a parent: its own importer has them, or gets them.
+
+Threads: the broker's, except where a docstring names another.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from mitogen.core import Context, Segment
+
+__all__ = ["RelayedModules"]
+
+
+class RelayedModules:
+    """Where a context that has a parent gets modules for its children: its own importer."""
+
+    def __init__(self, router: Any) -> None:
+        self.router = router
+        self.importer = router.importer
+
+    def fetch(self, fullname: str, done: Callable[[Any], object], sent: Iterable[str] = ()) -> Any:
+        """Broker thread: call `done(segment)` once the module's segment is here."""
+        entry = self.importer.modules.get(fullname)
+        if entry:
+            return done(entry[2])
+        self.importer.request(fullname, lambda: done(self.importer.modules[fullname][2]))
+
+    def segments(self, fullnames: Iterable[str]) -> list[Segment]:
+        """Return the segments that hold those modules, as far as they are here; each once."""
+        found = {}
+        for fullname in fullnames:
+            entry = self.importer.modules.get(fullname)
+            if entry:
+                found[id(entry[2])] = entry[2]
+        return list(found.values())
+
+    def push(self, context: Context, module_names: list[str]) -> None:
+        """Any thread: send on what is here of those modules, ahead of a call."""
+        target = context.context_id
+        stream = self.router._stream_by_id.get(target)
+        if (
+            stream is None
+            or target == stream.remote_id
+            and stream.sent_modules.issuperset(module_names)
+        ):
+            return
+        names = [n for n in module_names + ["mitogen.child"] if n in self.importer.modules]
+        branch = self.router.branch
+        segments = self.segments([n for n in names if n not in stream.sent_modules])
+        branch.send_now(stream, target, segments, names)

@@ -640,7 +640,7 @@ def test_deadline(target, tmp_path):
 
 
 def test_deadline_of_what_does_not_end(target, tmp_path, monkeypatch):
-    monkeypatch.setattr(fakessh, "GRACE", 0.3)
+    monkeypatch.setattr("mitogen.fakessh.runner.GRACE", 0.3)
     script = "trap '' TERM; echo $$ > %s; while :; do sleep 0.1; done" % (tmp_path / "pid")
     with pytest.raises(mitogen.core.TimeoutError):
         fakessh.run(target, None, ["sh", "-c", script], deadline=0.5)

@@ -12,7 +12,7 @@ import pytest
 
 import mitogen.core
 from mitogen import process
-from mitogen.programs import endpoints, grants, pipes
+from mitogen.programs import client, endpoints, grants, pipes
 from tests import processes
 from tests.integration.conftest import SOON
 from tests.integration.far import programs
@@ -271,8 +271,8 @@ def test_offer_never_sleeps(anywhere):
         taken = 0
         while popen.stdin.offer(b"x" * 65536):
             taken += 65536
-            assert taken < 4 * (pipes.WINDOW + process.INPUT_QUEUE)
-        assert taken >= process.INPUT_QUEUE
+            assert taken < 4 * (pipes.WINDOW + client.INPUT_QUEUE)
+        assert taken >= client.INPUT_QUEUE
 
 
 def test_signals_reach_the_group_by_name_and_by_number(anywhere):

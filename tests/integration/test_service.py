@@ -152,7 +152,7 @@ def test_a_childs_pool_is_made_by_the_first_call_of_a_service(own_router, warm):
     count, _, pid = second.get(timeout=SOON).unpickle()
     assert (count, pid) == (3, context.call(os.getpid))
     assert context.call(files.main_thread_is_right)
-    assert context.call(files.pool_size) == mitogen.service.DEFAULT_SIZE
+    assert context.call(files.pool_size) == mitogen.services.pool.DEFAULT_SIZE
 
 
 def test_a_call_of_a_service_while_the_main_thread_is_busy(own_router):

@@ -28,7 +28,7 @@ from typing import Any
 import pytest
 
 from mitogen import cli as cli_module, core, process, terminal
-from mitogen.terminal import raw_tty
+from mitogen.terminal import interactive, raw_tty
 from tests import hosts, processes
 from tests.checkout import ROOT
 
@@ -501,7 +501,7 @@ def test_streams_are_put_back(seats, loggers, monkeypatch):
         for handler in (mine, other, elsewhere, closed, logging.NullHandler()):
             loggers(handler)
         monkeypatch.setattr(sys, "stderr", None)
-        with tty, terminal._LineEnds(tty):
+        with tty, interactive._LineEnds(tty):
             kept = mine.stream
             assert (kept.stream, kept.encoding) == (files[0], files[0].encoding)
             assert elsewhere.stream is files[2]

@@ -14,7 +14,7 @@ import time
 import pytest
 
 import mitogen.core
-from mitogen import fakessh
+from mitogen import fakessh, minify
 from mitogen.fakessh import rendezvous
 from tests import hosts, processes
 from tests.checkout import ROOT
@@ -821,6 +821,13 @@ def test_an_odd_interpreter(target, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("version", sorted(v for v in hosts.find_pythons() if v >= (3, 6)))
 def test_every_interpreter(version, target, pythons, monkeypatch):
+    """A child has the sources as they are sent: an old interpreter reads no other."""
+    source_of = rendezvous.source_of
+
+    def as_sent(module):
+        return minify.minimize_source(source_of(module), strip_annotations=True)
+
+    monkeypatch.setattr(rendezvous, "source_of", as_sent)
     monkeypatch.setattr(rendezvous, "get_sys_executable", functools.partial(str, pythons[version]))
     check_session(target)
 

@@ -284,7 +284,8 @@ def searched(fullname: str) -> Found | None:
 def _find_spec(name: str, path: list[str] | None) -> importlib.machinery.ModuleSpec | None:
     try:
         spec = importlib.machinery.PathFinder.find_spec(name, path)
-    except KeyError:  # A namespace package asks its package for __path__, which isn't loaded.
+    except (KeyError, ModuleNotFoundError):  # The second one is 3.15's.
+        # A namespace package asks its package for __path__, which isn't loaded.
         spec = importlib.machinery.ModuleSpec(name, None, is_package=True)
         below = [os.path.join(each, name.rpartition(".")[2]) for each in path or ()]
         spec.submodule_search_locations = [each for each in below if os.path.isdir(each)]

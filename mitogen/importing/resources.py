@@ -15,7 +15,7 @@ Threads: ResourceRequester and ResourceReader on any but the broker's.
 from __future__ import annotations
 
 import os
-from io import BytesIO
+from io import BytesIO, TextIOWrapper
 
 from mitogen import core
 from mitogen.core import Message
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-__all__ = ["ResourceReader", "ResourceRequester", "ResourceResponder"]
+__all__ = ["ResourcePath", "ResourceReader", "ResourceRequester", "ResourceResponder"]
 
 #: Handle: a data file of a package, or their names.
 GET_RESOURCE = 112
@@ -73,6 +73,10 @@ class ResourceReader:
         self.requester = requester
         self.fullname = fullname
 
+    def files(self) -> ResourcePath:
+        """Return the package as a path (importlib.resources.abc.TraversableResources)."""
+        return ResourcePath(self)
+
     def open_resource(self, resource: str) -> BytesIO:
         """Return a file object with the bytes of a data file."""
         return BytesIO(self.requester.get(self.fullname, os.fspath(resource)))
@@ -89,6 +93,65 @@ class ResourceReader:
         """Return the names of the data files."""
         names: list[str] = self.requester.get(self.fullname, None)
         return iter(names)
+
+
+class ResourcePath:
+    """
+    A package in a child, or a data file in it: a Traversable of importlib.resources.
+
+    importlib makes one itself of a reader without files(); since Python 3.13 its read_text() and
+    contents() fail with that one.
+
+    :param reader: the package's ResourceReader
+    :param parts: path below the package; none for the package itself
+    """
+
+    def __init__(self, reader: ResourceReader, parts: tuple[str, ...] = ()) -> None:
+        self._reader = reader
+        self._parts = parts
+
+    @property
+    def name(self) -> str:
+        """The last part of the path, for the package its name."""
+        return self._parts[-1] if self._parts else self._reader.fullname.rpartition(".")[2]
+
+    def is_dir(self) -> bool:
+        """Return whether it is the package itself."""
+        return not self._parts
+
+    def is_file(self) -> bool:
+        """Return whether there is such a data file."""
+        return len(self._parts) == 1 and self._reader.is_resource(self.name)
+
+    def iterdir(self) -> Iterator[ResourcePath]:
+        """Yield the package's data files, nothing for a file."""
+        if not self._parts:
+            for name in self._reader.contents():
+                yield self.joinpath(name)
+
+    def joinpath(self, *names: Any) -> ResourcePath:
+        """Return the path with `names` added, each of which may have slashes."""
+        parts = [part for name in names for part in os.fspath(name).split("/") if part]
+        return ResourcePath(self._reader, (*self._parts, *parts))
+
+    __truediv__ = joinpath
+
+    def open(self, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        """Open for reading, as pathlib.Path.open() does; text takes TextIOWrapper's arguments."""
+        if mode not in ("r", "rb"):
+            raise ValueError("Mode %r: a resource is opened with 'r' or 'rb'" % (mode,))
+        found = self._reader.open_resource("/".join(self._parts))
+        return found if mode == "rb" else TextIOWrapper(found, *args, **kwargs)
+
+    def read_bytes(self) -> bytes:
+        """Return the contents."""
+        data: bytes = self.open("rb").read()
+        return data
+
+    def read_text(self, encoding: str | None = None, errors: str | None = None) -> str:
+        """Return the contents as text."""
+        text: str = self.open("r", encoding, errors).read()
+        return text
 
 
 class ResourceResponder:

@@ -63,6 +63,37 @@ def use_resources():
     )
 
 
+def use_files():
+    """Return what importlib.resources.files() finds in the package `resource_pkg`."""
+    from importlib import resources
+
+    def error(function, *args):
+        try:
+            return repr(function(*args))
+        except Exception as e:
+            return type(e).__name__
+
+    top = resources.files("resource_pkg")
+    text = top / "text.txt"
+    with resources.as_file(text) as path:
+        as_file = path.read_bytes()
+    return {
+        "name": top.name,
+        "text": text.read_text(encoding="utf-8"),
+        "latin": text.open("r", encoding="latin-1").read(),
+        "bytes": top.joinpath("data.bin").read_bytes(),
+        "inner": resources.files("resource_pkg.inner").joinpath("deep.txt").read_text("utf-8"),
+        "as_file": as_file,
+        "kinds": [[each.is_dir(), each.is_file()] for each in (top, text, top / "missing")],
+        "missing": [
+            error(top.joinpath(name).read_bytes) for name in ("missing", "../secret.txt", "")
+        ],
+        "modes": [error(text.open, "w")],
+        "names": sorted(each.name for each in top.iterdir()),
+        "below a file": list(text.iterdir()),
+    }
+
+
 def ask(fullname, resource):
     """Return what the loader's reader opens, or the text of its error."""
     import resource_pkg

@@ -30,24 +30,39 @@ def package(tmp_path_factory):
     patch.undo()
 
 
-@pytest.fixture(params=["this", "oldest"])
+@pytest.fixture
 def child(request, package):
-    kwargs = {}
-    if request.param == "oldest":
-        found = hosts.find_pythons()
-        if (3, 7) not in found:
-            pytest.skip("needs a Python 3.7, the first with importlib.resources")
-        kwargs["python_path"] = found[3, 7]
+    """A child that runs the Python 3 whose minor version is the parameter."""
+    python = hosts.find_pythons().get((3, request.param))
+    if python is None:
+        pytest.skip("no Python 3.%d; see make_forky in scripts/_forky" % request.param)
     with master.Router() as router:
-        yield router.local(**kwargs)
+        yield router.local(python_path=python)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("child", range(7, 16), indirect=True)  # 3.7 is the first that has it.
 def test_importlib_resources(child):
     text, data, deep, names, is_file, is_directory = child.call(api_probe.use_resources)
     assert (text, data, deep) == ("caf\u00e9\n", bytes(range(256)), "deep")
     assert {"data.bin", "empty", "module.py", "text.txt"} <= set(names)
     assert is_file and not is_directory
+
+
+@pytest.mark.parametrize("child", range(10, 16), indirect=True)  # 3.9's asks no reader.
+def test_files(child):
+    assert child.call(api_probe.use_files) == {
+        "name": "resource_pkg",
+        "text": "caf\u00e9\n",
+        "latin": "caf\u00c3\u00a9\n",
+        "bytes": bytes(range(256)),
+        "inner": "deep",
+        "as_file": b"caf\xc3\xa9\n",
+        "kinds": [[True, False], [False, True], [False, False]],
+        "missing": ["FileNotFoundError"] * 3,
+        "modes": ["ValueError"],
+        "names": ["__init__.py", "data.bin", "empty", "link.txt", "module.py", "text.txt"],
+        "below a file": [],
+    }
 
 
 @pytest.mark.parametrize(

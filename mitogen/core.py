@@ -30,10 +30,14 @@ import sys
 import time
 import zlib
 from _frozen_importlib import ModuleSpec
-from _heapq import heappop, heappush
 from _struct import Struct
 from collections import deque
 from itertools import chain, count, repeat
+
+try:
+    from _heapq import heappop, heappush  # heapq itself would cost each child half a millisecond.
+except Exception:  # PyPy has no _heapq. A longer name costs bytes of the preamble.
+    from heapq import heappop, heappush
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -840,7 +844,7 @@ class Poller:
         self._poll.unregister(fd)
 
     def _wait(self, seconds: float | None) -> Iterable[tuple[int, int]]:
-        return self._poll.poll(None if seconds is None else seconds * 1000)
+        return self._poll.poll(seconds and seconds * 1000)
 
     def poll(self, seconds: float | None = None) -> None:
         """Wait, then call what is ready."""

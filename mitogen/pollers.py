@@ -7,6 +7,7 @@ Threads: the broker's only.
 from __future__ import annotations
 
 import select
+import sys
 
 from mitogen.core import Poller
 
@@ -26,7 +27,8 @@ class EpollPoller(Poller):
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._wait = self._epoll.poll  # type: ignore[method-assign, assignment]  # one call less
+        if sys.implementation.name != "pypy":  # Its poll() takes no None.
+            self._wait = self._epoll.poll  # type: ignore[method-assign, assignment]  # one call less
         self.table = {}
 
     def _set(self, fd: int, mask: int, old: Watched | None) -> None:
@@ -37,6 +39,9 @@ class EpollPoller(Poller):
 
     def _unset(self, fd: int) -> None:
         self._epoll.unregister(fd)
+
+    def _wait(self, seconds: float | None) -> Iterable[tuple[int, int]]:
+        return self._epoll.poll(-1 if seconds is None else seconds)
 
     def close(self) -> None:
         self._epoll.close()

@@ -2,6 +2,8 @@
 
 import os
 import select
+import sys
+import types
 
 import pytest
 
@@ -185,6 +187,24 @@ def test_many(poller):
 def test_best(monkeypatch, has, best):
     monkeypatch.setattr(pollers, "select", type("select", (), dict.fromkeys(has)))
     assert pollers.best() is best
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="epoll is Linux's")
+def test_epoll_whose_poll_takes_no_none(monkeypatch, pair):
+    monkeypatch.setattr(sys, "implementation", types.SimpleNamespace(name="pypy"))
+    poller = pollers.EpollPoller()
+    try:
+        assert poller._wait.__func__ is pollers.EpollPoller._wait
+        called = []
+        poller.watch(pair[0], lambda: called.append("r"))
+        poller.poll(0)
+        assert not called
+        os.write(pair[1], b"x")
+        poller.poll(None)
+        poller.poll(1)
+        assert called == ["r", "r"]
+    finally:
+        poller.close()
 
 
 class Kqueue:

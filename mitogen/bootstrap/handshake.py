@@ -65,7 +65,7 @@ KEPT_BYTES = 65536
 
 #: Looked for where no interpreter is named: `python` and each of these, in this order; before the
 #: last, the one that Red Hat keeps for its own tools.
-SUFFIXES = ("3", "3.13", "3.12", "3.11", "3.10", "3.9", "3.8", "3.7", "3.6", '""')
+SUFFIXES = ("3", "3.15", "3.14", "3.13", "3.12", "3.11", "3.10", "3.9", "3.8", "3.7", "3.6", '""')
 
 _SEARCH = (
     "for v in %s;do for p in /usr/libexec/platform-python$v python$v;do "

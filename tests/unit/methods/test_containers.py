@@ -184,7 +184,7 @@ def minimal(method):
 def test_names_and_lookups():
     assert conn("docker", image="debian").default_name() == "docker.debian"
     assert conn("kubectl", pod="p").default_name() == "kubectl.p"
-    assert conn("lxc", **WEB).lookup().startswith("python3, python3.13, ")
+    assert conn("lxc", **WEB).lookup().startswith("python3, python3.15, ")
     assert conn("lxc", python_path="/p", **WEB).lookup() == "/p"
     assert conn("podman", **WEB).options.container == "web"  # as scripts read it
 
@@ -501,7 +501,7 @@ def test_errors_say_what_where_and_what_to_do():
     text = error_of("docker", NO_DOCKER, **WEB)
     assert text.startswith("docker: there is no 'web', or it does not run\nError response")
     text = error_of("docker", NO_SH, **WEB)
-    assert text.startswith("docker: there is no Python in 'web': looked for python3, python3.13")
+    assert text.startswith("docker: there is no Python in 'web': looked for python3, python3.15")
     assert "name one with python_path=" in text and "executable file not found" in text
     text = error_of("command", b"Password: ", **{**ASK, "password": None})
     assert text.startswith("{password} is asked for, and is not given (command.dzdo)")

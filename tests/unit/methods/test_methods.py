@@ -258,7 +258,7 @@ def test_names_and_lookups():
     assert conn(sudo).default_name() == "sudo.root"
     assert conn(su, username="u").default_name() == "su.u"
     assert conn(doas, username="u").default_name() == "doas.u"
-    assert conn(ssh, hostname="h").lookup().startswith("python3, python3.13, ")
+    assert conn(ssh, hostname="h").lookup().startswith("python3, python3.15, ")
     assert conn(ssh, hostname="h").lookup().endswith(", python3.6, python")
     assert conn(ssh, hostname="h", python_path=["a", "b"]).lookup() == "a b"
     assert conn(connection).lookup() == sys.executable

@@ -31,6 +31,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Optional
 
 from tests import processes
+from tests.checkout import ROOT
 
 __all__ = [
     "Accounts",
@@ -39,6 +40,7 @@ __all__ = [
     "closed_port",
     "converse",
     "delay_proxy_args",
+    "find_pypy",
     "find_pythons",
     "program",
     "silent_listener",
@@ -46,6 +48,7 @@ __all__ = [
 ]
 
 HERE = pathlib.Path(__file__).resolve().parent
+FORKY = ROOT / ".cache" / "forky"
 PREFIX = "mito_"
 ACCOUNT = re.compile(r"mito_[a-z]+_(\d+)\Z")
 LOCK = "/run/mito_tests.lock"  # useradd and /etc/doas.conf: one run at a time
@@ -623,13 +626,28 @@ def ask_version(path: str) -> Optional[tuple[tuple[int, int], str]]:
         return None
 
 
+def forky(pattern: str) -> list[pathlib.Path]:
+    """Return the interpreters of that name in .cache/forky, none unless it is complete."""
+    found = FORKY.glob("usr/patched/" + pattern) if (FORKY / "stamp").exists() else []
+    return sorted(found)
+
+
+@functools.cache
+def find_pypy() -> Optional[str]:
+    """Return the path of a PyPy, from PATH or .cache/forky; None if there is none."""
+    for path in [shutil.which("pypy3"), *map(str, forky("pypy3"))]:
+        if path and ask_version(path):
+            return path
+    return None
+
+
 @functools.cache
 def find_pythons() -> dict[tuple[int, int], str]:
-    """Return {(3, 6): '/path/to/python3.6', ...} of this machine, from pyenv and PATH, by version.
+    """Return {(3, 6): '/path/to/python3.6', ...} of this machine, by version.
 
-    Each has been run. 2.7 is listed too. pyenv's win where both have a version (those on PATH are
-    often only pyenv's shims). Paths below /root can't be run by the test accounts; see
-    `usable_by_others()`.
+    They come from pyenv, PATH and the Debian in .cache/forky (scripts/_forky). Each has been run.
+    2.7 is listed too. pyenv's win where several have a version (those on PATH are often only
+    pyenv's shims). Paths below /root can't be run by the test accounts; see `usable_by_others()`.
     """
     names = ["python{}.{}".format(3, minor) for minor in range(4, 20)] + ["python2.7", "python3"]
     candidates = []
@@ -637,7 +655,7 @@ def find_pythons() -> dict[tuple[int, int], str]:
         root = run("pyenv", "root").strip()
         candidates += sorted(glob.glob(os.path.join(root, "versions", "*", "bin", "python")))
     candidates += [found for found in map(shutil.which, names) if found and "/shims/" not in found]
-    candidates += ["/usr/bin/python3"]
+    candidates += ["/usr/bin/python3", *map(str, forky("python3.*"))]
     pythons: dict[tuple[int, int], str] = {}
     for candidate in candidates:
         # A virtual environment's interpreter is no target: it depends on another one.

@@ -1,7 +1,7 @@
 """One master: runs under the Python to test, connects, prints what it saw as one line of JSON.
 
-argv: JSON of {"ssh": keyword arguments of ssh() or null, "child": path of the child's Python,
-"last": path of the third context's, "size": bytes of the large values}.
+argv: JSON of {"ssh": keyword arguments of ssh() or null, "child": words that start the child's
+Python, "last": those of the third context's, "size": bytes of the large values}.
 """
 
 import json
@@ -17,8 +17,14 @@ import mitogen.core
 import mitogen.master
 
 
+def version():
+    """Return this Python's version, "pypy" for all of PyPy's."""
+    name = sys.implementation.name
+    return "%d.%d" % sys.version_info[:2] if name == "cpython" else name
+
+
 def who():
-    return [list(sys.version_info[:2]), os.getpid()]
+    return [version(), os.getpid()]
 
 
 def check(data, size):
@@ -31,9 +37,9 @@ def fail(text):
 
 
 @mitogen.core.takes_router
-def grandchild(path, router):
+def grandchild(python, router):
     """Connect from within a context; return what its child says."""
-    context = router.local(python_path=path)
+    context = router.local(python_path=python)
     try:
         return context.call(who)
     finally:
@@ -84,7 +90,7 @@ def run(router, job):
     third = router.local(via=second, python_path=job["last"])
     chain = [child, second, third]
     seen = [context.call(who) for context in chain]
-    versions = [version for version, _ in seen]
+    versions = [each for each, _ in seen]
     result = {
         "versions": versions + [child.call(grandchild, job["last"])[0]],
         "errors": [error(context) for context in chain],
@@ -100,5 +106,5 @@ if __name__ == "__main__":
     with mitogen.master.Router() as router:
         result, pids = run(router, json.loads(sys.argv[1]))
     result["left"] = gone(pids)
-    result["master"] = sys.version_info[:2]
+    result["master"] = version()
     print(json.dumps(result))

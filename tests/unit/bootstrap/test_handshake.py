@@ -407,7 +407,7 @@ def run_first_stage(version, stdin, **kwargs):
     return run(argv, stdin, **kwargs)
 
 
-@pytest.mark.parametrize("version", [(3, 6), (3, 13)])
+@pytest.mark.parametrize("version", [(3, 6), (3, 13), (3, 15)])
 def test_the_first_stage_runs_what_it_is_sent(version):
     data = preamble(FAKE_CORE)(CONFIG)
     status, out, err = run_first_stage(version, data + b"first frames")

@@ -71,7 +71,7 @@ def test_what_other_modules_name_stays(small):
     assert sorted(private - kept) == []
 
 
-@pytest.mark.parametrize("version", [(3, 6), (3, 13)])
+@pytest.mark.parametrize("version", [(3, 6), (3, 13), (3, 15)])
 def test_it_compiles_and_works_there(small, version):
     python = hosts.find_pythons().get(version)
     if python is None:

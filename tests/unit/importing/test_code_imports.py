@@ -173,7 +173,7 @@ lazy from .. import more
 def test_on_python(minor):
     python = hosts.find_pythons().get((3, minor))
     if python is None:
-        pytest.skip("no Python 3.%d; scripts/test makes those that pyenv does not have" % minor)
+        pytest.skip("no Python 3.%d; see make_forky in scripts/_forky" % minor)
     source = SOURCE + "".join("v%d = %d.5\n" % (n, n) for n in range(300)) + "from z import w\n"
     expected = [*OWN, (0, "z", ("w",))]
     if minor >= 15:

@@ -14,25 +14,12 @@ import pytest
 
 from tests import hosts
 from tests.checkout import ROOT
+from tests.compat.versions import CHILDREN, MASTERS, NEWEST, OLDEST, find
 
 HERE = pathlib.Path(__file__).resolve().parent
-CHILDREN = ["3.{}".format(minor) for minor in range(6, 16)] + ["pypy"]
-MASTERS = CHILDREN[CHILDREN.index("3.9") :]
-OLDEST, NEWEST = "3.6", "3.15"
 #: Bytes for a child like its master; pairs that are unlike get a tenth, as do ends of a chain.
 SIZE = 100 * 1000 * 1000
 ALL_TRUE = [True] * 6
-
-
-def find(name):
-    """Return the words that start this Python; skip the test where there is none."""
-    if name == "pypy":
-        path = hosts.find_pypy()
-    else:
-        path = hosts.find_pythons().get(tuple(map(int, name.split("."))))
-    if path is None:
-        pytest.skip("no Python {}: neither pyenv, PATH nor scripts/_forky has it".format(name))
-    return [path, "-W", "error"]
 
 
 @pytest.fixture(scope="module")

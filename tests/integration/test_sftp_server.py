@@ -26,7 +26,7 @@ import mitogen.master
 from mitogen import sftp
 from mitogen.sftp import files
 from mitogen.sftp.packets import Attrs, Fields, OpenFlags, Packet, Status
-from tests import hosts, processes
+from tests import checkout, hosts, processes
 from tests.checkout import ROOT
 
 SOON = 60.0
@@ -106,13 +106,14 @@ class Server:
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Server]:
-    """{"native", "ours", "3.6"}: the last where there is a Python 3.6."""
+    """{"native", "ours", "3.6"}: the last where there is a Python 3.6, with what a child has."""
     directory = tmp_path_factory.mktemp("servers")
-    pythons = {"ours": sys.executable, "3.6": hosts.find_pythons().get((3, 6))}
+    pythons = {"ours": (sys.executable, ROOT)}
+    if (3, 6) in hosts.find_pythons():
+        pythons["3.6"] = hosts.find_pythons()[3, 6], checkout.write_as_sent(directory / "sent")
     found = {"native": "exec {}".format(NATIVE)}
-    for name, python in pythons.items():
-        if python:
-            found[name] = "PYTHONPATH={} exec {} -m mitogen.sftp".format(ROOT, python)
+    for name, (python, path) in pythons.items():
+        found[name] = "PYTHONPATH={} exec {} -m mitogen.sftp".format(path, python)
     for name, command in found.items():
         (directory / name).write_text("#!/bin/sh\n{}\n".format(command))
         (directory / name).chmod(0o755)

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from mitogen import master, profiler
+from tests import processes
 from tests.checkout import ROOT
 from tests.unit import api_probe
 
@@ -37,7 +38,8 @@ def program(tmp_path):
 
 
 def run(*argv, cwd, **environ):
-    env = {k: v for k, v in os.environ.items() if not k.startswith("MITOGEN_")}
+    keep = processes.RUN_VARIABLE
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MITOGEN_") or k == keep}
     env.update(environ, PYTHONPATH=str(ROOT))
     return subprocess.run(
         [sys.executable, *map(str, argv)],

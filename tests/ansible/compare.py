@@ -74,7 +74,7 @@ KEYS = (
     Key(
         r"exception", "the frames between core and the module differ, the error not", "", frameless
     ),
-    Key(r"module_stdout|module_stderr", "may hold a traceback, as above", "", frameless),
+    Key(r"module_stdout|module_stderr|msg", "may contain a traceback, as above", "", frameless),
     Key(r"(uid|group|gid)", "the next free number", "(user|group)"),
     Key(r"ssh_key_fingerprint|ssh_public_key", "a key pair of its own", "user"),
     # Facts that never stand still, or say how the connection was made.

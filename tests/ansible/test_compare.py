@@ -194,13 +194,14 @@ def test_own_names():
     assert compare.compare(*records, replace) == []
 
 
-def test_exceptions():
+@pytest.mark.parametrize("key", ["exception", "module_stderr", "msg"])
+def test_exceptions(key):
     """Frames may differ, what was raised may not."""
     text = 'Traceback (most recent call last):\n  File "{}", line 5, in f\n    f()\n{}\n'
-    one = command(exception=text.format("/a", "ValueError: x"))
-    assert compare.compare([one], [command(exception=text.format("/b", "ValueError: x"))]) == []
-    assert compare.compare([one], [command(exception=text.format("/a", "ValueError: y"))])
-    assert compare.compare([one], [command(exception="ValueError: x")])
+    one = command(**{key: text.format("/a", "ValueError: x")})
+    assert compare.compare([one], [command(**{key: text.format("/b", "ValueError: x")})]) == []
+    assert compare.compare([one], [command(**{key: text.format("/a", "ValueError: y")})])
+    assert compare.compare([one], [command(**{key: "ValueError: x"})])
 
 
 def test_why_unreachable_may_differ():

@@ -320,7 +320,7 @@ class Context:
         try:
             await asyncio.wait_for(_converse(popen, capture), timeout)
         except asyncio.TimeoutError:
-            raise capture.too_late(popen, timeout or 0) from None
+            raise capture.timeout_error(popen, timeout or 0) from None
         finally:
             _end(starting)
         return capture.result(popen)
@@ -335,7 +335,7 @@ def _end(starting: asyncio.Future[Any]) -> None:
 async def _converse(popen: client.Popen, capture: Capture) -> None:
     ready = _Event()
     conversation = client.Conversation(popen, capture.input, capture.sinks, lambda: ready.set())
-    while not conversation.go_on():
+    while not conversation.advance():
         await ready.wait()
         ready = _Event()
     done = _Event()

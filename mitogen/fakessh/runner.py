@@ -344,7 +344,7 @@ class _Tool:
         self.alone = not _at_terminal()
         self.guard: Any = None
         if self.alone and router.__dict__.get("econtext"):
-            self.guard = server.programs(router)
+            self.guard = server.guard_of(router)
             self.guard.start()
         self.popen = subprocess.Popen(args, start_new_session=self.alone, **kwargs)
         if self.guard:

@@ -1,14 +1,15 @@
 """
-Programs in other contexts: run() captures what one prints, Popen is one that runs, with its input
-and output as files or descriptors of this process. What subprocess has the same name for behaves as
-there. The target's half is server.py, what carries the bytes pipes.py.
+Programs in other contexts: run() captures a program's output, and Popen is a running program
+whose input and output are files or descriptors of this process. Names shared with subprocess
+behave as they do there. server.py is the target's half, and pipes.py carries the bytes.
 
 Rules
-    1. The status is told when all output is where it belongs: in the final descriptor, or read.
-    2. A program whose caller is gone, or has given up, is ended by its own context.
-    3. No mailbox listens to another context than the program's.
+    1. The exit status is reported after all output has been delivered: written to the final
+       descriptor, or read.
+    2. If the caller is gone or has abandoned the program, the program's own context ends it.
+    3. Each mailbox accepts messages from the program's context only.
 
-Threads: any; callbacks are called where their docstring says.
+Threads: any. The docstrings state on which thread a callback is called.
 """
 
 from __future__ import annotations
@@ -66,16 +67,17 @@ __all__ = [
     "run",
 ]
 
-#: Bytes queued for a program's input at which a writer sleeps.
+#: Bytes queued for a program's input at which a writer starts to sleep.
 INPUT_QUEUE = 262144
 
 
 class Subsystem:
     """
-    What stands for a program: a subsystem of SSH (RFC 4254 section 6.5).
+    A subsystem of SSH (RFC 4254 section 6.5), to be run instead of a program.
 
-    :param str name: there is "sftp": the system's server, else mitogen's own
-    :param bool builtin: mitogen's own in any case
+    :param str name: "sftp" is the only one: the system's SFTP server, or mitogen's own if the
+        system has none
+    :param bool builtin: use mitogen's own server in any case
     """
 
     def __init__(self, name: str, builtin: bool = False) -> None:
@@ -85,10 +87,10 @@ class Subsystem:
 
 class Custom:
     """
-    What stands for a program: whatever a function of the target's starts.
+    A program that a function in the target starts.
 
-    :param str function: dotted name of `function(router, spec)`, which returns programs.Started
-    :param args: what it finds as `spec["args"]`
+    :param str function: dotted name of `function(router, spec)`, which returns server.Started
+    :param args: arguments for the function, passed as `spec["args"]`
     """
 
     def __init__(self, function: str, args: Any) -> None:
@@ -98,10 +100,10 @@ class Custom:
 
 class Connect:
     """
-    What stands for a program: a TCP connection made by the context, as `ssh -W` asks for.
+    A TCP connection from the context, as `ssh -W` makes it, to be used instead of a program.
 
-    :param str host: name or address
-    :param int port: number, 1 to 65535
+    :param str host: host name or address
+    :param int port: port number, 1 to 65535
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -113,12 +115,12 @@ class Pty:
     """
     A terminal for a program.
 
-    :param str term: its kind: TERM; None: the target's own
-    :param int columns: its size in characters
-    :param int lines: likewise
-    :param int x: its size in pixels, 0 where unknown
-    :param int y: likewise
-    :param bytes modes: its modes, encoded as RFC 4254 section 8 says
+    :param str term: terminal type, the value of TERM; None for the target's own
+    :param int columns: width in characters
+    :param int lines: height in characters
+    :param int x: width in pixels, 0 if unknown
+    :param int y: height in pixels, 0 if unknown
+    :param bytes modes: terminal modes, encoded according to RFC 4254 section 8
     """
 
     def __init__(
@@ -135,15 +137,15 @@ class Pty:
         self.modes = modes
 
 
-# -- what is to be run
+# -- the program and its arguments
 
 
-def _word(value: Any, what: str) -> Any:
+def _word(value: Any, name: str) -> Any:
     try:
         word = os.fspath(value)
     except TypeError:
         raise TypeError(
-            "%s: expected str, bytes or os.PathLike, not %s" % (what, type(value).__name__)
+            "%s: expected str, bytes or os.PathLike, not %s" % (name, type(value).__name__)
         ) from None
     return str(word) if isinstance(word, str) else bytes(word)
 
@@ -163,7 +165,7 @@ def _kind_of(args: Any) -> tuple[str, Any]:
         return "argv", [_word(args, "args")]
     words = [_word(value, "args[%d]" % index) for index, value in enumerate(args)]
     if not words:
-        raise ValueError("args is empty: it has to name a program")
+        raise ValueError("args is empty: the first item must be the name of a program")
     return "argv", words
 
 
@@ -175,7 +177,7 @@ def spec_of(
     pty: None | bool | Pty,
     merge: bool,
 ) -> dict[str, Any]:
-    """Return what programs.start() takes: see Popen."""
+    """Return the dict that server.start() takes. The arguments are those of Popen."""
     kind, words = _kind_of(args)
     spec: dict[str, Any] = {"kind": kind, "args": words, "window": pipes.WINDOW}
     for name, names in (("env", env), ("add_env", add_env)):
@@ -195,11 +197,11 @@ def spec_of(
     return spec
 
 
-# -- its input and output
+# -- input and output
 
 
 class _Input(io.RawIOBase):
-    """A program's standard input, as a file that takes bytes."""
+    """A program's standard input, as a writable raw file."""
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
@@ -209,29 +211,33 @@ class _Input(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         """
-        Send bytes; sleeps while INPUT_QUEUE bytes wait to be sent.
+        Send bytes. Sleep while INPUT_QUEUE bytes are waiting to be sent.
 
-        :raises BrokenPipeError: the program reads no more
+        :raises BrokenPipeError: the program no longer reads its input
         """
         if self.closed:
             raise ValueError("write to closed file")
         return self._feed.write(data)
 
-    def offer(self, data: Any) -> bool:
-        """As write(), but return False where that would sleep; nothing is sent then."""
+    def offer(self, data: Any, copy: bool = True) -> bool:
+        """
+        Send bytes as write() does, or return False and send nothing if that would sleep.
+
+        :param bool copy: False if the caller will not change `data` afterwards
+        """
         if self.closed:
             raise ValueError("write to closed file")
-        return self._feed.offer(data)
+        return self._feed.offer(data, copy)
 
     def close(self) -> None:
-        """Have the program read the end of file; its output stays open."""
+        """Send the end of file to the program. Its output stays open."""
         if not self.closed:
             self._feed.end()
         io.RawIOBase.close(self)
 
 
 class _Output(io.RawIOBase):
-    """What a program prints, as a raw file."""
+    """A program's output, as a readable raw file."""
 
     def __init__(self, buffer: Buffer) -> None:
         self._buffer = buffer
@@ -248,7 +254,7 @@ class _Output(io.RawIOBase):
         return b"".join(iter(lambda: self._buffer.read(1 << 20), b""))
 
     def close(self) -> None:
-        """Read no more: the program gets SIGPIPE."""
+        """Stop reading. The program gets SIGPIPE."""
         if not self.closed:
             self._buffer.abandon()
         io.RawIOBase.close(self)
@@ -259,7 +265,7 @@ def _fd_of(where: Any, number: int) -> int:
         where = number
     fd = where if isinstance(where, int) else where.fileno()
     if fd < 0:
-        raise ValueError("%r is no descriptor" % (where,))
+        raise ValueError("%r is not a file descriptor" % (where,))
     return os.dup(fd)
 
 
@@ -285,7 +291,7 @@ def _open_output(broker: Any, where: Any, number: int) -> Any:
 def _returncode(number: int | None, name: str | None) -> int:
     if number is not None:
         return number
-    # Of a signal, by its name: numbers differ between systems.
+    # Signals are sent by name: their numbers differ between systems.
     found: Any = getattr(signal, "SIG%s" % name, None)
     if found is None:
         found = int(name) if name and name.isdigit() else 127
@@ -296,33 +302,35 @@ class Popen:
     """
     A program that runs in a context.
 
-    It is ended as soon as nobody is there any more who wants it: by close(), at the end of a `with`
-    block, or because this process is gone.
+    The program is ended when it is no longer needed: by close(), at the end of a `with` block, or
+    when this process is gone.
 
-    :param Context context: where
-    :param args: list: program and arguments; str: a command for the account's login shell; None:
-        that shell itself; or a Subsystem or Connect
-    :param stdin: PIPE: `stdin` is a file to write to; DEVNULL; None: this process' own; a
-        descriptor or what has one (fileno()): it is duplicated, and never made non-blocking
-    :param stdout: likewise, to read from; or an endpoints.Keep
-    :param stderr: likewise; STDOUT: where standard output goes
-    :param dict env: its whole environment, instead of the account's own
-    :param dict add_env: names to set in addition
-    :param cwd: directory, relative to the account's home directory, which is also the default
-    :param pty: a Pty, or True, for a terminal; standard error is in the output then
-    :raises OSError: the program cannot be started: there is none of that name, it may not be run,
-        there is no such directory
-    :raises Refused: the context does not run that, or not for this one
+    :param Context context: context to run the program in
+    :param args: list: program and arguments; str: command for the account's login shell; None:
+        the login shell itself; or a Subsystem or Connect
+    :param stdin: PIPE: the attribute `stdin` is a file to write to; DEVNULL; None: this process'
+        standard input; a descriptor or an object with fileno(), which is duplicated and never
+        made non-blocking
+    :param stdout: as `stdin`, with a file to read from; or an endpoints.Keep
+    :param stderr: as `stdout`; STDOUT: to the same place as standard output
+    :param dict env: complete environment, replacing the account's own
+    :param dict add_env: variables added to the environment
+    :param cwd: directory, relative to the account's home directory, which is the default
+    :param pty: a Pty, or True, to run the program on a terminal; standard error is then part of
+        standard output
+    :raises OSError: the program cannot be started: it does not exist, it is not executable, or
+        the directory does not exist
+    :raises Refused: the context does not run this program, or not for this context
     :raises ChannelError: the context is gone
     """
 
-    #: Exit status, negative for a signal; None while it runs, and where the context was lost.
+    #: Exit status, negative for a signal; None while the program runs or if the context was lost.
     returncode: int | None = None
-    #: Whether the signal that ended it left a core.
+    #: Whether the signal that ended the program produced a core dump.
     core_dumped = False
-    #: Why there is no exit status, once all is over.
+    #: Reason why there is no exit status, set when the context was lost.
     error: str | None = None
-    #: Its process id over there; None for what is no process.
+    #: Process id in the target; None if there is no process.
     pid: int | None = None
 
     def __init__(
@@ -342,21 +350,21 @@ class Popen:
         self.context = context
         self.router = context.router
         spec = spec_of(args, env, add_env, cwd, pty, stderr == STDOUT)
-        self._over = core.new_lock()
+        self._finished = core.new_lock()
         self._opened = core.new_lock()
         self._answer: Any = None
-        self._given_up = False
+        self._abandoned = False
         self._done = False
         self._callbacks: deque[Callback] = deque()
         self._control_to = 0
         if stdin == DEVNULL:
-            # So nobody has to say so when it has started.
+            # Saves a message with the end of file after the start.
             spec["no_input"] = True
         self._open_ends(spec["window"], stdin, stdout, DEVNULL if stderr == STDOUT else stderr)
         try:
             self._start(spec)
         except BaseException:
-            self._given_up = True
+            self._abandoned = True
             self.router.broker.defer(self._abandon)
             raise
 
@@ -371,11 +379,12 @@ class Popen:
             for endpoint in made:
                 endpoint.close()
             raise
-        #: Files, where PIPE was asked for; else None.
+        #: Files if PIPE was given, else None.
         self.stdin = _Input(made[0]) if stdin == PIPE else None
         self.stdout = io.BufferedReader(_Output(made[1]), 65536) if stdout == PIPE else None
         self.stderr = io.BufferedReader(_Output(made[2]), 65536) if stderr == PIPE else None
-        self._buffers = [m if isinstance(m, Buffer) else None for m in made[1:]]
+        # The Buffers of stdout and stderr, None where PIPE was not given.
+        self.buffers = [m if isinstance(m, Buffer) else None for m in made[1:]]
         peer = self.context
         self._in = SendingEnd(router, peer, window, made[0], lambda lost: None)
         self._outs = [
@@ -410,14 +419,14 @@ class Popen:
         if answer and answer[0] == "started":
             control, stdin, stdout, stderr = answer[2]
             self._control_to = control
-            if self._given_up:
-                self._say("close")
+            if self._abandoned:
+                self._send_control("close")
             else:
                 self._in.start(stdin)
                 for end, handle in zip(self._outs, (stdout, stderr)):
                     end.start(handle)
                     if not handle:
-                        # There is none; nothing will come.
+                        # The target has no such pipe, so no end of file will arrive.
                         end.writer.end()
         self._opened.release()
 
@@ -425,7 +434,7 @@ class Popen:
         if msg.is_dead:
             self.error = msg.data.decode("utf-8", "replace") or "the context is gone"
             if not self.router.broker.alive:
-                # Nobody will write what is left.
+                # The broker is ending: buffered output cannot be written any more.
                 for end in self._outs:
                     end.close(True)
         else:
@@ -445,7 +454,7 @@ class Popen:
         self._done = True
         self._in.close()
         self.router._handlers.pop(self._control, None)
-        self._over.release()
+        self._finished.release()
         self._call_back()
 
     def _call_back(self) -> None:
@@ -453,14 +462,14 @@ class Popen:
             self.router.broker._guard(self._callbacks.popleft(), self)
 
     def _abandon(self) -> None:
-        """It was not started, or nobody wants it."""
+        """Close all ends of a program that was not started or is no longer needed."""
         if not self._control_to:
             self.router._handlers.pop(self._control, None)
         self._in.close()
         for end in self._outs:
             end.close()
 
-    def _say(self, *fields: Any) -> None:
+    def _send_control(self, *fields: Any) -> None:
         if self._control_to and not self._done:
             msg = Message(dst_id=self.context.context_id, handle=self._control_to)
             msg.data = core.encode(list(fields))
@@ -483,29 +492,29 @@ class Popen:
 
     def when_done(self, callback: Callback) -> None:
         """
-        Have `callback(popen)` called on the broker's thread once it is over: its status known, or
-        its context lost, and all that it has printed in its place.
+        Call `callback(popen)` on the broker's thread when the program has ended: its status is
+        known, or its context is lost, and all of its output has been delivered.
         """
         self._callbacks.append(callback)
         if self._done:
-            # The broker may have looked before.
+            # The broker may have run the callbacks before this one was added.
             self.router.broker.defer(self._call_back)
 
     def poll(self) -> int | None:
-        """Return its exit status, or None while it is not over."""
+        """Return the exit status, or None if the program has not ended."""
         return self.returncode if self._done else None
 
     def wait(self, timeout: float | None = None) -> int:
         """
-        Sleep until it is over; return its exit status.
+        Sleep until the program has ended, and return its exit status.
 
         :param float timeout: seconds
-        :raises TimeoutExpired: it is not over by then, and goes on
+        :raises TimeoutExpired: the program has not ended within that time; it continues to run
         :raises ChannelError: its context is gone
         """
-        if not self._over.acquire(True, -1 if timeout is None else max(0, timeout)):
+        if not self._finished.acquire(True, -1 if timeout is None else max(0, timeout)):
             raise TimeoutExpired(self.args, timeout or 0)
-        self._over.release()
+        self._finished.release()
         if self.returncode is None:
             raise ChannelError("%r in %r: %s", self.args, self.context, self.error)
         return self.returncode
@@ -514,46 +523,35 @@ class Popen:
         self, input: Any = None, timeout: float | None = None
     ) -> tuple[bytes | None, bytes | None]:
         """
-        Send `input`, and the end of file; return all that it prints, when it is over.
+        Send `input` and the end of file, and return all output when the program has ended.
 
-        :param bytes input: for its standard input, if that is PIPE
+        :param bytes input: data for standard input, if that is a PIPE
         :param float timeout: seconds
-        :returns: (output, error): bytes, None for what is not PIPE
-        :raises TimeoutExpired: it is not over by then, and goes on; call this again to wait on
+        :returns: (output, error): bytes, or None for each that is not a PIPE
+        :raises TimeoutExpired: the program has not ended within that time; it continues to run,
+            and another call continues to wait
         :raises ChannelError: its context is gone
         """
         kept = self.__dict__.setdefault("_kept", [[], []])
-        self._converse(input, timeout, [kept[0].append, kept[1].append])
-        out, err = [b"".join(chunks) if b else None for b, chunks in zip(self._buffers, kept)]
+        _converse(self, input, timeout, [kept[0].append, kept[1].append])
+        out, err = [b"".join(chunks) if b else None for b, chunks in zip(self.buffers, kept)]
         return out, err
-
-    def _converse(self, input: Any, timeout: float | None, sinks: Sequence[Callback]) -> None:
-        deadline = None if timeout is None else core.now() + timeout
-
-        def left() -> float:
-            return -1 if deadline is None else max(0, deadline - core.now())
-
-        ready = core.new_lock()
-        conversation = Conversation(self, input, sinks, lambda: _release(ready))
-        while not conversation.go_on():
-            if not ready.acquire(True, left()):
-                raise TimeoutExpired(self.args, timeout or 0)
-        self.wait(None if deadline is None else left())
 
     def send_signal(self, signum: int | str) -> None:
         """
-        Send a signal to its process group; nothing if it is over.
+        Send a signal to the program's process group. No-op if the program has ended.
 
-        :param signum: number here, or name with or without SIG: names mean the same everywhere
-        :raises ValueError: there is no such signal
+        :param signum: number on this system, or name with or without SIG; a name means the same
+            signal on all systems
+        :raises ValueError: this system has no such signal
         """
         if isinstance(signum, str):
             name = signum[3:] if signum.startswith("SIG") else signum
             if not hasattr(signal, "SIG" + name):
-                raise ValueError("there is no signal %r" % signum)
+                raise ValueError("unknown signal %r" % signum)
         else:
             name = signal.Signals(signum).name[3:]
-        self._say("signal", name)
+        self._send_control("signal", name)
 
     def terminate(self) -> None:
         """Send SIGTERM."""
@@ -564,23 +562,23 @@ class Popen:
         self.send_signal("KILL")
 
     def resize(self, columns: int, lines: int, x: int = 0, y: int = 0) -> None:
-        """Tell its terminal the size, in characters and, where known, pixels."""
-        self._say("resize", columns, lines, x, y)
+        """Set the size of the program's terminal, in characters and, where known, pixels."""
+        self._send_control("resize", columns, lines, x, y)
 
     def close(self, grace: float | None = None) -> None:
         """
-        Give it up: no input, output or signal passes any more. If it still runs, its context lets
-        it have 5 seconds after the end of its input, none on a terminal, and then ends it, with
-        SIGHUP, SIGTERM and SIGKILL to its process group.
+        Abandon the program: no more input, output or signals are passed. If it still runs, its
+        context waits for 5 seconds after the end of its input (0 on a terminal), then sends SIGHUP,
+        SIGTERM and SIGKILL to its process group.
 
-        :param float grace: seconds instead of those; the signals come half a second apart then,
-            else one second
+        :param float grace: seconds to wait instead; the signals then follow each other after half a
+            second, instead of one second
         """
         if not self._done:
             self.router.broker.defer(self._close, grace)
 
     def _close(self, grace: float | None = None) -> None:
-        self._say("close", grace)
+        self._send_control("close", grace)
         self._abandon()
 
 
@@ -588,30 +586,29 @@ def _release(lock: Any) -> None:
     try:
         lock.release()
     except RuntimeError:
-        # Nobody has looked since the last time.
+        # The lock is free already: the waiting thread has not run since the last release.
         pass
 
 
 def feed(popen: Popen, input: Any) -> None:
-    """Give a program all of its input, bytes, and the end of file, without sleeping."""
+    """Send a program all of its input, bytes or None, and the end of file, without sleeping."""
     if popen.stdin and not popen.stdin.closed:
-        reader: Any = popen._in.reader
         try:
-            reader.offer(memoryview(input or b""), False)
+            popen.stdin.offer(memoryview(input or b""), False)
             popen.stdin.close()
         except BrokenPipeError:
-            # It reads nothing: as in subprocess, that is its own affair.
+            # The program does not read its input. subprocess ignores that too.
             pass
 
 
 class Conversation:
     """
-    Gives a program all of its input and takes what it prints, without sleeping.
+    Exchange of a program's input and output without sleeping.
 
     :param Popen popen: the program
-    :param input: bytes or None, if `stdin` is PIPE
-    :param list sinks: what is called with each piece of output, and of error output
-    :param on_change: any thread: called when go_on() has something to do
+    :param input: bytes or None, if `stdin` is a PIPE
+    :param list sinks: callbacks for each piece of standard output, and of standard error
+    :param on_change: called on any thread when advance() has new data to take
     """
 
     def __init__(
@@ -622,12 +619,12 @@ class Conversation:
         on_change: Callable[[], object],
     ) -> None:
         feed(popen, input)
-        self.pairs = [(b, sink) for b, sink in zip(popen._buffers, sinks) if b]
+        self.pairs = [(b, sink) for b, sink in zip(popen.buffers, sinks) if b]
         for buffer, _ in self.pairs:
             buffer.on_change = on_change
 
-    def go_on(self) -> bool:
-        """Take all there is now; return whether that was the end of it."""
+    def advance(self) -> bool:
+        """Pass all available output to the sinks; return whether all pipes are at their end."""
         for pair in list(self.pairs):
             while True:
                 chunk = pair[0].take(pipes.CHUNK)
@@ -637,6 +634,21 @@ class Conversation:
             if chunk is not None:
                 self.pairs.remove(pair)
         return not self.pairs
+
+
+def _converse(popen: Popen, input: Any, timeout: float | None, sinks: Sequence[Callback]) -> None:
+    """Run a Conversation to its end and wait for the program. See Popen.wait() for errors."""
+    deadline = None if timeout is None else core.now() + timeout
+
+    def time_left() -> float:
+        return -1 if deadline is None else max(0, deadline - core.now())
+
+    ready = core.new_lock()
+    conversation = Conversation(popen, input, sinks, lambda: _release(ready))
+    while not conversation.advance():
+        if not ready.acquire(True, time_left()):
+            raise TimeoutExpired(popen.args, timeout or 0)
+    popen.wait(None if deadline is None else time_left())
 
 
 # -- run()
@@ -658,24 +670,25 @@ def run(
     on_stderr: Callback | None = None,
 ) -> CompletedProcess[Any]:
     """
-    Run a program in a context and return what it printed: subprocess.run() for another machine.
+    Run a program in a context and return its output, as subprocess.run() does on this machine.
 
-    :param Context context: where
-    :param args: list: program and arguments; str: a command for the account's login shell
-    :param input: bytes (str with `text`) for its standard input, which is empty otherwise
-    :param bool check: raise an error if its exit status is not 0
-    :param bool capture_output: False: it goes to this process' own standard output and error
-    :param bool text: str instead of bytes, in this process' locale's encoding
-    :param dict env: its whole environment, instead of the account's own
-    :param cwd: directory, relative to the account's home directory, which is also the default
-    :param float timeout: seconds after which it is killed
-    :param pty: give it a terminal; standard error is in the output then
-    :param on_stdout: called on this thread with each piece of output as it comes, besides
-    :param on_stderr: likewise with each piece of error output
+    :param Context context: context to run the program in
+    :param args: list: program and arguments; str: command for the account's login shell
+    :param input: bytes (str with `text`) for standard input; None for an empty input
+    :param bool check: raise an error if the exit status is not 0
+    :param bool capture_output: False: pass the output to this process' standard output and error
+    :param bool text: use str instead of bytes, in the encoding of this process' locale
+    :param dict env: complete environment, replacing the account's own
+    :param cwd: directory, relative to the account's home directory, which is the default
+    :param float timeout: seconds after which the program is killed
+    :param pty: run the program on a terminal; standard error is then part of standard output
+    :param on_stdout: called on this thread with each piece of output as it arrives, in addition
+        to capturing it
+    :param on_stderr: as `on_stdout`, for standard error
     :returns: subprocess.CompletedProcess; `returncode` is negative for a signal
-    :raises subprocess.CalledProcessError: `check`, and it failed
-    :raises subprocess.TimeoutExpired: it was not over in time; it has the output so far
-    :raises OSError: it could not be started
+    :raises subprocess.CalledProcessError: `check` was given and the exit status is not 0
+    :raises subprocess.TimeoutExpired: the program did not end in time; contains the output so far
+    :raises OSError: the program could not be started
     :raises ChannelError: the context was lost
     """
     capture = Capture(
@@ -688,10 +701,10 @@ def run(
     )
     with Popen(context, args, env=env, cwd=cwd, pty=pty, **capture.options) as popen:
         try:
-            popen._converse(capture.input, timeout, capture.sinks)
+            _converse(popen, capture.input, timeout, capture.sinks)
         except TimeoutExpired:
             popen.kill()
-            raise capture.too_late(popen, timeout or 0) from None
+            raise capture.timeout_error(popen, timeout or 0) from None
         except BaseException:
             popen.kill()
             raise

@@ -1,17 +1,17 @@
 """
-What a pipe (pipes.py) reads from and writes to: a descriptor of whatever kind, or memory.
+Endpoints of pipes (pipes.py): readers and writers of descriptors of any kind, or of memory.
 
 Rules
     1. The broker never sleeps in a read or write.
-    2. O_NONBLOCK is a property of an open file description, which may be shared with any program:
-       it is set only on what was opened here. A socket is asked not to wait by each call; a pipe is
-       opened anew through /proc; all else (files, terminals, devices, and pipes where that cannot
-       be) has a thread that may wait.
-    3. A descriptor that somebody else has made non-blocking is waited for, not failed on.
-    4. Each object owns its descriptor and closes it, once.
-    5. Bytes are never joined to what is queued: no work grows with the backlog.
+    2. O_NONBLOCK is a property of an open file description, which may be shared with any program,
+       so it is set only on descriptions opened here. For a socket, each call passes a flag. A pipe
+       is reopened through /proc. All others (files, terminals, devices, and pipes that cannot be
+       reopened) get a thread that may block.
+    3. A descriptor that its owner has made non-blocking is waited for: EAGAIN is not an error.
+    4. Each object owns its descriptor and closes it once.
+    5. New bytes are never joined to queued bytes, so that no work grows with the backlog.
 
-Threads: the broker's, where nothing else is said.
+Threads: the broker's, unless a docstring states another.
 """
 
 from __future__ import annotations
@@ -52,22 +52,22 @@ __all__ = [
     "open_writer",
 ]
 
-#: Bytes that a reader delivers at once, unless it is told otherwise.
+#: Default for the number of bytes that a reader delivers at once.
 LIMIT = 65536
-#: What a pipe is opened anew by: on Linux; elsewhere /dev/fd only makes a copy.
+#: Path by which a pipe is reopened. Linux only: elsewhere /dev/fd only duplicates the descriptor.
 _FD_PATH = "/proc/self/fd/%d"
 
 
-# -- readers: start(deliver), then resume() and pause(); deliver(b"") is the end of file.
+# -- readers: start(deliver), then resume() and pause(). deliver(b"") reports the end of file.
 
 
 class PolledReader:
     """
-    Reads a descriptor that never makes one wait.
+    Reader of a descriptor that never blocks.
 
-    :param Broker broker: watches it
+    :param Broker broker: broker that watches the descriptor
     :param int fd: the descriptor
-    :param read: `read(fd, size)`: bytes, None for nothing yet, b"" at the end
+    :param read: `read(fd, size)`, which returns bytes, None if none are available, b"" at the end
     :param close: called with the descriptor at the end
     """
 
@@ -110,7 +110,7 @@ class PolledReader:
             self.deliver(data)
 
     def finish(self) -> None:
-        """The end is where nothing is to be read now, whoever may still write."""
+        """Treat the first moment without data as the end of file, even if writers remain."""
         self.finishing = True
         self._drain()
 
@@ -126,7 +126,7 @@ class PolledReader:
 
 
 def _wait(fd: int, event: int, wake: int = -1) -> bool:
-    """Sleep until `fd` is ready, or `wake` readable; return whether it was `fd`."""
+    """Sleep until `fd` is ready or `wake` is readable; return whether `fd` is ready."""
     poll = select.poll()
     poll.register(fd, event)
     if wake >= 0:
@@ -136,9 +136,9 @@ def _wait(fd: int, event: int, wake: int = -1) -> bool:
 
 class ThreadReader:
     """
-    Reads a descriptor that may make one wait, on a thread, one piece ahead.
+    Reader of a descriptor that may block. It runs on a thread and reads one piece ahead.
 
-    :param Broker broker: where what was read is delivered
+    :param Broker broker: broker on which the data is delivered
     :param int fd: the descriptor
     """
 
@@ -192,7 +192,7 @@ class ThreadReader:
             self._hand_over(piece)
 
     def _run(self) -> None:
-        """The thread."""
+        """Read pieces and pass them to the broker. The reader's own thread."""
         piece = b"?"
         while piece:
             self.lock.acquire()
@@ -214,7 +214,7 @@ class ThreadReader:
     def close(self) -> None:
         if not self.closed:
             self.closed = True
-            # Wakes the thread, which closes the rest.
+            # The thread wakes up and closes the other descriptors.
             os.close(self.wake_w)
             if not self.started:
                 self._release()
@@ -225,10 +225,10 @@ class ThreadReader:
 
 class Feed:
     """
-    Reads what a program's thread writes to it.
+    Reader of data that a program writes to it with write().
 
-    :param Broker broker: where that is delivered
-    :param int size: bytes queued at which write() sleeps
+    :param Broker broker: broker on which the data is delivered
+    :param int size: number of queued bytes at which write() starts to sleep
     """
 
     limit = LIMIT
@@ -239,20 +239,20 @@ class Feed:
         self.queue: deque[Any] = deque()
         self.queued = 0
         self.ended = False
-        #: Nobody reads any more.
+        #: Set when the data is not read any more.
         self.closed = False
         self.paused = True
         self.deliver: Deliver | None = None
         self.lock = _thread.allocate_lock()
         self.waiters: list[Any] = []
 
-    # -- a program's thread
+    # -- on a program's thread
 
     def write(self, data: Any) -> int:
         """
-        Any thread: queue bytes; sleep first while there are too many; return how many.
+        Any thread: queue bytes, after sleeping until the queue has room; return their number.
 
-        :raises BrokenPipeError: nobody reads them
+        :raises BrokenPipeError: the data is not read any more
         """
         while not self.offer(data):
             with self.lock:
@@ -265,15 +265,15 @@ class Feed:
 
     def offer(self, data: Any, copy: bool = True) -> bool:
         """
-        Any thread: queue bytes, unless there are too many; return whether they were taken.
+        Any thread: queue bytes if the queue has room; return whether it had.
 
-        :param bool copy: False: the caller does not change `data` any more
-        :raises BrokenPipeError: nobody reads them
+        :param bool copy: False if the caller will not change `data` afterwards
+        :raises BrokenPipeError: the data is not read any more
         """
         view = memoryview(data).cast("B")
         with self.lock:
             if self.closed:
-                raise BrokenPipeError(32, "the program does not read its standard input any more")
+                raise BrokenPipeError(32, "the program no longer reads its standard input")
             if self.queued >= self.size:
                 return False
             if not len(view):
@@ -284,11 +284,11 @@ class Feed:
         return True
 
     def end(self) -> None:
-        """Any thread: the end of file follows what is queued."""
+        """Any thread: send the end of file after the queued data."""
         self.ended = True
         self.broker.defer(self._flow)
 
-    # -- the broker's
+    # -- on the broker's thread
 
     def start(self, deliver: Deliver) -> None:
         self.deliver = deliver
@@ -336,17 +336,19 @@ class Feed:
             self._wake()
 
 
-# -- writers: start(on_written, on_closed), then write(); end() after the last; close() gives up.
+# -- writers: start(on_written, on_closed), then write(). end() follows the last write();
+# close() drops queued data.
 
 
 class PolledWriter:
     """
-    Writes to a descriptor that never makes one wait.
+    Writer to a descriptor that never blocks.
 
-    :param Broker broker: watches it
+    :param Broker broker: broker that watches the descriptor
     :param int fd: the descriptor
-    :param write: `write(fd, data)`: bytes taken, BlockingIOError for none
-    :param finish: called with the descriptor at the end of file, before close
+    :param write: `write(fd, data)`, which returns the number of bytes written or raises
+        BlockingIOError
+    :param finish: called with the descriptor at the end of file, before `close`
     :param close: called with the descriptor at the end
     """
 
@@ -429,9 +431,9 @@ class PolledWriter:
 
 class ThreadWriter:
     """
-    Writes to a descriptor that may make one wait, on a thread.
+    Writer to a descriptor that may block. It runs on a thread.
 
-    :param Broker broker: where what was written is told
+    :param Broker broker: broker on which `on_written` and `on_closed` are called
     :param int fd: the descriptor
     """
 
@@ -440,7 +442,7 @@ class ThreadWriter:
         self.fd = fd
         self.queue: deque[Any] = deque()
         self.ended = self.closed = False
-        #: Before there is something to do there is no thread.
+        #: The thread is started by the first write() only.
         self.started = False
         self.lock = core.new_lock()
 
@@ -463,7 +465,7 @@ class ThreadWriter:
                 self.on_closed(False)
 
     def close(self) -> None:
-        # Should the thread be in a write, it goes when that is over.
+        # A thread in the middle of a write ends when that write returns.
         ended, self.ended, self.closed = self.ended, True, True
         if self.started:
             self._wake()
@@ -477,11 +479,11 @@ class ThreadWriter:
         try:
             self.lock.release()
         except RuntimeError:
-            # The thread has not looked since the last time.
+            # The lock is free already: the thread has not run since the last release.
             pass
 
     def _run(self) -> None:
-        """The thread."""
+        """Write the queued data. The writer's own thread."""
         broken = False
         while not (broken or self.closed or (self.ended and not self.queue)):
             self.lock.acquire()
@@ -509,12 +511,12 @@ class ThreadWriter:
 
 class Buffer:
     """
-    Keeps what is written until a program's thread reads it.
+    Writer to memory, from which a program reads with take() or read().
 
-    :param Broker broker: where what was read is told
+    :param Broker broker: broker that counts the bytes taken, as written
     """
 
-    #: Any thread: called when there is something to take.
+    #: Callback for new data or the end of file, called on any thread.
     on_change: Any = staticmethod(int)
 
     def __init__(self, broker: Broker) -> None:
@@ -524,7 +526,7 @@ class Buffer:
         self.lock = _thread.allocate_lock()
         self.waiters: list[Any] = []
 
-    # -- the broker's
+    # -- on the broker's thread
 
     def start(self, on_written: OnWritten, on_closed: OnClosed) -> None:
         self.on_written = on_written
@@ -543,7 +545,7 @@ class Buffer:
             self.on_closed(False)
 
     def close(self) -> None:
-        # What has come may still be read.
+        # Data that has arrived can still be read.
         self.ended = True
         self._wake()
 
@@ -554,10 +556,10 @@ class Buffer:
             waiter.release()
         self.on_change()
 
-    # -- a program's thread
+    # -- on a program's thread
 
     def take(self, size: int) -> Any:
-        """Any thread: return up to `size` bytes, b"" at the end, None if there is nothing now."""
+        """Any thread: return up to `size` bytes, b"" at the end, or None if none are available."""
         with self.lock:
             if not self.chunks:
                 return b"" if self.ended else None
@@ -569,7 +571,7 @@ class Buffer:
         return chunk
 
     def read(self, size: int) -> Any:
-        """Any thread: sleep until there is something; otherwise as take()."""
+        """Any thread: sleep until data is available or at its end, then return as take() does."""
         while True:
             chunk = self.take(size)
             if chunk is not None:
@@ -582,7 +584,7 @@ class Buffer:
             waiter.acquire()
 
     def abandon(self) -> None:
-        """Any thread: nobody will read any more."""
+        """Any thread: stop reading; the writing end is notified."""
         self.broker.defer(self._abandon)
 
     def _abandon(self) -> None:
@@ -592,7 +594,7 @@ class Buffer:
 
 
 class Discard:
-    """Takes all there is."""
+    """Writer that drops all data."""
 
     def start(self, on_written: OnWritten, on_closed: OnClosed) -> None:
         self.on_written = on_written
@@ -605,11 +607,11 @@ class Discard:
         self.on_closed(False)
 
     def close(self) -> None:
-        """There is nothing to give up."""
+        """Do nothing: no data is queued."""
 
 
 class Keep(Discard):
-    """Keeps all there is in `chunks`, without waking anybody."""
+    """Writer that keeps all data in `chunks`, without a notification."""
 
     def __init__(self) -> None:
         self.chunks: list[bytes] = []
@@ -619,29 +621,29 @@ class Keep(Discard):
         self.on_written(len(data))
 
 
-# -- the right one for a descriptor
+# -- the endpoint that suits a descriptor
 
 
 def _reopen(fd: int, flags: int) -> int | None:
-    """Open a pipe once more, so that it has a description of its own; None where that can't be."""
+    """Open a pipe again to get a private description; return None if that is not possible."""
     try:
         return os.open(_FD_PATH % fd, flags | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        # Another system; another account's pipe; or one whose other end is closed.
+        # Not Linux; or the pipe is another account's; or its other end is closed.
         return None
 
 
 class Socket:
     """
-    A connected socket, read and written without waiting: what PolledReader and PolledWriter take.
+    A connected socket whose read() and write(), for PolledReader and PolledWriter, never block.
 
-    :param int fd: its descriptor; from now on this object's own
+    :param int fd: the socket's descriptor, owned by this object from now on
     """
 
     def __init__(self, fd: int) -> None:
         import _socket
 
-        # Whatever its family is: only what all have is used.
+        # The family may be any: only operations common to all are used.
         self.socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fd)
         self.flags = _socket.MSG_DONTWAIT
 
@@ -659,7 +661,7 @@ class Socket:
         return sent
 
     def end(self, _fd: int) -> None:
-        """Say that nothing follows, whoever else has the socket open."""
+        """Send the end of file, even if other processes have the socket open."""
         self.socket.shutdown(1)
 
     def close(self, _fd: int) -> None:
@@ -668,10 +670,10 @@ class Socket:
 
 def open_reader(broker: Broker, fd: int) -> Reader:
     """
-    Return what reads a descriptor of somebody else's.
+    Return the reader that suits a descriptor which others may share.
 
-    :param Broker broker: this context's
-    :param int fd: the descriptor; from now on the reader's own
+    :param Broker broker: this context's broker
+    :param int fd: the descriptor, owned by the reader from now on
     """
     mode = os.fstat(fd).st_mode
     if stat.S_ISSOCK(mode):
@@ -687,14 +689,14 @@ def open_reader(broker: Broker, fd: int) -> Reader:
 
 def open_writer(broker: Broker, fd: int) -> Writer:
     """
-    Return what writes to a descriptor of somebody else's.
+    Return the writer that suits a descriptor which others may share.
 
-    :param Broker broker: this context's
-    :param int fd: the descriptor; from now on the writer's own
+    :param Broker broker: this context's broker
+    :param int fd: the descriptor, owned by the writer from now on
     """
     mode = os.fstat(fd).st_mode
     if stat.S_ISSOCK(mode):
-        # No shutdown at its end: others, as a shell that goes on, may have it open too.
+        # No shutdown at the end: other processes, such as a shell, may continue to use the socket.
         sock = Socket(fd)
         return PolledWriter(broker, fd, sock.write, None, sock.close)
     if stat.S_ISFIFO(mode):

@@ -1,20 +1,22 @@
 """
-Who has a program started where: a context by those above it, and by others if one of those above
-both has granted that.
+Permission to start programs in other contexts. A context's ancestors may always start programs
+in it. Other contexts may if an ancestor of both has granted it.
 
-A child has no right to call anything in its siblings or its parents. What it may get is that an
-ancestor of both has one program started, whose pipes are then bound to the two of them: it asks its
-ancestors, the nearest first, and the first that has granted it has the target start the program
-(rule 2 of pipes.py: nobody else can use them).
+A child has no right to make calls in its siblings or its parents. It may only ask its ancestors,
+the nearest first, to start one program. The first ancestor that has granted it makes the target
+start the program, with pipes that are bound to the target and the requester (rule 4 of pipes.py: no
+other context can use them).
 
 Rules
-    1. A grant names one asking context and one target. It is given by a call of a function that
-       needs it, for as long as that call's answer is awaited; or by allow(); or by a policy.
-    2. It is looked up by the source that routing has verified, never by what a message says.
-    3. Without a grant nothing happens at the target, and the asker is told who can give one.
+    1. A grant names one requester and one target. It is created by a call of a function that needs
+       it, and lasts while that call's answer is pending; or by allow(); or by a policy.
+    2. The requester is identified by the source that routing has verified, not by the content of
+       the message.
+    3. Without a grant nothing happens in the target, and the error names the contexts that can
+       grant it.
 
-Threads: request() and allow() on any; questions are answered on the broker's thread, and what they
-start on one of its own.
+Threads: request() and allow() run on any thread. Requests are received on the broker's thread and
+handled on separate threads.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["START_PROGRAM", "Grant", "allow", "grant_for_call", "request", "set_policy"]
 
-#: Handle that takes [target's id, what to start, mailboxes] from a descendant.
+#: Handle that accepts [target's id, spec, mailboxes] from a descendant.
 START_PROGRAM = 118
 
 
@@ -51,12 +53,12 @@ def request(
     peer_id: int | None = None,
 ) -> None:
     """
-    Any thread: have a program started, and `on_answer(msg)` called on the broker's thread.
+    Any thread: start a program, and call `on_answer(msg)` on the broker's thread.
 
-    :param Context context: where
-    :param dict spec: what: see process.spec_of()
-    :param list handles: the mailboxes of whom it is for: see programs.start()
-    :param int peer_id: whom it is for; None for this context
+    :param Context context: context to start it in
+    :param dict spec: the program: see client.spec_of()
+    :param list handles: mailboxes of the context that the program is for: see server.start()
+    :param int peer_id: the context that the program is for; None for this context
     """
     router = context.router
     here = router.context_id
@@ -64,7 +66,7 @@ def request(
     if context.context_id == here:
         _thread.start_new_thread(_start_here, (router, args, on_answer))
     elif router.__dict__.get("econtext") and context.context_id not in router.routes.streams:
-        _Question(context, spec, handles, on_answer).ask()
+        _GrantRequest(context, spec, handles, on_answer).send_next()
     else:
         CallChain(context, worker=True).start(on_answer, server.start, args, {})
 
@@ -81,8 +83,8 @@ def _start_here(router: Any, args: Any, on_answer: OnAnswer) -> None:
     router.broker.defer(on_answer, _answer_of(router, result))
 
 
-class _Question:
-    """Asks this context's ancestors, one after the other."""
+class _GrantRequest:
+    """A request to this context's ancestors, sent to one after the other."""
 
     def __init__(
         self, context: Any, spec: dict[str, Any], handles: list[int], on_answer: OnAnswer
@@ -91,42 +93,43 @@ class _Question:
         self.router = context.router
         self.data = core.encode([context.context_id, spec, handles])
         self.on_answer = on_answer
-        self.left = list(self.router.node.parent_ids)
+        self.ancestors = list(self.router.node.parent_ids)
 
-    def ask(self) -> None:
-        if not self.left:
+    def send_next(self) -> None:
+        if not self.ancestors:
             return self.on_answer(_answer_of(self.router, ("refused", self._text())))  # type: ignore[return-value]
-        ancestor = self.left.pop(0)
+        ancestor = self.ancestors.pop(0)
         handle = self.router.expect(self._on_answer, ancestor)
         msg = Message(dst_id=ancestor, handle=START_PROGRAM, reply_to=handle, data=self.data)
         self.router.route(msg, False)
 
     def _on_answer(self, msg: Message) -> None:
         if msg.is_dead:
-            # It does not grant that, or has never granted anything, or is gone.
-            self.ask()
+            # This ancestor does not grant it, has never granted anything, or is gone.
+            self.send_next()
         else:
             self.on_answer(msg)
 
     def _text(self) -> str:
         return (
-            "context %d may not run programs in %r: no ancestor of both has granted it; there, "
-            "call mitogen.fakessh.run itself in context %d, or whatever you call within "
+            "context %d may not run programs in %r: no ancestor of both has granted it. In such an "
+            "ancestor, call mitogen.fakessh.run itself in context %d, or make the call within "
             "`with mitogen.fakessh.allow(source, target):`"
             % (self.router.context_id, self.context, self.router.context_id)
         )
 
 
-# -- an ancestor's side
+# -- in an ancestor
 
 
 class Grant:
     """
-    Leave for one context to run programs in another; ends with close(), or the `with` block.
+    Permission for one context to run programs in another, until close() or the end of its `with`
+    block.
 
-    :param Grants grants: where it is kept
-    :param int source_id: who may
-    :param int target_id: where
+    :param Grants grants: registry that contains the grant
+    :param int source_id: context that may run programs
+    :param int target_id: context in which it may run them
     """
 
     def __init__(self, grants: Grants, source_id: int, target_id: int) -> None:
@@ -141,35 +144,35 @@ class Grant:
         self.close()
 
     def is_valid(self) -> bool:
-        """Return whether it still holds."""
+        """Return whether the grant is in force."""
         return True
 
     def close(self) -> None:
-        """Take it back; programs that run already go on. Idempotent."""
+        """Revoke the grant. Programs that are running continue. Idempotent."""
         self.grants.discard(self)
 
 
 class _CallGrant(Grant):
-    """One that holds while a call's answer is awaited."""
+    """A grant that lasts while a call's answer is pending."""
 
     def __init__(self, grants: Grants, source_id: int, target_id: int, call: Message) -> None:
         Grant.__init__(self, grants, source_id, target_id)
         self.call = call
 
     def is_valid(self) -> bool:
-        # Until it is sent it has no such mailbox yet; then nobody asks for it either.
+        # Before the call is sent it has no such mailbox. No request can arrive then either.
         return self.call.reply_to in self.grants.router._handlers
 
 
 class Grants:
-    """All that one context has granted."""
+    """Registry of the grants that one context has given."""
 
     def __init__(self, router: Any) -> None:
         self.router = router
         self.policy: Policy | None = None
         self._lock = _thread.allocate_lock()
         self._grants: list[Grant] = []
-        router.add_handler(self._on_question, START_PROGRAM, True, None, None, True)
+        router.add_handler(self._on_request, START_PROGRAM, True, None, None, True)
 
     def add(self, grant: Grant) -> Grant:
         with self._lock:
@@ -180,8 +183,8 @@ class Grants:
         with self._lock:
             self._grants = [other for other in self._grants if other is not grant]
 
-    def forget_over(self) -> None:
-        """Forget those of calls that are over."""
+    def discard_expired(self) -> None:
+        """Remove the grants of calls that have ended."""
         with self._lock:
             over = [g for g in self._grants if isinstance(g, _CallGrant)]
             over = [g for g in over if g.call.reply_to and not g.is_valid()]
@@ -194,31 +197,31 @@ class Grants:
                 for g in self._grants
             )
 
-    def _on_question(self, msg: Message) -> None:
+    def _on_request(self, msg: Message) -> None:
         target_id, spec, handles = core.decode(msg.data)
-        _thread.start_new_thread(self._consider, (msg, target_id, spec, handles))
+        _thread.start_new_thread(self._answer_request, (msg, target_id, spec, handles))
 
-    def _consider(
+    def _answer_request(
         self, msg: Message, target_id: int, spec: dict[str, Any], handles: list[int]
     ) -> None:
-        """A thread of its own: a policy is a program's."""
+        """Answer a request. Runs on its own thread, as a policy may block."""
         try:
-            if not self._allows(msg.src_id, target_id, spec):
+            if not self._is_allowed(msg.src_id, target_id, spec):
                 return msg.reply(Message.dead("not granted"))
             if self.router.unidirectional and target_id != self.router.context_id:
-                raise Refused("in a unidirectional tree contexts do not talk to each other")
+                raise Refused("contexts of a unidirectional tree cannot run programs in each other")
             target = self.router.context_by_id(target_id)
-            # As it came, so that what only the target knows goes through.
-            request(target, spec, handles, lambda answer: _pass_on(msg, answer), msg.src_id)
+            # The spec is passed on unchanged: it may contain fields that only the target knows.
+            request(target, spec, handles, lambda answer: _forward_answer(msg, answer), msg.src_id)
         except Refused as e:
             msg.reply(("refused", str(e)))
         except Exception as e:
             error: CallError = core.CallError(e)
             msg.reply(error)
 
-    def _allows(self, source_id: int, target_id: int, spec: dict[str, Any]) -> bool:
+    def _is_allowed(self, source_id: int, target_id: int, spec: dict[str, Any]) -> bool:
         router = self.router
-        # Of what is not below it, this context has no say.
+        # This context decides only about itself and its descendants.
         if target_id != router.context_id and target_id not in router.routes.streams:
             return False
         if self._is_granted(source_id, target_id):
@@ -227,15 +230,15 @@ class Grants:
         return bool(self.policy and self.policy(source, target, spec))
 
 
-def _pass_on(question: Message, answer: Message) -> None:
+def _forward_answer(request_msg: Message, answer: Message) -> None:
     if answer.is_dead:
-        question.reply(Message.dead(answer.data.decode("utf-8", "replace")))
+        request_msg.reply(Message.dead(answer.data.decode("utf-8", "replace")))
     else:
-        question.reply(Message(data=answer.data, flags=answer.flags))
+        request_msg.reply(Message(data=answer.data, flags=answer.flags))
 
 
 def grants_of(router: Any) -> Grants:
-    """Return what knows all that this context has granted."""
+    """Return this router's registry of grants."""
     found = router.__dict__.get("_grants")
     if found is None:
         found = router.__dict__["_grants"] = Grants(router)
@@ -245,10 +248,10 @@ def grants_of(router: Any) -> Grants:
 
 def allow(source: Any, target: Any) -> Grant:
     """
-    Let one context run programs in another, until the Grant is closed.
+    Allow one context to run programs in another until the Grant is closed.
 
-    :param Context source: who may; a descendant of this context
-    :param Context target: where; this context or a descendant of it
+    :param Context source: context that may run programs: a descendant of this context
+    :param Context target: context in which it may run them: this context or a descendant of it
     :returns: Grant, to be used in a `with` statement or closed
     """
     grants = grants_of(source.router)
@@ -257,17 +260,18 @@ def allow(source: Any, target: Any) -> Grant:
 
 def set_policy(router: Any, policy: Policy | None) -> None:
     """
-    Have a function decide about what is not granted otherwise.
+    Set a function that decides about requests for which there is no grant.
 
-    :param Router router: this context's
-    :param policy: `policy(source, target, spec)`, contexts and a dict (process.spec_of()), on a
-        thread of its own: returns whether the program may run; None for no
+    :param Router router: this context's router
+    :param policy: `policy(source, target, spec)`, called with two contexts and a dict
+        (client.spec_of()) on a separate thread; it returns whether the program may run. None
+        removes the policy
     """
     grants_of(router).policy = policy
 
 
 def grant_for_call(msg: Message, source: Any, target: Any) -> None:
-    """Let `source` run programs in `target` while it runs the call that `msg` is."""
+    """Allow `source` to run programs in `target` while it runs the call in `msg`."""
     grants = grants_of(source.router)
-    grants.forget_over()
+    grants.discard_expired()
     grants.add(_CallGrant(grants, source.context_id, target.context_id, msg))

@@ -1,6 +1,6 @@
 """
-What run() makes of what a program prints: options are checked before anything is started, then
-pieces are kept or told, and made into what subprocess.run() returns or raises.
+Capture of a program's output for run(): check options before the program starts, collect its
+output or pass it to callbacks, and produce the results and errors of subprocess.run().
 
 Threads: any, one at a time for each Capture.
 """
@@ -20,7 +20,7 @@ __all__ = ["Capture"]
 
 
 def _decoder(text: bool) -> Any:
-    """Return what turns all that was printed into what the caller wants."""
+    """Return the function that converts a whole output to the type requested by the caller."""
     if not text:
         return lambda data: data
     import locale
@@ -33,8 +33,8 @@ def _decoder(text: bool) -> Any:
     return decode
 
 
-def _teller(call: Callback, text: bool) -> Callback:
-    """Return what is called with each piece of bytes, for a caller's callback."""
+def _piece_callback(call: Callback, text: bool) -> Callback:
+    """Return a callback for pieces of bytes that calls `call` with bytes or, for `text`, str."""
     if not text:
         return lambda data: call(bytes(data))
     import codecs
@@ -42,12 +42,12 @@ def _teller(call: Callback, text: bool) -> Callback:
 
     decode = codecs.getincrementaldecoder(locale.getpreferredencoding(False))("replace").decode
 
-    def tell(data: bytes) -> None:
+    def callback(data: bytes) -> None:
         part = decode(bytes(data))
         if part:
             call(part)
 
-    return tell
+    return callback
 
 
 def _input_bytes(input: Any, text: bool) -> Any:
@@ -55,19 +55,17 @@ def _input_bytes(input: Any, text: bool) -> Any:
         return None
     if text:
         if not isinstance(input, str):
-            raise TypeError("input: with text=True str is wanted, not %s" % type(input).__name__)
+            raise TypeError("input must be str if text=True, not %s" % type(input).__name__)
         import locale
 
         return input.encode(locale.getpreferredencoding(False))
     if isinstance(input, str):
-        raise TypeError("input: bytes are wanted, not str; or text=True")
+        raise TypeError("input must be bytes, not str; pass text=True to send str")
     return memoryview(input).cast("B")
 
 
 class Capture:
-    """
-    What one program prints. The arguments are those of process.run().
-    """
+    """The output of one program. The arguments are those of process.run()."""
 
     def __init__(
         self,
@@ -84,25 +82,25 @@ class Capture:
         self.capture_output = capture_output
         self.decode = _decoder(text)
         self.chunks: list[list[bytes]] = [[], []]
-        #: What is called with each piece of output, and of error output.
+        #: Callbacks for each piece of output, and of error output.
         self.sinks = [
-            self._sink(keep, _teller(callback, text) if callback else None)
+            self._sink(keep, _piece_callback(callback, text) if callback else None)
             for keep, callback in zip(self.chunks, (on_stdout, on_stderr))
         ]
         where = [PIPE if capture_output or each else None for each in (on_stdout, on_stderr)]
-        #: For Popen.
+        #: Arguments for Popen.
         self.options: dict[str, Any] = {
             "stdin": PIPE if self.input else DEVNULL,
             "stdout": where[0],
             "stderr": where[1],
         }
 
-    def _sink(self, chunks: list[bytes], tell: Callback | None) -> Callback:
+    def _sink(self, chunks: list[bytes], callback: Callback | None) -> Callback:
         def take(data: bytes) -> None:
             if self.capture_output:
                 chunks.append(data)
-            if tell:
-                tell(data)
+            if callback:
+                callback(data)
 
         return take
 
@@ -110,14 +108,14 @@ class Capture:
         return [finish(b"".join(c)) if self.capture_output else None for c in self.chunks]
 
     def result(self, popen: Any) -> CompletedProcess[Any]:
-        """Return what run() returns, or raise CalledProcessError."""
+        """Return the result of run(), or raise CalledProcessError."""
         out, err = self._printed(self.decode)
         status = popen.returncode or 0
         if self.check and status:
             raise CalledProcessError(status, popen.args, out, err)
         return CompletedProcess(popen.args, status, out, err)
 
-    def too_late(self, popen: Any, timeout: float) -> TimeoutExpired:
-        """Return the error of a deadline that has passed, with the output so far."""
+    def timeout_error(self, popen: Any, timeout: float) -> TimeoutExpired:
+        """Return the error for an expired timeout, with the output so far."""
         out, err = self._printed(lambda data: data or None)
         return TimeoutExpired(popen.args, timeout, out, err)

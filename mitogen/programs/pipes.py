@@ -1,20 +1,21 @@
 """
-A pipe between two contexts: bytes from a reader here to a writer there, through a window; what a
-program's standard input, output and error are carried by (RFC 4254 section 5.2).
+Pipes between two contexts. A pipe carries bytes from a reader here to a writer there, through a
+window. It is used for a program's standard input, output and error (RFC 4254 section 5.2).
 
-The sending end and the receiving end have a mailbox each, without core's windows: this one counts
-what is in the final descriptor, not what was received. Towards the receiver go raw bytes, an empty
-message is the end of file; towards the sender goes credit, an empty message says that no more will
-be read (eow@openssh.com).
+Each end has a mailbox, without core's windows: a pipe's window counts bytes written to the final
+descriptor, not bytes received. Messages to the receiving end are raw bytes, and an empty message is
+the end of file. Messages to the sending end are credit, and an empty message is a request to stop
+(eow@openssh.com).
 
 Rules
-    1. A reader is asked for no more than there is credit for; credit is given for bytes that the
-       writer has written, in halves of the window. More than the window is a protocol error.
-    2. Nothing is read while the link holds HIGH_WATER of whatever: calls that share it stay quick.
-    3. The end of file costs no credit and comes last. Each end ends once, and says so once.
-    4. Only the context at the other end is listened to.
+    1. A reader is asked for no more bytes than the credit allows. Credit is given for bytes that
+       the writer has written, in halves of the window. Data beyond the window is a protocol error.
+    2. Nothing is read while the link holds HIGH_WATER bytes of any data, so that calls on the same
+       link stay fast.
+    3. The end of file costs no credit and comes last. Each end ends once, and reports it once.
+    4. Messages are accepted only from the context at the other end.
 
-Threads: the broker's, but for what is said of a method.
+Threads: the broker's, unless a docstring states another.
 """
 
 from __future__ import annotations
@@ -34,13 +35,12 @@ if TYPE_CHECKING:
 
 __all__ = ["CHUNK", "PTY_WINDOW", "WINDOW", "ReceivingEnd", "SendingEnd"]
 
-#: Bytes of one message: half a frame measured as well as a whole one, and holds the link half as
-#: long.
+#: Bytes in one message. Half a frame measured as fast as a whole one, and blocks the link for half
+#: the time.
 CHUNK = 65536
-#: Bytes that may be under way: 500 MB took a tenth less with it than with 256 KiB, and no more with
-#: 4 MiB.
+#: Bytes in flight. 500 MB took a tenth less time than with 256 KiB, and no less with 4 MiB.
 WINDOW = 1048576
-#: The same for terminals: what was printed before ^C is still shown after it.
+#: Bytes in flight from a terminal: small, since output printed before ^C is still shown after it.
 PTY_WINDOW = 65536
 
 
@@ -51,7 +51,7 @@ class _End:
         self.window = window
         self.on_end = on_end
         self.ended = False
-        #: The other end's mailbox: 0 until it is known.
+        #: Mailbox of the other end; 0 until it is known.
         self.remote = 0
         self.handle = router.add_handler(
             self._on_message, router.new_handle(False), True, None, peer, False, True
@@ -73,14 +73,14 @@ class _End:
 
 class SendingEnd(_End):
     """
-    Where the bytes come from.
+    The sending end of a pipe.
 
-    :param Router router: this context's
-    :param Context peer: the other end's
-    :param int window: bytes that may be under way
-    :param endpoints.Reader reader: what has the bytes
-    :param on_end: `on_end(lost)`, called once, after the end of file was sent, or because nobody
-        reads any more; `lost`: because the other end is gone
+    :param Router router: this context's router
+    :param Context peer: context at the other end
+    :param int window: bytes that may be in flight
+    :param endpoints.Reader reader: source of the bytes
+    :param on_end: `on_end(lost)`, called once, when the end of file was sent or the other end
+        stopped reading; `lost` means that the other end is gone
     """
 
     def __init__(
@@ -92,16 +92,16 @@ class SendingEnd(_End):
         self.flowing = False
 
     def start(self, remote: int) -> None:
-        """Begin to send to the mailbox `remote`."""
+        """Start sending to the mailbox `remote`."""
         self.remote = remote
         if not self.ended:
             self.reader.start(self._deliver)
-            self._go_on()
+            self._resume()
 
     def _deliver(self, data: bytes) -> None:
         if self.ended:
             return
-        # Should the receiver be gone, that comes as a dead message to our own mailbox.
+        # If the receiver is gone, a dead message to our own mailbox reports it.
         self._send(data, self.handle)
         if not data:
             return self._end(False)
@@ -109,7 +109,7 @@ class SendingEnd(_End):
         if self.credit <= 0 or self._is_link_full():
             self.flowing = False
             self.reader.pause()
-            self._go_on()
+            self._resume()
         else:
             self.reader.limit = min(CHUNK, self.credit)
 
@@ -117,12 +117,12 @@ class SendingEnd(_End):
         stream = self.router.routes.get(self.peer_id)
         return stream is not None and stream.queued >= HIGH_WATER
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         if self.ended or self.flowing or self.credit <= 0:
             return
         stream = self.router.routes.get(self.peer_id)
         if stream is not None and stream.queued >= HIGH_WATER:
-            return stream.when_drained(self._go_on)
+            return stream.when_drained(self._resume)
         self.flowing = True
         self.reader.limit = min(CHUNK, self.credit)
         self.reader.resume()
@@ -133,10 +133,10 @@ class SendingEnd(_End):
         else:
             (amount,) = core._NUMBER.unpack(msg.data)
             self.credit += amount
-            self._go_on()
+            self._resume()
 
     def close(self, lost: bool = False) -> None:
-        """Read no more; whoever writes to what we read from gets SIGPIPE."""
+        """Stop reading. The program that writes to the reader's descriptor gets SIGPIPE."""
         if not self.ended:
             self.reader.close()
             self._end(lost)
@@ -144,14 +144,14 @@ class SendingEnd(_End):
 
 class ReceivingEnd(_End):
     """
-    Where the bytes go.
+    The receiving end of a pipe.
 
-    :param Router router: this context's
-    :param Context peer: the other end's
-    :param int window: bytes that may be under way
-    :param endpoints.Writer writer: what takes the bytes
-    :param on_end: `on_end(lost)`, called once, after all is written, or cannot be; `lost`: the
-        other end is gone, or sent what it may not
+    :param Router router: this context's router
+    :param Context peer: context at the other end
+    :param int window: bytes that may be in flight
+    :param endpoints.Writer writer: destination of the bytes
+    :param on_end: `on_end(lost)`, called once, when all data was written or the writer failed;
+        `lost` means that the other end is gone or violated the protocol
     """
 
     def __init__(
@@ -159,17 +159,17 @@ class ReceivingEnd(_End):
     ) -> None:
         _End.__init__(self, router, peer, window, on_end)
         self.writer = writer
-        #: Bytes received for which no credit was given yet; and those of them that are written.
+        #: Bytes received without credit given for them yet, and the part of them that is written.
         self.held = 0
         self.owed = 0
         self.lost = False
         writer.start(self._on_written, self._on_closed)
 
     def start(self, remote: int) -> None:
-        """Give credit to the mailbox `remote`; bytes may have come before."""
+        """Start giving credit to the mailbox `remote`. Data may have arrived before."""
         self.remote = remote
         if not self.ended:
-            self._give()
+            self._send_credit()
 
     def _on_message(self, msg: Message) -> None:
         if msg.is_dead:
@@ -180,31 +180,31 @@ class ReceivingEnd(_End):
         else:
             self.held += len(msg.data)
             if self.held > self.window:
-                self.router.log(core.ERROR, "%r: pipe overrun", msg)
+                self.router.log(core.ERROR, "%r: pipe overrun: data beyond the window", msg)
                 self.remote = self.remote or msg.reply_to
                 return self.close(True)
             self.writer.write(msg.data)
 
     def _on_written(self, size: int) -> None:
-        """`size` bytes are where they belong."""
+        """Count `size` bytes as written to the final descriptor."""
         self.owed += size
-        self._give()
+        self._send_credit()
 
-    def _give(self) -> None:
+    def _send_credit(self) -> None:
         if self.remote and self.owed * 2 >= self.window:
             owed, self.owed = self.owed, 0
             self.held -= owed
             self._send(core._NUMBER.pack(owed))
 
     def _on_closed(self, broken: bool) -> None:
-        """The writer is done: all is written, or (`broken`) nobody is there to write to."""
+        """End the pipe: all data was written, or (`broken`) nothing more can be written."""
         if not self.ended:
             if broken and self.remote:
                 self._send(b"")
             self._end(self.lost)
 
     def close(self, lost: bool = False) -> None:
-        """Write no more; the other end stops sending."""
+        """Stop writing, and make the other end stop sending."""
         if not self.ended:
             self.lost = lost
             self.writer.close()

@@ -1,19 +1,19 @@
 """
-The target's half of a program that another context runs here: started, carried by three pipes
-(pipes.py), signalled, and ended (RFC 4254 section 6). The caller's half is client.py.
+The target's half of a program that another context runs here: start, three pipes (pipes.py),
+signals and end (RFC 4254 section 6). The caller's half is client.py.
 
 Rules
-    1. A program is started by a call on a thread of its own, never by the main thread's.
-    2. It has a session and a process group of its own, default signals, this account's environment
-       and home directory; and no descriptor but its own three.
-    3. It is over when its output is at its end, both of it, and its status is known. The status is
-       the last that is said of it.
-    4. Until then its process is not reaped, so that the number of its group is nobody else's.
-    5. If whoever wants it is gone it gets the end of its input, then time, then signals. Should
-       this process itself be killed, its Guard does that.
+    1. A program is started by a call on a separate thread, never on the main thread.
+    2. A program has its own session and process group, default signals, this account's environment
+       and home directory, and no descriptors but its own three.
+    3. A program has ended when both outputs are at end of file and its status is known. The status
+       is the last message about it.
+    4. Its process is not reaped before that, so that its process group id cannot be reused.
+    5. If the caller is gone or has abandoned the program, the program gets the end of its input,
+       then a grace period, then signals. If this process itself is killed, its Guard does that.
 
-Threads: start() on the call's own; everything else on the broker's, but for one thread for each
-program that waits for its end.
+Threads: start() runs on the call's thread. Everything else runs on the broker's, except for one
+thread per program that waits for its end.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ if TYPE_CHECKING:
 
 __all__ = ["GRACE", "Guard", "Refused", "Started", "start", "start_on_pipes"]
 
-#: Seconds that a program has after the end of its input, before it gets signals.
+#: Grace period of an abandoned program: seconds between the end of its input and the first signal.
 GRACE = 5.0
-#: Seconds between those signals; and where there is no time: what is left of its group when it has
-#: ended, or the context itself is about to end.
+#: Seconds between the signals; and the shorter pause for the processes that a program has left in
+#: its group, and for all programs when the context shuts down.
 PAUSE, SHORT_PAUSE = 1.0, 0.2
-#: Seconds between them where the caller has said how much time there is before the first.
-BRISK_PAUSE = 0.5
-#: What ends a program that nobody wants any more.
-ENDINGS = (signal.SIGHUP, signal.SIGTERM, signal.SIGKILL)
-#: The largest window that a caller may ask for, in bytes.
+#: Seconds between the signals if the caller has set the grace period.
+CUSTOM_GRACE_PAUSE = 0.5
+#: Signals sent to an abandoned program's process group, in this order.
+END_SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGKILL)
+#: Largest window that a caller may request, in bytes.
 MAX_WINDOW = 16 * 1048576
-#: Where systems have OpenSSH's SFTP server.
+#: Usual paths of OpenSSH's SFTP server.
 SFTP_SERVERS = (
     "/usr/lib/openssh/sftp-server",
     "/usr/libexec/openssh/sftp-server",
@@ -63,14 +63,15 @@ SFTP_SERVERS = (
     "/usr/lib/sftp-server",
 )
 SSHD_CONFIG = "/etc/ssh/sshd_config"
-#: Shells that say no.
-NO_SHELLS = ("nologin", "false", "true", "sync", "halt", "shutdown")
-#: Seconds to connect where a program of ssh -W wants to.
+#: Names of login shells that do not run commands.
+NOLOGIN_SHELLS = ("nologin", "false", "true", "sync", "halt", "shutdown")
+#: Seconds that connecting may take for a Connect (`ssh -W`).
 CONNECT_TIMEOUT = 30
 
-#: Takes the terminal that is its standard input as controlling terminal, then runs the program.
+#: Shell script that makes the terminal, $0, the controlling terminal, then runs the program.
 _ON_TTY = 'exec 0<>"$0" 1>&0 2>&0;exec "$@"'
-#: The same with another name for the program than its path, which sh has no way to give.
+#: Python program that does the same for a login shell, whose argv[0] is not its path: sh cannot set
+#: argv[0].
 _LOGIN_ON_TTY = (
     "import os,sys\n"
     "fd=os.open(sys.argv[1],os.O_RDWR)\n"
@@ -83,13 +84,13 @@ _LOGIN_ON_TTY = (
 
 
 class Refused(core.Error):
-    """The context does not run that."""
+    """The context does not run the program, or does not run it for this caller."""
 
-    #: The name that programs know, also where it was raised far away.
+    #: Public name, by which the error is also known when it was raised in another context.
     __module__ = "mitogen.process"
 
 
-# -- what is to be run
+# -- the program and its environment
 
 
 def home() -> str:
@@ -107,27 +108,27 @@ def home() -> str:
 
 
 def login_shell() -> str:
-    """Return this account's shell, or /bin/sh if it has none that runs anything."""
+    """Return this account's shell, or /bin/sh if it has none that runs commands."""
     import pwd
 
     try:
         path = pwd.getpwuid(os.geteuid()).pw_shell
     except KeyError:
         path = ""
-    if os.path.basename(path) in NO_SHELLS or not os.access(path, os.X_OK):
+    if os.path.basename(path) in NOLOGIN_SHELLS or not os.access(path, os.X_OK):
         return "/bin/sh"
     return path
 
 
 def find_sftp_server() -> str | None:
-    """Return the path of the system's SFTP server; None if there is none."""
+    """Return the path of the system's SFTP server, or None if there is none."""
     paths = []
     try:
         with open(SSHD_CONFIG, encoding="utf-8", errors="replace") as fp:
             for line in fp:
                 words = line.split()
                 if len(words) > 2 and [word.lower() for word in words[:2]] == ["subsystem", "sftp"]:
-                    # With options it is the administrator's, and we have to leave them out.
+                    # Options of the administrator's are ignored: only the path is used.
                     paths.append(words[2])
     except OSError:
         pass
@@ -138,7 +139,7 @@ def find_sftp_server() -> str | None:
 
 
 def environment(spec: Spec) -> dict[Any, Any]:
-    """Return a program's environment: this account's, unless the caller has given all of it."""
+    """Return a program's environment: the account's own, unless the caller has replaced it."""
     if spec.get("env") is not None:
         env: dict[Any, Any] = dict(spec["env"])
     else:
@@ -150,41 +151,41 @@ def environment(spec: Spec) -> dict[Any, Any]:
 
 
 def command_of(spec: Spec) -> tuple[list[Word], str | None]:
-    """Return (argv, path of the program or None where argv[0] is that)."""
+    """Return (argv, path of the executable, or None if that is argv[0])."""
     if spec["kind"] == "argv":
         return list(spec["args"]), None
     shell = login_shell()
     name = os.path.basename(shell)
-    # As sshd(8) names it; what it says of itself in errors is that.
+    # The name is the one that sshd(8) uses. The shell shows it in its error messages.
     return ([name, "-c", spec["args"]] if spec["kind"] == "command" else ["-" + name]), shell
 
 
 def _check_program(name: Word, path: str | None) -> None:
-    """Raise what exec would, where a shell in between would only exit with 127."""
+    """Raise exec's error in advance: the shell in between would just exit with status 127."""
     word = os.fsdecode(name)
-    places = [word] if "/" in word else [os.path.join(p, word) for p in _places(path)]
-    if not any(os.access(place, os.X_OK) and not os.path.isdir(place) for place in places):
-        for place in places:
-            if os.path.exists(place):
+    files = [word] if "/" in word else [os.path.join(p, word) for p in _directories(path)]
+    if not any(os.access(file, os.X_OK) and not os.path.isdir(file) for file in files):
+        for file in files:
+            if os.path.exists(file):
                 raise PermissionError(13, "Permission denied", word)
         raise FileNotFoundError(2, "No such file or directory", word)
 
 
-def _places(path: str | None) -> list[str]:
+def _directories(path: str | None) -> list[str]:
     return (path or os.defpath).split(os.pathsep)
 
 
 class _Tty:
     """A pseudo-terminal (pty(7)) for a program."""
 
-    def __init__(self, facts: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any]) -> None:
         from mitogen.programs import tty_modes
 
         self.master, self.slave = os.openpty()
         try:
             self.path = os.ttyname(self.slave)
-            tty_modes.apply(self.slave, facts.get("modes", b""))
-            self.resize(*facts.get("size", (80, 24, 0, 0)))
+            tty_modes.apply(self.slave, settings.get("modes", b""))
+            self.resize(*settings.get("size", (80, 24, 0, 0)))
         except BaseException:
             os.close(self.master)
             os.close(self.slave)
@@ -200,7 +201,7 @@ class _Tty:
 
 
 class _TtyWriter(PolledWriter):
-    """Writes to a terminal, whose end of file is a character (termios(3), VEOF)."""
+    """Writer to a terminal, where the end of file is a character (termios(3), VEOF)."""
 
     last = b"\n"
 
@@ -214,22 +215,23 @@ class _TtyWriter(PolledWriter):
         if self.fd >= 0 and not self.ended:
             attrs = termios.tcgetattr(self.fd)
             if attrs[3] & termios.ICANON:
-                # In mid-line the first only sends what is there of the line.
+                # Within a line, the first VEOF only submits the line so far.
                 eof = attrs[6][termios.VEOF]
-                # NUL: it is switched off, and there is no other way to say it.
+                # NUL means that VEOF is disabled. Then no end of file can be sent.
                 if eof != b"\0":
                     self.write(eof if self.last == b"\n" else eof * 2)
         PolledWriter.end(self)
 
 
-# -- started
+# -- starting
 
 
 class Started:
-    """What runs, and its ends of the three pipes."""
+    """A started program and this process' ends of its three pipes."""
 
-    #: What ends it, once nobody wants it any more; and the seconds between where there is no time.
-    endings = ENDINGS
+    #: Signals sent when the program is abandoned, and the pause in seconds between them when the
+    #: context shuts down.
+    end_signals = END_SIGNALS
     short_pause = SHORT_PAUSE
 
     def __init__(self, stdin: Any, stdout: Any, stderr: Any = None, proc: Any = None) -> None:
@@ -249,7 +251,7 @@ def start_on_pipes(router: Router, spec: Spec, source: int | None = None) -> Sta
     """
     Start a program on three pipes.
 
-    :param int source: descriptor to be its standard input instead
+    :param int source: descriptor to use as standard input instead of a pipe
     """
     words, path = command_of(spec)
     ours: list[int] = []
@@ -287,12 +289,12 @@ def start_on_pipes(router: Router, spec: Spec, source: int | None = None) -> Sta
 def _start_on_tty(router: Router, spec: Spec) -> Started:
     words: list[Any]
     words, path = command_of(spec)
-    facts = spec["pty"]
-    tty = _Tty(facts)
+    settings = spec["pty"]
+    tty = _Tty(settings)
     try:
         added = dict(spec.get("add_env") or {}, SSH_TTY=tty.path)
-        if facts.get("term"):
-            added["TERM"] = facts["term"]
+        if settings.get("term"):
+            added["TERM"] = settings["term"]
         spec = dict(spec, add_env=added)
         if path:
             words = [sys.executable, "-I", "-S", "-c", _LOGIN_ON_TTY, tty.path, path] + words
@@ -338,7 +340,7 @@ def _on_socket(router: Router, fd: int) -> Started:
 def _start_subsystem(router: Router, spec: Spec) -> Started:
     name = spec["args"]
     if name != "sftp":
-        raise Refused("there is no subsystem %r; there is: sftp", name)
+        raise Refused("there is no subsystem %r; the only one is sftp", name)
     path = find_sftp_server()
     if path and not spec.get("builtin"):
         return start_on_pipes(router, dict(spec, kind="argv", args=[path]))
@@ -368,14 +370,14 @@ KINDS = {
 }
 
 
-def starter_of(kind: str) -> Callable[[Router, Spec], Started]:
-    """Return what starts one of KINDS, or the function of that dotted name."""
+def find_starter(kind: str) -> Callable[[Router, Spec], Started]:
+    """Return the function that starts a program of this kind: one of KINDS, or a dotted name."""
     module, _, name = kind.rpartition(".")
     found: Any = getattr(core.import_module(module), name) if module else KINDS[kind]
     return found  # type: ignore[no-any-return]
 
 
-#: Those that can have a terminal.
+#: Kinds of programs that can run on a terminal.
 TTY_KINDS = ("argv", "command", "shell")
 
 
@@ -384,12 +386,13 @@ TTY_KINDS = ("argv", "command", "shell")
 
 class Program:
     """
-    One program, for one context.
+    A program that runs for another context.
 
-    :param Router router: this context's
-    :param Context peer: who runs it, and may say something of it
-    :param list handles: its mailboxes: control, credit for input (0: there is none), output, error
-    :param dict spec: what to run: see process.spec_of()
+    :param Router router: this context's router
+    :param Context peer: context that the program runs for, and that may control it
+    :param list handles: the peer's mailboxes: control, credit for input (0 for no input), output,
+        error
+    :param dict spec: the program: see client.spec_of()
     """
 
     def __init__(self, router: Router, peer: Any, handles: Sequence[int], spec: Spec) -> None:
@@ -397,14 +400,14 @@ class Program:
         self.peer = peer
         self.control_to = handles[0]
         self.is_tty = bool(spec.get("pty")) and spec["kind"] in TTY_KINDS
-        self.started = (_start_on_tty if self.is_tty else starter_of(spec["kind"]))(router, spec)
+        self.started = (_start_on_tty if self.is_tty else find_starter(spec["kind"]))(router, spec)
         self.proc = self.started.proc
         if self.proc:
-            # Before anybody knows of it, or this process could be killed in between.
-            programs(router).watch(self.proc.pid)
+            # First of all: this process could be killed at any moment.
+            guard_of(router).watch(self.proc.pid)
         self.status: list[Any] | None = None if self.proc else [0, None, False]
         self.reaped = self.proc is None
-        self.closing = self.ending = self.over = False
+        self.closing = self.ending = self.finished = False
         self.pause = PAUSE
         self.no_input = bool(spec.get("no_input"))
         window = spec["window"]
@@ -419,12 +422,12 @@ class Program:
         router.broker.defer(self._begin, list(handles))
 
     def handles(self) -> list[int]:
-        """Return our mailboxes, in the order of the caller's; 0 where there is none."""
+        """Return this context's mailboxes in the caller's order; 0 where there is no pipe."""
         err = self.outputs[1].handle if len(self.outputs) > 1 else 0
         return [self.control, self.stdin.handle, self.outputs[0].handle, err]
 
     def _begin(self, handles: list[int]) -> None:
-        programs(self.router).add(self)
+        guard_of(self.router).add(self)
         self.stdin.start(handles[1])
         if self.no_input:
             self.stdin.writer.end()
@@ -434,7 +437,7 @@ class Program:
             _thread.start_new_thread(self._wait, ())
 
     def _wait(self) -> None:
-        """The program's own thread: sleep until it has ended."""
+        """Sleep until the program has ended. The program's own thread."""
         pid = self.proc.pid
         try:
             found: Any = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
@@ -444,7 +447,7 @@ class Program:
             else:
                 status = [None, _signal_name(number), found.si_code == os.CLD_DUMPED]
         except (AttributeError, OSError):
-            # A system without waitid(): it is reaped at once.
+            # This system has no waitid(), so the process is reaped here.
             code = self.proc.wait()
             status = [code, None, False] if code >= 0 else [None, _signal_name(-code), False]
         self.router.broker.defer(self._on_exit, status)
@@ -452,35 +455,35 @@ class Program:
     def _on_exit(self, status: list[Any]) -> None:
         self.status = status
         if self.closing and not self.ending:
-            # What it has started in its group.
+            # Other processes that the program has started in its group may be left.
             self._end_group(1)
         if self.is_tty:
-            # What it has left in the background does not keep a terminal.
+            # Background processes that the program has left do not keep the terminal open.
             self.started.stdout.finish()
-        self._check_over()
+        self._check_finished()
 
     def _on_output_end(self, lost: bool) -> None:
-        self._check_over()
+        self._check_finished()
 
-    def _check_over(self) -> None:
-        if self.over or self.status is None or not all(end.ended for end in self.outputs):
+    def _check_finished(self) -> None:
+        if self.finished or self.status is None or not all(end.ended for end in self.outputs):
             return
-        self.over = True
+        self.finished = True
         self.stdin.close()
         self.router._handlers.pop(self.control, None)
-        self._tell("exit", *self.status)
+        self._send_control("exit", *self.status)
         if not self.closing:
             self._reap()
 
     def _reap(self) -> None:
         if not self.reaped:
             self.reaped = True
-            programs(self.router).discard(self)
+            guard_of(self.router).discard(self)
             self.proc.wait()
         else:
-            programs(self.router).discard(self)
+            guard_of(self.router).discard(self)
 
-    def _tell(self, *fields: Any) -> None:
+    def _send_control(self, *fields: Any) -> None:
         msg = Message(dst_id=self.peer.context_id, handle=self.control_to)
         msg.data = core.encode(list(fields))
         self.router.route(msg, False)
@@ -495,10 +498,10 @@ class Program:
             CONTROLS[fields[0]](self, *fields[1:])
 
     def signal(self, name: str) -> None:
-        """Send a signal, by its name without SIG, to the program's group (RFC 4254 section 6.9)."""
+        """Send a signal, named without SIG, to the program's group (RFC 4254 section 6.9)."""
         number: Any = getattr(signal, "SIG" + name, None)
         if number is None:
-            self.router.log(ERROR, "there is no signal %r here", name)
+            self.router.log(ERROR, "unknown signal %r for a program: not sent", name)
         else:
             self._kill(number)
 
@@ -507,57 +510,57 @@ class Program:
             try:
                 os.killpg(self.proc.pid, number)
             except OSError:
-                # Another account's by now (sudo), or all of it gone.
+                # The process runs as another account (sudo), or the whole group has ended.
                 pass
 
     def resize(self, *size: int) -> None:
-        """Tell the terminal its size."""
+        """Set the size of the terminal, if there is one."""
         tty = self.started.tty
         if tty and self.started.stdout.fd >= 0:
             tty.resize(*size)
 
-    def hurry(self) -> None:
-        """As close(), where there is no time."""
+    def close_now(self) -> None:
+        """End the program as close() does, but without a grace period and with short pauses."""
         self.pause = self.started.short_pause
         if self.closing and not self.ending:
             self._end_group(0)
         self.close(0)
 
     def close(self, grace: float | None = None) -> None:
-        """Nobody wants it any more: see rule 5."""
+        """Abandon the program: see rule 5."""
         if self.closing:
             return
         self.closing = True
         if grace is None:
             grace = 0 if self.is_tty else GRACE
         else:
-            self.pause = min(self.pause, BRISK_PAUSE)
+            self.pause = min(self.pause, CUSTOM_GRACE_PAUSE)
         self.stdin.close()
         for end in self.outputs:
             end.close(True)
         if self.reaped:
-            self._gone()
+            self._finish()
         elif self.status is not None:
             self._end_group(1)
         else:
             self.router.broker.after(grace, lambda: self.ending or self._end_group(0))  # type: ignore[func-returns-value]
 
     def _end_group(self, step: int) -> None:
-        """Go on with what ends it, from that one on."""
+        """Send the termination signals to the process group, from index `step` on."""
         self.ending = True
         if self.reaped:
             return
-        endings = self.started.endings
-        if step == len(endings):
+        end_signals = self.started.end_signals
+        if step == len(end_signals):
             if self.status is not None:
-                return self._gone()
+                return self._finish()
             step -= 1
-        self._kill(endings[step])
+        self._kill(end_signals[step])
         pause = self.pause if self.status is None else SHORT_PAUSE
         self.router.broker.after(pause, lambda: self._end_group(step + 1))
 
-    def _gone(self) -> None:
-        self._check_over()
+    def _finish(self) -> None:
+        self._check_finished()
         self._reap()
 
 
@@ -572,20 +575,21 @@ def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name[3:]
     except ValueError:
-        # A real-time signal.
+        # Real-time signals have no names.
         return str(number)
 
 
-# -- all of them
+# -- all programs
 
 
 class Guard:
     """
-    All programs of this process, and a small shell that outlives it: it is told of each program,
-    and when this process is gone ends those that are left.
+    Registry of this process' programs, with a small shell process that outlives this process.
+
+    The shell is notified of each program, and ends the remaining ones when this process is gone.
     """
 
-    #: Reads "+ PID" and "- PID" until the end of file.
+    #: Shell script that reads "+ PID" and "- PID" until the end of file, then ends those left.
     SCRIPT = (
         'trap "" HUP INT TERM;p=;while read a b;do case $a in +)p="$p $b";;'
         '*)n=;for i in $p;do [ $i = $b ]||n="$n $i";done;p=$n;;esac;done;'
@@ -601,7 +605,7 @@ class Guard:
         self.started = False
 
     def start(self) -> None:
-        """Any thread: start the shell, if there is none."""
+        """Any thread: start the shell unless it has been started."""
         with self.lock:
             if self.started:
                 return
@@ -621,7 +625,7 @@ class Guard:
                 )
             except OSError as e:
                 os.close(write)
-                self.router.log(ERROR, "no guard for this context's programs: %s", e)
+                self.router.log(ERROR, "cannot start the guard of this context's programs: %s", e)
                 return
             finally:
                 os.close(read)
@@ -641,44 +645,44 @@ class Guard:
             self.router.broker.stop()
 
     def watch(self, pid: int) -> None:
-        """Any thread: have the process group of that number ended, should this process be."""
-        self._say(b"+ %d\n" % pid)
+        """Any thread: add a process group to those that are ended if this process is killed."""
+        self._write(b"+ %d\n" % pid)
 
     def unwatch(self, pid: int) -> None:
-        """Any thread: it is over; to be said before it is reaped."""
-        self._say(b"- %d\n" % pid)
+        """Any thread: remove a process group that has ended. To be called before it is reaped."""
+        self._write(b"- %d\n" % pid)
 
-    def _say(self, line: bytes) -> None:
+    def _write(self, line: bytes) -> None:
         if self.pipe is not None:
             try:
                 os.write(self.pipe, line)
             except OSError as e:
-                self.router.log(ERROR, "the guard of this context's programs is gone: %s", e)
+                self.router.log(ERROR, "lost the guard of this context's programs: %s", e)
                 os.close(self.pipe)
                 self.pipe = None
 
     def _on_parent_lost(self) -> None:
-        """A detached context goes on; those that it ran programs for are not reached any more."""
+        """Close the programs of contexts that a detached context can no longer reach."""
         for program in list(self.programs):
             if self.router.routes.get(program.peer.context_id) is None:
                 program.close()
 
     def _on_exit(self) -> None:
-        """From here on it is the shell's."""
+        """Close the pipe: from here on the shell ends the remaining programs."""
         pipe, self.pipe = self.pipe, None
         if pipe is not None:
             os.close(pipe)
 
     def _on_shutdown(self) -> None:
-        """The context ends in order: so do its programs, without the grace."""
+        """End all programs without a grace period, as the context is shutting down."""
         if self.programs:
             self.router.broker.holds.add(self)
             for program in list(self.programs):
-                program.hurry()
+                program.close_now()
 
 
-def programs(router: Router) -> Guard:
-    """Return what knows all programs of this context."""
+def guard_of(router: Router) -> Guard:
+    """Return this router's program registry."""
     found: Guard = router.__dict__.get("_guard") or router.__dict__.setdefault(
         "_guard", Guard(router)
     )
@@ -688,18 +692,18 @@ def programs(router: Router) -> Guard:
 @takes_router
 def start(spec: Spec, peer_id: int, handles: list[int], router: Any = None) -> Any:
     """
-    Start a program for a context; called by it, or by an ancestor on its behalf.
+    Start a program for a context. Called by that context, or by an ancestor on its behalf.
 
-    :param dict spec: what to run: see process.spec_of()
-    :param int peer_id: context that has the pipes' other ends, and alone may use ours
-    :param list handles: its mailboxes: control, credit for input (0: there is none), output, error
-    :returns: ("started", pid or None, our mailboxes in the same order); ("error", arguments of an
-        OSError), or ("refused", why)
+    :param dict spec: the program: see client.spec_of()
+    :param int peer_id: context that has the pipes' other ends; only it may use the pipes
+    :param list handles: its mailboxes: control, credit for input (0 for no input), output, error
+    :returns: ("started", pid or None, this context's mailboxes in the same order); ("error",
+        arguments of an OSError...); or ("refused", reason)
     """
     if not 1 <= spec["window"] <= MAX_WINDOW:
-        raise ValueError("window of %r bytes: not within 1 to %d" % (spec["window"], MAX_WINDOW))
+        raise ValueError("window must be 1 to %d bytes, not %r" % (MAX_WINDOW, spec["window"]))
     peer = router.context_by_id(peer_id)
-    programs(router).start()
+    guard_of(router).start()
     try:
         program = Program(router, peer, handles, spec)
     except Refused as e:

@@ -1,14 +1,14 @@
 """
-Terminal modes on the wire: what termios knows, in the numbers of RFC 4254, section 8 (and IUTF8 of
-RFC 8160), as termios' own bits differ between systems.
+Terminal modes on the wire: termios attributes as opcodes and values of RFC 4254, section 8 (and
+IUTF8 of RFC 8160), since the bits of termios differ between systems.
 
     modes  = *( opcode value ) [ TTY_OP_END ]
     opcode = 1 byte; value = 4 bytes, big-endian
 
 Rules
-    1. What this system does not have is neither encoded nor applied.
-    2. Any bytes can be applied: a pair that is cut off is no pair, a value that makes no sense is
-       passed over, and opcodes of 160 and above end it, since what follows them is unknown.
+    1. Modes that this system does not have are neither encoded nor applied.
+    2. Any bytes can be applied. A truncated pair and an invalid value are ignored. An opcode of 160
+       or above ends the modes, since the length of its argument is unknown.
 
 Threads: any.
 """
@@ -29,13 +29,13 @@ __all__ = ["apply", "encode", "merge", "parse"]
 TTY_OP_END, TTY_OP_ISPEED, TTY_OP_OSPEED = 0, 128, 129
 #: The first opcode whose argument RFC 4254 does not define.
 FIRST_UNKNOWN = 160
-#: What stands for "no such character".
+#: Value that means "no such character".
 NO_CHARACTER = 255
 
-#: Positions in what termios.tcgetattr() returns.
+#: Positions in the list that termios.tcgetattr() returns.
 IFLAG, OFLAG, CFLAG, LFLAG, ISPEED, OSPEED, CC = range(7)
 
-#: Python's termios does not have it; Linux, macOS and FreeBSD have it at the same place.
+#: Flag missing in Python's termios. It is the same on Linux, macOS and FreeBSD.
 _IUTF8 = 0x4000
 
 
@@ -61,7 +61,7 @@ FLAGS = {
     OFLAG: _numbered(70, "OPOST OLCUC ONLCR OCRNL ONOCR ONLRET"),
     CFLAG: {92: "PARENB", 93: "PARODD"},
 }
-#: Opcode to what it says of CSIZE, which is a number and no flag.
+#: Opcode to the value of CSIZE that it sets. CSIZE is a number, not a flag.
 SIZES = {90: "CS7", 91: "CS8"}
 SPEEDS = {TTY_OP_ISPEED: ISPEED, TTY_OP_OSPEED: OSPEED}
 
@@ -90,7 +90,7 @@ def _speeds() -> dict[int, int]:
 
 
 def _no_character(fd: int) -> int:
-    """Return the character that means "none" on this system."""
+    """Return the character that means "none" on this system, for example in VEOL."""
     try:
         return os.fpathconf(fd, "PC_VDISABLE") & 255
     except (OSError, ValueError):
@@ -99,10 +99,10 @@ def _no_character(fd: int) -> int:
 
 def encode(attrs: list[Any], no_character: int = 0) -> bytes:
     """
-    Return terminal attributes as RFC 4254, section 8 has them ("encoded terminal modes").
+    Return terminal attributes as encoded terminal modes (RFC 4254, section 8).
 
-    :param list attrs: as `termios.tcgetattr()` returns them
-    :param int no_character: what this system has for an unused special character; 0 on Linux
+    :param list attrs: as returned by `termios.tcgetattr()`
+    :param int no_character: this system's value for an unused special character; 0 on Linux
     """
     pairs = []
     for opcode, at in sorted(_characters().items()):
@@ -122,7 +122,7 @@ def encode(attrs: list[Any], no_character: int = 0) -> bytes:
 def parse(modes: bytes) -> list[tuple[int, int]]:
     """
     Return encoded terminal modes as pairs of opcode and value, in their order, up to the end:
-    TTY_OP_END, an opcode of 160 or above, or a pair that is not whole.
+    TTY_OP_END, an opcode of 160 or above, or a truncated pair.
 
     :param bytes modes: any bytes
     """
@@ -137,12 +137,12 @@ def parse(modes: bytes) -> list[tuple[int, int]]:
 
 def merge(attrs: list[Any], modes: bytes, no_character: int = 0) -> list[Any]:
     """
-    Return terminal attributes with what encoded modes say put into them. Opcodes that are unknown,
-    or that this system does not have, are ignored (RFC 4254, section 8).
+    Return terminal attributes with encoded modes applied to them. Opcodes that are unknown, or
+    that this system does not have, are ignored (RFC 4254, section 8).
 
-    :param list attrs: as `termios.tcgetattr()` returns them; not changed
+    :param list attrs: as returned by `termios.tcgetattr()`; not changed
     :param bytes modes: any bytes
-    :param int no_character: what this system has for an unused special character
+    :param int no_character: this system's value for an unused special character
     """
     attrs = attrs[:CC] + [list(attrs[CC])]
     flags, characters, speeds = _flags(), _characters(), _speeds()
@@ -156,18 +156,18 @@ def merge(attrs: list[Any], modes: bytes, no_character: int = 0) -> list[Any]:
             attrs[position] = attrs[position] | bit if value else attrs[position] & ~bit
         elif opcode in SIZES and value:
             attrs[CFLAG] = attrs[CFLAG] & ~termios.CSIZE | getattr(termios, SIZES[opcode])
-        elif opcode in SPEEDS and speeds.get(value):  # 0 would hang the terminal up
+        elif opcode in SPEEDS and speeds.get(value):  # speed 0 would hang up the terminal
             attrs[SPEEDS[opcode]] = speeds[value]
     return attrs
 
 
 def apply(fd: int, modes: bytes) -> None:
     """
-    Set a terminal's modes, at once; what the modes don't say stays as it is.
+    Set a terminal's modes at once. Attributes without a mode stay unchanged.
 
-    :param int fd: of the terminal, either end of it
-    :param bytes modes: encoded as of RFC 4254, section 8; any bytes do no harm
-    :raises termios.error: `fd` is no terminal, or it was closed
+    :param int fd: descriptor of the terminal, either end of it
+    :param bytes modes: encoded according to RFC 4254, section 8; any bytes are safe
+    :raises termios.error: `fd` is not a terminal, or the terminal was closed
     """
     attrs = termios.tcgetattr(fd)
     merged = merge(attrs, modes, _no_character(fd))
@@ -176,6 +176,6 @@ def apply(fd: int, modes: bytes) -> None:
     except termios.error as e:
         if e.args[0] != errno.EINVAL:
             raise
-        # A Linux pty has eight bits and no parity; asked for others, glibc says so.
+        # A Linux pty has eight bits and no parity. glibc reports EINVAL for other settings.
         merged[CFLAG] = attrs[CFLAG]
         termios.tcsetattr(fd, termios.TCSANOW, merged)

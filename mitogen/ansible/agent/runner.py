@@ -119,7 +119,7 @@ def start_script(router: Router, spec: dict[str, Any]) -> Any:
         started = _start_warm(router, interpreter, script, env, spec)
     started = started or _start_plain(router, interpreter, script, env, spec)
     # Also where the context itself is about to end: an exception takes that long.
-    started.endings, started.short_pause = ENDINGS, server.BRISK_PAUSE
+    started.end_signals, started.short_pause = ENDINGS, server.CUSTOM_GRACE_PAUSE
     return started
 
 

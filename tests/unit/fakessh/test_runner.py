@@ -548,7 +548,7 @@ def test_in_a_child_it_is_guarded(alone, start, router, monkeypatch):
         watch=lambda pid: told.append(("+", pid)),
         unwatch=lambda pid: told.append(("-", pid)),
     )
-    monkeypatch.setattr(runner.server, "programs", lambda of: guard)
+    monkeypatch.setattr(runner.server, "guard_of", lambda of: guard)
     router.econtext = "econtext"
     start(Started(), alone)
     runner.run(Far(router, 5, None), None, ["tool"])

@@ -52,7 +52,7 @@ def is_blocking(fd):
 
 
 class Collector:
-    """What a reader delivers."""
+    """Callback of a reader that collects its data."""
 
     def __init__(self, broker, reader):
         self.reader, self.broker = reader, broker
@@ -73,7 +73,7 @@ class Collector:
 
 
 class Watcher:
-    """What a writer tells."""
+    """Callbacks of a writer that count the bytes written."""
 
     def __init__(self, writer):
         self.writer = writer
@@ -91,7 +91,7 @@ class Watcher:
 
 
 def read_all(fd, size=None):
-    """Return what can be read until the end (or `size` bytes)."""
+    """Return all data up to the end, or `size` bytes."""
     found = b""
     while size is None or len(found) < size:
         try:
@@ -105,7 +105,7 @@ def read_all(fd, size=None):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket", "file", "tty"])
-def test_all_is_read_and_then_the_end(kind, broker, tmp_path):
+def test_reading_to_the_end_of_file(kind, broker, tmp_path):
     rfd, wfd = make_pair(kind, tmp_path)
     copy = os.dup(rfd)
     data = DATA[:3000] if kind == "tty" else DATA
@@ -123,7 +123,7 @@ def test_all_is_read_and_then_the_end(kind, broker, tmp_path):
     assert collector.done.wait(SOON)
     assert b"".join(collector.data) == data
     assert max(map(len, collector.data)) <= endpoints.LIMIT
-    assert is_blocking(copy), "shared with whoever else has it open"
+    assert is_blocking(copy), "the description may be shared with other processes"
     os.close(copy)
 
 
@@ -134,7 +134,7 @@ def write_all(fd, data):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket", "file", "tty"])
-def test_all_is_written_and_then_closed(kind, broker, tmp_path):
+def test_writing_and_closing(kind, broker, tmp_path):
     rfd, wfd = make_pair(kind, tmp_path)
     copy = os.dup(wfd)
     watcher = Watcher(endpoints.open_writer(broker, wfd))
@@ -151,8 +151,8 @@ def test_all_is_written_and_then_closed(kind, broker, tmp_path):
     os.close(rfd)
 
 
-def test_a_descriptor_made_non_blocking_by_its_owner_is_waited_for(broker, tmp_path):
-    """As rsync does with its socketpairs and pipes; here what is not a pipe, so has a thread."""
+def test_writing_to_a_non_blocking_descriptor(broker, tmp_path):
+    """rsync sets O_NONBLOCK on its sockets and pipes. A terminal is used here: it gets a thread."""
     rfd, wfd = make_pair("tty", tmp_path)
     os.set_blocking(wfd, False)
     watcher = Watcher(endpoints.ThreadWriter(broker, wfd))
@@ -164,7 +164,7 @@ def test_a_descriptor_made_non_blocking_by_its_owner_is_waited_for(broker, tmp_p
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket", "tty"])
-def test_a_writer_whose_reader_is_gone(kind, broker, tmp_path):
+def test_writing_without_a_reader(kind, broker, tmp_path):
     rfd, wfd = make_pair(kind, tmp_path)
     os.close(rfd)
     watcher = Watcher(endpoints.open_writer(broker, wfd))
@@ -173,8 +173,8 @@ def test_a_writer_whose_reader_is_gone(kind, broker, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket", "file", "tty"])
-def test_what_is_closed_before_it_was_used_leaves_nothing(kind, broker, tmp_path):
-    """The fixture looks: as where a program can't be started."""
+def test_closing_unused_endpoints_leaves_no_descriptors(kind, broker, tmp_path):
+    """A program that cannot be started has such endpoints. The fixture checks the descriptors."""
     rfd, wfd = make_pair(kind, tmp_path)
     reader, writer = endpoints.open_reader(broker, rfd), endpoints.open_writer(broker, wfd)
     for endpoint in (reader, writer, reader, writer):
@@ -182,7 +182,7 @@ def test_what_is_closed_before_it_was_used_leaves_nothing(kind, broker, tmp_path
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket", "file", "tty"])
-def test_an_end_without_anything_before_it(kind, broker, tmp_path):
+def test_end_of_file_without_data(kind, broker, tmp_path):
     rfd, wfd = make_pair(kind, tmp_path)
     watcher = Watcher(endpoints.open_writer(broker, wfd))
     broker.defer(watcher.writer.end)
@@ -191,17 +191,17 @@ def test_an_end_without_anything_before_it(kind, broker, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket", "tty"])
-def test_a_writer_that_is_given_up_while_it_waits(kind, broker, tmp_path):
+def test_closing_a_writer_that_waits(kind, broker, tmp_path):
     rfd, wfd = make_pair(kind, tmp_path)
     watcher = Watcher(endpoints.open_writer(broker, wfd))
     broker.defer(watcher.writer.write, DATA)
     broker.defer(watcher.writer.close)
-    # A thread within a write goes when that is over.
+    # A thread in the middle of a write ends when that write returns.
     os.close(rfd)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket", "tty"])
-def test_a_reader_that_is_given_up_while_it_waits(kind, broker, tmp_path):
+def test_closing_a_reader_that_waits(kind, broker, tmp_path):
     rfd, wfd = make_pair(kind, tmp_path)
     collector = Collector(broker, endpoints.open_reader(broker, rfd)).resume()
     broker.defer(collector.reader.close)
@@ -232,7 +232,7 @@ def test_a_paused_reader_delivers_nothing(kind, broker, tmp_path):
     os.close(wfd)
 
 
-def test_the_limit_holds(broker):
+def test_a_reader_keeps_to_its_limit(broker):
     rfd, wfd = os.pipe()
     os.write(wfd, b"0123456789")
     os.close(wfd)
@@ -243,22 +243,22 @@ def test_the_limit_holds(broker):
     assert collector.data == [b"0123", b"4567", b"89", b""]
 
 
-def test_finish_ends_where_nothing_is_to_be_read_now(broker):
+def test_finish_reads_available_data_then_ends(broker):
     rfd, wfd = os.pipe()
     os.set_blocking(rfd, False)
-    os.write(wfd, b"last words")
+    os.write(wfd, b"remaining")
     reader = endpoints.PolledReader(broker, rfd)
     collector = Collector(broker, reader).resume()
     broker.defer(reader.finish)
     assert collector.done.wait(SOON)
-    assert b"".join(collector.data) == b"last words"
+    assert b"".join(collector.data) == b"remaining"
     os.close(wfd)
 
 
 # -- memory
 
 
-def test_a_feed_makes_its_writer_wait(broker):
+def test_writing_to_a_full_feed_sleeps(broker):
     feed = endpoints.Feed(broker, 100)
     assert feed.offer(b"x" * 150) and not feed.offer(b"y")
     thread = threading.Thread(target=feed.write, args=(b"z" * 10,))
@@ -271,7 +271,7 @@ def test_a_feed_makes_its_writer_wait(broker):
     assert b"".join(collector.data) == b"x" * 150 + b"z" * 10
 
 
-def test_a_feed_that_nobody_reads_any_more(broker):
+def test_closing_a_feed_wakes_its_writer(broker):
     feed = endpoints.Feed(broker, 100)
     feed.offer(b"x" * 150)
     failed = []
@@ -290,7 +290,7 @@ def test_a_feed_that_nobody_reads_any_more(broker):
 
 
 @pytest.mark.parametrize("data", [b"abc", bytearray(b"abc"), memoryview(b"abc")])
-def test_a_feed_keeps_what_it_was_given(data, broker):
+def test_a_feed_copies_mutable_data(data, broker):
     feed = endpoints.Feed(broker, 100)
     feed.write(data)
     if isinstance(data, bytearray):
@@ -300,7 +300,7 @@ def test_a_feed_keeps_what_it_was_given(data, broker):
     assert collector.done.wait(SOON) and b"".join(collector.data) == b"abc"
 
 
-def test_a_buffer_tells_what_was_taken(broker):
+def test_a_buffer_reports_taken_bytes_as_written(broker):
     buffer = endpoints.Buffer(broker)
     watcher = Watcher(buffer)
     assert buffer.take(10) is None
@@ -313,7 +313,7 @@ def test_a_buffer_tells_what_was_taken(broker):
     processes.wait_until(lambda: watcher.written == 6, SOON)
 
 
-def test_a_buffer_wakes_every_reader_at_its_end(broker):
+def test_the_end_of_a_buffer_wakes_all_readers(broker):
     buffer = endpoints.Buffer(broker)
     Watcher(buffer)
     found = []
@@ -326,14 +326,14 @@ def test_a_buffer_wakes_every_reader_at_its_end(broker):
     assert found == [b""] * 4
 
 
-def test_an_abandoned_buffer(broker):
+def test_abandoning_a_buffer(broker):
     buffer = endpoints.Buffer(broker)
     watcher = Watcher(buffer)
     buffer.abandon()
     assert watcher.done.wait(SOON) and watcher.closed == [True]
 
 
-def test_discard_takes_all_there_is():
+def test_discard_reports_all_bytes_as_written():
     watcher = Watcher(endpoints.Discard())
     watcher.writer.write(b"abc")
     watcher.writer.end()

@@ -1,4 +1,4 @@
-"""Who may have a program started where: a tree in memory, with a target that only notes it."""
+"""Permission to start programs in other contexts: a tree in memory, whose targets log requests."""
 
 import pytest
 
@@ -28,11 +28,11 @@ class Tree:
 
         self.real = grants.request
         monkeypatch.setattr(grants, "request", start)
-        # Answers are given at once, where the test can see them.
+        # No threads: answers are sent at once, where the test can see them.
         monkeypatch.setattr(grants._thread, "start_new_thread", lambda f, args: f(*args))
 
-    def ask(self, source, target):
-        """Return what `source` is answered when it wants a program run in `target`."""
+    def request(self, source, target):
+        """Return the answer to a request of `source` to run a program in `target`."""
         answers = []
         self.real(source.context(target), SPEC, HANDLES, answers.append)
         self.net.pump()
@@ -50,8 +50,8 @@ def allow(tree, source, target):
     return grants.allow(tree.master.context(source), tree.master.context(target))
 
 
-def test_without_a_grant_nothing_is_started(tree):
-    verdict, why = tree.ask(tree.left, tree.right)
+def test_no_program_starts_without_a_grant(tree):
+    verdict, why = tree.request(tree.left, tree.right)
     assert verdict == "refused"
     for part in ("context 1", "no ancestor of both has granted it", "mitogen.fakessh.allow"):
         assert part in why
@@ -60,60 +60,60 @@ def test_without_a_grant_nothing_is_started(tree):
 
 def test_a_grant_is_for_one_source_and_one_target(tree):
     with allow(tree, tree.left, tree.right):
-        assert tree.ask(tree.left, tree.right) == ("started", 7, HANDLES)
+        assert tree.request(tree.left, tree.right) == ("started", 7, HANDLES)
         assert tree.started == [(0, 2, 1, SPEC)]
         for source, target in ((tree.right, tree.left), (tree.below, tree.right)):
-            assert tree.ask(source, target)[0] == "refused"
-        assert tree.ask(tree.left, tree.master)[0] == "refused"
+            assert tree.request(source, target)[0] == "refused"
+        assert tree.request(tree.left, tree.master)[0] == "refused"
     assert len(tree.started) == 1
 
 
-def test_it_ends_with_the_block_and_a_second_close_is_nothing(tree):
+def test_a_grant_ends_with_the_block_and_close_is_idempotent(tree):
     grant = allow(tree, tree.left, tree.right)
     with grant:
         pass
     grant.close()
-    assert tree.ask(tree.left, tree.right)[0] == "refused"
+    assert tree.request(tree.left, tree.right)[0] == "refused"
 
 
-def test_two_grants_of_the_same_end_one_by_one(tree):
+def test_equal_grants_end_separately(tree):
     with allow(tree, tree.left, tree.right):
         with allow(tree, tree.left, tree.right):
             pass
-        assert tree.ask(tree.left, tree.right)[0] == "started"
+        assert tree.request(tree.left, tree.right)[0] == "started"
 
 
-def test_an_ancestor_further_up_may_grant(tree):
+def test_a_grant_of_a_distant_ancestor(tree):
     with allow(tree, tree.below, tree.right):
-        assert tree.ask(tree.below, tree.right)[0] == "started"
+        assert tree.request(tree.below, tree.right)[0] == "started"
         assert tree.started == [(0, 2, 3, SPEC)]
 
 
-def test_one_granting_ancestor_of_two_is_enough(tree):
+def test_a_grant_of_one_of_two_ancestors(tree):
     left = tree.left
     grants.allow(left.context(tree.below), left.router.myself())
     with allow(tree, tree.below, tree.right):
-        assert tree.ask(tree.below, tree.right)[0] == "started"
+        assert tree.request(tree.below, tree.right)[0] == "started"
 
 
 def test_a_grant_for_the_granting_context_itself(tree):
     with allow(tree, tree.left, tree.master):
-        assert tree.ask(tree.left, tree.master)[0] == "started"
+        assert tree.request(tree.left, tree.master)[0] == "started"
         assert tree.started == [(0, 0, 1, SPEC)]
 
 
-def test_a_grant_of_a_call_holds_while_its_answer_is_awaited(tree):
+def test_a_call_grant_lasts_while_the_answer_is_pending(tree):
     master = tree.master.router
     call = core.Message()
     grants.grant_for_call(call, tree.master.context(tree.left), tree.master.context(tree.right))
-    assert tree.ask(tree.left, tree.right)[0] == "refused", "it is not sent yet"
+    assert tree.request(tree.left, tree.right)[0] == "refused", "the call is not sent yet"
     call.reply_to = master.expect(lambda msg: None, 1)
-    assert tree.ask(tree.left, tree.right)[0] == "started"
+    assert tree.request(tree.left, tree.right)[0] == "started"
     del master._handlers[call.reply_to]
-    assert tree.ask(tree.left, tree.right)[0] == "refused"
+    assert tree.request(tree.left, tree.right)[0] == "refused"
 
 
-def test_calls_that_are_over_are_forgotten(tree):
+def test_grants_of_ended_calls_are_removed(tree):
     master = tree.master
     for _ in range(10):
         call = core.Message(reply_to=1 << 31)
@@ -121,7 +121,7 @@ def test_calls_that_are_over_are_forgotten(tree):
     assert len(grants.grants_of(master.router)._grants) == 1
 
 
-def test_a_policy_decides_what_was_not_granted(tree):
+def test_a_policy_decides_without_a_grant(tree):
     asked = []
 
     def policy(source, target, spec):
@@ -129,21 +129,21 @@ def test_a_policy_decides_what_was_not_granted(tree):
         return source.context_id == 1
 
     grants.set_policy(tree.master.router, policy)
-    assert tree.ask(tree.left, tree.right)[0] == "started"
-    assert tree.ask(tree.right, tree.left)[0] == "refused"
+    assert tree.request(tree.left, tree.right)[0] == "started"
+    assert tree.request(tree.right, tree.left)[0] == "refused"
     assert asked == [(1, 2, SPEC), (2, 1, SPEC)]
     grants.set_policy(tree.master.router, None)
-    assert tree.ask(tree.left, tree.right)[0] == "refused"
+    assert tree.request(tree.left, tree.right)[0] == "refused"
 
 
-def test_a_policy_that_fails_refuses(tree):
+def test_an_error_in_a_policy_refuses(tree):
     grants.set_policy(tree.master.router, lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        tree.ask(tree.left, tree.right)
+        tree.request(tree.left, tree.right)
     assert not tree.started
 
 
-def test_a_policy_is_not_asked_about_contexts_that_nobody_knows(tree):
+def test_a_policy_is_not_called_for_unknown_contexts(tree):
     grants.set_policy(tree.master.router, lambda *args: True)
     answers = []
     tree.real(tree.left.context(4711), SPEC, HANDLES, answers.append)
@@ -151,16 +151,16 @@ def test_a_policy_is_not_asked_about_contexts_that_nobody_knows(tree):
     assert answers[0].unpickle()[0] == "refused"
 
 
-def test_a_unidirectional_tree_says_so(tree):
+def test_a_unidirectional_tree_refuses(tree):
     tree.master.router.unidirectional = True
     with allow(tree, tree.left, tree.right):
-        verdict, why = tree.ask(tree.left, tree.right)
+        verdict, why = tree.request(tree.left, tree.right)
     assert (verdict, "unidirectional" in why) == ("refused", True)
     assert not tree.started
 
 
-def test_the_source_is_what_routing_says(tree):
-    """A message that claims to be from another context is dropped before it gets here."""
+def test_the_requester_is_the_verified_source(tree):
+    """A message with a forged source is dropped before it arrives."""
     with allow(tree, tree.left, tree.right):
         msg = core.Message(dst_id=0, src_id=1, auth_id=1, handle=grants.START_PROGRAM, reply_to=9)
         msg.data = core.encode([2, SPEC, HANDLES])
@@ -172,7 +172,7 @@ def test_the_source_is_what_routing_says(tree):
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80", b"\xff" * 9, core.encode([1, 2]), core.encode(7)])
-def test_questions_that_are_none(data, tree):
+def test_malformed_requests(data, tree):
     with allow(tree, tree.left, tree.right):
         answers = tree.left.ask(tree.master, grants.START_PROGRAM, data, flags=0)
         tree.net.pump()
@@ -180,7 +180,7 @@ def test_questions_that_are_none(data, tree):
     assert tree.master.logs
 
 
-def test_start_refuses_a_window_that_is_none():
+def test_start_refuses_an_invalid_window():
     for window in (0, -1, server.MAX_WINDOW + 1):
-        with pytest.raises(ValueError, match="window of"):
+        with pytest.raises(ValueError, match="window must be"):
             server.start(dict(SPEC, window=window), 0, HANDLES)

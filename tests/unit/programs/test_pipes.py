@@ -1,4 +1,4 @@
-"""A pipe between two contexts, over in-memory streams: the reader and writer are the test's."""
+"""A pipe between two contexts, over in-memory streams. The reader and the writer are fakes."""
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -11,7 +11,7 @@ WINDOW = 1000
 
 
 class Source:
-    """A reader: gives what it is told to, as far as it is asked for."""
+    """A reader that delivers the test's data within its limit."""
 
     limit = 0
 
@@ -25,12 +25,12 @@ class Source:
 
     def resume(self):
         self.running = True
-        self.go_on()
+        self.deliver_some()
 
     def pause(self):
         self.running = False
 
-    def go_on(self):
+    def deliver_some(self):
         while self.running and not self.closed and (self.data or self.end):
             piece, self.data = self.data[: self.limit], self.data[self.limit :]
             if not piece:
@@ -42,7 +42,7 @@ class Source:
 
 
 class Sink:
-    """A writer: holds what it gets until the test lets go of it."""
+    """A writer that holds all data until the test releases it."""
 
     def __init__(self):
         self.held = b""
@@ -56,7 +56,7 @@ class Sink:
     def write(self, data):
         self.held += data
 
-    def let_go(self, size=1 << 30):
+    def release(self, size=1 << 30):
         part, self.held = self.held[:size], self.held[size:]
         self.done += part
         if part:
@@ -102,8 +102,8 @@ class Pipe:
         self.net.pump()
         return self
 
-    def let_go(self, size=1 << 30):
-        self.sink.let_go(size)
+    def release(self, size=1 << 30):
+        self.sink.release(size)
         self.net.pump()
 
     def handlers(self):
@@ -118,27 +118,27 @@ def net():
 
 
 @pytest.mark.parametrize("hops", [1, 3])
-def test_what_is_held_is_the_window_exactly(net, hops):
+def test_a_window_of_data_is_held(net, hops):
     data = bytes(range(256)) * 20
     pipe = Pipe(net, data, hops=hops).start()
     assert len(pipe.sink.held) == WINDOW
     while pipe.sink.held:
-        pipe.let_go(100)
+        pipe.release(100)
         assert len(pipe.sink.held) <= WINDOW
     assert pipe.sink.done == data
     assert pipe.ends == [("sending", False), ("receiving", False)]
     assert not pipe.handlers()
 
 
-def test_credit_is_given_for_what_is_written_in_halves(net):
+def test_credit_is_sent_for_half_a_window_of_written_bytes(net):
     pipe = Pipe(net, b"x" * 5000, end=False).start()
-    pipe.let_go(WINDOW // 2 - 1)
+    pipe.release(WINDOW // 2 - 1)
     assert pipe.sending.credit == 0
-    pipe.let_go(1)
+    pipe.release(1)
     assert len(pipe.sink.held) == WINDOW
 
 
-def test_no_byte_is_asked_for_beyond_the_credit(net):
+def test_the_reader_is_limited_by_the_credit(net):
     pipe = Pipe(net, b"x" * 990, end=False).start()
     assert pipe.source.limit == 10
 
@@ -146,9 +146,9 @@ def test_no_byte_is_asked_for_beyond_the_credit(net):
 def test_the_end_of_file_needs_no_credit(net):
     pipe = Pipe(net, b"x" * WINDOW, end=False).start()
     assert pipe.sending.credit == 0
-    pipe.let_go()
+    pipe.release()
     pipe.source.end = True
-    pipe.source.go_on()
+    pipe.source.deliver_some()
     net.pump()
     assert pipe.ends == [("sending", False), ("receiving", False)]
 
@@ -158,18 +158,18 @@ def test_an_empty_source(net):
     assert (pipe.sink.done, pipe.ends) == (b"", [("sending", False), ("receiving", False)])
 
 
-def test_bytes_that_come_before_the_receiver_knows_the_sender(net):
+def test_data_that_arrives_before_start(net):
     pipe = Pipe(net, b"x" * 3000)
     pipe.sending.start(pipe.receiving.handle)
     net.pump()
-    pipe.let_go()
+    pipe.release()
     assert pipe.sending.credit == 0
     pipe.receiving.start(pipe.sending.handle)
     net.pump()
     assert pipe.sending.credit == 0 and len(pipe.sink.held) == WINDOW
 
 
-def test_nobody_reads_any_more(net):
+def test_closing_the_receiving_end(net):
     pipe = Pipe(net, b"x" * 5000, end=False).start()
     pipe.receiving.close()
     net.pump()
@@ -178,15 +178,15 @@ def test_nobody_reads_any_more(net):
     assert not pipe.handlers()
 
 
-def test_a_writer_that_breaks_stops_the_reader(net):
+def test_a_broken_writer_stops_the_reader(net):
     pipe = Pipe(net, b"x" * 5000, end=False).start()
     pipe.sink.on_closed(True)
     net.pump()
     assert pipe.source.closed
 
 
-def test_a_sender_that_is_unknown_to_the_receiver_is_stopped(net):
-    """As after an interrupted start: the receiving mailbox is gone."""
+def test_a_sender_without_a_receiver_is_stopped(net):
+    """After an interrupted start, for example, the receiving mailbox is gone."""
     pipe = Pipe(net, b"x" * 5000, end=False)
     pipe.receiving.close()
     pipe.sending.start(pipe.receiving.handle)
@@ -195,35 +195,35 @@ def test_a_sender_that_is_unknown_to_the_receiver_is_stopped(net):
 
 
 @pytest.mark.parametrize("hops", [1, 2])
-def test_a_lost_context_ends_both(net, hops):
+def test_a_lost_context_ends_both_ends(net, hops):
     pipe = Pipe(net, b"x" * 5000, end=False, hops=hops).start()
     end = pipe.far.up
     with end.node.broker.thread():
         end.disconnect("gone")
     net.pump()
     assert pipe.source.closed and ("sending", True) in pipe.ends
-    # A context that has lost its parent ends, and with its broker each wait.
+    # A context that has lost its parent ends. Its broker then ends pending waits.
     pipe.far.broker.end()
     assert pipe.sink.ended
-    pipe.sink.let_go()
-    assert len(pipe.sink.done) == WINDOW, "what has come is still written"
+    pipe.sink.release()
+    assert len(pipe.sink.done) == WINDOW, "data that has arrived is still written"
     assert ("receiving", True) in pipe.ends
     assert not pipe.handlers()
 
 
-def test_more_than_the_window_ends_the_pipe(net):
+def test_data_beyond_the_window_ends_the_pipe(net):
     pipe = Pipe(net, b"", end=False).start()
     pipe.sending.credit = 10 * WINDOW
     pipe.source.data = b"x" * (WINDOW + 1)
     pipe.sending.flowing = False
-    pipe.sending._go_on()
+    pipe.sending._resume()
     net.pump()
     assert ("receiving", True) in pipe.ends and pipe.sink.closed
     assert "pipe overrun" in " ".join(pipe.far.logs)
-    assert pipe.source.closed, "and the sender learns it"
+    assert pipe.source.closed, "the sender is notified"
 
 
-def test_only_the_context_at_the_other_end_is_heard(net):
+def test_messages_from_other_contexts_are_dropped(net):
     master = net.node(0)
     left, right = net.node(1, master), net.node(2, master)
     sink, ends = Sink(), []
@@ -259,22 +259,22 @@ def test_nothing_is_read_while_the_link_is_full(net):
     st.lists(st.integers(1, 900), max_size=30),
     st.integers(1, 3),
 )
-def test_whatever_the_window_and_the_pace_all_arrives_in_order(data, window, steps, hops):
+def test_all_data_arrives_in_order(data, window, steps, hops):
     with nodes.network() as net:
         pipe = Pipe(net, data, window=window, hops=hops).start()
         for size in steps:
             assert len(pipe.sink.held) <= window
-            pipe.let_go(size)
+            pipe.release(size)
         while pipe.sink.held:
             assert len(pipe.sink.held) <= window
-            pipe.let_go()
+            pipe.release()
         assert pipe.sink.done == data
         assert pipe.ends == [("sending", False), ("receiving", False)]
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.binary(max_size=12), max_size=8))
-def test_whatever_a_peer_sends_for_credit_harms_nobody(messages):
+def test_malformed_credit(messages):
     with nodes.network() as net:
         pipe = Pipe(net, b"x" * 5000, end=False).start()
         for data in messages:

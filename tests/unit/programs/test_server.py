@@ -1,4 +1,4 @@
-"""What the target makes of a request, and when it ends a program: no program is started here."""
+"""The target's half of a program: requests, and how programs are ended. No program is started."""
 
 import os
 import pwd
@@ -15,14 +15,14 @@ ACCOUNT = SimpleNamespace(pw_dir="/home/someone", pw_shell="/bin/sh")
 
 @pytest.fixture
 def account(monkeypatch):
-    """The account's entry of passwd(5), to be changed."""
+    """The account's entry in passwd(5), which tests change."""
     entry = SimpleNamespace(**vars(ACCOUNT))
     monkeypatch.setattr(pwd, "getpwuid", lambda uid: entry)
     monkeypatch.delenv("HOME", raising=False)
     return entry
 
 
-def test_home_is_what_the_environment_says_then_what_passwd_says(account, monkeypatch, tmp_path):
+def test_home_is_taken_from_the_environment_then_from_passwd(account, monkeypatch, tmp_path):
     account.pw_dir = str(tmp_path)
     assert programs.home() == str(tmp_path)
     monkeypatch.setenv("HOME", "/usr")
@@ -46,7 +46,7 @@ def test_an_account_without_an_entry(monkeypatch):
 @pytest.mark.parametrize(
     "shell", ["/usr/sbin/nologin", "/bin/false", "/sbin/nologin", "", "/no/such", "/etc/passwd"]
 )
-def test_a_login_shell_that_says_no(shell, account):
+def test_a_login_shell_that_runs_no_commands(shell, account):
     account.pw_shell = shell
     assert programs.login_shell() == "/bin/sh"
 
@@ -91,12 +91,12 @@ def test_no_sshd_config(monkeypatch, tmp_path):
     usual = tmp_path / "usual"
     usual.write_text("")
     monkeypatch.setattr(programs, "SFTP_SERVERS", (str(tmp_path), str(usual)))
-    assert programs.find_sftp_server() is None, "a directory, and what may not be run"
+    assert programs.find_sftp_server() is None, "a directory, and a file that is not executable"
     usual.chmod(0o755)
     assert programs.find_sftp_server() == str(usual)
 
 
-def test_the_environment_is_the_accounts_own(account, monkeypatch):
+def test_the_environment_of_a_program(account, monkeypatch):
     monkeypatch.setattr(os, "environ", {"A": "1"})
     assert programs.environment({}) == {"A": "1", "HOME": "/", "SHELL": "/bin/sh"}
     assert programs.environment({"add_env": {"A": "2"}})["A"] == "2"
@@ -104,7 +104,7 @@ def test_the_environment_is_the_accounts_own(account, monkeypatch):
     assert programs.environment({"env": {"B": "3"}, "add_env": {"C": "4"}}) == {"B": "3", "C": "4"}
 
 
-# ---- what programs/client.py asks for
+# ---- specs made by programs/client.py
 
 
 @pytest.mark.parametrize(
@@ -119,13 +119,13 @@ def test_the_environment_is_the_accounts_own(account, monkeypatch):
         (iter(["a"]), "argv", ["a"]),
     ],
 )
-def test_what_is_sent(args, kind, sent):
+def test_kinds_of_args(args, kind, sent):
     spec = client.spec_of(args, None, None, None, None, False)
     assert (spec["kind"], spec["args"]) == (kind, sent)
     assert set(spec) == {"kind", "args", "window"}
 
 
-def test_options_that_are_sent():
+def test_options():
     pty = client.Pty("vt100", 10, 20, 30, 40, b"\0")
     spec = client.spec_of("x", {"A": "1"}, {"B": "2"}, "/tmp", pty, True)
     assert spec["env"] == {"A": "1"} and spec["add_env"] == {"B": "2"} and spec["cwd"] == "/tmp"
@@ -142,12 +142,12 @@ def test_options_that_are_sent():
         (7, TypeError, "int"),
     ],
 )
-def test_args_that_are_none(args, error, text):
+def test_invalid_args(args, error, text):
     with pytest.raises(error, match=text):
         client.spec_of(args, None, None, None, None, False)
 
 
-def test_signals_by_name():
+def test_signal_names_and_return_codes():
     assert client._returncode(3, None) == 3
     assert client._returncode(None, "TERM") == -signal.SIGTERM
     assert client._returncode(None, "35") == -35
@@ -156,11 +156,11 @@ def test_signals_by_name():
     assert programs._signal_name(4711) == "4711"
 
 
-# ---- the end
+# ---- how a program ends
 
 
 class Endpoint:
-    """A reader or writer that only notes that it was closed."""
+    """A reader or writer that only records its closing."""
 
     limit = 0
     fd = 0
@@ -180,8 +180,8 @@ class Endpoint:
         self.closed = True
 
 
-class Ended:
-    """A program in memory, whose process is this object."""
+class FakeProgram:
+    """A program in memory. The object is also its process."""
 
     pid = 4711
 
@@ -197,7 +197,7 @@ class Ended:
             monkeypatch.setattr(programs, kind, lambda router, spec: started)
         monkeypatch.setitem(programs.KINDS, "argv", programs.start_on_pipes)
         self.endpoints = started
-        self.told = self.master.inbox(1 << 31)
+        self.inbox = self.master.inbox(1 << 31)
         spec = {"kind": "argv", "args": ["x"], "window": 100, "pty": {"term": "x"} if tty else None}
         self.program = programs.Program(
             self.child.router, self.child.context(self.master), [1 << 31, 1, 2, 3], spec
@@ -217,10 +217,10 @@ class Ended:
         self.net.pump()
 
     def messages(self):
-        return [msg.unpickle() for msg in self.told]
+        return [msg.unpickle() for msg in self.inbox]
 
-    def known(self):
-        return programs.programs(self.child.router).programs
+    def registered(self):
+        return programs.guard_of(self.child.router).programs
 
 
 @pytest.fixture
@@ -230,110 +230,110 @@ def net():
 
 
 def test_the_status_comes_after_both_ends_of_file(net, monkeypatch):
-    ended = Ended(net, monkeypatch)
-    ended.exit(3, None, False)
-    assert ended.messages() == [] and ended.known()
-    ended.close_outputs()
-    assert ended.messages() == [["exit", 3, None, False]]
-    assert ended.reaped == 1 and not ended.known()
-    assert ended.endpoints.stdin.closed and not ended.signals
+    fake = FakeProgram(net, monkeypatch)
+    fake.exit(3, None, False)
+    assert fake.messages() == [] and fake.registered()
+    fake.close_outputs()
+    assert fake.messages() == [["exit", 3, None, False]]
+    assert fake.reaped == 1 and not fake.registered()
+    assert fake.endpoints.stdin.closed and not fake.signals
 
 
-def test_the_ends_of_file_alone_are_not_the_end(net, monkeypatch):
-    ended = Ended(net, monkeypatch)
-    ended.close_outputs()
-    assert ended.messages() == [] and not ended.reaped
-    ended.exit(None, "KILL", True)
-    assert ended.messages() == [["exit", None, "KILL", True]]
+def test_end_of_file_on_both_outputs_does_not_end_the_program(net, monkeypatch):
+    fake = FakeProgram(net, monkeypatch)
+    fake.close_outputs()
+    assert fake.messages() == [] and not fake.reaped
+    fake.exit(None, "KILL", True)
+    assert fake.messages() == [["exit", None, "KILL", True]]
 
 
 @pytest.mark.parametrize(("tty", "grace"), [(False, programs.GRACE), (True, 0)])
-def test_given_up_it_gets_time_and_then_signals_to_its_group(tty, grace, net, monkeypatch):
-    ended = Ended(net, monkeypatch, tty)
-    ended.program.close()
+def test_an_abandoned_program_gets_a_grace_period_then_signals(tty, grace, net, monkeypatch):
+    fake = FakeProgram(net, monkeypatch, tty)
+    fake.program.close()
     net.pump()
-    stdin, stdout = ended.endpoints.stdin, ended.endpoints.stdout
+    stdin, stdout = fake.endpoints.stdin, fake.endpoints.stdout
     assert stdin.closed and stdout.closed
     if grace:
         net.advance(grace - 0.01)
-        assert ended.signals == []
+        assert fake.signals == []
         net.advance(0.01)
     else:
         net.advance(0)
-    assert ended.signals == [signal.SIGHUP]
+    assert fake.signals == [signal.SIGHUP]
     net.advance(programs.PAUSE)
     net.advance(programs.PAUSE)
-    assert ended.signals == list(programs.ENDINGS)
-    ended.exit(None, "KILL", False)
+    assert fake.signals == list(programs.END_SIGNALS)
+    fake.exit(None, "KILL", False)
     net.advance(programs.PAUSE)
-    assert ended.reaped == 1 and not ended.known()
+    assert fake.reaped == 1 and not fake.registered()
 
 
-def test_one_that_ends_in_its_grace_has_its_group_ended(net, monkeypatch):
-    ended = Ended(net, monkeypatch)
-    ended.program.close()
+def test_the_group_of_a_program_that_ended_in_its_grace_period_is_ended(net, monkeypatch):
+    fake = FakeProgram(net, monkeypatch)
+    fake.program.close()
     net.pump()
     net.advance(1)
-    ended.exit(0, None, False)
+    fake.exit(0, None, False)
     net.advance(3 * programs.SHORT_PAUSE)
-    assert ended.signals == [signal.SIGTERM, signal.SIGKILL]
-    assert ended.reaped == 1 and not ended.known()
+    assert fake.signals == [signal.SIGTERM, signal.SIGKILL]
+    assert fake.reaped == 1 and not fake.registered()
     net.advance(100)
-    assert len(ended.signals) == 2, "its group's number may be another's by now"
+    assert len(fake.signals) == 2, "the process group id may have been reused"
 
 
-def test_in_a_hurry_there_is_no_grace_even_within_one(net, monkeypatch):
-    ended = Ended(net, monkeypatch)
-    ended.program.close()
+def test_close_now_cuts_a_grace_period_short(net, monkeypatch):
+    fake = FakeProgram(net, monkeypatch)
+    fake.program.close()
     net.advance(1)
-    ended.child.broker.defer(ended.program.hurry)
+    fake.child.broker.defer(fake.program.close_now)
     net.pump()
     net.advance(2.5 * programs.SHORT_PAUSE)
-    assert ended.signals == list(programs.ENDINGS)
+    assert fake.signals == list(programs.END_SIGNALS)
 
 
-def test_given_another_grace_its_own_endings_come_brisk(net, monkeypatch):
-    ended = Ended(net, monkeypatch)
-    ended.program.started.endings = (signal.SIGINT, signal.SIGKILL)
-    ended.program.close(0.3)
+def test_signals_after_a_custom_grace_period(net, monkeypatch):
+    fake = FakeProgram(net, monkeypatch)
+    fake.program.started.end_signals = (signal.SIGINT, signal.SIGKILL)
+    fake.program.close(0.3)
     net.pump()
     net.advance(0.29)
-    assert ended.signals == []
+    assert fake.signals == []
     net.advance(0.01)
-    assert ended.signals == [signal.SIGINT]
-    net.advance(programs.BRISK_PAUSE)
-    assert ended.signals == [signal.SIGINT, signal.SIGKILL]
+    assert fake.signals == [signal.SIGINT]
+    net.advance(programs.CUSTOM_GRACE_PAUSE)
+    assert fake.signals == [signal.SIGINT, signal.SIGKILL]
 
 
-def test_a_lost_caller_gives_it_up(net, monkeypatch):
-    ended = Ended(net, monkeypatch)
-    ended.child.router.econtext.detached = True
-    with ended.child.broker.thread():
-        ended.child.router.context_lost(0)
+def test_losing_the_caller_abandons_the_program(net, monkeypatch):
+    fake = FakeProgram(net, monkeypatch)
+    fake.child.router.econtext.detached = True
+    with fake.child.broker.thread():
+        fake.child.router.context_lost(0)
     net.pump()
-    assert ended.program.closing
+    assert fake.program.closing
 
 
-def test_what_the_caller_says(net, monkeypatch):
-    ended = Ended(net, monkeypatch)
-    control = ended.program.control
+def test_control_messages(net, monkeypatch):
+    fake = FakeProgram(net, monkeypatch)
+    control = fake.program.control
     for fields in (["signal", "USR1"], ["signal", "NONE"], ["resize", 1, 2, 0, 0], ["what"], [], 7):
-        ended.master.send(ended.child, control, programs.core.encode(fields), flags=0)
-    ended.master.send(ended.child, control, b"\xff", flags=0)
+        fake.master.send(fake.child, control, programs.core.encode(fields), flags=0)
+    fake.master.send(fake.child, control, b"\xff", flags=0)
     net.pump()
-    assert ended.signals == [signal.SIGUSR1]
-    assert any("no signal 'NONE'" in line for line in ended.child.logs)
-    assert not ended.program.closing
-    ended.master.send(ended.child, control, programs.core.encode(["close"]), flags=0)
+    assert fake.signals == [signal.SIGUSR1]
+    assert any("unknown signal 'NONE'" in line for line in fake.child.logs)
+    assert not fake.program.closing
+    fake.master.send(fake.child, control, programs.core.encode(["close"]), flags=0)
     net.pump()
-    assert ended.program.closing
+    assert fake.program.closing
 
 
-def test_no_signal_after_it_was_reaped(net, monkeypatch):
-    ended = Ended(net, monkeypatch)
-    ended.close_outputs()
-    ended.exit(0, None, False)
-    ended.program.signal("TERM")
-    ended.program.close()
+def test_a_reaped_program_gets_no_signals(net, monkeypatch):
+    fake = FakeProgram(net, monkeypatch)
+    fake.close_outputs()
+    fake.exit(0, None, False)
+    fake.program.signal("TERM")
+    fake.program.close()
     net.advance(100)
-    assert not ended.signals
+    assert not fake.signals

@@ -1,4 +1,4 @@
-"""Terminal modes: there and back, into a real pty, and whatever bytes may come."""
+"""Terminal modes: encoding and decoding, on a real pty, and with arbitrary bytes."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from mitogen.programs.tty_modes import CC, CFLAG, IFLAG, ISPEED, LFLAG, OFLAG, O
 
 @pytest.fixture
 def pty():
-    """(master, slave) as the kernel makes them."""
+    """(master, slave) with the kernel's initial modes."""
     pair = os.openpty()
     yield pair
     for fd in pair:
@@ -24,7 +24,7 @@ def pty():
 
 
 def attributes():
-    """What a Linux pty has at first, as tcgetattr() returns it."""
+    """The initial attributes of a Linux pty, as returned by tcgetattr()."""
     characters = b"\x03\x1c\x7f\x15\x04\0\x01\0\x11\x13\x1a\0\x12\x0f\x17\x16" + bytes(16)
     cc = [bytes((code,)) for code in characters]
     return [0o2400, 5, 0o277, 0o105073, termios.B38400, termios.B38400, cc]
@@ -34,7 +34,7 @@ def pairs(*each):
     return b"".join(struct.pack(">BI", *pair) for pair in each)
 
 
-def test_encode_by_hand():
+def test_encode():
     """Opcodes from RFC 4254, section 8: VINTR 1, VERASE 3, ICRNL 36, ECHO 53, OPOST 70, CS8 91."""
     found = dict(tty_modes.parse(tty_modes.encode(attributes())))
     assert {op: found[op] for op in (1, 3, 36, 35, 53, 56, 70, 71, 90, 91, 128, 129)} == {
@@ -50,7 +50,7 @@ def test_encode_ends_with_the_end_opcode():
     assert len(modes) % 5 == 1
 
 
-def test_every_opcode_of_the_rfc_is_known():
+def test_all_opcodes_of_the_rfc_are_known():
     known = {*tty_modes.CHARACTERS, *tty_modes.SIZES, *tty_modes.SPEEDS}
     for names in tty_modes.FLAGS.values():
         known |= names.keys()
@@ -58,8 +58,8 @@ def test_every_opcode_of_the_rfc_is_known():
     assert known == rfc | {42}  # IUTF8, RFC 8160
 
 
-def test_there_and_back_through_terminals(pty):
-    """A terminal with odd settings, and a raw one that gets them."""
+def test_copying_modes_between_terminals(pty):
+    """Copy the modes of a terminal with unusual settings to a raw one."""
     master, slave = pty
     attrs = termios.tcgetattr(slave)
     attrs[IFLAG] = attrs[IFLAG] & ~termios.ICRNL | termios.IXANY | 0x4000
@@ -76,24 +76,24 @@ def test_there_and_back_through_terminals(pty):
     tty_modes.apply(master, modes)
     found = termios.tcgetattr(slave)
     for cc in (found[CC], expected[CC]):
-        cc[termios.VMIN] = cc[termios.VTIME] = None  # not on the wire
+        cc[termios.VMIN] = cc[termios.VTIME] = None  # not sent
     assert found == expected
 
 
-def test_of_a_raw_terminal(pty):
-    """tcgetattr() has numbers for VMIN and VTIME then."""
+def test_encode_a_raw_terminal(pty):
+    """tcgetattr() returns numbers for VMIN and VTIME then."""
     tty.setraw(pty[1])
     found = dict(tty_modes.parse(tty_modes.encode(termios.tcgetattr(pty[1]))))
     assert (found[51], found[53]) == (0, 0)
 
 
-def test_what_is_not_said_stays():
+def test_merge_keeps_attributes_without_a_mode():
     attrs = attributes()
     assert tty_modes.merge(attrs, b"") == attrs
     assert tty_modes.merge(attrs, b"\0") == attrs
 
 
-def test_the_given_attributes_are_not_changed():
+def test_merge_does_not_change_its_argument():
     attrs = attributes()
     tty_modes.merge(attrs, pairs((1, 7), (53, 0)))
     assert attrs == attributes()
@@ -104,7 +104,7 @@ def test_the_given_attributes_are_not_changed():
     [
         ((53, 0), LFLAG, termios.ECHO, 0),
         ((53, 1), LFLAG, termios.ECHO, termios.ECHO),
-        ((54, 77), LFLAG, termios.ECHOE, termios.ECHOE),  # anything but 0 is true
+        ((54, 77), LFLAG, termios.ECHOE, termios.ECHOE),  # any value but 0 is true
         ((90, 1), CFLAG, termios.CSIZE, termios.CS7),
         ((91, 1), CFLAG, termios.CSIZE, termios.CS8),
         ((91, 0), CFLAG, termios.CSIZE, termios.CS8),
@@ -115,8 +115,8 @@ def test_one_flag(pair, position, bit, expected):
     assert tty_modes.merge(attributes(), pairs(pair))[position] & bit == expected
 
 
-def test_openssh_says_both_sizes():
-    """It sends CS7 and CS8 as 1 for eight bits, as the bits overlap."""
+def test_both_character_sizes():
+    """OpenSSH sends both CS7 and CS8 as 1 for eight bits, as the bits overlap."""
     modes = pairs((90, 1), (91, 1))
     assert tty_modes.merge(attributes(), modes)[CFLAG] & termios.CSIZE == termios.CS8
 
@@ -129,13 +129,13 @@ def test_one_character(value, expected):
     assert found[CC][termios.VINTR] == expected
 
 
-def test_no_character_is_this_systems():
+def test_no_character_is_translated():
     found = tty_modes.merge(attributes(), pairs((1, 255)), no_character=0)
     assert found[CC][termios.VINTR] == b"\0"
 
 
 @pytest.mark.parametrize("speed", [0, 1, 38401, 0xFFFFFFFF])
-def test_a_speed_that_makes_no_sense_is_passed_over(speed):
+def test_invalid_speeds_are_ignored(speed):
     assert tty_modes.merge(attributes(), pairs((128, speed), (129, speed))) == attributes()
 
 
@@ -144,24 +144,24 @@ def test_a_speed():
     assert found[ISPEED : OSPEED + 1] == [termios.B9600, termios.B19200]
 
 
-def test_a_speed_without_a_number_is_not_encoded():
+def test_an_unknown_speed_is_not_encoded():
     attrs = attributes()
     attrs[ISPEED] = 0o777777
     assert 128 not in dict(tty_modes.parse(tty_modes.encode(attrs)))
 
 
 @pytest.mark.parametrize("opcode", [19, 29, 43, 127, 130, 159])
-def test_unknown_opcodes_are_passed_over(opcode):
+def test_unknown_opcodes_are_ignored(opcode):
     found = tty_modes.merge(attributes(), pairs((opcode, 1), (1, 7)))
     assert found[CC][termios.VINTR] == b"\x07"
 
 
 @pytest.mark.parametrize("opcode", [0, 160, 255])
-def test_what_ends_the_modes(opcode):
+def test_opcodes_that_end_the_modes(opcode):
     assert tty_modes.parse(pairs((1, 7), (opcode, 1), (2, 7))) == [(1, 7)]
 
 
-def test_cut_off_anywhere():
+def test_truncated_modes():
     modes = tty_modes.encode(attributes())
     whole = tty_modes.parse(modes)
     for length in range(len(modes)):
@@ -169,7 +169,7 @@ def test_cut_off_anywhere():
 
 
 @given(st.binary(max_size=400))
-def test_any_bytes_make_attributes(modes):
+def test_any_bytes_can_be_merged(modes):
     found = tty_modes.merge(attributes(), modes)
     assert [type(each) for each in found] == [int] * 6 + [list]
     assert all(len(each) == 1 for each in found[CC])
@@ -185,8 +185,8 @@ def test_any_bytes_can_be_applied(pty):
     assert termios.tcgetattr(pty[1])
 
 
-def test_seven_bits_with_parity_are_more_than_a_pty_can(pty):
-    """The rest is applied all the same."""
+def test_a_pty_without_seven_bits_and_parity(pty):
+    """The other modes are applied nevertheless."""
     tty_modes.apply(pty[0], pairs((90, 1), (92, 1), (53, 0), (128, 9600), (129, 9600)))
     found = termios.tcgetattr(pty[1])
     assert not found[LFLAG] & termios.ECHO
@@ -194,7 +194,7 @@ def test_seven_bits_with_parity_are_more_than_a_pty_can(pty):
     assert found[OSPEED] == termios.B9600
 
 
-def test_a_terminal_that_is_gone_meanwhile(pty, monkeypatch):
+def test_a_closed_terminal(pty, monkeypatch):
     def tcsetattr(*_args):
         raise termios.error(errno.EIO, "Input/output error")
 
@@ -203,13 +203,13 @@ def test_a_terminal_that_is_gone_meanwhile(pty, monkeypatch):
         tty_modes.apply(pty[0], b"")
 
 
-def test_no_terminal(tmp_path):
+def test_a_file_is_not_a_terminal(tmp_path):
     with open(tmp_path / "file", "wb") as fp, pytest.raises(termios.error):
         tty_modes.apply(fp.fileno(), b"")
 
 
-def test_a_system_that_has_less(monkeypatch):
-    """What termios does not name is neither sent nor set."""
+def test_a_system_with_fewer_modes(monkeypatch):
+    """Modes that termios does not define are neither encoded nor applied."""
     monkeypatch.delattr(termios, "IUCLC")
     monkeypatch.delattr(termios, "VWERASE")
     found = dict(tty_modes.parse(tty_modes.encode(attributes())))
@@ -217,7 +217,7 @@ def test_a_system_that_has_less(monkeypatch):
     assert tty_modes.merge(attributes(), pairs((37, 1), (13, 1))) == attributes()
 
 
-def test_no_character_where_the_system_does_not_say(monkeypatch):
+def test_no_character_without_fpathconf(monkeypatch):
 
     def unknown(fd, name):
         raise ValueError(name)

@@ -1,13 +1,14 @@
 """
-One file between contexts: in pieces through the window of a flow. put_get.py and file_services.py
-use it; docs/design/files.rst has the measurements.
+Transfer of one file between contexts, in pieces through the window of a flow. Used by put_get.py
+and file_services.py; docs/design/files.rst has the measurements.
 
 Rules
-    1. A piece is one frame, raw: neither end nor a relay puts anything together, and none of them
-       holds more of a file than the flow's window.
+    1. A piece is one raw frame. Neither an end nor a relay joins frames, and none of them holds
+       more of a file than the flow's window.
     2. A file that changes while it is read is an error.
-    3. What arrives is compared with what was sent: its size, and where it was passed on by others a
-       check as well. On one stream a byte too many or too few makes the next frame none.
+    3. Received data is compared with the data that was sent, by size and, if a relay was involved,
+       by a check as well. On a single stream, a missing or extra byte would make the next frame
+       invalid.
 
 Threads: any, one at a time per object.
 """
@@ -45,10 +46,10 @@ __all__ = [
     "write_all",
 ]
 
-#: Bytes of a piece: one frame.
+#: Bytes in a piece: one frame.
 PIECE = core.FRAME_SIZE
-#: Seconds without credit after which a transfer fails. Longer than a call's: a slow disk, or a link
-#: that takes minutes for a window, is no error.
+#: Seconds without credit after which a transfer fails. Longer than a call's limit: a slow disk is
+#: not an error, nor is a link that takes minutes for a window.
 STALL_TIMEOUT = 300.0
 
 OPEN_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
@@ -56,9 +57,9 @@ OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Error(core.Error):
-    """A transfer failed; nothing of it is left, unless `resume` was asked for."""
+    """A transfer failed. Nothing of it is left, unless `resume` was given."""
 
-    #: The name that programs know, also where it was raised far away.
+    #: Public name, by which the error is also known when it was raised in another context.
     __module__ = "mitogen.files"
 
 
@@ -67,10 +68,10 @@ class Error(core.Error):
 
 class Crc:
     """
-    A check of each piece and of their order: the CRC-32 of each, folded by a prime.
+    A checksum of each piece and of their order: the CRC-32 of each, combined modulo a prime.
 
-    A third of the price of SHA-256, and needs no library. It finds accidents; against a relay that
-    lies no check helps, as that could alter it as well.
+    It takes a third of the time of SHA-256 and needs no library. It detects accidents. No checksum
+    protects against a malicious relay, which could alter the checksum as well.
     """
 
     PRIME = (1 << 61) - 1
@@ -79,26 +80,26 @@ class Crc:
         self.state = 0
 
     def update(self, piece: Any) -> None:
-        """Take in one piece."""
+        """Add one piece."""
         self.state = (self.state * 0x1F3D5B79 + zlib.crc32(piece) + 1) % self.PRIME
 
     def value(self) -> Any:
-        """Return what both ends must have."""
+        """Return the checksum, which must be the same at both ends."""
         return self.state
 
 
 class Sha256:
-    """A check of all bytes, wherever the pieces were cut."""
+    """A checksum of all bytes, independent of the division into pieces."""
 
     def __init__(self) -> None:
-        # Not at the top: it takes a child 4 ms, and small files don't use it.
+        # Imported here: it takes a child 4 ms, and small files do not need it.
         import hashlib
 
         self._hash = hashlib.sha256()
         self.update = self._hash.update
 
     def value(self) -> Any:
-        """Return what both ends must have."""
+        """Return the checksum, which must be the same at both ends."""
         return self._hash.digest()
 
 
@@ -111,10 +112,12 @@ def check_for(size: int | None) -> Any:
 
 class Packer:
     """
-    Compresses pieces: what gets smaller by it. After one that doesn't, some are not tried: what is
-    compressed already costs little then.
+    Compressor of pieces. Pieces that do not shrink are sent as they are.
 
-    :param bool enabled: whether to do anything
+    After a piece that did not shrink, the next PASSED pieces are not tried, so that data that is
+    compressed already costs little.
+
+    :param bool enabled: False: compress nothing
     """
 
     PASSED = 7
@@ -124,7 +127,7 @@ class Packer:
         self._passed = self.PASSED
 
     def pack(self, record: Any) -> Any:
-        """Return what to send for a piece, `["packed", bytes]`, or for what is no piece itself."""
+        """Return the record to send: `["packed", bytes]` if a piece shrinks, else `record`."""
         if not self.enabled or type(record) is not bytes:
             return record
         if self._passed < self.PASSED:
@@ -139,9 +142,9 @@ class Packer:
 
 def unpacked(record: Any) -> Any:
     """
-    Return what pack() was given.
+    Reverse Packer.pack().
 
-    :raises Error: it is not what pack() makes
+    :raises Error: the record is malformed
     """
     if type(record) is not list or record[:1] != ["packed"]:
         return record
@@ -153,7 +156,7 @@ def unpacked(record: Any) -> Any:
                 return piece
         except zlib.error:
             pass
-    raise Error("the sender sent nonsense for a packed piece")
+    raise Error("the sender sent a malformed packed piece")
 
 
 # -- one file
@@ -161,7 +164,7 @@ def unpacked(record: Any) -> Any:
 
 class Outlet:
     """
-    Sends to a mailbox of another context, and notices that nobody reads it any more.
+    Sender to a mailbox of another context, which detects that the mailbox is closed.
 
     :param Sender sender: the mailbox
     """
@@ -179,11 +182,11 @@ class Outlet:
 
     def _route(self, msg: Message) -> None:
         flows = self.router._flows
-        # A mailbox that is closed ends the flow; what is sent from then on would be dropped.
+        # A closed mailbox ends the flow. Anything sent after that would be dropped.
         if self._window is not None and flows.get(self.key) is not self._window:
-            raise ChannelError("context %d reads no more", self.key[0])
+            raise ChannelError("context %d has closed the mailbox", self.key[0])
         if self._window is None and not self._is_reached():
-            # Without a route there is no flow either.
+            # Without a route there is no flow.
             raise ChannelError("context %d is gone", self.key[0])
         msg.handle = self.handle
         waited = 0.0
@@ -200,30 +203,31 @@ class Outlet:
 
     def send(self, piece: bytes) -> None:
         """
-        Send bytes; sleeps until there is credit.
+        Send bytes, after sleeping until there is credit.
 
-        :raises ChannelError: nobody reads them
-        :raises TimeoutError: they were not read for STALL_TIMEOUT seconds
+        :raises ChannelError: the mailbox is closed, or its context is gone
+        :raises TimeoutError: nothing was read for STALL_TIMEOUT seconds
         """
         self._route(Message(data=piece, flags=RAW))
 
     def record(self, value: Any) -> None:
-        """Send a value; otherwise as send()."""
+        """Send a value; bytes are sent as a piece. Errors are those of send()."""
         if type(value) is bytes:
             self.send(value)
         else:
             self._route(Message(data=core.encode(value)))
 
     def fail(self, error: BaseException) -> None:
-        """Send an error instead of the rest, if anybody still reads."""
+        """Send an error in place of the remaining records, unless the mailbox is closed."""
         try:
             self.record(error if isinstance(error, CallError) else CallError(error))
         except core.Error:
             pass
 
     def abort(self) -> None:
-        """End the flow, at once as far as this end is concerned."""
-        self.router.route(Message.dead("given up", dst_id=self.key[0], handle=self.handle), False)
+        """End the flow without waiting for the other end."""
+        msg = Message.dead("transfer aborted", dst_id=self.key[0], handle=self.handle)
+        self.router.route(msg, False)
 
 
 def kind_of(mode: int) -> str:
@@ -241,31 +245,31 @@ def kind_of(mode: int) -> str:
 
 def open_regular(path: Any, dir_fd: int | None = None, follow: bool = True) -> int:
     """
-    Return a descriptor of a regular file, for reading; a fifo or device is not waited for.
+    Open a regular file for reading, and return the descriptor. A fifo or device does not block.
 
     :param path: the file
-    :param int dir_fd: directory that it is relative to
-    :param bool follow: open what a symlink leads to; otherwise that is an error
-    :raises Error: it is something else
-    :raises OSError: it cannot be opened
+    :param int dir_fd: directory that a relative path starts from
+    :param bool follow: follow a symlink; otherwise a symlink is an error
+    :raises Error: the path is not a regular file
+    :raises OSError: the file cannot be opened
     """
     fd = os.open(path, OPEN_READ | (0 if follow else os.O_NOFOLLOW), dir_fd=dir_fd)
     mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode):
         os.close(fd)
-        raise Error("%r is a %s, no regular file", os.fsdecode(path), kind_of(mode))
+        raise Error("%r is a %s, not a regular file", os.fsdecode(path), kind_of(mode))
     return fd
 
 
 def open_below(root: str, path: str) -> int:
     """
-    Return a descriptor of a regular file below a directory, for reading, whatever anybody does to
-    the directories on the way meanwhile: no symlink is followed.
+    Open a regular file below a directory for reading, and return the descriptor. No symlink is
+    followed, even if the directories in between are changed meanwhile.
 
-    :param str root: the directory, or the file itself where `path` is "."
-    :param str path: relative, without `..`
-    :raises Error: it is no regular file
-    :raises OSError: it cannot be opened
+    :param str root: the directory, or the file itself if `path` is "."
+    :param str path: relative path without `..`
+    :raises Error: the path is not a regular file
+    :raises OSError: the file cannot be opened
     """
     names = [name for name in path.split(os.sep) if name not in ("", ".")]
     if not names:
@@ -286,8 +290,8 @@ def _changed(before: os.stat_result, after: os.stat_result) -> bool:
 
 
 def read_pieces(fd: int, name: Any, before: os.stat_result, offset: int = 0) -> Iterator[bytes]:
-    """Yield what a file has from `offset` on, as it was when `before` was taken."""
-    # What /proc and the like make up has no size, and ends where reading ends.
+    """Yield a file's content from `offset` to the end that it had according to `before`."""
+    # Files in /proc and similar have size 0. They are read up to the end of file.
     left = before.st_size - offset if before.st_size else sys.maxsize
     position = offset
     while left > 0:
@@ -310,11 +314,11 @@ def read_pieces(fd: int, name: Any, before: os.stat_result, offset: int = 0) -> 
 
 def describe(found: os.stat_result) -> dict[str, Any]:
     """
-    Return what a FileService tells of a file.
+    Return the metadata that a FileService sends for a file.
 
-    :param found: what os.fstat() returned
-    :returns: dict of size (bytes), mode (with the file's type), owner, group (names, None where
-        there is none), mtime and atime (seconds)
+    :param found: result of os.fstat()
+    :returns: dict of size (bytes), mode (including the file type), owner and group (names, None if
+        the number has none), mtime and atime (seconds)
     """
     import grp
     import pwd
@@ -337,19 +341,19 @@ def describe(found: os.stat_result) -> dict[str, Any]:
 
 def send_pieces(fd: int, path: str, outlet: Outlet, size: int, mtime: float) -> None:
     """
-    Send one file, for receive_pieces().
+    Send one file to receive_pieces().
 
-    :param int fd: the file
-    :param str path: its name, for errors
-    :param Outlet outlet: where to
-    :param int size: bytes that it had when it was asked for
-    :param float mtime: seconds, likewise
-    :raises Error: it has changed since then, or changes meanwhile
-    :raises ChannelError: nobody reads it
+    :param int fd: descriptor of the file
+    :param str path: path of the file, for errors
+    :param Outlet outlet: destination
+    :param int size: size in bytes at the time of the request
+    :param float mtime: modification time at the time of the request, in seconds
+    :raises Error: the file has changed since the request, or changes while it is sent
+    :raises ChannelError: the receiver has closed its mailbox
     """
     before = os.fstat(fd)
     if (before.st_size, before.st_mtime) != (size, mtime):
-        raise Error("%r changed between being asked for and being sent", path)
+        raise Error("%r changed between the request and the transfer", path)
     check = Crc()
     sent = 0
     for piece in read_pieces(fd, path, before):
@@ -360,7 +364,7 @@ def send_pieces(fd: int, path: str, outlet: Outlet, size: int, mtime: float) -> 
 
 
 def write_all(write: Callable[[Any], Any], piece: bytes) -> None:
-    # A raw file may take less than it is given; buffered ones, and others, take all.
+    # A raw file may write only a part. Buffered files and others write all of it.
     taken = write(piece)
     if type(taken) is int and 0 <= taken < len(piece):
         write_all(write, piece[taken:])
@@ -368,12 +372,12 @@ def write_all(write: Callable[[Any], Any], piece: bytes) -> None:
 
 def receive_pieces(receiver: Any, write: Callable[[bytes], Any]) -> int:
     """
-    Take in one file, as send_pieces() sends it.
+    Receive one file from send_pieces().
 
-    :param Receiver receiver: where it arrives
+    :param Receiver receiver: mailbox that receives the file
     :param write: called with each piece
-    :returns: how many bytes
-    :raises Error: it did not arrive as it was sent
+    :returns: number of bytes received
+    :raises Error: the received data differs from the data that was sent
     :raises CallError: the sender failed
     :raises ChannelError: the sender is gone
     """
@@ -387,5 +391,5 @@ def receive_pieces(receiver: Any, write: Callable[[bytes], Any]) -> int:
         size += len(msg.data)
         write_all(write, msg.data)
     if msg.unpickle() != [size, check.value()]:
-        raise Error("what arrived, %d bytes, is not what was sent", size)
+        raise Error("the received data, %d bytes, differs from the data that was sent", size)
     return size

@@ -1,10 +1,10 @@
 """
-Files and trees between this context and others: put() and get().
+Transfer of files and trees between this context and others: put() and get().
 
-The far half runs in the other context as a call. What it says, records and its answer, comes to one
-mailbox, in order; what is small goes with the call, or its answer, in one round trip.
+The far half of a transfer runs in the other context as a call. Its records and its answer arrive at
+one mailbox, in order. Small transfers are part of the call or of its answer, in one round trip.
 
-Threads: a program's; in the far context the main thread, as for all calls.
+Threads: a program's thread. In the other context the main thread, as for all calls.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ if TYPE_CHECKING:
 
 __all__ = ["Error", "Skipped", "get", "put"]
 
-#: Bytes of records that go with the call itself, or its answer: one round trip for what is small.
+#: Bytes of records sent with the call itself or its answer, in one round trip.
 HEAD = 65536
-#: Names that an error lists.
+#: Number of names listed in an error.
 LISTED = 20
-#: What Error is called where it is raised far away.
+#: Type name of an Error that was raised in another context.
 ERROR_NAME = "%s.%s" % (Error.__module__, Error.__name__)
 
 
 class Skipped(Error):
     """
-    A tree is in place but for what can't be sent: devices, fifos, sockets.
+    A tree was transferred except for its devices, fifos and sockets.
 
-    :param names: what was left out, as paths below the tree's root
+    :param names: paths of the skipped files, relative to the tree's root
     """
 
     def __init__(self, names: str | list[str], *args: Any) -> None:
-        #: Paths below the tree's root.
+        #: Paths of the skipped files, relative to the tree's root.
         self.names = [names] if isinstance(names, str) else list(names)
         more = len(self.names) - LISTED
         core.Error.__init__(
             self,
-            "the tree is in place without what is neither file, directory nor symlink: %s%s",
+            "the tree was transferred except for devices, fifos and sockets: %s%s",
             ", ".join(map(repr, self.names[:LISTED])),
             " and %d more" % more if more > 0 else "",
         )
 
 
-class _Watch:
-    """Follows the records: for the caller's `progress`, and for what is skipped."""
+class _Observer:
+    """Observer of the records: calls `progress`, and collects the names of skipped files."""
 
     def __init__(self, progress: Progress | None, path: str) -> None:
         self.progress = progress
@@ -67,15 +67,15 @@ class _Watch:
         self.total: int | None = None
         self.skipped: list[str] = []
 
-    def note(self, record: Record) -> None:
-        """Take note of a record."""
+    def observe(self, record: Record) -> None:
+        """Evaluate one record."""
         if type(record) is bytes:
             self.done += len(record)
-            self._tell()
+            self._report()
         elif record[0] == "file":
             self.path = self._join(record[1])
             self.done, self.total = record[3], record[2].get("size")
-            self._tell()
+            self._report()
         elif record[0] == "dir":
             self.names.append(os.fsdecode(record[1]))
         elif record[0] == "up":
@@ -87,23 +87,23 @@ class _Watch:
         names = [*self.names, os.fsdecode(name)]
         return os.path.join(*[each for each in names if each])
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         if self.progress:
             self.progress(self.path, self.done, self.total)
 
 
 class _Call:
     """
-    The call of the far half, whose answer comes to the same mailbox as what it sends before.
+    The call of the far half. Its answer arrives at the same mailbox as the records before it.
 
-    :param Context context: where it runs
-    :param float timeout: seconds for all of it; None for ever
+    :param Context context: context in which it runs
+    :param float timeout: seconds for the whole transfer; None for no limit
     """
 
     def __init__(self, context: Any, timeout: float | None) -> None:
         router = context.router
         if context.context_id == router.context_id:
-            raise Error("this is the context itself: use shutil")
+            raise Error("cannot transfer to or from the context itself: use shutil")
         self.router = router
         self.chain = CallChain(context)
         self.timeout = timeout
@@ -117,17 +117,17 @@ class _Call:
 
     def __exit__(self, kind: Any, error: Any, _: Any) -> None:
         self.router.broker.defer(lambda: [timer.clear() for timer in self._timers])
-        # A CallError is the far half's own end.
+        # With a CallError the far half has ended itself.
         if kind and not issubclass(kind, CallError):
-            self._give_up()
+            self._abandon()
         self.mailbox.close()
         if isinstance(error, CallError) and error.type_name == ERROR_NAME:
             raise Error("%s", error.message) from error
-        if isinstance(error, (ChannelError, core.TimeoutError)) and self._is_late():
-            raise self._late() from error
+        if isinstance(error, (ChannelError, core.TimeoutError)) and self.is_late():
+            raise self._timeout_error() from error
 
-    def _give_up(self) -> None:
-        # Both: a cancel is ignored by a call that is just about to begin.
+    def _abandon(self) -> None:
+        # Both are needed: a call that is about to begin ignores a cancel.
         try:
             if self.outlet:
                 self.outlet.abort()
@@ -135,35 +135,35 @@ class _Call:
         except core.Error:
             pass
 
-    def _is_late(self) -> bool:
+    def is_late(self) -> bool:
         return self.deadline is not None and core.now() >= self.deadline
 
-    def _late(self) -> core.TimeoutError:
+    def _timeout_error(self) -> core.TimeoutError:
         return core.TimeoutError(
-            "%r: the transfer was not done within %s seconds", self.chain.context, self.timeout
+            "%r: the transfer did not finish within %s seconds", self.chain.context, self.timeout
         )
 
     def start(self, fn: Any, *args: Any) -> None:
-        """Call `fn` there."""
+        """Call `fn` in the other context."""
         msg = self.chain.make_msg(fn, *args)
         msg.reply_to = self.mailbox.handle
         self.chain._send(fn, msg)
 
     def get(self) -> Message:
-        """Return the next message from there."""
+        """Return the next message from the far half."""
         if self.deadline is None:
             return self.mailbox.get()
         return self.mailbox.get(max(0, self.deadline - core.now()))
 
     def open_outlet(self) -> Outlet:
-        """Return where the far half takes its records; it says so first."""
+        """Return an Outlet to the mailbox that the far half announces in its first message."""
         msg = self.get()
         if msg.reply_to < core.FIRST_HANDLE:
             msg.unpickle()
-            raise Error("%r: the far half ended too early", self.chain.context)
+            raise Error("%r: the far half ended early", self.chain.context)
         self.outlet = Outlet(core.Sender(self.chain.context, msg.reply_to))
         if self.deadline is not None:
-            # A send sleeps for credit, however long: this ends it.
+            # A send may wait for credit without a limit. This timer ends it.
             self.router.broker.defer(self._set_timer, self.outlet.key)
         return self.outlet
 
@@ -174,7 +174,7 @@ class _Call:
 
 
 def _fits_head(records: Iterator[Record], head: list[Record]) -> bool:
-    """Move records to `head`; return whether these were all."""
+    """Move records to `head` up to HEAD bytes; return whether all fit."""
     size = 0
     for record in records:
         head.append(record)
@@ -201,13 +201,13 @@ def _store(
     reply: Any,
     router: Any = None,
 ) -> None:
-    """Far half of put(): `head` is all, or the rest comes to a mailbox that `reply` is told of."""
+    """Run the far half of put(). Records that are not in `head` arrive at an announced mailbox."""
     with Sink(path, Attributes(**options), resume) as sink:
         for record in head:
             sink.feed(unpacked(record))
         if reply is not None:
             with Receiver(router, respondent=reply.context) as inlet:
-                # With reply_to: should the caller be gone, a dead message comes back.
+                # With reply_to, so that a dead message comes back if the caller is gone.
                 hello = Message(handle=reply.dst_handle, reply_to=inlet.handle, data=b"\xf6")
                 reply.context.send(hello)
                 while not sink.complete:
@@ -216,13 +216,13 @@ def _store(
 
 
 def _part_of(path: bytes) -> Any:
-    """Far half of put(resume=True): return what is there already."""
+    """Run the far half of put(resume=True): return the state of the partial file."""
     with Sink(path, Attributes(), True) as sink:
         return sink.part()
 
 
 def _fetch(path: bytes, part: Any, sender: Any, compress: bool) -> dict[str, Any]:
-    """Far half of get(): the records go to `sender`, or, if they are few, are the answer."""
+    """Run the far half of get(): send the records to `sender`, or return them if they are few."""
     found = records_of(path, part)
     records = map(Packer(compress).pack, found)
     head: list[Record] = []
@@ -255,59 +255,60 @@ def put(
     """
     Send a file or a tree to a context.
 
-    It gets its name there once all of it has arrived, and takes the place of a file or symlink of
-    that name; a tree wants a name that is free. Symlinks in a tree are sent as such, `path` itself
-    is followed. Whatever ends a transfer early, nothing of it is left, at either end.
+    The destination gets its name when all data has arrived, and replaces a file or symlink of that
+    name. A tree requires a free name. Symlinks in a tree are sent as symlinks; `path` itself is
+    followed. If a transfer ends early for any reason, nothing of it is left at either end.
 
-    :param Context context: where to
-    :param path: a file or directory here, or a file object to read bytes from
-    :param remote_path: the name it gets there; that of a directory is an error, and what it is
-        below must exist. Relative to the context's current directory; no `~`
-    :param progress: called as `progress(path, done, total)`, bytes of the file under way; `total`
-        is None where it is not known
-    :param int mode: permissions of each file, instead of its own; directories can be searched
-        where it lets them be read
-    :param owner: account, by name or number, that all of it is to belong to there
-    :param group: group, likewise
-    :param bool preserve: permissions (never setuid, setgid or sticky) and times as here; otherwise
-        permissions less the umask there, and new times
-    :param bool resume: for one file: keep what was sent, as `.NAME.part`, should this be
-        interrupted, and go on from there the next time, if it is as here
-    :param float timeout: seconds for all of it; None for ever
-    :param bool compress: compress what gets smaller by it (zlib, RFC 1950); for a connection that
-        does not do so itself, as `router.ssh(compression=False)`
-    :raises Skipped: the tree is in place but for devices, fifos and sockets
-    :raises Error: it can't be put there; it has changed while it was sent
-    :raises OSError: it can't be read here
-    :raises CallError: it can't be written there; of the same built-in type
+    :param Context context: destination
+    :param path: file or directory here, or a file object to read bytes from
+    :param remote_path: name at the destination. The name of an existing directory is an error, and
+        the parent directory must exist. Relative to the context's current directory; `~` is not
+        expanded
+    :param progress: called as `progress(path, done, total)`, with bytes of the current file;
+        `total` is None if it is not known
+    :param int mode: permissions of all files, instead of their own; directories are made
+        searchable wherever it makes them readable
+    :param owner: owner of all files at the destination, name or number
+    :param group: group of all files at the destination, name or number
+    :param bool preserve: keep permissions (never setuid, setgid or sticky) and times; otherwise use
+        permissions less the destination's umask, and new times
+    :param bool resume: for a single file: if the transfer is interrupted, keep the partial file as
+        `.NAME.part`, and continue from there the next time if its content matches
+    :param float timeout: seconds for the whole transfer; None for no limit
+    :param bool compress: compress pieces that shrink (zlib, RFC 1950); useful on a connection
+        without compression of its own, such as `router.ssh(compression=False)`
+    :raises Skipped: the tree was transferred except for devices, fifos and sockets
+    :raises Error: the destination is not possible, or a file changed while it was sent
+    :raises OSError: a file cannot be read here
+    :raises CallError: a file cannot be written there; the error has the same built-in type
     :raises ChannelError: the context is gone
-    :raises TimeoutError: it was not done in time
+    :raises TimeoutError: the transfer did not finish in time
     """
     options = {"mode": mode, "owner": owner, "group": group, "preserve": preserve}
     target = os.fsencode(remote_path)
     with _Call(context, timeout) as call:
         if hasattr(path, "read"):
             records = records_of_object(path)
-            watch = _Watch(progress, str(getattr(path, "name", "-")))
+            observer = _Observer(progress, str(getattr(path, "name", "-")))
         else:
             part = None
             if resume:
                 call.start(_part_of, target)
                 part = call.get().unpickle()
             records = records_of(os.fsencode(path), part)
-            watch = _Watch(progress, os.fsdecode(path))
+            observer = _Observer(progress, os.fsdecode(path))
         try:
-            packed = map(Packer(compress).pack, _watched(records, watch))
+            packed = map(Packer(compress).pack, _observed(records, observer))
             _put(call, packed, target, options, resume)
         finally:
             records.close()  # type: ignore[attr-defined]
-    if watch.skipped:
-        raise Skipped(watch.skipped)
+    if observer.skipped:
+        raise Skipped(observer.skipped)
 
 
-def _watched(records: Iterator[Record], watch: _Watch) -> Iterator[Record]:
+def _observed(records: Iterator[Record], observer: _Observer) -> Iterator[Record]:
     for record in records:
-        watch.note(record)
+        observer.observe(record)
         yield record
 
 
@@ -326,13 +327,13 @@ def _put(
         outlet = call.open_outlet()
         try:
             for record in records:
-                # Only an error comes so early.
+                # Only an error can arrive this early.
                 if call.mailbox.size():
                     break
                 outlet.record(record)
         except ChannelError:
-            # The far half has ended, and says why.
-            if call._is_late():
+            # The far half has ended. Its answer contains the reason.
+            if call.is_late():
                 raise
     call.get().unpickle()
 
@@ -351,39 +352,39 @@ def get(
     compress: bool = False,
 ) -> None:
     """
-    Fetch a file or a tree from a context: put() the other way round, with the same arguments.
+    Fetch a file or a tree from a context: put() in the other direction, with the same arguments.
 
-    The context is not trusted: nothing is written but at `path` and below it.
+    The context is not trusted: nothing is written except at `path` and below it.
 
-    :param Context context: where from
-    :param remote_path: a file or directory there
-    :param path: the name it gets here, or a file object to write bytes to. To that, what came
-        before an error is written
+    :param Context context: source
+    :param remote_path: file or directory there
+    :param path: name of the destination here, or a file object to write bytes to. Data that
+        arrives before an error is written to the file object
     """
     sink: Any = None
     with _Call(context, timeout) as call:
         if hasattr(path, "write"):
             sink = ObjectSink(path)
-            watch = _Watch(progress, str(getattr(path, "name", "-")))
+            observer = _Observer(progress, str(getattr(path, "name", "-")))
         else:
             sink = Sink(os.fsencode(path), Attributes(mode, owner, group, preserve), resume)
-            watch = _Watch(progress, os.fsdecode(path))
+            observer = _Observer(progress, os.fsdecode(path))
         with sink:
             part = sink.part() if resume and isinstance(sink, Sink) else None
             call.start(_fetch, os.fsencode(remote_path), part, call.mailbox.to_sender(), compress)
-            _get(call, sink, watch)
+            _get(call, sink, observer)
             sink.finish()
-    if watch.skipped:
-        raise Skipped(watch.skipped)
+    if observer.skipped:
+        raise Skipped(observer.skipped)
 
 
-def _get(call: _Call, sink: Any, watch: _Watch) -> None:
+def _get(call: _Call, sink: Any, observer: _Observer) -> None:
     while True:
         record = _record_of(call.get())
         head = record.get("records", ()) if isinstance(record, dict) else [record]
         for each in map(unpacked, head):
             sink.feed(each)
-            # After the sink has seen that it is well formed.
-            watch.note(each)
+            # Only now has the sink checked that the record is well formed.
+            observer.observe(each)
         if isinstance(record, dict):
             return

@@ -1,18 +1,19 @@
 """
-Files and trees as a sequence of records, and what makes files of these again.
+Conversion of files and trees to a sequence of records, and of records to files and trees.
 
     ["file", name, meta, offset]    then its pieces (bytes), then  ["end", size, check]
-    ["dir", name, meta]             then what is in it, then       ["up"]
+    ["dir", name, meta]             then its members, then        ["up"]
     ["link", name, target, meta]
     ["skip", name]
 
-The first record's name is empty. Names are bytes, and of one component: who receives decides where
-they go. `meta` is a dict of numbers: mode, size (bytes), mtime and atime (nanoseconds).
+The first record's name is empty: the receiver decides on the destination. Names are bytes with a
+single component. `meta` is a dict of numbers: mode, size (bytes), mtime and atime (nanoseconds).
 
 Rules
-    1. A sender is not trusted with names: a Sink opens each directory by its descriptor, follows no
-       symlink that was there or came with the tree, and takes no name with a slash in it.
-    2. What is not complete has no name, or is removed, whatever ended it - but for `resume=True`.
+    1. A sender is not trusted with names. A Sink opens each directory by its descriptor, follows no
+       symlink that existed before or came with the tree, and accepts no name with a slash in it.
+    2. An incomplete file or tree has no name, or is removed, however the transfer ended, except
+       with `resume=True`.
 
 Threads: any, one at a time per object.
 """
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Attributes", "ObjectSink", "Sink", "records_of", "records_of_object"]
 
-#: Bytes of a temporary name that come from the file's; a name has 255 at most.
+#: Bytes of a file's name used in its temporary name. Names are limited to 255 bytes.
 STEM = 200
 
 ZEROS = bytes(PIECE)
@@ -56,14 +57,14 @@ OPEN_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def _is_part(part: Any) -> bool:
-    # It comes from another context, which may say anything.
+    # The value comes from another context and may be anything.
     shape = [type(each) for each in part] if isinstance(part, (list, tuple)) else []
     return shape == [int, bytes] and part[0] >= 0
 
 
 def _meta(found: os.stat_result) -> dict[str, int]:
     return {
-        # Who receives does not get setuid programs from whoever sent them.
+        # A sender must not be able to create setuid programs at the receiver.
         "mode": stat.S_IMODE(found.st_mode) & 0o777,
         "size": found.st_size,
         "mtime": found.st_mtime_ns,
@@ -84,7 +85,7 @@ def _state_of(fd: int, limit: int | None = None) -> tuple[int, bytes]:
 
 
 def records_of(path: bytes, part: Any = None) -> Iterator[Record]:
-    """Yield the records of a file or a tree; `part`: (length, SHA-256) of what is there already."""
+    """Yield the records of a file or tree. `part`: (length, SHA-256) of the partial file there."""
     fd = os.open(path, OPEN_READ)
     try:
         found = os.fstat(fd)
@@ -128,7 +129,7 @@ def _member(parent: int, name: bytes, path: bytes) -> Iterator[Record]:
         if stat.S_ISLNK(found.st_mode):
             target = os.fsencode(os.readlink(name, dir_fd=parent))
         elif stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode):
-            # No symlink is followed; what was put in its place meanwhile is not waited for.
+            # No symlink is followed, and a fifo put in its place meanwhile does not block.
             fd = os.open(name, OPEN_READ | os.O_NOFOLLOW, dir_fd=parent)
     except OSError as error:
         error.filename = os.fsdecode(path)
@@ -153,7 +154,7 @@ def _opened(fd: int, name: bytes, found: os.stat_result, path: bytes) -> Iterato
 
 
 def records_of_object(fp: Any) -> Iterator[Record]:
-    """Yield the records of a file object, from where it is on."""
+    """Yield the records of a file object, from its current position."""
     yield ["file", b"", {}, 0]
     check, size = Sha256(), 0
     while True:
@@ -162,7 +163,7 @@ def records_of_object(fp: Any) -> Iterator[Record]:
             raise TypeError("%r: read() must return bytes, not %r" % (fp, type(piece).__name__))
         if not piece:
             break
-        # A file object may return more than it was asked for.
+        # A file object may return more bytes than requested.
         for at in range(0, len(piece), PIECE):
             part = bytes(piece[at : at + PIECE])
             check.update(part)
@@ -175,7 +176,7 @@ def records_of_object(fp: Any) -> Iterator[Record]:
 
 
 class _Umask:
-    """What new files do not get; read without changing it, where the system says it."""
+    """The process' umask, read without changing it if the system reports it."""
 
     def __init__(self) -> None:
         self.mask = -1
@@ -193,14 +194,14 @@ class _Umask:
 
 class Attributes:
     """
-    What received files get besides their content.
+    Attributes of received files other than their content.
 
-    :param int mode: permissions of every regular file; directories can be searched where it lets
-        them be read. None for the sender's, or those of new files
-    :param owner: account that files belong to: name or uid; None for whoever receives
-    :param group: likewise: name or gid
-    :param bool preserve: the sender's permissions (without setuid and the like) and times
-    :raises Error: there is no such account or group here
+    :param int mode: permissions of every regular file; directories are made searchable wherever it
+        makes them readable. None for the sender's, or those of new files
+    :param owner: owner of the files, name or uid; None for the receiving account
+    :param group: group of the files, name or gid; None for the receiving account's
+    :param bool preserve: keep the sender's permissions (without setuid and similar) and times
+    :raises Error: there is no such account or group
     """
 
     def __init__(
@@ -244,7 +245,7 @@ class Attributes:
         return given & 0o777 & ~self.umask
 
     def apply(self, fd: int, meta: dict[str, int], directory: bool = False) -> None:
-        """Set them on a descriptor; the owner first, as that takes setuid away."""
+        """Set the attributes of a descriptor. The owner comes first, as chown clears setuid."""
         if (self.uid, self.gid) != (-1, -1):
             os.chown(fd, self.uid, self.gid)
         os.chmod(fd, self._mode(meta, directory))
@@ -252,7 +253,7 @@ class Attributes:
             os.utime(fd, ns=(meta["atime"], meta["mtime"]))
 
     def apply_to_link(self, name: bytes, dir_fd: int, meta: dict[str, int]) -> None:
-        """Set owner and times of a symlink, which has no permissions."""
+        """Set the owner and times of a symlink. It has no permissions."""
         if (self.uid, self.gid) != (-1, -1):
             os.chown(name, self.uid, self.gid, dir_fd=dir_fd, follow_symlinks=False)
         if self.preserve and "mtime" in meta:
@@ -269,11 +270,11 @@ def _part_name(name: bytes) -> bytes:
 
 
 def _remove(name: bytes, dir_fd: int) -> None:
-    """Remove a file or a tree, as far as that goes."""
+    """Remove a file or tree as far as possible."""
     try:
         if not stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode):
             return os.unlink(name, dir_fd=dir_fd)
-        # What came may have been without permissions.
+        # A received directory may have no permissions for its owner.
         os.chmod(name, 0o700, dir_fd=dir_fd)
         fd = os.open(name, OPEN_DIRECTORY, dir_fd=dir_fd)
     except OSError:
@@ -288,10 +289,10 @@ def _remove(name: bytes, dir_fd: int) -> None:
         os.close(fd)
 
 
-class _Landing:
+class _IncomingFile:
     """
-    A file that is being received at the top: without a name, where the system can do that (Linux's
-    O_TMPFILE), so that nothing is left of it even if this process is killed.
+    A single file that is being received. It has no name if the system supports that (Linux's
+    O_TMPFILE), so that nothing of it is left even if this process is killed.
     """
 
     def __init__(self, directory: int, name: bytes, resume: bool) -> None:
@@ -309,7 +310,7 @@ class _Landing:
                 return fd
             os.close(fd)
         except (AttributeError, OSError):
-            # Neither here, or not on this file system: what matters will be said below.
+            # Not supported by the system or this file system. Other errors recur below.
             pass
         self.temporary = _temporary_name(self.name)
         return os.open(self.temporary, OPEN_NEW, 0o600, dir_fd=self.directory)
@@ -323,15 +324,15 @@ class _Landing:
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-                raise Error("%r is no part of a transfer", os.fsdecode(self.temporary))
+                raise Error("%r is not a partial file of a transfer", os.fsdecode(self.temporary))
             if found.st_uid != os.geteuid():
-                raise Error("%r is somebody else's", os.fsdecode(self.temporary))
+                raise Error("%r belongs to another account", os.fsdecode(self.temporary))
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(fd)
             if error.errno != errno.EWOULDBLOCK:
                 raise
-            text = "%r: another transfer is under way"
+            text = "%r: another transfer is in progress"
             raise Error(text, os.fsdecode(self.temporary)) from None
         except Error:
             os.close(fd)
@@ -339,10 +340,10 @@ class _Landing:
         return fd
 
     def publish(self) -> None:
-        """Give it its name."""
+        """Rename the file to its final name."""
         if self.temporary is None:
             temporary = _temporary_name(self.name)
-            # With dir_fd it is linkat(2), which follows the link in /proc.
+            # With dir_fd this is linkat(2), which follows the link in /proc.
             source = "/proc/self/fd/%d" % self.fd
             os.link(source, temporary, dst_dir_fd=self.directory, follow_symlinks=True)
             self.temporary = temporary
@@ -358,12 +359,12 @@ def _open_parent(path: bytes) -> int:
     try:
         return os.open(path or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
-        text = "the directory to put it into does not exist; make it first"
+        text = "the parent directory does not exist; create it first"
         raise FileNotFoundError(errno.ENOENT, text, os.fsdecode(path)) from None
 
 
 def _is_meta(value: Any) -> bool:
-    """Whether a record's part is no dict, or one that tells of a file what it may."""
+    """Return whether a part of a record is well-formed metadata, or not a dict at all."""
     if type(value) is not dict:
         return True
     return set(value) in (set(), {"mode", "size", "mtime", "atime"}) and all(
@@ -373,15 +374,16 @@ def _is_meta(value: Any) -> bool:
 
 class Sink:
     """
-    Where records become files: at `path`, once all are there and finish() is called.
+    Receiver of records that creates a file or tree at `path`, on finish() after the last record.
 
-    Used as a context manager, it removes what is not finished at the end.
+    As a context manager, it removes an unfinished file or tree at the end.
 
-    :param bytes path: destination; what it is below must exist
-    :param Attributes attributes: what the files get
-    :param bool resume: go on with what an earlier transfer has left, and leave it if this one fails
-    :raises OSError: the directory does not exist, or is not to be written to
-    :raises Error: `path` can't be replaced by what is received
+    :param bytes path: destination; its parent directory must exist
+    :param Attributes attributes: attributes of the files
+    :param bool resume: continue with the partial file of an earlier transfer, and keep a partial
+        file if this transfer fails
+    :raises OSError: the parent directory does not exist or is not writable
+    :raises Error: `path` exists and cannot be replaced
     """
 
     def __init__(self, path: bytes, attributes: Attributes, resume: bool = False) -> None:
@@ -390,21 +392,21 @@ class Sink:
         self.path = os.fsdecode(path)
         parent, self.name = os.path.split(path)
         if self.name in (b"", b".", b".."):
-            raise Error("%r names a directory; name what is put into it", self.path)
-        #: Descriptors of the directories that are being filled; the first is the destination's.
+            raise Error("%r is a directory; add the name of the file or tree", self.path)
+        #: Descriptors of the directories being filled; the first is the destination's parent.
         self._fds = [_open_parent(parent)]
-        #: Names below `path` of what is being made, for errors.
+        #: Names below `path` of the current file, for errors.
         self._names: list[bytes] = []
         self._metas: list[dict[str, int]] = []
         self._root: bytes | None = None
-        self._landing: _Landing | None = None
+        self._incoming: _IncomingFile | None = None
         self._fd = -1
         self._file: dict[str, Any] = {}
         self._size = 0
         self._hole = False
         self._check: Any = None
         self._keep = resume
-        #: Whether all records are there.
+        #: Whether all records have been received.
         self.complete = False
         try:
             self._check_target(False)
@@ -424,13 +426,13 @@ class Sink:
         except FileNotFoundError:
             return
         if stat.S_ISDIR(found.st_mode):
-            raise Error("%r is a directory; name what is put into it", self.path)
+            raise Error("%r is a directory; add the name of the file or tree", self.path)
         if tree or not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
-            text = "%r exists: a %s, which is not replaced"
+            text = "%r exists and is a %s, which is not replaced"
             raise Error(text, self.path, kind_of(found.st_mode))
 
     def part(self) -> tuple[int, bytes] | None:
-        """Return (length, SHA-256) of what an earlier transfer has left, or None."""
+        """Return (length, SHA-256) of an earlier transfer's partial file, or None."""
         try:
             fd = open_regular(_part_name(self.name), self._fds[0], False)
         except OSError:
@@ -442,15 +444,15 @@ class Sink:
 
     def feed(self, record: Record) -> None:
         """
-        Take in one record.
+        Process one record.
 
-        :raises Error: it is not what may come now
-        :raises OSError: the disk is full, or the like
+        :raises Error: the record is malformed or out of order
+        :raises OSError: a file cannot be written, for example because the disk is full
         """
         try:
             self._feed(record)
         except OSError as error:
-            # By its whole path; that of a descriptor, or of a name in it, tells nobody anything.
+            # Show the whole path: a descriptor, or a name relative to it, would not help.
             names = [each for each in self._names if each]
             error.filename = os.path.join(self.path, *map(os.fsdecode, names))
             error.filename2 = None
@@ -460,35 +462,35 @@ class Sink:
         if type(record) is bytes and self._fd >= 0:
             return self._on_piece(record)
         if self.complete or not isinstance(record, list) or not record:
-            raise Error("%r: the sender sent nonsense", self.path)
+            raise Error("%r: the sender sent an invalid record", self.path)
         handler, in_file, shapes = _HANDLERS.get(record[0], (None, False, ()))
         shape = tuple(map(type, record[1:]))
-        right = handler and in_file == (self._fd >= 0) and shape in shapes
-        if not right or not all(map(_is_meta, record)):
-            raise Error("%r: the sender sent nonsense: %r", self.path, record[:1])
+        valid = handler and in_file == (self._fd >= 0) and shape in shapes
+        if not valid or not all(map(_is_meta, record)):
+            raise Error("%r: the sender sent an invalid record: %r", self.path, record[:1])
         if not in_file:
             self._names[len(self._fds) - 1 :] = record[1:2] if record[0] in _NAMED else []
         handler(self, *record[1:])
 
     def _check_name(self, name: bytes) -> bytes:
-        """Return the name to make in the innermost directory."""
+        """Return the name to create in the innermost directory."""
         if len(self._fds) == 1:
             return self.name
         if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
-            raise Error("%r: the sender sent the name %r", self.path, name)
+            raise Error("%r: the sender sent the invalid name %r", self.path, name)
         return name
 
-    def _on_file(self, name: bytes, meta: dict[str, int], offset: int) -> None:
+    def on_file(self, name: bytes, meta: dict[str, int], offset: int) -> None:
         name = self._check_name(name)
         if len(self._fds) == 1:
-            self._landing = _Landing(self._fds[0], name, self.resume)
-            self._fd = self._landing.fd
+            self._incoming = _IncomingFile(self._fds[0], name, self.resume)
+            self._fd = self._incoming.fd
             if offset:
                 self._continue_at(offset)
             elif self.resume:
                 os.ftruncate(self._fd, 0)
         elif offset:
-            raise Error("%r: only single files are resumed", self.path)
+            raise Error("%r: only single files can be resumed", self.path)
         else:
             self._fd = os.open(name, OPEN_NEW, 0o600, dir_fd=self._fds[-1])
         self._file = meta
@@ -497,13 +499,13 @@ class Sink:
 
     def _continue_at(self, offset: int) -> None:
         if not self.resume or offset != os.fstat(self._fd).st_size:
-            raise Error("%r: the part that is here is not the one to go on with", self.path)
+            raise Error("%r: the partial file is not the one that the sender continues", self.path)
         os.lseek(self._fd, offset, os.SEEK_SET)
 
     def _on_piece(self, piece: bytes) -> None:
         self._check.update(piece)
         self._size += len(piece)
-        # A piece of nothing but zeros becomes a hole; the comparison ends at the first other byte.
+        # A piece of zeros becomes a hole. The comparison stops at the first other byte.
         self._hole = piece == ZEROS
         if self._hole:
             os.lseek(self._fd, len(piece), os.SEEK_CUR)
@@ -513,21 +515,21 @@ class Sink:
     def _write(self, piece: bytes) -> int:
         return os.write(self._fd, piece)
 
-    def _on_end(self, size: int, check: Any) -> None:
+    def on_end(self, size: int, check: Any) -> None:
         if (size, check) != (self._size, self._check.value()):
             self._keep = False
-            raise Error("%r: what arrived is not what was sent", self.path)
+            raise Error("%r: the received data differs from the data that was sent", self.path)
         if self._hole:
             os.ftruncate(self._fd, size)
         self._hole = False
         self.attributes.apply(self._fd, self._file)
-        if self._landing:
+        if self._incoming:
             self.complete = True
         else:
             os.close(self._fd)
         self._fd = -1
 
-    def _on_dir(self, name: bytes, meta: dict[str, int]) -> None:
+    def on_dir(self, name: bytes, meta: dict[str, int]) -> None:
         if len(self._fds) == 1:
             if self.resume:
                 raise Error("%r: resume=True is for single files, not for trees", self.path)
@@ -539,9 +541,9 @@ class Sink:
         self._fds.append(os.open(name, OPEN_DIRECTORY, dir_fd=self._fds[-1]))
         self._metas.append(meta)
 
-    def _on_up(self) -> None:
+    def on_up(self) -> None:
         if len(self._fds) == 1:
-            raise Error("%r: the sender sent nonsense", self.path)
+            raise Error("%r: the sender sent an invalid record", self.path)
         fd = self._fds.pop()
         try:
             self.attributes.apply(fd, self._metas.pop(), True)
@@ -549,36 +551,36 @@ class Sink:
             os.close(fd)
         self.complete = len(self._fds) == 1
 
-    def _on_link(self, name: bytes, target: bytes, meta: dict[str, int]) -> None:
+    def on_link(self, name: bytes, target: bytes, meta: dict[str, int]) -> None:
         if len(self._fds) == 1:
-            raise Error("%r: the sender sent nonsense", self.path)
+            raise Error("%r: the sender sent an invalid record", self.path)
         name = self._check_name(name)
         os.symlink(target, name, dir_fd=self._fds[-1])
         self.attributes.apply_to_link(name, self._fds[-1], meta)
 
-    def _on_skip(self, name: bytes) -> None:
-        """Nothing: the caller names them in the end."""
+    def on_skip(self, name: bytes) -> None:
+        """Do nothing: the caller reports the names in the end."""
 
     def finish(self) -> None:
-        """Put what was received in its place."""
+        """Move the received file or tree to its destination."""
         if not self.complete:
-            raise Error("%r: the sender ended too early", self.path)
-        if self._landing:
+            raise Error("%r: the sender ended early", self.path)
+        if self._incoming:
             self._check_target(False)
-            self._landing.publish()
+            self._incoming.publish()
         elif self._root:
             self._check_target(True)
             os.rename(self._root, self.name, src_dir_fd=self._fds[0], dst_dir_fd=self._fds[0])
             self._root = None
 
     def close(self) -> None:
-        """Remove what is not finished; once."""
-        if self._landing:
-            self._landing.discard(self._keep and self._size > 0)
-            os.close(self._landing.fd)
+        """Remove an unfinished file or tree. Idempotent."""
+        if self._incoming:
+            self._incoming.discard(self._keep and self._size > 0)
+            os.close(self._incoming.fd)
         elif self._fd >= 0:
             os.close(self._fd)
-        self._landing, self._fd = None, -1
+        self._incoming, self._fd = None, -1
         if self._root:
             _remove(self._root, self._fds[0])
             self._root = None
@@ -588,13 +590,13 @@ class Sink:
 
 _NAMED = ("file", "dir", "link")
 _HANDLERS: dict[Any, tuple[Any, bool, Any]] = {
-    # record: (method, whether within a file, the types that may follow the name)
-    "file": (Sink._on_file, False, {(bytes, dict, int)}),
-    "end": (Sink._on_end, True, {(int, int), (int, bytes)}),
-    "dir": (Sink._on_dir, False, {(bytes, dict)}),
-    "up": (Sink._on_up, False, {()}),
-    "link": (Sink._on_link, False, {(bytes, bytes, dict)}),
-    "skip": (Sink._on_skip, False, {(bytes,)}),
+    # record: (method, whether within a file, permitted types of the fields after the name)
+    "file": (Sink.on_file, False, {(bytes, dict, int)}),
+    "end": (Sink.on_end, True, {(int, int), (int, bytes)}),
+    "dir": (Sink.on_dir, False, {(bytes, dict)}),
+    "up": (Sink.on_up, False, {()}),
+    "link": (Sink.on_link, False, {(bytes, bytes, dict)}),
+    "skip": (Sink.on_skip, False, {(bytes,)}),
 }
 
 
@@ -605,7 +607,7 @@ def _is_file(record: Record) -> bool:
 
 class ObjectSink:
     """
-    A Sink that writes one file to a file object; what came before an error stays written.
+    A Sink that writes one file to a file object. Data written before an error stays written.
 
     :param fp: file object, open for writing bytes
     """
@@ -633,8 +635,8 @@ class ObjectSink:
         elif self._check and record == ["end", self._size, self._check.value()]:
             self.complete = True
         else:
-            raise Error("%r: what is received is no file, or not as it was sent", self.fp)
+            raise Error("%r: received data is not a file, or differs from the data sent", self.fp)
 
     def finish(self) -> None:
         if not self.complete:
-            raise Error("%r: the sender ended too early", self.fp)
+            raise Error("%r: the sender ended early", self.fp)

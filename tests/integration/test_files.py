@@ -84,7 +84,7 @@ class TestEveryWay:
         assert files.tree(str(tmp_path / "back")) == files.tree(str(tmp_path / "tree"))
 
     def test_errors(self, context, there, tmp_path):
-        with pytest.raises(FileNotFoundError, match="make it first"):
+        with pytest.raises(FileNotFoundError, match="create it first"):
             context.put("/etc/passwd", there + "/no/such/g")
         with pytest.raises(FileNotFoundError):
             context.get(there + "/nothing", tmp_path / "g")
@@ -268,7 +268,7 @@ def test_a_context_that_is_busy(own_router, where):
     busy = context.call_async(work.hang, started.to_sender())
     started.get()
     for way in ("put", "get"):
-        with pytest.raises(mitogen.core.TimeoutError, match="not done within 0.2 seconds"):
+        with pytest.raises(mitogen.core.TimeoutError, match="did not finish within 0.2 seconds"):
             getattr(context, way)("/etc/passwd", where / "g", timeout=0.2)
     assert os.listdir(str(where)) == []
     assert busy.empty()

@@ -1,4 +1,4 @@
-"""pieces.py: what opens, what is noticed, what a reader that stops does to a sender."""
+"""pieces.py: opening and reading files, detecting changes, and senders whose receiver stops."""
 
 import io
 import os
@@ -33,7 +33,7 @@ def make_file(path, data):
 
 
 @pytest.mark.parametrize("kind", [pieces.Crc, pieces.Sha256])
-def test_a_check_tells_what_differs(kind):
+def test_checks_detect_differences(kind):
     def value(*given):
         check = kind()
         for piece in given:
@@ -46,13 +46,13 @@ def test_a_check_tells_what_differs(kind):
     assert all(value(*each) != right for each in wrong)
 
 
-def test_crc_tells_empty_pieces_apart():
+def test_crc_counts_empty_pieces():
     one, two = pieces.Crc(), pieces.Crc()
     one.update(b"")
     assert one.value() != two.value()
 
 
-def test_small_files_need_no_hashlib():
+def test_small_files_are_checked_without_hashlib():
     assert isinstance(pieces.check_for(PIECE), pieces.Crc)
     assert isinstance(pieces.check_for(PIECE + 1), pieces.Sha256)
     assert isinstance(pieces.check_for(None), pieces.Sha256)
@@ -61,7 +61,7 @@ def test_small_files_need_no_hashlib():
 # ---- opening
 
 
-def test_only_regular_files_open(tmp_path):
+def test_opening_regular_files(tmp_path):
     (tmp_path / "file").write_bytes(b"x")
     (tmp_path / "link").symlink_to("file")
     os.mkfifo(str(tmp_path / "fifo"))
@@ -69,7 +69,7 @@ def test_only_regular_files_open(tmp_path):
         os.close(pieces.open_regular(str(tmp_path / name)))
     with pytest.raises(pieces.Error, match="is a directory"):
         pieces.open_regular(str(tmp_path))
-    with pytest.raises(pieces.Error, match="is a fifo"):  # and is not waited for
+    with pytest.raises(pieces.Error, match="is a fifo, not a regular file"):  # does not block
         pieces.open_regular(str(tmp_path / "fifo"))
     with pytest.raises(OSError, match="link"):
         pieces.open_regular(str(tmp_path / "link"), None, False)
@@ -88,7 +88,7 @@ def test_kinds(mode, text):
     assert pieces.kind_of(mode) == text
 
 
-def test_below_a_directory_no_symlink_is_followed(tmp_path):
+def test_open_below_follows_no_symlinks(tmp_path):
     root = tmp_path / "root"
     (root / "a" / "b").mkdir(parents=True)
     (root / "a" / "b" / "file").write_bytes(b"inside")
@@ -110,7 +110,7 @@ def test_below_a_directory_no_symlink_is_followed(tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE])
-def test_pieces_are_of_one_frame(tmp_path, size):
+def test_a_piece_is_one_frame(tmp_path, size):
     fd, before = make_file(tmp_path / "f", os.urandom(size))
     found = list(pieces.read_pieces(fd, "f", before))
     assert b"".join(found) == (tmp_path / "f").read_bytes()
@@ -120,7 +120,7 @@ def test_pieces_are_of_one_frame(tmp_path, size):
     os.close(fd)
 
 
-def test_what_proc_makes_up_has_no_size_and_is_read(tmp_path):
+def test_reading_files_in_proc(tmp_path):
     fd = pieces.open_regular("/proc/version")
     before = os.fstat(fd)
     assert before.st_size == 0
@@ -130,7 +130,7 @@ def test_what_proc_makes_up_has_no_size_and_is_read(tmp_path):
     os.close(fd)
 
 
-def test_a_file_that_grows_is_read_as_far_as_it_was_and_fails(tmp_path):
+def test_a_growing_file_is_an_error_after_its_initial_size(tmp_path):
     fd, before = make_file(tmp_path / "f", b"x" * 10)
     found = []
     with pytest.raises(pieces.Error, match="'f' changed while it was sent: from 10 bytes to 11"):
@@ -142,7 +142,7 @@ def test_a_file_that_grows_is_read_as_far_as_it_was_and_fails(tmp_path):
     os.close(fd)
 
 
-def test_a_file_that_shrinks_or_is_touched_fails(tmp_path):
+def test_a_shrinking_or_touched_file_is_an_error(tmp_path):
     path = tmp_path / "f"
     for change in (lambda: os.truncate(str(path), PIECE), lambda: os.utime(str(path), (1, 1))):
         fd, before = make_file(path, bytes(2 * PIECE))
@@ -152,7 +152,7 @@ def test_a_file_that_shrinks_or_is_touched_fails(tmp_path):
         os.close(fd)
 
 
-def test_description(tmp_path):
+def test_describe(tmp_path):
     fd, found = make_file(tmp_path / "f", b"abc")
     os.close(fd)
     got = pieces.describe(found)
@@ -165,27 +165,27 @@ def test_description(tmp_path):
 # ---- outlets
 
 
-def test_a_flow_that_its_reader_ends_is_noticed(net, pair):
+def test_sending_to_a_closed_mailbox(net, pair):
     master, child, receiver, outlet = pair
     outlet.send(b"1")
     net.pump()
     receiver.close()
     net.pump()
-    with pytest.raises(core.ChannelError, match="context 1 reads no more"):
+    with pytest.raises(core.ChannelError, match="context 1 has closed the mailbox"):
         outlet.send(b"2")
-    outlet.fail(ValueError("nobody hears that"))
+    outlet.fail(ValueError("dropped"))
     assert (1, outlet.handle) not in master.router._flows
 
 
-def test_a_context_that_is_gone_before_the_first_piece(net, pair):
-    """There is no route, so no flow either; what is sent would be dropped, all of it."""
+def test_sending_to_a_lost_context(net, pair):
+    """Without a route there is no flow. All data sent would be dropped."""
     master, child, _, outlet = pair
     master.down[child.id].disconnect("gone")
     with pytest.raises(core.ChannelError, match="context 1 is gone"):
         outlet.send(b"1")
 
 
-def test_no_more_than_a_window_is_under_way(net, pair):
+def test_at_most_a_window_is_in_flight(net, pair):
     master, child, receiver, outlet = pair
     sent = []
 
@@ -203,8 +203,8 @@ def test_no_more_than_a_window_is_under_way(net, pair):
     assert sent[0] * PIECE <= core.WINDOW + PIECE
 
 
-def test_a_reader_that_pauses_is_waited_for(net, pair, monkeypatch):
-    """Longer than a plain Sender would: it fails after CREDIT_TIMEOUT."""
+def test_waiting_for_a_slow_reader(net, pair, monkeypatch):
+    """Wait longer than a plain Sender, which fails after CREDIT_TIMEOUT."""
     master, child, receiver, outlet = pair
     child.broker.after(4 * core.CREDIT_TIMEOUT, lambda: [receiver.get() for _ in range(32)])
     for _ in range(40):
@@ -212,7 +212,7 @@ def test_a_reader_that_pauses_is_waited_for(net, pair, monkeypatch):
     assert any("nothing was read" in line for line in master.logs)
 
 
-def test_a_reader_that_never_reads_is_given_up(net, pair):
+def test_sending_to_a_stopped_reader_times_out(net, pair):
     _, _, _, outlet = pair
     begin = net.time
     with pytest.raises(core.TimeoutError, match="waits for context 1"):
@@ -221,14 +221,14 @@ def test_a_reader_that_never_reads_is_given_up(net, pair):
     assert pieces.STALL_TIMEOUT <= net.time - begin <= pieces.STALL_TIMEOUT + core.CREDIT_TIMEOUT
 
 
-def test_abort_never_waits(net, pair):
+def test_abort_does_not_sleep(net, pair):
     _, _, receiver, outlet = pair
     for _ in range(32):
         outlet.send(bytes(PIECE))
     begin = net.time
     outlet.abort()
     assert net.time == begin
-    with pytest.raises(core.ChannelError, match="given up"):
+    with pytest.raises(core.ChannelError, match="transfer aborted"):
         for _ in range(40):
             receiver.get(timeout=1)
 
@@ -244,7 +244,7 @@ def test_errors_and_records(net, pair):
     assert msg.flags & core.RAW and msg.data == b"raw"
     with pytest.raises(FileNotFoundError):
         receiver.get().unpickle()
-    # One that came from further away goes on as it is.
+    # A CallError from another context is passed on unchanged.
     outlet.fail(core.CallError("as it was"))
     net.pump()
     with pytest.raises(core.CallError, match="^as it was$"):
@@ -281,24 +281,24 @@ def test_a_raw_file_takes_what_it_can(net, pair, tmp_path):
     assert bytes(got) == data
 
 
-def test_a_file_that_was_changed_since_it_was_asked_for(tmp_path, pair):
+def test_a_file_changed_since_the_request(tmp_path, pair):
     fd, found = make_file(tmp_path / "f", b"abc")
     for size, mtime in ((2, found.st_mtime), (3, found.st_mtime + 1)):
-        with pytest.raises(pieces.Error, match="between being asked for and being sent"):
+        with pytest.raises(pieces.Error, match="between the request and the transfer"):
             pieces.send_pieces(fd, "f", pair[3], size, mtime)
     os.close(fd)
 
 
-@pytest.mark.parametrize("end", [[3, 1], [2, 99], [2, None], "nonsense", None, [3]])
-def test_what_is_not_what_was_sent(net, pair, end):
+@pytest.mark.parametrize("end", [[3, 1], [2, 99], [2, None], "malformed packed piece", None, [3]])
+def test_a_wrong_size_or_checksum(net, pair, end):
     _, _, receiver, outlet = pair
     outlet.send(b"abc")
     outlet.record(end)
-    with pytest.raises(pieces.Error, match="3 bytes, is not what was sent"):
+    with pytest.raises(pieces.Error, match="3 bytes, differs from the data that was sent"):
         pieces.receive_pieces(receiver, io.BytesIO().write)
 
 
-def test_a_sender_that_fails_or_goes(net, pair):
+def test_a_failing_or_lost_sender(net, pair):
     _, child, receiver, outlet = pair
     outlet.send(b"abc")
     outlet.fail(pieces.Error("it changed"))
@@ -310,7 +310,7 @@ def test_a_sender_that_fails_or_goes(net, pair):
         pieces.receive_pieces(receiver, io.BytesIO().write)
 
 
-def test_a_message_to_oneself_has_no_window(net):
+def test_sending_within_a_context_has_no_window(net):
     (master,) = net.line(1)
     receiver = Receiver(master.router)
     outlet = pieces.Outlet(receiver.to_sender())
@@ -323,7 +323,7 @@ def test_a_message_to_oneself_has_no_window(net):
 # ---- packed pieces
 
 
-def test_what_gets_smaller_is_packed():
+def test_a_piece_that_shrinks_is_packed():
     piece = b"text " * 20000
     packed = pieces.Packer(True).pack(piece)
     assert packed[0] == "packed"
@@ -331,7 +331,7 @@ def test_what_gets_smaller_is_packed():
     assert pieces.unpacked(packed) == piece
 
 
-def test_what_does_not_is_tried_now_and_then():
+def test_pieces_that_do_not_shrink_are_tried_at_intervals():
     packer = pieces.Packer(True)
     noise, text = os.urandom(PIECE), bytes(PIECE)
     assert packer.pack(noise) is noise
@@ -340,12 +340,12 @@ def test_what_does_not_is_tried_now_and_then():
 
 
 @pytest.mark.parametrize("record", [["file", b"x", {}, 0], ["end", 3, 4], ["up"], b""])
-def test_what_is_no_piece_stays(record):
+def test_other_records_are_not_packed(record):
     assert pieces.Packer(True).pack(record) is record
     assert pieces.unpacked(record) is record
 
 
-def test_nothing_is_packed_unless_asked_for():
+def test_a_disabled_packer():
     piece = bytes(PIECE)
     assert pieces.Packer(False).pack(piece) is piece
 
@@ -360,10 +360,10 @@ def test_nothing_is_packed_unless_asked_for():
         ["packed", zlib.compress(b"x")[:-1]],
         ["packed", zlib.compress(b"x") + b"y"],
         ["packed", zlib.compress(b"x"), b"y"],
-        # More than a piece: whoever sends it has no say in how much is held.
+        # More than a piece: the sender must not decide how much memory is used.
         ["packed", zlib.compress(bytes(PIECE + 1))],
     ],
 )
-def test_nonsense_for_a_packed_piece(record):
-    with pytest.raises(pieces.Error, match="nonsense"):
+def test_malformed_packed_pieces(record):
+    with pytest.raises(pieces.Error, match="malformed packed piece"):
         pieces.unpacked(record)

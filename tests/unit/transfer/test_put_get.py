@@ -1,4 +1,4 @@
-"""put_get.py between two nodes: one round trip for what is small, and every way to end early."""
+"""put_get.py between two nodes: single round trips for small transfers, and all early endings."""
 
 import io
 import os
@@ -49,7 +49,7 @@ EVENTS = []
 
 
 def wait_for_event():
-    """What the child is busy with."""
+    """Work that keeps the child busy."""
     EVENTS.pop().wait(live.SOON)
 
 
@@ -58,7 +58,7 @@ def both(test):
 
 
 def send(node, way, source, target, **kwargs):
-    """put() or get(): here both ends are the same machine."""
+    """Call put() or get(). Both ends are on the same machine here."""
     context = kwargs.pop("context", node.context)
     return getattr(put_get, way)(context, source, target, **kwargs)
 
@@ -74,7 +74,7 @@ def test_a_file(node, way, source, where, size):
 
 
 @both
-def test_what_is_small_takes_one_round_trip(node, way, source, where, tree):
+def test_small_transfers_take_one_round_trip(node, way, source, where, tree):
     os.truncate(str(source), 50000)
     frames, real = [], node.up.send
     node.up.send = lambda head, *rest: (frames.append(head), real(head, *rest))[1]
@@ -92,7 +92,7 @@ def test_a_tree(node, way, tree, where):
 
 @both
 def test_compressed(node, way, source, where, tree):
-    """What gets smaller takes fewer bytes on the way; what is told of it is the same."""
+    """Compressed pieces need fewer bytes on the link. Reported progress does not change."""
     (tree / "text").write_bytes(b"a line of text\n" * 200000)
     (tree / "noise").write_bytes(source.read_bytes())
     sent, told = [0], []
@@ -116,7 +116,7 @@ def test_compressed(node, way, source, where, tree):
 
 
 @both
-def test_bytes_and_str_as_names(node, way, source, where):
+def test_names_as_bytes_and_str(node, way, source, where):
     os.truncate(str(source), 1)
     send(node, way, os.fsencode(source), os.fsencode(where) + b"/\xff")
     send(node, way, str(source), str(where / "g"))
@@ -124,15 +124,15 @@ def test_bytes_and_str_as_names(node, way, source, where):
 
 
 @both
-def test_the_window_bounds_what_is_under_way(node, way, source, where, monkeypatch):
-    """The reader stands still until the sender does: at a window."""
+def test_at_most_a_window_is_in_flight(node, way, source, where, monkeypatch):
+    """A reader that waits for the sender stops it after a window of data."""
     receiving, sending = (node.child, node.master) if way == "put" else (node.master, node.child)
     standing, stopped, arrived = [], [], []
     feed = trees.Sink.feed
 
     def slow(self, record):
         arrived.append(type(record))
-        # The first went with the call.
+        # The first message went with the call.
         if arrived.count(bytes) == 3 and not stopped:
             node.wait_for(lambda: [f for f in sending._flows.values() if f.queue])
             stopped.append(True)
@@ -176,7 +176,7 @@ def test_progress(node, way, source, where, tree):
 
 
 @both
-def test_a_progress_that_raises_ends_it(node, way, source, where):
+def test_an_error_in_progress_ends_the_transfer(node, way, source, where):
     def progress(path, done, total):
         if done > 5 * MIB:
             raise ZeroDivisionError("progress")
@@ -185,13 +185,13 @@ def test_a_progress_that_raises_ends_it(node, way, source, where):
         send(node, way, source, where / "g", progress=progress)
     node.settle()
     assert os.listdir(str(where)) == []
-    # The child is as it was.
+    # The child still works.
     send(node, way, source, where / "g")
     assert os.listdir(str(where)) == ["g"]
 
 
 @both
-def test_what_is_skipped_is_named(node, way, tree, where):
+def test_skipped_files_are_listed(node, way, tree, where):
     os.mkfifo(str(tree / "a" / "fifo"))
     os.mkfifo(str(tree / "fifo"))
     with pytest.raises(put_get.Skipped, match="'a/fifo', 'fifo'") as caught:
@@ -202,7 +202,7 @@ def test_what_is_skipped_is_named(node, way, tree, where):
         send(node, way, tree / "fifo", where / "g")
 
 
-def test_an_error_lists_some_names_only():
+def test_the_list_of_skipped_files_is_limited():
     error = put_get.Skipped([str(number) for number in range(100)])
     assert "'19' and 80 more" in str(error) and "'20'" not in str(error)
     assert len(error.names) == 100
@@ -210,21 +210,21 @@ def test_an_error_lists_some_names_only():
 
 
 @both
-def test_errors_of_either_end(node, way, source, where, tmp_path):
+def test_errors_at_both_ends(node, way, source, where, tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing"):
         send(node, way, tmp_path / "nothing", where / "g")
-    with pytest.raises(FileNotFoundError, match="make it first"):
+    with pytest.raises(FileNotFoundError, match="create it first"):
         send(node, way, source, where / "no" / "g")
-    with pytest.raises(Error, match="is a directory; name"):
+    with pytest.raises(Error, match="is a directory; add"):
         send(node, way, source, where)
-    with pytest.raises(Error, match="is a directory; name"):
+    with pytest.raises(Error, match="is a directory; add"):
         send(node, way, where, tmp_path)
     assert os.listdir(str(where)) == []
 
 
 @both
 def test_a_file_that_changes(node, way, source, where):
-    """After a few pieces."""
+    """Change the file after a few pieces."""
     real, calls = os.pread, []
 
     def pread(fd, count, at):
@@ -256,7 +256,7 @@ def test_a_full_disk_at_the_receiving_end(node, way, source, where):
 
 
 @both
-def test_no_mailbox_and_no_flow_is_left(node, way, source, where):
+def test_no_mailboxes_and_flows_are_left(node, way, source, where):
     send(node, way, source, where / "g")
     node.settle()
     for router in (node.master, node.child):
@@ -266,7 +266,7 @@ def test_no_mailbox_and_no_flow_is_left(node, way, source, where):
 
 
 @both
-def test_the_context_dies(node, way, source, where):
+def test_losing_the_context(node, way, source, where):
     def progress(path, done, total):
         if done > 5 * MIB:
             node.master.broker.defer(node.down.disconnect, "it died")
@@ -278,8 +278,8 @@ def test_the_context_dies(node, way, source, where):
 
 
 @both
-def test_it_takes_too_long(node, way, source, where, monkeypatch):
-    """Whoever receives, or sends, stands still."""
+def test_timeout(node, way, source, where, monkeypatch):
+    """Block the receiver or the sender until the deadline."""
     go = threading.Event()
     feed, send_piece = trees.Sink.feed, pieces.Outlet.send
 
@@ -292,7 +292,7 @@ def test_it_takes_too_long(node, way, source, where, monkeypatch):
         monkeypatch.setattr(trees.Sink, "feed", slow)
     else:
         monkeypatch.setattr(pieces.Outlet, "send", slow)
-    with pytest.raises(core.TimeoutError, match="not done within 0.3 seconds"):
+    with pytest.raises(core.TimeoutError, match="did not finish within 0.3 seconds"):
         send(node, way, source, where / "g", timeout=0.3)
     go.set()
     node.settle()
@@ -300,41 +300,41 @@ def test_it_takes_too_long(node, way, source, where, monkeypatch):
 
 
 @both
-def test_in_time(node, way, source, where):
+def test_finishing_within_the_timeout(node, way, source, where):
     send(node, way, source, where / "g", timeout=live.SOON)
     assert (where / "g").read_bytes() == source.read_bytes()
     assert not [cell for _, _, cell in node.master.broker._timers if cell]
 
 
 @both
-def test_a_deadline_before_it_began(node, way, source, where):
+def test_timeout_before_the_call_begins(node, way, source, where):
     go = threading.Event()
     EVENTS.append(go)
     busy = node.context.call_async(wait_for_event)
-    with pytest.raises(core.TimeoutError, match="not done within 0.2 seconds"):
+    with pytest.raises(core.TimeoutError, match="did not finish within 0.2 seconds"):
         send(node, way, source, where / "g", timeout=0.2)
     go.set()
     busy.get(live.SOON)
-    # The call was queued; nobody here cancels it, and it finds that its caller is gone.
+    # The call is still queued and is not canceled. It finds that its caller is gone.
     node.settle()
     assert os.listdir(str(where)) == []
 
 
 @both
-def test_the_context_itself(node, way, source, where):
+def test_transfer_to_the_context_itself_is_an_error(node, way, source, where):
     myself = node.master.myself()
     with pytest.raises(Error, match="the context itself"):
         send(node, way, source, where / "g", context=myself)
 
 
-def test_an_end_that_is_heard_of_before_the_last_record_is_sent(node, source, where, monkeypatch):
-    """The far half has all, and has closed its mailbox: that is no error."""
+def test_a_mailbox_closed_before_the_last_record(node, source, where, monkeypatch):
+    """The far half closes its mailbox early because it has all records. That is not an error."""
     record = pieces.Outlet.record
 
     def send_and_fail(self, value):
         record(self, value)
         if value[0] == "end":
-            raise core.ChannelError("it reads no more")
+            raise core.ChannelError("mailbox closed")
 
     monkeypatch.setattr(pieces.Outlet, "record", send_and_fail)
     put_get.put(node.context, source, where / "g")
@@ -344,7 +344,7 @@ def test_an_end_that_is_heard_of_before_the_last_record_is_sent(node, source, wh
 # ---- file objects
 
 
-def test_objects(node, source, where):
+def test_file_objects(node, source, where):
     with source.open("rb") as fp:
         put_get.put(node.context, fp, where / "g")
     assert (where / "g").read_bytes() == source.read_bytes()
@@ -356,7 +356,7 @@ def test_objects(node, source, where):
     assert calls[-1] == ("-", 3, None)
     with pytest.raises(TypeError, match="must return bytes"):
         put_get.put(node.context, io.StringIO("abc"), where / "i")
-    with pytest.raises(Error, match="no file"):
+    with pytest.raises(Error, match="is not a file"):
         put_get.get(node.context, where, io.BytesIO())
     assert sorted(os.listdir(str(where))) == ["g", "h"]
 
@@ -381,13 +381,13 @@ def test_resume(node, way, source, where):
     assert calls[0][1] == have
     assert (where / "g").read_bytes() == source.read_bytes()
     assert os.listdir(str(where)) == ["g"]
-    # A second time there is nothing to resume.
+    # The second time there is nothing left to resume.
     send(node, way, source, where / "g", resume=True)
     assert os.listdir(str(where)) == ["g"]
 
 
 @both
-def test_resume_of_what_has_changed_begins_anew(node, way, source, where):
+def test_resume_of_a_changed_file_starts_again(node, way, source, where):
     (where / ".g.part").write_bytes(b"something else")
     (where / ".g.part").chmod(0o600)
     send(node, way, source, where / "g", resume=True)
@@ -402,11 +402,11 @@ def test_resume_is_not_for_trees(node, way, tree, where):
         send(node, way, tree / "link", where / "no" / "g", resume=True)
 
 
-# ---- far ends that are not right
+# ---- misbehaving far halves
 
 
 def answer_with(node, *values):
-    """Have the child answer the next call so, whatever it is."""
+    """Make the child answer the next call with these values, whichever function it calls."""
 
     def on_call(msg):
         target = core.Sender(node.child.context_by_id(0), msg.reply_to)
@@ -430,24 +430,24 @@ def answer_with(node, *values):
     ],
     ids=repr,
 )
-def test_a_far_end_that_sends_nonsense(node, where, values):
+def test_a_far_half_that_sends_malformed_records(node, where, values):
     answer_with(node, *values)
     with pytest.raises(Error):
         put_get.get(node.context, "/x", where / "g")
     assert os.listdir(str(where)) == []
 
 
-def test_a_far_end_that_takes_nothing(node, source, where):
+def test_a_far_half_that_ends_early(node, source, where):
     answer_with(node, None)
-    with pytest.raises(Error, match="ended too early"):
+    with pytest.raises(Error, match="ended early"):
         put_get.put(node.context, source, where / "g")
     answer_with(node, core.CallError("no"))
     with pytest.raises(core.CallError, match="^no$"):
         put_get.put(node.context, source, where / "g")
 
 
-def test_a_call_whose_caller_has_gone_before_it_began(node, source, where):
-    """The mailbox that it says hello to is closed: it ends, and leaves nothing."""
+def test_a_caller_lost_before_the_call_begins(node, source, where):
+    """The mailbox for its hello is closed: the call ends and leaves no files."""
     reply = core.Sender(node.master.myself(), 5000)
     head = [["file", b"", {}, 0], b"x"]
     options = {"mode": None, "owner": None, "group": None, "preserve": True}
@@ -456,8 +456,8 @@ def test_a_call_whose_caller_has_gone_before_it_began(node, source, where):
     assert os.listdir(str(where)) == []
 
 
-def test_what_comes_from_elsewhere_is_not_taken(node, where, source):
-    """Another context guesses the mailbox's number."""
+def test_messages_from_other_contexts_are_dropped(node, where, source):
+    """Another context guesses the number of the mailbox."""
     mailbox = []
 
     def progress(path, done, total):

@@ -1,4 +1,4 @@
-"""trees.py: what goes in comes out; what is not complete, or not right, leaves nothing."""
+"""trees.py: copies equal their sources; incomplete or invalid transfers leave no files."""
 
 import fcntl
 import hashlib
@@ -17,7 +17,7 @@ ROOT = os.geteuid() == 0
 
 
 def copy(source, target, resume=False, part=None, **attributes):
-    """Send a file or tree into a Sink; return its records, pieces as their lengths."""
+    """Send a file or tree to a Sink; return its records, with lengths in place of pieces."""
     seen = []
     with Sink(os.fsencode(target), Attributes(**attributes), resume) as sink:
         for record in records_of(os.fsencode(source), part):
@@ -41,7 +41,7 @@ def nothing_open():
 
 @pytest.fixture
 def where(tmp_path):
-    """A directory that is empty but for what a test puts there."""
+    """A directory that contains only files made by the test."""
     path = tmp_path / "where"
     path.mkdir()
     return path
@@ -49,7 +49,7 @@ def where(tmp_path):
 
 @pytest.fixture
 def tree(tmp_path):
-    """A tree with one of everything that can be sent."""
+    """A tree with one file of each kind that can be sent."""
     root = tmp_path / "tree"
     (root / "empty").mkdir(parents=True)
     (root / "deep" / "er").mkdir(parents=True)
@@ -86,7 +86,7 @@ def listing(root):
     return found
 
 
-# ---- what goes in comes out
+# ---- copies equal their sources
 
 
 @pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 4 * PIECE])
@@ -110,7 +110,7 @@ def test_a_tree(tree, where):
     (where / "copy" / "empty").chmod(0o700)
 
 
-def test_the_path_itself_is_followed(tree, where, tmp_path):
+def test_a_symlink_as_the_path_is_followed(tree, where, tmp_path):
     (tmp_path / "link").symlink_to(tree)
     (tmp_path / "to file").symlink_to(tree / "nothing")
     copy(tmp_path / "link", where / "copy")
@@ -126,12 +126,12 @@ def test_a_relative_path(tmp_path, where, monkeypatch):
     assert (where / "g").read_bytes() == b"x"
 
 
-def test_what_proc_makes_up(where):
+def test_files_in_proc(where):
     copy("/proc/version", where / "v")
     assert (where / "v").read_bytes() == pathlib.Path("/proc/version").read_bytes()
 
 
-def test_a_file_takes_the_place_of_another_at_once(tmp_path, where):
+def test_a_file_is_replaced_atomically(tmp_path, where):
     (tmp_path / "f").write_bytes(b"new")
     (where / "g").write_bytes(b"old")
     with (where / "g").open("rb") as fp:
@@ -140,7 +140,7 @@ def test_a_file_takes_the_place_of_another_at_once(tmp_path, where):
     assert (where / "g").read_bytes() == b"new"
 
 
-def test_a_symlink_is_replaced_and_not_followed(tmp_path, where):
+def test_a_symlink_at_the_destination_is_replaced(tmp_path, where):
     (tmp_path / "f").write_bytes(b"new")
     (tmp_path / "victim").write_bytes(b"old")
     (where / "g").symlink_to(tmp_path / "victim")
@@ -158,7 +158,7 @@ def test_zeros_become_holes(tmp_path, where):
     assert (where / "g").stat().st_blocks * 512 < 4 * PIECE
 
 
-def test_a_name_as_long_as_names_may_be(tmp_path, where):
+def test_a_name_of_the_maximum_length(tmp_path, where):
     (tmp_path / "f").write_bytes(b"x")
     (tmp_path / "d").mkdir()
     copy(tmp_path / "f", where / ("n" * 255))
@@ -186,7 +186,7 @@ def test_without_proc(tmp_path, where, monkeypatch):
     assert os.listdir(str(where)) == ["g"]
 
 
-def test_a_file_under_way_has_no_name(where):
+def test_an_incomplete_file_has_no_name(where):
     with Sink(os.fsencode(where / "g"), Attributes()) as sink:
         sink.feed(["file", b"", {}, 0])
         sink.feed(b"abc")
@@ -196,7 +196,7 @@ def test_a_file_under_way_has_no_name(where):
 # ---- attributes
 
 
-def test_setuid_and_the_like_are_not_sent(tmp_path, where):
+def test_setuid_setgid_and_sticky_are_not_sent(tmp_path, where):
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "f").write_bytes(b"x")
     (tmp_path / "d" / "f").chmod(0o6755)
@@ -206,7 +206,7 @@ def test_setuid_and_the_like_are_not_sent(tmp_path, where):
     assert stat.S_IMODE((where / "d" / "f").stat().st_mode) == 0o755
 
 
-def test_what_a_sender_claims_of_setuid_is_not_believed(where):
+def test_setuid_from_a_malicious_sender_is_ignored(where):
     with Sink(os.fsencode(where / "g"), Attributes()) as sink:
         sink.feed(["file", b"", dict(META, mode=0o104755, size=0), 0])
         sink.feed(["end", 0, Sha256().value()])
@@ -240,7 +240,7 @@ def test_without_preserve(tmp_path, where):
     assert found.st_mtime > 1
 
 
-def test_umask_is_as_it_was(monkeypatch):
+def test_the_umask_is_not_changed(monkeypatch):
     umask = os.umask(0o031)
     try:
         assert Attributes().umask == 0o031
@@ -271,15 +271,15 @@ def test_owner_and_group(tree, where):
 
 
 @pytest.mark.parametrize("name", ["owner", "group"])
-def test_an_account_that_is_not_there(name):
+def test_an_unknown_account(name):
     with pytest.raises(Error, match="no (account|group) 'no-such-one' in the receiving context"):
         Attributes(**{name: "no-such-one"})
 
 
-# ---- what is not sent
+# ---- files that are not sent
 
 
-def test_what_is_neither_file_nor_directory_is_named(tmp_path, where):
+def test_errors_for_files_that_are_not_sent(tmp_path, where):
     (tmp_path / "d" / "in").mkdir(parents=True)
     os.mkfifo(str(tmp_path / "d" / "in" / "fifo"))
     seen = copy(tmp_path / "d", where / "d")
@@ -293,8 +293,8 @@ def test_what_is_neither_file_nor_directory_is_named(tmp_path, where):
         list(records_of(b"/no/such/file"))
 
 
-def test_what_is_put_in_a_directorys_place_is_not_followed(tree):
-    """Somebody else's symlink, between the look and the opening."""
+def test_a_symlink_in_place_of_a_directory_is_not_followed(tree):
+    """Another account replaces a directory by a symlink between stat() and open()."""
     sequence = records_of(os.fsencode(tree))
     real = os.stat
 
@@ -311,7 +311,7 @@ def test_what_is_put_in_a_directorys_place_is_not_followed(tree):
             list(sequence)
 
 
-def test_a_file_in_a_directorys_place(tree):
+def test_a_file_in_place_of_a_directory(tree):
     sequence = records_of(os.fsencode(tree))
     real = os.stat
 
@@ -328,7 +328,7 @@ def test_a_file_in_a_directorys_place(tree):
             list(sequence)
 
 
-def test_errors_name_the_whole_path(tree, where, monkeypatch):
+def test_errors_contain_the_whole_path(tree, where, monkeypatch):
     sequence = records_of(os.fsencode(tree))
     for record in sequence:
         if record[:2] == ["dir", b"er"]:
@@ -364,35 +364,35 @@ def test_errors_name_the_whole_path(tree, where, monkeypatch):
 
 
 @pytest.mark.parametrize("part", [7, "text", [], [1], [-1, b""], [True, b""], [1, "x"], [9, b"x"]])
-def test_a_part_that_is_none(tmp_path, part):
+def test_an_invalid_part(tmp_path, part):
     (tmp_path / "f").write_bytes(b"abc")
     assert next(iter(records_of(os.fsencode(tmp_path / "f"), part)))[3] == 0
 
 
-def test_an_end_to_it_closes_everything(tree):
+def test_closing_the_sequence_closes_all_descriptors(tree):
     sequence = records_of(os.fsencode(tree))
     for record in sequence:
         if type(record) is bytes:
             break
-    sequence.close()  # descriptors: nothing_open
+    sequence.close()  # nothing_open checks the descriptors
 
 
-# ---- where it can't be put
+# ---- invalid destinations
 
 
 @pytest.mark.parametrize(
     ("target", "error", "text"),
     [
-        ("no/such/g", FileNotFoundError, "does not exist; make it first"),
+        ("no/such/g", FileNotFoundError, "does not exist; create it first"),
         ("file/g", NotADirectoryError, "file"),
-        ("dir", Error, "is a directory; name what is put into it"),
-        ("dir/", Error, "names a directory"),
-        (".", Error, "names a directory"),
-        ("dir/..", Error, "names a directory"),
-        ("fifo", Error, "exists: a fifo, which is not replaced"),
+        ("dir", Error, "is a directory; add the name of the file or tree"),
+        ("dir/", Error, "is a directory"),
+        (".", Error, "is a directory"),
+        ("dir/..", Error, "is a directory"),
+        ("fifo", Error, "exists and is a fifo, which is not replaced"),
     ],
 )
-def test_targets_that_are_refused(where, target, error, text):
+def test_invalid_destinations(where, target, error, text):
     (where / "file").write_bytes(b"")
     (where / "dir").mkdir()
     os.mkfifo(str(where / "fifo"))
@@ -401,16 +401,16 @@ def test_targets_that_are_refused(where, target, error, text):
     assert sorted(os.listdir(str(where))) == ["dir", "fifo", "file"]
 
 
-def test_a_tree_is_put_over_nothing(tree, where):
+def test_a_tree_replaces_nothing(tree, where):
     (where / "file").write_bytes(b"")
     (where / "link").symlink_to("nowhere")
     for name in ("file", "link"):
-        with pytest.raises(Error, match="exists: a .* not replaced"):
+        with pytest.raises(Error, match="exists and is a .* not replaced"):
             copy(tree, where / name)
     assert sorted(os.listdir(str(where))) == ["file", "link"]
 
 
-def test_a_directory_that_appears_meanwhile(tree, where, tmp_path):
+def test_a_directory_created_during_the_transfer(tree, where, tmp_path):
     (tmp_path / "f").write_bytes(b"x")
     for source in (tree, tmp_path / "f"):
         with pytest.raises(Error, match="is a directory"):
@@ -423,10 +423,10 @@ def test_a_directory_that_appears_meanwhile(tree, where, tmp_path):
         assert os.listdir(str(where)) == []
 
 
-# ---- what ends too early
+# ---- transfers that end early
 
 
-def test_whenever_it_ends_nothing_is_left(tree, where):
+def test_an_early_end_leaves_no_files(tree, where):
     (tree / "empty").chmod(0o500)
     total = sum(1 for _ in records_of(os.fsencode(tree)))
     for end in range(total + 1):
@@ -434,13 +434,13 @@ def test_whenever_it_ends_nothing_is_left(tree, where):
             for _, record in zip(range(end), records_of(os.fsencode(tree))):
                 sink.feed(record)
             if end < total:
-                with pytest.raises(Error, match="ended too early"):
+                with pytest.raises(Error, match="ended early"):
                     sink.finish()
         assert os.listdir(str(where)) == [], end
         assert not sink.complete or end == total
 
 
-def test_an_interrupt_leaves_nothing(tree, where):
+def test_an_interrupt_leaves_no_files(tree, where):
     for error in (KeyboardInterrupt, SystemExit):
         with pytest.raises(error):
             with Sink(os.fsencode(where / "copy"), Attributes()) as sink:
@@ -451,7 +451,7 @@ def test_an_interrupt_leaves_nothing(tree, where):
         assert os.listdir(str(where)) == []
 
 
-def test_a_full_disk_leaves_nothing(tmp_path, where, monkeypatch):
+def test_a_full_disk_leaves_no_files(tmp_path, where, monkeypatch):
     (tmp_path / "f").write_bytes(os.urandom(10))
 
     def full(fd, data):
@@ -464,14 +464,14 @@ def test_a_full_disk_leaves_nothing(tmp_path, where, monkeypatch):
     assert os.listdir(str(where)) == []
 
 
-# ---- senders that are not right
+# ---- misbehaving senders
 
 
 SHA_OF_X = hashlib.sha256(b"x").digest()
 FILE = ["file", b"", {}, 0]
 DIR = ["dir", b"", {}]
 META = {"mode": 0o644, "size": 1, "mtime": 1, "atime": 1}
-NONSENSE = [
+INVALID = [
     [None],
     [[]],
     ["file"],
@@ -502,13 +502,13 @@ NONSENSE = [
     [DIR, ["dir", b"d", {}], ["dir", b"..", {}]],
 ]
 NAMES = [b"", b".", b"..", b"../x", b"/etc/passwd", b"a/b", b"nul\0", b"/"]
-NONSENSE += [[DIR, ["file", name, {}, 0]] for name in NAMES]
-NONSENSE += [[DIR, ["dir", name, {}]] for name in NAMES]
-NONSENSE += [[DIR, ["link", name, b"t", {}]] for name in NAMES]
+INVALID += [[DIR, ["file", name, {}, 0]] for name in NAMES]
+INVALID += [[DIR, ["dir", name, {}]] for name in NAMES]
+INVALID += [[DIR, ["link", name, b"t", {}]] for name in NAMES]
 
 
-@pytest.mark.parametrize("records", NONSENSE, ids=repr)
-def test_nonsense_is_an_error_and_leaves_nothing(where, records):
+@pytest.mark.parametrize("records", INVALID, ids=repr)
+def test_invalid_records_are_an_error_and_leave_no_files(where, records):
     with pytest.raises((Error, OSError)), Sink(os.fsencode(where / "g"), Attributes()) as sink:
         for record in records:
             sink.feed(record)
@@ -518,8 +518,8 @@ def test_nonsense_is_an_error_and_leaves_nothing(where, records):
 
 
 @pytest.mark.parametrize("again", ["file", "dir", "link"])
-def test_a_symlink_that_came_is_not_followed(where, tmp_path, again):
-    """The classic: a symlink out of the tree, then something below its name."""
+def test_a_received_symlink_is_not_followed(where, tmp_path, again):
+    """The classic attack: a symlink out of the tree, then a record for a file below its name."""
     (tmp_path / "victim").mkdir()
     rest = {
         "file": ["file", b"l", {}, 0],
@@ -534,7 +534,7 @@ def test_a_symlink_that_came_is_not_followed(where, tmp_path, again):
     assert os.listdir(str(where)) == []
 
 
-def test_removing_follows_no_symlink_either(where, tmp_path):
+def test_removing_follows_no_symlinks(where, tmp_path):
     (tmp_path / "victim").mkdir()
     (tmp_path / "victim" / "file").write_bytes(b"")
     with Sink(os.fsencode(where / "g"), Attributes()) as sink:
@@ -555,7 +555,7 @@ def large(tmp_path):
 
 
 def interrupt(source, target, pieces):
-    """Begin, and stop after so many pieces; return what part() says then."""
+    """Receive this many pieces, then stop; return the state of the partial file."""
     with Sink(os.fsencode(target), Attributes(), True) as sink:
         for record in records_of(os.fsencode(source), sink.part()):
             sink.feed(record)
@@ -591,7 +591,7 @@ def test_resume_twice_and_at_the_end(large, where):
 
 
 @pytest.mark.parametrize("other", [b"", b"short", bytes(6 * PIECE)])
-def test_another_file_begins_anew(large, where, tmp_path, other):
+def test_resume_with_another_file_starts_again(large, where, tmp_path, other):
     part = interrupt(large, where / "g", 2)
     (tmp_path / "other").write_bytes(other)
     copy(tmp_path / "other", where / "g", True, part)
@@ -599,16 +599,16 @@ def test_another_file_begins_anew(large, where, tmp_path, other):
     assert os.listdir(str(where)) == ["g"]
 
 
-def test_a_part_that_is_not_the_one_that_was_told_of(large, where):
+def test_a_partial_file_of_another_size(large, where):
     part = interrupt(large, where / "g", 2)
     os.truncate(str(where / ".g.part"), 7)
-    with pytest.raises(Error, match="not the one to go on with"):
+    with pytest.raises(Error, match="not the one that the sender continues"):
         copy(large, where / "g", True, part)
 
 
-def test_a_part_of_what_does_not_fit_is_removed(large, where):
+def test_a_partial_file_with_a_wrong_checksum_is_removed(large, where):
     part = interrupt(large, where / "g", 2)
-    with pytest.raises(Error, match="not what was sent"):
+    with pytest.raises(Error, match="differs from the data that was sent"):
         with Sink(os.fsencode(where / "g"), Attributes(), True) as sink:
             sink.feed(["file", b"", {}, part[0]])
             sink.feed(b"x")
@@ -616,14 +616,14 @@ def test_a_part_of_what_does_not_fit_is_removed(large, where):
     assert os.listdir(str(where)) == []
 
 
-def test_nothing_received_leaves_no_part(where):
+def test_an_empty_partial_file_is_removed(where):
     with Sink(os.fsencode(where / "g"), Attributes(), True) as sink:
         sink.feed(FILE)
         assert sink.part() == (0, Sha256().value())
     assert os.listdir(str(where)) == []
 
 
-def test_a_part_that_somebody_else_could_have_made(where, tmp_path):
+def test_a_partial_file_of_another_account(where, tmp_path):
     def begin():
         with Sink(os.fsencode(where / "g"), Attributes(), True) as sink:
             sink.feed(FILE)
@@ -634,31 +634,31 @@ def test_a_part_that_somebody_else_could_have_made(where, tmp_path):
         begin()
     (where / ".g.part").unlink()
     os.link(str(tmp_path / "victim"), str(where / ".g.part"))
-    with pytest.raises(Error, match="no part of a transfer"):
+    with pytest.raises(Error, match="not a partial file of a transfer"):
         begin()
     (where / ".g.part").unlink()
     os.mkfifo(str(where / ".g.part"))
-    with pytest.raises(Error, match="no part of a transfer"):
+    with pytest.raises(Error, match="not a partial file of a transfer"):
         begin()
     assert (tmp_path / "victim").read_bytes() == b"x"
     if ROOT:
         (where / ".g.part").unlink()
         (where / ".g.part").write_bytes(b"")
         os.chown(str(where / ".g.part"), 1, 1)
-        with pytest.raises(Error, match="somebody else's"):
+        with pytest.raises(Error, match="belongs to another account"):
             begin()
 
 
-def test_two_at_once(where, large):
+def test_concurrent_transfers(where, large):
     interrupt(large, where / "g", 1)
     with (where / ".g.part").open("rb") as fp:
         fcntl.flock(fp, fcntl.LOCK_EX)
-        with pytest.raises(Error, match="another transfer is under way"):
+        with pytest.raises(Error, match="another transfer is in progress"):
             copy(large, where / "g", True)
     assert (where / ".g.part").exists()
 
 
-def test_trees_are_not_resumed(tree, where):
+def test_trees_cannot_be_resumed(tree, where):
     with pytest.raises(Error, match="single files, not for trees"):
         copy(tree, where / "copy", True)
     assert os.listdir(str(where)) == []
@@ -667,7 +667,7 @@ def test_trees_are_not_resumed(tree, where):
 # ---- file objects
 
 
-def test_from_and_to_file_objects(where):
+def test_file_objects(where):
     data = os.urandom(2 * PIECE + 1)
     source, out = io.BytesIO(b"skipped" + data), io.BytesIO()
     source.seek(7)
@@ -678,7 +678,7 @@ def test_from_and_to_file_objects(where):
     assert out.getvalue() == data
 
 
-def test_an_object_that_returns_more_than_it_is_asked_for():
+def test_a_file_object_that_returns_more_than_requested():
     class Generous:
         given = [bytearray(3 * PIECE), memoryview(b"abc"), b""]
 
@@ -690,7 +690,7 @@ def test_an_object_that_returns_more_than_it_is_asked_for():
 
 
 @pytest.mark.parametrize("fp", [io.StringIO("text"), type("N", (), {"read": lambda s, n: None})()])
-def test_an_object_of_text_or_that_has_nothing_now(fp):
+def test_a_file_object_without_bytes(fp):
     with pytest.raises(TypeError, match="must return bytes"):
         list(trees.records_of_object(fp))
 
@@ -709,7 +709,7 @@ def test_an_object_of_text_or_that_has_nothing_now(fp):
     ],
     ids=repr,
 )
-def test_a_file_object_takes_one_file(records):
+def test_a_file_object_receives_one_file(records):
     with pytest.raises(Error), ObjectSink(io.BytesIO()) as sink:
         for record in records:
             sink.feed(record)

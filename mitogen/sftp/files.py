@@ -54,6 +54,12 @@ __all__ = ["EXTENSIONS", "REQUESTS", "Files", "refusal"]
 
 LOG = logging.getLogger("mitogen.sftp")
 
+# PyPy has no names for these flags of statvfs() and open(). The numbers are those of Linux, the
+# first two also those of the BSDs.
+ST_RDONLY: int = getattr(os, "ST_RDONLY", 1)
+ST_NOSUID: int = getattr(os, "ST_NOSUID", 2)
+O_PATH: int = getattr(os, "O_PATH", 0o10000000)
+
 #: Entries of a directory in a reply, as in sftp-server: 64 KB with the longest names.
 BATCH_ENTRIES = 100
 #: Symlinks on the way of one path, as in sftp-server.
@@ -204,7 +210,7 @@ def _chmod_link(path: bytes, mode: int) -> None:
     if os.chmod in os.supports_follow_symlinks:
         os.chmod(path, mode, follow_symlinks=False)
         return
-    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = os.open(path, O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if stat.S_ISLNK(os.fstat(fd).st_mode):
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), path)
@@ -525,7 +531,7 @@ class Files:
 
     def _space(self, request: int, found: os.statvfs_result) -> bytes:
         # Of f_flag only these two have numbers in the protocol: PROTOCOL, 4.4.
-        flag = (1 if found.f_flag & os.ST_RDONLY else 0) | (2 if found.f_flag & os.ST_NOSUID else 0)
+        flag = (1 if found.f_flag & ST_RDONLY else 0) | (2 if found.f_flag & ST_NOSUID else 0)
         body = _STATVFS.pack(
             found.f_bsize,
             found.f_frsize,

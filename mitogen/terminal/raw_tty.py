@@ -636,7 +636,8 @@ class _Relay:
 
     def _write_screen(self) -> None:
         try:
-            with memoryview(self._screen)[: self._piece] as piece:
+            # Both views are released before the buffer is cut: PyPy keeps a forgotten one for long.
+            with memoryview(self._screen) as view, view[: self._piece] as piece:
                 written = os.write(self._out, piece)
         except BlockingIOError:
             return

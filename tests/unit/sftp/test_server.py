@@ -1429,7 +1429,12 @@ def test_space_of_a_file_system(client):
 
 @pytest.mark.parametrize(
     "flag, expected",
-    [(os.ST_RDONLY, 1), (os.ST_NOSUID, 2), (os.ST_RDONLY | os.ST_NOSUID, 3), (1 << 10, 0)],
+    [
+        (sftp_files.ST_RDONLY, 1),
+        (sftp_files.ST_NOSUID, 2),
+        (sftp_files.ST_RDONLY | sftp_files.ST_NOSUID, 3),
+        (1 << 10, 0),
+    ],
 )
 def test_flags_of_a_file_system(client, monkeypatch, flag, expected):
     class Found:

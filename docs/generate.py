@@ -20,9 +20,10 @@ import yaml
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
 
-from mitogen import core, values  # noqa: E402 (the checkout's)
+from mitogen import core  # noqa: E402 (the checkout's)
 from mitogen.ansible.plugins import options as connections  # noqa: E402
 from mitogen.compat import core_names  # noqa: E402
+from mitogen.core import values  # noqa: E402 (the checkout's)
 from mitogen.programs import grants  # noqa: E402
 from tests.unit import api_check, api_names  # noqa: E402
 

@@ -21,8 +21,9 @@ import asyncio
 import concurrent.futures
 from collections import deque
 
-from mitogen import core, mailbox, master, parent
-from mitogen.calls import CallChain
+from mitogen import core, master, parent
+from mitogen.calls.chain import CallChain
+from mitogen.core import mailbox
 from mitogen.programs import client
 from mitogen.programs.output import Capture
 

@@ -17,7 +17,7 @@ import sys
 import warnings
 
 from mitogen import core, os_fork
-from mitogen.bootstrap import spawn
+from mitogen.bootstrap import handshake, spawn
 from mitogen.methods import connection
 
 TYPE_CHECKING = False
@@ -198,7 +198,7 @@ def _read_preamble(conn: Connection) -> None:
         head += _read(14 - len(head))
     while not stream.eof:
         text += stream.decompress(_read(65536))
-    _, source, config = text.split(b"\0", 2)
+    source, config = handshake.split_preamble(text)
     econtext = ForkedContext(core.decode(config), source, stream.unused_data)
     econtext.on_start = conn.options.on_start
     econtext.main()

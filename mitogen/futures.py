@@ -14,7 +14,7 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 
-from mitogen.calls import CallChain
+from mitogen.calls.chain import CallChain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

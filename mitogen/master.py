@@ -10,12 +10,14 @@ import atexit
 import functools
 import logging
 import os
+import sys
 import threading
 import weakref
 
-from mitogen import child, core, parent, pollers
+from mitogen import core, parent
 from mitogen.bootstrap import preamble
-from mitogen.compat.lazy import find_elsewhere
+from mitogen.calls import first_call
+from mitogen.core.child import names_are_late
 from mitogen.importing import responder
 from mitogen.importing.finder import (
     FinderMethod,
@@ -31,6 +33,7 @@ from mitogen.importing.finder import (
 from mitogen.importing.resources import ResourceResponder
 from mitogen.importing.responder import ModuleResponder
 from mitogen.parent import Context, IdAllocator
+from mitogen.tree import pollers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +60,7 @@ __all__ = [
 ]
 
 # Names of old programs, which cost the others nothing.
-find_elsewhere(__name__, "mitogen.compat.master_names")
+names_are_late(sys.modules[__name__])
 
 LOG = logging.getLogger("mitogen")
 
@@ -151,7 +154,7 @@ class Broker(core.Broker):
     def __init__(self, install_watcher: bool = True, **kwargs: Any) -> None:
         core.Broker.__init__(self, **kwargs)
         core.listen(self, "exit", getattr(self.poller, "close", int))
-        self.defer(child.let_writers_finish)
+        self.defer(first_call.let_writers_finish)
         if install_watcher:
             _end_at_exit(self)
 

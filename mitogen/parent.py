@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 from mitogen.bootstrap.handshake import (
     EofError as EofError,
 )
-from mitogen.calls import (
+from mitogen.calls.chain import (
     CallChain as CallChain,
 )
-from mitogen.compat.lazy import find_elsewhere
+from mitogen.core.child import names_are_late
 from mitogen.methods.connection import (
     Connection as Connection,
     LocalOptions as LocalOptions,
@@ -58,7 +60,7 @@ from mitogen.tree.router import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    # Found by find_elsewhere().
+    # Found late.
     from mitogen.compat.parent_names import *  # noqa: F403
 
 __all__ = [
@@ -76,4 +78,4 @@ __all__ = [
 ]
 
 # Names of old programs, which cost the others nothing.
-find_elsewhere(__name__, "mitogen.compat.parent_names")
+names_are_late(sys.modules[__name__])

@@ -23,7 +23,7 @@ import os
 import sys
 
 from mitogen import core
-from mitogen.mailbox import Receiver
+from mitogen.core.mailbox import Receiver
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,14 +7,14 @@ Threads: get() on any; messages come from the broker.
 from __future__ import annotations
 
 from mitogen import core
-from mitogen.mailbox import Latch, LatchError
+from mitogen.core.mailbox import Latch, LatchError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any, Union
 
-    from mitogen.mailbox import Receiver
+    from mitogen.core.mailbox import Receiver
 
     Notify = Callable[[Any], object]
     Source = Union[Receiver, Latch, "Select"]

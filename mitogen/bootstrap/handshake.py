@@ -54,6 +54,7 @@ __all__ = [
     "first_stage",
     "preamble",
     "remote_command",
+    "split_preamble",
 ]
 
 #: Oldest Python a target may have.
@@ -93,11 +94,17 @@ _FIRST_STAGE = (
     'exec(s.split(b"\\0")[0])'
 )
 
-# What that runs: kept off the command line, for its size.
-_SECOND_STAGE = (
-    b'_,s,c=s.split(b"\\0",2);n="mitogen.core";m=modules[n]=type(zlib)(n);'
-    b'exec(compile(s,"master:mitogen/core.py","exec"),m.__dict__);m.child_main(c,s,d.unused_data)\0'
-)
+# The program that it runs, kept off the command line for its size. In a child all files of the core
+# share one namespace, mitogen.core, so no import among them is sent; the name of each leads there.
+_SECOND_STAGE = b"""\
+_,o,s=s.split(b"\\0",2)
+*f,c=s.split(b"\\0",len(o.split()))
+m=modules["mitogen.core"]=type(zlib)("mitogen.core")
+for n,t in zip(o.decode().split(),f):
+ n="mitogen.core."+n;modules[n]=m
+ exec(compile(t,"master:"+n.replace(".","/")+".py","exec"),m.__dict__)
+m.child_main(c,b"\\0".join([o]+f),d.unused_data)
+\0"""
 
 
 def first_stage() -> str:
@@ -109,6 +116,9 @@ def preamble(core_source: bytes) -> Callable[[bytes], bytes]:
     """
     Return a function that takes a configuration (bytes) and returns all that a child is sent
     before frames. The source is compressed once; each configuration continues the same stream.
+
+    :param bytes core_source: names of the core's files, with blanks between, then the files; each
+        of these followed by a zero byte, but for the last: see preamble.core_source()
     """
     shared = zlib.compressobj(9, zlib.DEFLATED, 15, MEMORY_LEVEL)
     head = _OPENING + shared.compress(_SECOND_STAGE + core_source + b"\0")
@@ -118,6 +128,16 @@ def preamble(core_source: bytes) -> Callable[[bytes], bytes]:
         return head + own.compress(config) + own.flush()
 
     return finish
+
+
+def split_preamble(text: bytes) -> tuple[bytes, bytes]:
+    """
+    Return (core_source, configuration) of a preamble that is decompressed, as the second stage
+    divides it.
+    """
+    _, names, rest = text.split(b"\0", 2)
+    *files, config = rest.split(b"\0", len(names.split()))
+    return b"\0".join([names, *files]), config
 
 
 def remote_command(python_path: PythonPath, remote_name: str) -> list[str]:

@@ -1,36 +1,44 @@
 """
-core.py as it is sent: minified, without annotations, with shorter names for what no other module
-names.
+The core as it is sent: the files of mitogen/core/ that PREAMBLE names, minified, without
+annotations and imports of each other, with shorter private names.
 
-It is made once per version of core.py and kept beside the compiled modules in `__pycache__`, as
-Python does with those. An installed package brings it along (setup.py), since who runs that may not
-write there. Where there is neither, each process makes it, in a tenth of a second.
+It is made once per version of these files and kept beside the compiled modules in `__pycache__`, as
+Python does with those. An installed package brings it along (setup.py), since the user who runs
+that may not write there. Where there is neither, each process makes it, in a tenth of a second.
 
 Rules
-    1. Line numbers stay: a child's tracebacks are read beside core.py.
-    2. Renamed are local variables, `self`, and names with a leading underscore that occur in no
-       other file of the package. Parameters and public names stay.
+    1. Line numbers stay, so that a child's tracebacks match the files here.
+    2. In a child the files share one namespace (handshake.py). So an import is left out where an
+       earlier file has bound the name already. tests/unit/bootstrap/test_preamble.py proves that
+       both ways give the same objects.
+    3. Renamed are local variables, `self`, parameters of private functions that no call names, and
+       names with a leading underscore that occur in no other file of the package. Public names and
+       the parameters of public functions stay.
 
 Controlling machine only. No threads.
 """
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import sys
 import zlib
 from collections.abc import Iterator
 
-import mitogen
+from mitogen import identity
+from mitogen.core import PREAMBLE
 
 __all__ = ["SHIPPED", "core_source", "make", "shrink", "stamp_of_contents"]
 
 #: Name of the file that an installed package brings along, and of the one in `__pycache__`.
 SHIPPED = "core.shrunk"
 
-_HERE = os.path.dirname(os.path.abspath(mitogen.__file__))
+_HERE = os.path.dirname(os.path.abspath(identity.__file__))
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+#: Files that name private names of those without using them.
+_ABOUT = ("bootstrap/preamble.py", "bootstrap/renames.py")
 
 
 def _sources(directory: str = "", prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
@@ -46,30 +54,81 @@ def _sources(directory: str = "", prefix: str = "") -> Iterator[tuple[str, os.Di
 
 def _names_in_other_files() -> set[str]:
     names: set[str] = set()
+    sent = [f"core/{name}.py" for name in PREAMBLE]
     for path, entry in _sources():
-        if path not in ("core.py", "shrink.py", "renames.py"):
+        if path not in (*sent, *_ABOUT):
             with open(entry.path, encoding="utf-8") as fp:
                 names.update(IDENTIFIER.findall(fp.read()))
     return names
 
 
-def shrink(source: str, others: set[str]) -> str:
-    """
-    Return `source` minified and with shorter private and local names.
+def _read(name: str) -> str:
+    with open(os.path.join(_HERE, "core", f"{name}.py"), encoding="utf-8") as fp:
+        return fp.read()
 
-    :param str source: core.py's
+
+def _bindings(node: ast.Import | ast.ImportFrom) -> dict[str, tuple[str, str]]:
+    """Return {name bound by an import: (module, name there)}."""
+    if isinstance(node, ast.Import):
+        return {alias.asname or alias.name: (alias.name, "") for alias in node.names}
+    return {alias.asname or alias.name: (node.module or "", alias.name) for alias in node.names}
+
+
+def without_known_imports(source: str, known: dict[str, tuple[str, str]]) -> str:
+    """
+    Return `source` without imports of names that an earlier file has bound; its lines stay.
+
+    :param str source: a file of the preamble
+    :param dict known: {name: where it comes from}, of the files before it; this file's are added
+    """
+    lines = source.split("\n")
+    for node in ast.parse(source).body:
+        if not isinstance(node, (ast.Import, ast.ImportFrom)) or not node.names[0].name:
+            continue
+        bound = _bindings(node)
+        new = {
+            name: origin
+            for name, origin in bound.items()
+            if not origin[0].startswith("mitogen.core.") and known.get(name) != origin
+        }
+        if len(new) < len(bound):
+            first = node.lineno - 1
+            lines[first : node.end_lineno] = [""] * ((node.end_lineno or 0) - first)
+            lines[first] = "; ".join(_statement(name, origin) for name, origin in new.items())
+        known.update(new)
+    return "\n".join(lines)
+
+
+def _statement(name: str, origin: tuple[str, str]) -> str:
+    module, attribute = origin
+    renamed = "" if name in origin else f" as {name}"
+    return (f"from {module} import {attribute}" if attribute else f"import {module}") + renamed
+
+
+def shrink(sources: list[str], others: set[str]) -> list[str]:
+    """
+    Return the files of the preamble minified, with shorter private and local names.
+
+    :param list sources: the files, in the order of PREAMBLE
     :param set others: identifiers in the package's other files: these stay
     """
     # Imported here, as they cost more than all else where the result is at hand.
     from mitogen.bootstrap import minify, renames
 
-    renamed = renames.rename_locals(source)
-    names = renames.private_names(minify.minimize_source(source, True), others)
-    return minify.minimize_source(renamed, True, names)
+    known: dict[str, tuple[str, str]] = {}
+    sources = [without_known_imports(source, known) for source in sources]
+    taken = renames.module_names(sources)
+    keywords = renames.keyword_names(sources)
+    minified = [minify.minimize_source(source, True) for source in sources]
+    names = renames.private_names(minified, others)
+    return [
+        minify.minimize_source(renames.rename_locals(source, taken, keywords), True, names)
+        for source in sources
+    ]
 
 
 def core_source() -> bytes:
-    """Return core.py as children get it."""
+    """Return the core as children get it: see handshake.preamble()."""
     cache = os.path.join(_HERE, "__pycache__", SHIPPED)
     found = _load(cache, _stamp()) or _load(os.path.join(_HERE, SHIPPED), stamp_of_contents())
     if found is None:
@@ -80,9 +139,9 @@ def core_source() -> bytes:
 
 
 def make() -> bytes:
-    """Return core.py as children get it, made anew."""
-    with open(os.path.join(_HERE, "core.py"), encoding="utf-8") as fp:
-        return shrink(fp.read(), _names_in_other_files()).encode()
+    """Return the core as children get it, made anew: see handshake.preamble()."""
+    files = shrink([_read(name) for name in PREAMBLE], _names_in_other_files())
+    return "\0".join([" ".join(PREAMBLE), *files]).encode()
 
 
 def _load(path: str, stamp: bytes) -> bytes | None:
@@ -97,8 +156,7 @@ def _load(path: str, stamp: bytes) -> bytes | None:
 def stamp_of_contents() -> bytes:
     """Return what is the same wherever the package's files are copied to."""
     sizes = sorted((path, entry.stat().st_size) for path, entry in _sources())
-    with open(os.path.join(_HERE, "core.py"), "rb") as fp:
-        return repr((sizes, zlib.crc32(fp.read()))).encode()
+    return repr((sizes, zlib.crc32("".join(map(_read, PREAMBLE)).encode()))).encode()
 
 
 def _stamp() -> bytes:

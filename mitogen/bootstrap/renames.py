@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["private_names", "rename_locals"]
+__all__ = ["keyword_names", "module_names", "private_names", "rename_locals"]
 
 #: Private names that programs are known to use in children.
 _KEPT = frozenset(["_stream_by_id", "_async_route"])
@@ -37,13 +37,32 @@ def _outer_functions(node: ast.AST) -> Iterator[ast.AST]:
             yield from _outer_functions(child)
 
 
-def _fixed_names(function: ast.AST) -> set[str]:
-    """Return the names bound in a function by other means than assignment."""
+def _is_private(function: ast.AST) -> bool:
+    name = getattr(function, "name", "_lambda")
+    return bool(name[0] == "_" and name[:2] != "__")
+
+
+def _parameters(function: ast.AST) -> list[str]:
+    """Return the names of a function's parameters, without those of functions in it."""
+    arguments: ast.arguments = function.args  # type: ignore[attr-defined]
+    found = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    return [arg.arg for arg in [*found, arguments.vararg, arguments.kwarg] if arg]
+
+
+def _fixed_names(function: ast.AST, keywords: set[str]) -> set[str]:
+    """
+    Return the names bound in a function by other means than assignment.
+
+    :param set keywords: names by which arguments are passed: parameters of private functions are
+        free unless they are among these
+    """
     fixed: set[str] = set()
     for node in ast.walk(function):
-        if isinstance(node, ast.arg):
-            fixed.add(node.arg)
-        elif isinstance(node, ast.ExceptHandler) and node.name:
+        if isinstance(node, Function):
+            private = _is_private(node) or node is not function
+            names = _parameters(node)
+            fixed.update(n for n in names if not private or n in keywords or n == "self")
+        if isinstance(node, ast.ExceptHandler) and node.name:
             fixed.add(node.name)
         elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             fixed.add(node.name)
@@ -54,12 +73,14 @@ def _fixed_names(function: ast.AST) -> set[str]:
     return fixed
 
 
-def _local_names(function: ast.AST, taken: set[str]) -> dict[str, str]:
+def _local_names(function: ast.AST, taken: set[str], keywords: set[str]) -> dict[str, str]:
     """Return short names for a function's local variables, the most used one first."""
     names = [node for node in ast.walk(function) if isinstance(node, ast.Name)]
-    uses = Counter(node.id for node in names)
-    fixed = _fixed_names(function)
-    assigned = {node.id for node in names if not isinstance(node.ctx, ast.Load)} - fixed
+    parameters = [node.arg for node in ast.walk(function) if isinstance(node, ast.arg)]
+    uses = Counter([node.id for node in names] + parameters)
+    fixed = _fixed_names(function, keywords)
+    assigned = {node.id for node in names if not isinstance(node.ctx, ast.Load)}
+    assigned = assigned.union(parameters) - fixed
     free = [c for c in _SHORT if c not in uses and c not in fixed and c not in taken]
     wanted = sorted((n for n in assigned if len(n) > 1), key=lambda n: (-uses[n], n))
     mapping = dict(zip(wanted, free))
@@ -68,14 +89,20 @@ def _local_names(function: ast.AST, taken: set[str]) -> dict[str, str]:
     return mapping
 
 
-def rename_locals(source: str) -> str:
+def rename_locals(source: str, taken: set[str], keywords: set[str]) -> str:
+    """
+    Return `source` with short names for local variables and `self`; its lines stay.
+
+    :param set taken: names that a local variable would hide: see module_names()
+    :param set keywords: names by which arguments are passed: see keyword_names()
+    :raises ValueError: it uses the name that `self` becomes
+    """
     if _SELF in _IDENTIFIER.findall(source):
-        raise ValueError(f"core.py must not use the name {_SELF}")
+        raise ValueError(f"the preamble must not use the name {_SELF}")
     tree = ast.parse(source)
-    taken = _module_names(tree)
     edits = []
     for function in _outer_functions(tree):
-        mapping = _local_names(function, taken)
+        mapping = _local_names(function, taken, keywords)
         for node in ast.walk(function):
             name = getattr(node, "id", None) or getattr(node, "arg", None)
             if isinstance(node, (ast.Name, ast.arg)) and name in mapping:
@@ -87,10 +114,22 @@ def rename_locals(source: str) -> str:
     return "\n".join(lines)
 
 
-def _module_names(tree: ast.Module) -> set[str]:
+def keyword_names(sources: list[str]) -> set[str]:
+    """Return the names by which the preamble's files pass arguments."""
+    return {
+        node.arg
+        for source in sources
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.keyword) and node.arg
+    }
+
+
+def module_names(sources: list[str]) -> set[str]:
+    """Return the names that the files of the preamble assign at their top level."""
     return {
         node.id
-        for statement in tree.body
+        for source in sources
+        for statement in ast.parse(source).body
         if isinstance(statement, (ast.Assign, ast.AnnAssign))
         for node in ast.walk(statement)
         if isinstance(node, ast.Name)
@@ -108,11 +147,17 @@ def _defined_names(tree: ast.Module) -> Iterator[str]:
             yield node.id
 
 
-def private_names(source: str, others: set[str]) -> dict[str, str]:
-    """Return short names for the private names that `source` defines and no other file has."""
-    uses = Counter(_IDENTIFIER.findall(source))
+def private_names(sources: list[str], others: set[str]) -> dict[str, str]:
+    """
+    Return short names for the private names that the preamble's files define.
+
+    :param list sources: these files, minified
+    :param set others: identifiers of the package's other files: these stay
+    """
+    uses = Counter(name for source in sources for name in _IDENTIFIER.findall(source))
     private = {
         name
+        for source in sources
         for name in _defined_names(ast.parse(source))
         if name[0] == "_" and name[:2] != "__" and len(name) > 3
     }

@@ -1,11 +1,7 @@
 """
-Names of `mitogen.core` that few programs use, and those of old releases.
+Names of `mitogen.core` that few programs use, and those of old releases: see lazy.py.
 
-They are found there all the same, so they cost no child anything that does not use them: core's
-module class looks here for its module's names, and what is added to its classes is found through
-child.Late (child.OLD_NAMES lists it, as a test sees to).
-
-Threads: any, but the first use must not be on a child's broker thread, which does not import.
+Threads: any.
 """
 
 from __future__ import annotations
@@ -14,10 +10,17 @@ import os
 from _struct import calcsize
 
 from mitogen import core
-from mitogen.child import find_old_names
-from mitogen.compat.lazy import find_elsewhere
-from mitogen.core import RAW, Importer, Message, Sender
-from mitogen.mailbox import Channel, Latch, LatchError, Receiver
+from mitogen.core import RAW, Message
+from mitogen.core.mailbox import Channel, Latch, LatchError, Receiver
+from mitogen.tree.handles import (
+    ADD_ROUTE,
+    ALLOCATE_ID,
+    AWAIT_END,
+    DETACHING,
+    FORWARD_MODULE,
+    GET_RESOURCE,
+    LOAD_RESOURCE,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +28,19 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
+    "ADD_ROUTE",
+    "ALLOCATE_ID",
+    "AWAIT_END",
+    "DETACHING",
+    "FORWARD_MODULE",
+    "GET_RESOURCE",
+    "IS_WSL",
+    "LOAD_RESOURCE",
+    "STUB_CALL_SERVICE",
+    "all",
+    "any",
+    "next",
+    "range",
     "AnyTextType",
     "BytesType",
     "Channel",
@@ -66,26 +82,21 @@ __all__ = [
     "unlisten",
 ]
 
-#: Modules that are imported by those who use one of these names only.
+#: Name to the module that defines it, imported when the name is first used.
 ELSEWHERE = {
-    "io": "BytesIO",
-    "mitogen.compat.logs": "IOLOG LOG LOGGERS LogHandler PidfulStreamHandler",
-    "mitogen.importing.resources": "ResourceReader ResourceRequester",
-    "mitogen.compat.streams": (
-        "BasicStream BufferedWriter DelimitedProtocol IoLogger IoLoggerProtocol MitogenProtocol"
-        " Protocol Side Waker"
+    "BytesIO": "io",
+    **dict.fromkeys(
+        ["IOLOG", "LOG", "LOGGERS", "LogHandler", "PidfulStreamHandler"], "mitogen.compat.logs"
+    ),
+    **dict.fromkeys(["ResourceReader", "ResourceRequester"], "mitogen.importing.resources"),
+    **dict.fromkeys(
+        ["BasicStream", "BufferedWriter", "DelimitedProtocol", "IoLogger", "IoLoggerProtocol"]
+        + ["MitogenProtocol", "Protocol", "Side", "Waker"],
+        "mitogen.compat.streams",
     ),
 }
-find_elsewhere(__name__, ELSEWHERE, "mitogen.core")
 
-ADD_ROUTE = 103
-ALLOCATE_ID = 105
-FORWARD_MODULE = 108
-DETACHING = 109
 STUB_CALL_SERVICE = 111
-GET_RESOURCE = 112
-LOAD_RESOURCE = 113
-AWAIT_END = 117
 
 BytesType = bytes
 UnicodeType = str
@@ -95,7 +106,7 @@ integer_types = (int,)
 PY24 = False
 PY3 = True
 IS_WSL = "microsoft" in os.uname().release.lower()
-all, any, next, range = all, any, next, range  # type: ignore[has-type]  # built-in
+all, any, next, range = all, any, next, range  # built-in
 
 
 # -- text, tables, threads
@@ -316,94 +327,83 @@ class ImportPolicy:
         return not self.overrides.isdisjoint(module_lineage(fullname))
 
 
-# -- what is added to core's classes: child.OLD_NAMES lists it
-
-
-def _unpickle_iter(
-    self: Message, throw: bool = True, throw_dead: bool = True, find_class: Any = None
-) -> Iterator[Any]:
-    """Yield the values of a message that was made with several."""
-    if self.is_dead:
-        self.unpickle(throw, throw_dead)
-        return
-    pos = 0
-    while pos < len(self.data):
-        value, pos = core.decode_next(self.data, pos, self.router)
-        if throw and isinstance(value, core.CallError):
-            raise value
-        yield value
-
-
-def _pack(self: Message) -> bytes:
-    """Return the message as one frame."""
-    return self._header(len(self.data), self.flags) + self.data
-
-
-def _sender_repr(self: Sender) -> str:
-    return "Sender(%r, %r)" % (self.context, self.dst_handle)
-
-
-def _find_module(self: Importer, fullname: str, path: Any = None) -> Any:
-    """Return the loader of a module that comes from the parent, or None (PEP 302)."""
-    spec = self.find_spec(fullname, path)
-    return spec and spec.loader
-
-
-def _load_module(self: Importer, fullname: str) -> Any:
-    """Import a module from the parent (PEP 302)."""
-    return core.import_module(fullname)
-
-
-def _register(self: core.Router, context: core.Context, stream: Any) -> None:
-    """Any thread: have `stream` lead to `context`, and begin to receive from it."""
-    self._stream_by_id[context.context_id] = stream
-    stream.broker.defer(stream.start)
-
-
-def _async_route(self: core.Router, msg: Message, in_stream: Any = None) -> None:
-    """Broker thread: route a message, one that came in on `in_stream` perhaps."""
-    if in_stream:
-        self.on_frame(msg, in_stream)
-    else:
-        self.route(msg, False)
-
-
-def _new_stream(cls: Any, *args: Any, **kwargs: Any) -> Any:
-    if cls is core.Stream and not args and not kwargs:
-        # A stream of a program's own.
-        from mitogen.compat import streams
-
-        return streams.BasicStream()
-    return object.__new__(cls)
-
+# -- attributes of core's classes: lazy.CLASS_NAMES lists them
 
 _HEADER = ">HBLLLLLL"
-_ADDED: dict[type, dict[str, Any]] = {
-    Message: {
-        "ENC_MGC": Message.ENC_PKL,
-        "ENCS": (Message.ENC_PKL, RAW),
-        "HEADER_FMT": _HEADER,
-        "HEADER_LEN": calcsize(_HEADER),
-        "HEADER_MAGIC": core.MAGIC,
-        "pack": _pack,
-        "unpickle_iter": _unpickle_iter,
-    },
-    Sender: {
-        "put": lambda self, data: self.send(data),
-        "explicit_close_msg": "",
-        "__repr__": _sender_repr,
-    },
-    core.ChannelError: {
-        "remote_msg": "Channel closed by remote end.",
-        "local_msg": "Channel closed by local end.",
-    },
-    Importer: {"find_module": _find_module, "load_module": _load_module},
-    core.Router: {"register": _register, "_async_route": _async_route},
-    core.Stream: {"__new__": _new_stream},
-}
-for _cls, _names in _ADDED.items():
-    for _name, _value in _names.items():
-        setattr(_cls, _name, _value)
 
-# Message.pickled(), and those of other modules.
-find_old_names()
+
+class MessageNames:
+    """Attributes of core.Message."""
+
+    ENC_MGC = Message.ENC_PKL
+    ENCS = (Message.ENC_PKL, RAW)
+    HEADER_FMT = _HEADER
+    HEADER_LEN = calcsize(_HEADER)
+    HEADER_MAGIC = core.MAGIC
+
+    def pack(self: Any) -> bytes:
+        """Return the message as one frame."""
+        return bytes(self._header(len(self.data), self.flags) + self.data)
+
+    def unpickle_iter(
+        self: Any, throw: bool = True, throw_dead: bool = True, find_class: Any = None
+    ) -> Iterator[Any]:
+        """Yield the values of a message that was made with several."""
+        if self.is_dead:
+            self.unpickle(throw, throw_dead)
+            return
+        pos = 0
+        while pos < len(self.data):
+            value, pos = core.decode_next(self.data, pos, self.router)
+            if throw and isinstance(value, core.CallError):
+                raise value
+            yield value
+
+
+class SenderNames:
+    """Attributes of core.Sender."""
+
+    explicit_close_msg = ""
+
+    def put(self: Any, data: Any) -> None:
+        """Send a value."""
+        self.send(data)
+
+    def __repr__(self: Any) -> str:
+        return "Sender(%r, %r)" % (self.context, self.dst_handle)
+
+
+class ChannelErrorNames:
+    """Attributes of core.ChannelError."""
+
+    remote_msg = "Channel closed by remote end."
+    local_msg = "Channel closed by local end."
+
+
+class ImporterNames:
+    """Attributes of core.Importer."""
+
+    def find_module(self: Any, fullname: str, path: Any = None) -> Any:
+        """Return the loader of a module that comes from the parent, or None (PEP 302)."""
+        spec = self.find_spec(fullname, path)
+        return spec and spec.loader
+
+    def load_module(self: Any, fullname: str) -> Any:
+        """Import a module from the parent (PEP 302)."""
+        return core.import_module(fullname)
+
+
+class RouterNames:
+    """Attributes of core.Router."""
+
+    def register(self: Any, context: core.Context, stream: Any) -> None:
+        """Any thread: have `stream` lead to `context`, and begin to receive from it."""
+        self._stream_by_id[context.context_id] = stream
+        stream.broker.defer(stream.start)
+
+    def _async_route(self: Any, msg: Message, in_stream: Any = None) -> None:
+        """Broker thread: route a message, one that came in on `in_stream` perhaps."""
+        if in_stream:
+            self.on_frame(msg, in_stream)
+        else:
+            self.route(msg, False)

@@ -1,49 +1,118 @@
 """
-Has a module find names in others, which are imported when one of those is first asked for.
+Old names, found late: the tables of names that programs written for mitogen 0.3 use and that other
+modules define, and the one mechanism that finds them.
 
-So names that only old programs use cost nothing to those that do not use them. From Python 3.7 on a
-module's own `__getattr__` does the same (PEP 562); a target may have 3.6.
+A name is imported when it is first used, so it costs nothing to the programs that do not use it.
+Importing the module that defines it changes nothing: the name was there before, and is the same
+object afterwards.
 
-Threads: any. What is imported is imported on the thread that asks.
+The tables are registered in two places: mitogen/core/__init__.py does it on the controller, and
+calls/first_call.py in a child.
+
+Threads: any but a child's broker thread, where the module is not loaded yet.
 """
 
 from __future__ import annotations
 
-import sys
-
-from mitogen.core import import_module
+from mitogen.core.io import Stream
+from mitogen.core.late import import_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["find_elsewhere"]
+__all__ = ["CLASS_NAMES", "LateAttribute", "find_late", "register"]
+
+#: Module to the module whose `__all__` has its late names. `ELSEWHERE` there names further modules.
+MODULE_NAMES = {
+    "mitogen.core": "mitogen.compat.core_names",
+    "mitogen.master": "mitogen.compat.master_names",
+    "mitogen.parent": "mitogen.compat.parent_names",
+}
+
+#: Module to class of mitogen.core to names. The class there is called the same, or `<class>Names`.
+CLASS_NAMES = {
+    "mitogen.calls.first_call": {
+        "Importer": "get_code get_filename get_resource_reader get_source is_package"
+    },
+    "mitogen.compat.core_names": {
+        "ChannelError": "local_msg remote_msg",
+        "Importer": "find_module load_module",
+        "Message": "ENCS ENC_MGC HEADER_FMT HEADER_LEN HEADER_MAGIC pack unpickle_iter",
+        "Router": "_async_route register",
+        "Sender": "__repr__ explicit_close_msg put",
+    },
+    "mitogen.compat.parent_names": {"Broker": "defer_sync", "Router": "unidirectional_msg"},
+    "mitogen.compat.streams": {
+        "Broker": (
+            "_start_transmit _stop_transmit keep_alive start_receive start_transmit stop_receive"
+            " stop_transmit timers"
+        ),
+        "Stream": (
+            "on_disconnect on_receive on_shutdown on_transmit pending_bytes protocol receive_side"
+            " transmit_side"
+        ),
+    },
+    "mitogen.tree.contexts": {
+        "Context": "call_service call_service_async on_disconnect send_async send_await"
+    },
+    "mitogen.tree.router": {"Router": "myself stream_by_id"},
+}
 
 
-def find_elsewhere(module: str, places: str | dict[str, str], shown_as: str | None = None) -> None:
+class LateAttribute:
     """
-    Have names that a module does not define found in the `__all__` of other modules.
+    An attribute of a class that another module defines.
 
-    :param module: full name of the module, which is being imported
-    :param places: full name of one other module; or of several, each with the names to ask it for,
-        with blanks between
-    :param shown_as: what an AttributeError calls the module
+    :param str place: full name of that module
+    :param str owner: name of the class
+    :param str name: name of the attribute
     """
-    where: dict[str, str] = {}
-    if not isinstance(places, str):
-        where = {name: place for place, names in places.items() for name in names.split()}
 
-    class Module(type(sys)):  # type: ignore[misc]  # as in core.py
-        def __getattr__(self, name: str) -> Any:
-            place: Any = where.get(name) if where else places
-            # Private names are asked for by the import system, all the time.
-            if place and name[0] != "_":
-                found = import_module(place)
-                if name in found.__all__:
-                    value = self.__dict__[name] = getattr(found, name)
-                    return value
-            raise AttributeError(
-                "module %r has no attribute %r" % (shown_as or self.__name__, name)
-            )
+    def __init__(self, place: str, owner: str, name: str) -> None:
+        self.place = place
+        self.owner = owner
+        self.name = name
 
-    sys.modules[module].__class__ = Module
+    def __get__(self, obj: Any, cls: Any) -> Any:
+        module = import_module(self.place)
+        holder = getattr(module, self.owner + "Names", None) or getattr(module, self.owner)
+        found = getattr(holder, self.name) if obj is None else holder.__dict__[self.name]
+        return found.__get__(obj, cls) if obj is not None and hasattr(found, "__get__") else found
+
+
+def _new_stream(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    if cls is Stream and not args and not kwargs:
+        # A stream of a program's own.
+        return import_module("mitogen.compat.streams").BasicStream()
+    return object.__new__(cls)
+
+
+def register(core: Any) -> None:
+    """
+    Have the late names of a module `mitogen.core` and of its classes found; once.
+
+    :param core: the module
+    """
+    for place, classes in CLASS_NAMES.items():
+        for owner, names in classes.items():
+            cls = getattr(core, owner)
+            for name in names.split():
+                if name not in cls.__dict__:
+                    setattr(cls, name, LateAttribute(place, owner, name))
+    Stream.__new__ = _new_stream  # type: ignore[method-assign]
+
+
+def find_late(module: Any, name: str) -> Any:
+    """
+    Return a module's late name, and keep it there.
+
+    :raises AttributeError: there is no such name
+    """
+    shown_as = module.__name__
+    place = import_module(MODULE_NAMES[shown_as])
+    other = getattr(place, "ELSEWHERE", {}).get(name)
+    if not other and name not in place.__all__:
+        raise AttributeError("module %r has no attribute %r" % (shown_as, name))
+    value = module.__dict__[name] = getattr(import_module(other) if other else place, name)
+    return value

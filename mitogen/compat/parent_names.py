@@ -15,7 +15,7 @@ import signal
 import subprocess
 import zlib
 
-from mitogen import core, pollers
+from mitogen import core
 from mitogen.bootstrap import spawn
 from mitogen.compat import core_names
 from mitogen.compat.streams import (
@@ -26,10 +26,10 @@ from mitogen.compat.streams import (
     TimerList,
 )
 from mitogen.core import Poller as PollPoller, fire, is_neighbour as is_immediate_child
-from mitogen.pollers import EpollPoller, KqueuePoller
-from mitogen.tree import branch
+from mitogen.tree import branch, pollers
 from mitogen.tree.connecting import ChildStream as MitogenProtocol
 from mitogen.tree.ids import ChildIds as ChildIdAllocator
+from mitogen.tree.pollers import EpollPoller, KqueuePoller
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,8 +77,17 @@ PREFERRED_POLLER = pollers.best()
 POLLERS = (EpollPoller, KqueuePoller, PollPoller)
 POLLER_LIGHTWEIGHT = PollPoller
 
-core.Broker.defer_sync = branch.defer_sync  # type: ignore[attr-defined]
-core.Router.unidirectional_msg = branch.Branch.unidirectional_msg  # type: ignore[attr-defined]
+
+class BrokerNames:
+    """Attributes of core.Broker: see lazy.CLASS_NAMES."""
+
+    defer_sync = branch.defer_sync
+
+
+class RouterNames:
+    """Attributes of core.Router."""
+
+    unidirectional_msg = branch.Branch.unidirectional_msg
 
 
 # -- logs, source, text
@@ -118,10 +127,11 @@ class PartialZlib:
 
 
 def get_core_source_partial() -> PartialZlib:
-    """Return a PartialZlib that begins with the source of core.py."""
+    """Return a PartialZlib that begins with the sources of the core's files."""
     import inspect
 
-    return PartialZlib(inspect.getsource(core).encode())
+    files = (core.import_module("mitogen.core." + name) for name in core.PREAMBLE)
+    return PartialZlib("".join(map(inspect.getsource, files)).encode())
 
 
 class Argv:

@@ -623,7 +623,7 @@ class BrokerTimers(TimerList):
 # -- what core's classes get
 
 
-class _BrokerNames:
+class BrokerNames:
     """Methods of core.Broker."""
 
     def start_receive(self: Any, stream: Any) -> None:
@@ -672,7 +672,7 @@ class _OwnSide(Side):
         self.stream.broker.defer(self.stream.disconnect)
 
 
-class _StreamNames:
+class StreamNames:
     """Attributes and methods of core.Stream, which is stream and protocol in one."""
 
     protocol = property(lambda self: self)
@@ -703,11 +703,6 @@ class _StreamNames:
         """Broker thread: close the stream; its listeners are told."""
         self.disconnect()
 
-
-for _names, _cls in ((_BrokerNames, core.Broker), (_StreamNames, core.Stream)):
-    for _name, _value in vars(_names).items():
-        if not _name.startswith("__"):
-            setattr(_cls, _name, _value)
 
 #: The framed stream to a neighbour.
 MitogenProtocol = core.Stream

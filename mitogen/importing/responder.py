@@ -20,7 +20,8 @@ import zlib
 from collections import deque
 from time import monotonic as now
 
-from mitogen.core import Blob
+from mitogen.calls.first_call import FIRST_CALL
+from mitogen.core import PREAMBLE, Blob
 from mitogen.importing import code_imports, finder
 
 TYPE_CHECKING = False
@@ -35,9 +36,7 @@ PUSH_LIMIT = 262144
 #: Segments that are kept to be sent to other children too.
 KEPT_SEGMENTS = 256
 #: What a child has from the start.
-ALWAYS_THERE = frozenset(["mitogen", "mitogen.core"])
-#: Needed by a child for its first call, whatever that is.
-FIRST_CALL = "mitogen.child"
+ALWAYS_THERE = frozenset(["mitogen", "mitogen.core", *("mitogen.core." + n for n in PREAMBLE)])
 #: What the standard library tries to import and no target has: not worth a round trip each.
 NOWHERE = ("_winapi", "msvcrt", "nt", "winreg", "_winreg")
 
@@ -221,7 +220,7 @@ class ModuleResponder:
                     # Or the reason would be found out over there, as a missing module.
                     self.finder.find(name)
             known = self._known.setdefault(target, set(ALWAYS_THERE))
-            names = [n for n in module_names if n not in known] + [FIRST_CALL]
+            names = [n for n in module_names if n not in known] + list(FIRST_CALL)
             closure = self._closure(names, known)
             segments = self._pushed([n for n in closure if n not in stream.sent_modules])
             branch.send_now(stream, target, segments, closure)
@@ -232,7 +231,7 @@ class ModuleResponder:
         with self._lock:
             known = set(ALWAYS_THERE)
             closure = self._closure(
-                [n for n in module_names if n not in known] + [FIRST_CALL], known
+                [n for n in module_names if n not in known] + list(FIRST_CALL), known
             )
             self._pushed(closure)
 
@@ -301,7 +300,7 @@ class ModuleResponder:
             if module.kind == "own":
                 top = name.partition(".")[0]
                 own.add(top if self.finder.kind(top) == "own" else name)
-        if FIRST_CALL in names:
+        if FIRST_CALL[-1] in names:
             own.update(self.finder.own_names())
             entries += [[name, None, None, ""] for name in NOWHERE]
         chunks.append(compressor.flush())

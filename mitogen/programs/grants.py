@@ -24,7 +24,7 @@ from __future__ import annotations
 import _thread
 
 from mitogen import core
-from mitogen.calls import CallChain
+from mitogen.calls.chain import CallChain
 from mitogen.core import Message
 from mitogen.programs import server
 from mitogen.programs.server import Refused

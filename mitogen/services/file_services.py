@@ -20,7 +20,7 @@ import sys
 
 from mitogen import core
 from mitogen.core import CALL_SERVICE, ERROR, CallError, Kwargs, Message
-from mitogen.mailbox import Latch, LatchError, Receiver
+from mitogen.core.mailbox import Latch, LatchError, Receiver
 from mitogen.services.base import (
     AllowAny,
     AllowParents,

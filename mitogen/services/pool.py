@@ -23,7 +23,7 @@ import sys
 
 from mitogen import core
 from mitogen.core import CALL_FUNCTION, CALL_SERVICE, ERROR, CallError, Message
-from mitogen.mailbox import Latch, LatchError, Receiver
+from mitogen.core.mailbox import Latch, LatchError, Receiver
 from mitogen.select import Error as SelectError
 from mitogen.services.base import (
     AllowAny,

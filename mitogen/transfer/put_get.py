@@ -12,9 +12,9 @@ from __future__ import annotations
 import os
 
 from mitogen import core
-from mitogen.calls import CallChain
+from mitogen.calls.chain import CallChain
 from mitogen.core import RAW, CallError, ChannelError, Message, takes_router
-from mitogen.mailbox import Receiver
+from mitogen.core.mailbox import Receiver
 from mitogen.transfer.pieces import Error, Outlet, Packer, unpacked
 from mitogen.transfer.trees import Attributes, ObjectSink, Sink, records_of, records_of_object
 

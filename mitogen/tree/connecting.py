@@ -21,7 +21,7 @@ from collections import deque
 from mitogen import core
 from mitogen.bootstrap import handshake, spawn
 from mitogen.core import StreamError, listen
-from mitogen.mailbox import Latch
+from mitogen.core.mailbox import Latch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

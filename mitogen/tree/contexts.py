@@ -7,9 +7,10 @@ Threads: any.
 from __future__ import annotations
 
 from mitogen import core
-from mitogen.calls import CallChain
+from mitogen.calls.chain import CallChain
 from mitogen.core import CALL_SERVICE, RAW, SHUTDOWN, Kwargs, Message, listen
-from mitogen.mailbox import Latch, Receiver
+from mitogen.core.late import LATE, fetch
+from mitogen.core.mailbox import Latch, Receiver
 from mitogen.tree.handles import AWAIT_END
 
 TYPE_CHECKING = False
@@ -25,7 +26,14 @@ if TYPE_CHECKING:
 
     Path = Union[str, "os.PathLike[str]"]
 
-__all__ = ["Context"]
+__all__ = ["Context", "find_late"]
+
+LATE.update(
+    files="transfer.put_get",
+    futures="futures",
+    programs="programs.client",
+    terminal="terminal.interactive",
+)
 
 
 class Context(core.Context):
@@ -61,9 +69,8 @@ class Context(core.Context):
 
     def submit(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Call a function there; return a concurrent.futures.Future: see futures.CallFuture."""
-        from mitogen import futures
-
-        return futures.submit(_chain_of(self), fn, args, kwargs)
+        future: Future[R] = fetch("futures").submit(_chain_of(self), fn, args, kwargs)
+        return future
 
     def send_async(self, msg: Message, persist: bool = False) -> Receiver:
         """Send `msg` there; return a Receiver for the answer."""
@@ -94,33 +101,26 @@ class Context(core.Context):
 
     def put(self, path: Path, remote_path: Path, *args: Any, **kwargs: Any) -> None:
         """Send a file or a tree there: see mitogen.files.put()."""
-        from mitogen.transfer import put_get
-
-        put_get.put(self, path, remote_path, *args, **kwargs)
+        fetch("files").put(self, path, remote_path, *args, **kwargs)
 
     def get(self, remote_path: Path, path: Path, *args: Any, **kwargs: Any) -> None:
         """Fetch a file or a tree from there: see mitogen.files.get()."""
-        from mitogen.transfer import put_get
-
-        put_get.get(self, remote_path, path, *args, **kwargs)
+        fetch("files").get(self, remote_path, path, *args, **kwargs)
 
     def popen(self, args: Args, **options: Any) -> Popen:
         """Start a program there: see mitogen.process.Popen."""
-        from mitogen.programs import client
-
-        return client.Popen(self, args, **options)
+        popen: Popen = fetch("programs").Popen(self, args, **options)
+        return popen
 
     def run(self, args: Word | Sequence[Word], **options: Any) -> CompletedProcess[Any]:
         """Run a program there and return what it printed: see mitogen.process.run()."""
-        from mitogen.programs import client
-
-        return client.run(self, args, **options)
+        done: CompletedProcess[Any] = fetch("programs").run(self, args, **options)
+        return done
 
     def shell(self, argv: None | str | Sequence[Word] = None, **options: Any) -> int:
         """Put this process' terminal in front of a shell there: see mitogen.terminal.shell()."""
-        from mitogen.terminal import interactive
-
-        return interactive.shell(self, argv, **options)
+        status: int = fetch("terminal").shell(self, argv, **options)
+        return status
 
     def on_disconnect(self) -> None:
         """Tell those that listen for `disconnect`."""
@@ -154,6 +154,14 @@ class Context(core.Context):
 
 
 core.ENCODERS[Context] = core.ENCODERS[core.Context]
+
+
+def find_late(context: Any, name: str) -> Any:
+    """Return what core.Context does not define itself: see core/late.py."""
+    found = getattr(Context, name)
+    return found.__get__(context) if hasattr(found, "__get__") else found
+
+
 #: Returns what `default_call_chain` is, for a Context of core.py too.
 _chain_of: Callable[[core.Context], CallChain] = Context.default_call_chain.fget  # type: ignore[attr-defined]  # a property, seen as a function
 

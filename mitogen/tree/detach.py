@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 
 from mitogen import core, identity
-from mitogen.mailbox import Latch
+from mitogen.core.mailbox import Latch
 from mitogen.tree.branch import upgrade
 from mitogen.tree.contexts import Context
 from mitogen.tree.handles import DETACHING

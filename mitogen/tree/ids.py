@@ -11,7 +11,7 @@ import _thread
 
 from mitogen import core
 from mitogen.core import RAW, Message
-from mitogen.mailbox import Latch
+from mitogen.core.mailbox import Latch
 from mitogen.tree.handles import ALLOCATE_ID
 
 TYPE_CHECKING = False

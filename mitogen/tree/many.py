@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from mitogen.calls import CallChain
-from mitogen.mailbox import Latch
+from mitogen.calls.chain import CallChain
+from mitogen.core.mailbox import Latch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import os
 import sys
 
 from mitogen import core
-from mitogen.calls import CallChain
+from mitogen.calls.chain import CallChain
 from mitogen.core import CallError, Kwargs, Message, takes_router
 from mitogen.methods.registry import METHODS
 from mitogen.tree.branch import defer_sync, shutdown_now

@@ -6,6 +6,8 @@ Threads: the broker's, except where a docstring names another.
 
 from __future__ import annotations
 
+from mitogen.calls.first_call import FIRST_CALL
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -49,7 +51,7 @@ class RelayedModules:
             and stream.sent_modules.issuperset(module_names)
         ):
             return
-        names = [n for n in module_names + ["mitogen.child"] if n in self.importer.modules]
+        names = [n for n in [*module_names, *FIRST_CALL] if n in self.importer.modules]
         branch = self.router.branch
         segments = self.segments([n for n in names if n not in stream.sent_modules])
         branch.send_now(stream, target, segments, names)

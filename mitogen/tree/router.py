@@ -12,8 +12,9 @@ from __future__ import annotations
 import os
 
 from mitogen import core, identity
+from mitogen.core.late import LATE, fetch
 from mitogen.methods.registry import METHODS, get_connection_class
-from mitogen.tree.branch import shutdown_now, upgrade as upgrade
+from mitogen.tree.branch import shutdown_now, upgrade
 from mitogen.tree.connecting import Connecting
 from mitogen.tree.contexts import Context
 from mitogen.tree.proxy import ProxyConnecting, options_of
@@ -46,7 +47,9 @@ if TYPE_CHECKING:
 else:
     _Base = core.Router
 
-__all__ = ["Router"]
+__all__ = ["Router", "find_late"]
+
+LATE.update(many="tree.many", specs="tree.specs")
 
 DEBUG = 10
 
@@ -157,15 +160,13 @@ class Router(_Base):
 
     def connect_many(self, specs: Iterable[Any], limit: int = 100) -> Iterator[Result]:
         """Connect to many at once: see many.connect_many()."""
-        from mitogen.tree import many
-
-        return many.connect_many(self, specs, limit)
+        results: Iterator[Result] = fetch("many").connect_many(self, specs, limit)
+        return results
 
     def from_spec(self, text: str, **kwargs: Any) -> Context:
         """Connect hop by hop, as a text such as "ssh:host/sudo:root" says: see specs.connect()."""
-        from mitogen.tree import specs
-
-        return specs.connect(self, text, **kwargs)
+        context: Context = fetch("specs").connect(self, text, **kwargs)
+        return context
 
     def disconnect(self, context: core.Context) -> None:
         """Close the stream to a child of this context; a context further down is told to end."""
@@ -224,3 +225,12 @@ def _connection_method(name: str) -> Callable[..., Context]:
 
 for _name in METHODS:
     setattr(Router, _name, _connection_method(_name))
+
+
+def find_late(router: Any, name: str) -> Any:
+    """Return what a child's router does not define itself, once it can have children."""
+    if not router.econtext:
+        raise AttributeError(name)
+    upgrade(router)
+    found = getattr(Router, name)
+    return found.__get__(router) if hasattr(found, "__get__") else found

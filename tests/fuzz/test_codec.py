@@ -1,13 +1,14 @@
 """The codec under any bytes: it decodes or raises StreamError, and what it gave can be sent again.
 
-The strategies are those of tests/unit/test_codec.py, which has the cases with names.
+The strategies are those of tests/unit/core/test_codec.py, which has the cases with names.
 """
 
 import cbor2
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from mitogen import core, values
-from tests.unit.test_codec import COMMON, COMMON_KEYS, VALUES, alike, spoilt
+from mitogen import core
+from mitogen.core import values
+from tests.unit.core.test_codec import COMMON, COMMON_KEYS, VALUES, alike, spoilt
 
 
 def decodes_or_raises(data):

@@ -9,8 +9,8 @@ import pytest
 
 import mitogen.aio
 import mitogen.core
-from mitogen.calls import CallChain
-from mitogen.mailbox import Receiver
+from mitogen.calls.chain import CallChain
+from mitogen.core.mailbox import Receiver
 from tests import processes
 from tests.integration.conftest import SOON, own_children
 from tests.integration.far import threads, work

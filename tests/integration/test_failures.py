@@ -326,7 +326,7 @@ class TestCalls:
         assert caught.value.type_name == "builtins." + type_name
 
     def test_kill_ends_a_context_that_ignores_a_cancel(self, own_router, monkeypatch):
-        monkeypatch.setattr("mitogen.calls.CANCEL_GRACE", 0.2)
+        monkeypatch.setattr("mitogen.calls.chain.CANCEL_GRACE", 0.2)
         context = own_router.local()
         pid = context.call(work.identity)[0]
         chain = mitogen.parent.CallChain(context, timeout=0.1, kill=True)

@@ -6,8 +6,8 @@ import os
 import pytest
 
 import mitogen.core
+from mitogen.core.mailbox import Receiver
 from mitogen.futures import Executor
-from mitogen.mailbox import Receiver
 from tests.integration.conftest import SOON
 from tests.integration.far import threads, work
 

@@ -10,7 +10,7 @@ import pytest
 
 import mitogen.core
 import mitogen.unix
-from mitogen.mailbox import Latch
+from mitogen.core.mailbox import Latch
 from tests import processes
 from tests.integration.conftest import SOON
 from tests.integration.far import joining, work

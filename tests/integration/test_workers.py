@@ -3,8 +3,8 @@
 import pytest
 
 import mitogen.core
-from mitogen.calls import CallChain
-from mitogen.mailbox import Receiver
+from mitogen.calls.chain import CallChain
+from mitogen.core.mailbox import Receiver
 from tests.integration.far import threads, work
 
 
@@ -96,7 +96,7 @@ def test_the_context_ends_although_a_worker_does_not(router):
 
 
 def test_kill_ends_a_context_with_a_stuck_worker(router, monkeypatch):
-    monkeypatch.setattr("mitogen.calls.CANCEL_GRACE", 0.2)
+    monkeypatch.setattr("mitogen.calls.chain.CANCEL_GRACE", 0.2)
     context = router.local()
     context.call(work.echo, None)
     with pytest.raises(mitogen.core.TimeoutError):

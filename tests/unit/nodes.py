@@ -19,10 +19,12 @@ Rules
 
 import contextlib
 import heapq
+import sys
+import zlib
 from collections import deque
 from types import SimpleNamespace
 
-from mitogen import core, mailbox, parent
+from mitogen import core, parent
 
 __all__ = ["Broker", "Deadlock", "End", "Lock", "Network", "Node", "frame", "network"]
 
@@ -302,7 +304,7 @@ class Modules:
         if fullname not in self.sources:
             return [[[fullname, None, None, ""]], b"", []]
         source = self.sources[fullname]
-        return [[[fullname, fullname + ".py", None, len(source)]], core.zlib.compress(source), []]
+        return [[[fullname, fullname + ".py", None, len(source)]], zlib.compress(source), []]
 
     def segments(self, names):
         return [self.segment(name) for name in names]
@@ -520,7 +522,13 @@ class Network:
 def network():
     """Give a Network; until the end of the `with`, locks and clock are its."""
     net = Network()
-    places = [(core, "new_lock"), (mailbox, "new_lock"), (core, "now"), (mailbox, "now")]
+    places = [
+        (module, name)
+        for path, module in sorted(sys.modules.items())
+        if path.startswith("mitogen.core")
+        for name in ("new_lock", "now")
+        if name in vars(module)
+    ]
     before = [(module, name, getattr(module, name)) for module, name in places]
     for module, name, _ in before:
         replacement = net.now if name == "now" else lambda: Lock(net)

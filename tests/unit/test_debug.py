@@ -47,7 +47,7 @@ def test_routers_and_streams(router):
     assert info["context_id"] == 0 and info["contexts"] == {child.context_id: "one"}
     (stream,) = debug.get_stream_info(key)["streams"].values()
     assert stream["name"] == "one" and stream["pid"] == child.call(os.getpid)
-    assert not stream["closed"] and "mitogen.child" in stream["sent_modules"]
+    assert not stream["closed"] and "mitogen.calls.first_call" in stream["sent_modules"]
     assert core.decode(core.encode(info)) == info, "plain values"
     with pytest.raises(KeyError):
         debug.get_stream_info("0")

@@ -4,7 +4,7 @@ import pytest
 
 from mitogen import core
 from mitogen.core import Message
-from mitogen.mailbox import Latch, Receiver
+from mitogen.core.mailbox import Latch, Receiver
 from mitogen.select import Error, Event, Select
 from tests.unit import nodes
 

@@ -56,7 +56,7 @@ PUSHED = [
     "mitogen.programs.server",
     "mitogen.ansible.agent.runner",
     "mitogen.ansible.broker.commands",
-    "mitogen.workers",
+    "mitogen.calls.workers",
 ]
 #: Methods by which nobody logs in: programs have the directory and environment of the context.
 PLACES = {"docker", "podman", "buildah", "kubectl", "lxc", "lxd", "incus", "jail", "setns"}

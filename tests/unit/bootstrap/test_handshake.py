@@ -382,12 +382,16 @@ def test_percent_signs_in_output():
 # ---- the first stage, by real interpreters
 
 PYTHONS = hosts.find_pythons()
-FAKE_CORE = b"""
-def child_main(config, source, rest):
+FAKE_CORE = b"""one two\0
+def write(data):
     import os
-    os.write(1, repr((config, source == SOURCE, rest)).encode())
+    os.write(1, repr(data).encode())
+\0
+def child_main(config, source, rest):
+    import sys
+    same = sys.modules["mitogen.core.one"] is sys.modules["mitogen.core.two"]
+    write((config, source, same, rest))
 """
-FAKE_CORE = FAKE_CORE.replace(b"SOURCE", b"source")
 CONFIG = b"configuration \0 with zero bytes \xff"
 
 
@@ -413,7 +417,7 @@ def test_the_first_stage_runs_what_it_is_sent(version):
     status, out, err = run_first_stage(version, data + b"first frames")
     hello, _, rest = out.partition(b"\n")
     assert re.match(rb"MITO:HELLO 3\.%d\.\d+ /" % version[1], hello) and err == b""
-    assert eval(rest) == (CONFIG, True, b"first frames")
+    assert eval(rest) == (CONFIG, FAKE_CORE, True, b"first frames")
 
 
 def test_a_python_too_old_says_so_and_ends():

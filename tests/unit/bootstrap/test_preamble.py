@@ -1,7 +1,9 @@
 """mitogen.bootstrap.preamble: core.py as children get it."""
 
 import ast
+import importlib
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -9,21 +11,29 @@ import zlib
 
 import pytest
 
+from mitogen import core
 from mitogen.bootstrap import minify, preamble
 from tests import hosts
 from tests.checkout import ROOT
 
-CORE = ROOT / "mitogen" / "core.py"
+FILES = {name: pathlib.Path(core.__file__).with_name(name + ".py") for name in core.PREAMBLE}
+
+
+def as_sent():
+    """Return {file of the preamble: what children get of it}."""
+    names, *files = preamble.core_source().decode().split("\0")
+    assert names.split() == list(core.PREAMBLE)
+    return dict(zip(names.split(), files))
 
 
 @pytest.fixture(scope="module")
 def small():
-    return preamble.core_source().decode()
+    return as_sent()
 
 
 @pytest.fixture(scope="module")
-def source():
-    return CORE.read_text(encoding="utf-8")
+def sources():
+    return {name: path.read_text(encoding="utf-8") for name, path in FILES.items()}
 
 
 def named(tree):
@@ -34,41 +44,100 @@ def named(tree):
             if isinstance(each, (ast.FunctionDef, ast.ClassDef)):
                 owner = None if each is node else getattr(node, "name", None)
                 found[owner, each.name] = each.lineno
-    return {key: line for key, line in found.items() if not any(map(private, key))}
+    return {key: line for key, line in found.items() if not any(map(private_name, key))}
 
 
-def private(name):
+def private_name(name):
     return bool(name) and name[0] == "_" and name[:2] != "__"
 
 
-def test_it_is_smaller(small, source):
-    minified = minify.minimize_source(source)
-    assert len(small) < len(minified)
-    assert len(zlib.compress(small.encode(), 9)) < 0.96 * len(zlib.compress(minified.encode(), 9))
+def test_it_is_smaller(small, sources):
+    minified = "".join(map(minify.minimize_source, sources.values()))
+    text = "".join(small.values())
+    assert len(text) < len(minified)
+    assert len(zlib.compress(text.encode(), 9)) < 0.94 * len(zlib.compress(minified.encode(), 9))
 
 
-def test_line_numbers_stay(small, source):
-    assert named(ast.parse(small)) == named(ast.parse(source))
+@pytest.mark.parametrize("name", core.PREAMBLE)
+def test_line_numbers_stay(small, sources, name):
+    assert named(ast.parse(small[name])) == named(ast.parse(sources[name]))
 
 
-def test_public_names_and_parameters_stay(small, source):
+@pytest.mark.parametrize("name", core.PREAMBLE)
+def test_public_names_and_their_parameters_stay(small, sources, name):
     def parameters(text):
         return [
             [arg.arg for arg in node.args.args if arg.arg not in ("self", "S")]
             for node in ast.walk(ast.parse(text))
             if isinstance(node, ast.FunctionDef)
+            and (node.name[0] != "_" or node.name[:2] == "__")
+            and node.name not in INNER
         ]
 
-    assert parameters(small) == parameters(minify.minimize_source(source, True))
+    assert parameters(small[name]) == parameters(minify.minimize_source(sources[name], True))
 
 
-def test_what_other_modules_name_stays(small):
+#: Functions within functions: nothing outside names their parameters.
+INNER = ("take",)
+
+
+def test_what_other_modules_name_stays(small, sources):
     used = preamble._names_in_other_files()
-    defined = set(re.findall(r"\w+", CORE.read_text(encoding="utf-8")))
+    defined = set(re.findall(r"\w+", "".join(sources.values())))
     private = {n for n in used & defined if re.match("_[a-z]", n)}
-    kept = set(re.findall(r"\w+", small))
-    assert {"_header", "_handlers", "_stream_by_id"} <= private
+    kept = set(re.findall(r"\w+", "".join(small.values())))
+    assert "_stream_by_id" in private
     assert sorted(private - kept) == []
+
+
+def test_no_call_elsewhere_names_a_parameter_of_a_private_function():
+    """Such a parameter has another name in a child."""
+    private = {
+        node.name: {arg.arg for arg in node.args.args}
+        for path in FILES.values()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and private_name(node.name)
+    }
+    wrong = []
+    for path in (ROOT / "mitogen").rglob("*.py"):
+        if path in FILES.values():
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in private:
+                names = {each.arg for each in node.keywords} & private[node.func.attr]
+                wrong += ["{}:{} {}".format(path, node.lineno, name) for name in names]
+    assert wrong == []
+
+
+# ---- the files in one namespace, as a child has them
+
+
+def test_one_namespace_has_the_same_objects_as_the_imports():
+    """Each name that a file imports is, in a child, the object that an earlier file has bound."""
+    for name in core.PREAMBLE:
+        module = importlib.import_module("mitogen.core." + name)
+        for node in ast.parse(FILES[name].read_text(encoding="utf-8")).body:
+            if isinstance(node, (ast.Import, ast.ImportFrom)) and "__future__" not in ast.unparse(
+                node
+            ):
+                for bound, origin in preamble._bindings(node).items():
+                    source = importlib.import_module(origin[0])
+                    there = getattr(source, origin[1]) if origin[1] else source
+                    assert getattr(module, bound) is there, (name, bound)
+                    before = core.PREAMBLE[: core.PREAMBLE.index(name)]
+                    assert origin[0].rpartition(".")[0] != "mitogen.core" or (
+                        origin[0].rpartition(".")[2] in before
+                    ), (name, origin)
+
+
+def test_no_two_files_bind_a_name_to_different_things():
+    """In a child the later one would be the earlier one's, too."""
+    owners = {}
+    for name in core.PREAMBLE:
+        module = importlib.import_module("mitogen.core." + name)
+        for bound, value in vars(module).items():
+            if bound[:2] != "__" and bound != "annotations":
+                assert owners.setdefault(bound, (name, value))[1] is value, (name, bound)
 
 
 @pytest.mark.parametrize("version", [(3, 6), (3, 13), (3, 15)])
@@ -78,14 +147,19 @@ def test_it_compiles_and_works_there(small, version):
         pytest.skip("needs Python {}.{}".format(*version))
     program = (
         "import sys; m = sys.modules['mitogen.core'] = type(sys)('mitogen.core')\n"
-        "exec(compile(sys.stdin.read(), 'core.py', 'exec'), m.__dict__)\n"
+        "for text in sys.stdin.read().split('\\0'):\n"
+        "    exec(compile(text, 'core.py', 'exec'), m.__dict__)\n"
         "data = m.encode({'a': [1, (2, None), b'x' * 30, 1.5]})\n"
         "msg = m.Message(dst_id=1, src_id=2, auth_id=3, handle=4, data=data)\n"
         "framer = m.Framer(); frames = framer.feed(msg._header(len(data), 0) + data)\n"
         "print(m.decode(frames[0].data), frames[0].src_id)\n"
     )
     done = subprocess.run(
-        [python, "-c", program], input=small, capture_output=True, text=True, timeout=30
+        [python, "-c", program],
+        input="\0".join(small.values()),
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
     assert done.stderr == ""
     assert eval(done.stdout.rpartition(" ")[0]) == {"a": [1, (2, None), b"x" * 30, 1.5]}
@@ -127,7 +201,7 @@ class Thing:
 
 
 def test_the_result_does_the_same():
-    text = preamble.shrink(SAMPLE, {"_shared_value"})
+    text = preamble.shrink([SAMPLE], {"_shared_value"})[0]
     before, after = run(SAMPLE), run(text)
     assert before["total"]([1, 2], first=3) == after["total"]([1, 2], first=3) == [6, 7, 8]
     assert before["Thing"](4).get(factor=2) == after["Thing"](4).get(factor=2) == 16
@@ -139,7 +213,7 @@ def test_the_result_does_the_same():
 
 def test_a_name_that_is_taken_is_refused():
     with pytest.raises(ValueError, match="must not use the name S"):
-        preamble.shrink("S = 1\n", set())
+        preamble.shrink(["S = 1\n"], set())
 
 
 # ---- the kept copy
@@ -147,14 +221,19 @@ def test_a_name_that_is_taken_is_refused():
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package of its own with a small core.py."""
+    """A package of its own with a small core of two files."""
     (tmp_path / "__pycache__").mkdir()
-    (tmp_path / "core.py").write_text("def f():\n    value = 1  # why\n    return value\n")
+    (tmp_path / "core").mkdir()
+    (tmp_path / "core" / "one.py").write_text(
+        "import os\ndef f():\n    value = 1  # why\n    return value\n"
+    )
+    (tmp_path / "core" / "two.py").write_text("import os\nfrom mitogen.core.%s import f\n" % "one")
     (tmp_path / "other.py").write_text("x = 1\n")
     (tmp_path / "folder" / "deep").mkdir(parents=True)
     (tmp_path / "folder" / "core.py").write_text("x = 1\n")
     (tmp_path / "folder" / "deep" / "other.py").write_text("x = 1\n")
     monkeypatch.setattr(preamble, "_HERE", str(tmp_path))
+    monkeypatch.setattr(preamble, "PREAMBLE", ("one", "two"))
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     return tmp_path
 
@@ -173,7 +252,21 @@ def test_it_is_made_once(package, monkeypatch):
     assert [path.name for path in (package / "__pycache__").iterdir()] == ["core.shrunk"]
 
 
-PLACES = ["core.py", "other.py", "folder/core.py", "folder/deep/other.py"]
+def test_an_import_of_what_an_earlier_file_has_is_not_sent(package):
+    assert preamble.make() == b"one two\0import os\ndef f():\n e=1\n return e\n\0"
+
+
+def test_of_an_import_the_new_names_stay():
+    known = {}
+    first = preamble.without_known_imports("import os\nfrom a import b, c as d\n", known)
+    assert first == "import os\nfrom a import b, c as d\n"
+    second = "import os, sys as s\nfrom a import (\n    b,\n    e,\n)\nx = 1\n"
+    left = "import sys as s\nfrom a import e\n\n\n\nx = 1\n"
+    assert preamble.without_known_imports(second, known) == left
+    assert preamble.without_known_imports("from b import b\n", known) == "from b import b\n"
+
+
+PLACES = ["core/two.py", "other.py", "folder/core.py", "folder/deep/other.py"]
 
 
 @pytest.mark.parametrize("name", PLACES)
@@ -182,7 +275,7 @@ def test_any_change_of_the_package_makes_it_anew(package, monkeypatch, name):
     preamble.core_source()
     path = package / name
     path.write_text(path.read_text() + "y = _unheard_of = 2\n")
-    assert (b"y" in preamble.core_source()) is (name == "core.py") and len(calls) == 2
+    assert (b"y" in preamble.core_source()) is (name == "core/two.py") and len(calls) == 2
     os.utime(str(path), ns=(1, 1))
     preamble.core_source()
     assert len(calls) == 3
@@ -219,7 +312,7 @@ def test_a_copy_from_elsewhere_is_used_as_long_as_no_file_differs(package, monke
 
 @pytest.mark.parametrize("name", PLACES[1:])
 def test_what_any_other_file_names_stays(package, name):
-    (package / "core.py").write_text("_unheard_of = _known = 1\n")
+    (package / "core" / "two.py").write_text("_unheard_of = _known = 1\n")
     (package / name).write_text("from mitogen.core import _known\n")
     source = preamble.core_source()
     assert b"_known" in source and b"_unheard_of" not in source

@@ -1,5 +1,6 @@
 """lazy.py: a module finds names in others, which are imported at the first use."""
 
+import importlib
 import subprocess
 import sys
 import types
@@ -7,49 +8,55 @@ import types
 import pytest
 
 from mitogen.compat import lazy
+from mitogen.core.child import names_are_late
 from tests.checkout import ROOT
 
 
 @pytest.fixture
-def module():
+def module(monkeypatch):
+    """A module whose late names are those of another, and of two named there."""
+    place = types.ModuleType("lazy_place")
+    place.__all__ = ["digits"]
+    place.digits, place.hidden = "0123456789", 1
+    place.ELSEWHERE = {"rgb_to_hls": "colorsys", "gone": "this_is_not_there"}
     made = types.ModuleType("lazy_example")
     made.own = 1
-    sys.modules["lazy_example"] = made
-    yield made
-    del sys.modules["lazy_example"]
+    monkeypatch.setitem(sys.modules, "lazy_place", place)
+    monkeypatch.setitem(lazy.MODULE_NAMES, "lazy_example", "lazy_place")
+    names_are_late(made)
+    return made
 
 
 def test_names_are_found_and_kept(module):
-    lazy.find_elsewhere("lazy_example", {"string": "digits capwords", "colorsys": "rgb_to_hls"})
     import colorsys
 
     assert module.digits == "0123456789" and module.own == 1
     assert module.rgb_to_hls is colorsys.rgb_to_hls
-    assert "digits" in vars(module) and "capwords" not in vars(module)
+    assert "digits" in vars(module) and "hidden" not in vars(module)
 
 
-def test_one_other_module_is_asked_for_all_that_it_lists(module):
-    lazy.find_elsewhere("lazy_example", "string")
-    assert module.digits == "0123456789" and module.own == 1
-    for name in ("_re", "_string", "nothing", "__path__"):
+def test_only_names_that_are_listed_are_found(module):
+    for name in ("hidden", "_re", "nothing", "__path__"):
         assert not hasattr(module, name), name
 
 
 def test_a_module_is_imported_for_its_names_only(module):
-    before = sys.modules.pop("this_is_not_there", None)
-    assert before is None
-    lazy.find_elsewhere("lazy_example", {"this_is_not_there": "a", "string": "digits"})
     assert module.digits
     with pytest.raises(ModuleNotFoundError, match="this_is_not_there"):
-        module.a  # noqa: B018
+        module.gone  # noqa: B018
 
 
-@pytest.mark.parametrize("shown, text", [(None, "lazy_example"), ("mitogen.x", "mitogen.x")])
-def test_an_unknown_name_is_an_attribute_error(module, shown, text):
-    lazy.find_elsewhere("lazy_example", {"string": "digits"}, shown)
-    with pytest.raises(AttributeError, match="module '%s' has no attribute 'nothing'" % text):
+def test_an_unknown_name_is_an_attribute_error(module):
+    with pytest.raises(AttributeError, match="module 'lazy_example' has no attribute 'nothing'"):
         module.nothing  # noqa: B018
     assert not hasattr(module, "_private") and getattr(module, "x", 5) == 5
+
+
+def test_every_place_of_the_tables_has_its_names():
+    for module, place in lazy.MODULE_NAMES.items():
+        found = importlib.import_module(place)
+        for name in [*found.__all__, *getattr(found, "ELSEWHERE", ())]:
+            assert hasattr(importlib.import_module(module), name), (module, name)
 
 
 # The modules that nobody pays for who does not use their names.

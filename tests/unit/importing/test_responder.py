@@ -11,9 +11,10 @@ import pytest
 
 from mitogen import core
 from mitogen.bootstrap import minify
+from mitogen.calls.first_call import FIRST_CALL
 from mitogen.importing import responder
 from mitogen.importing.finder import ModuleUnservable
-from mitogen.importing.responder import FIRST_CALL, ImportPolicy, ModuleResponder, Worker
+from mitogen.importing.responder import ImportPolicy, ModuleResponder, Worker
 
 FILES = {
     "prog_main.py": "import prog_a\nimport json\ndef f():\n    import prog_later\n",
@@ -156,7 +157,7 @@ def test_a_push_is_the_module_and_what_it_imports(server, router):
     server.push(context(), ["prog_main"])
     ((target, segments, order),) = router.branch.sent
     assert target == 1 and segments == [order]
-    wanted = ["prog_pkg", "prog_pkg.inner", "prog_a", "prog_main", FIRST_CALL]
+    wanted = ["prog_pkg", "prog_pkg.inner", "prog_a", "prog_main", *FIRST_CALL]
     assert [n for n in order if n in wanted] == wanted
     assert "prog_later" in order  # imported inside a function
     assert "json" not in order and "prog_pkg.other" not in order and "mitogen.core" not in order
@@ -205,7 +206,7 @@ def test_main_of_a_process_that_joined_is_not_the_tree_s(server, router):
 def test_installed_packages_and_the_library_are_not_pushed(server, router):
     server.push(context(), ["json"])
     server.push(context(), ["pytest"])
-    assert all(set(order) <= {FIRST_CALL} for _, _, order in router.branch.sent)
+    assert all(set(order) <= set(FIRST_CALL) for _, _, order in router.branch.sent)
 
 
 def test_a_push_is_bounded(server, router, files, monkeypatch):
@@ -241,7 +242,7 @@ def test_what_was_made_at_run_time_is_said_at_once(server, monkeypatch):
 
 
 def test_the_program_s_own_names_come_with_the_first_call(server, files):
-    segment = server.segment(["prog_a", FIRST_CALL])
+    segment = server.segment(["prog_a", *FIRST_CALL])
     assert {"prog_a", "prog_main", "prog_alone", "prog_c", "prog_pkg"} <= set(segment[2])
     assert server.segment(["prog_a"])[2] == ["prog_a"]
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from mitogen import core
-from mitogen.mailbox import Receiver
+from mitogen.core.mailbox import Receiver
 from mitogen.services import file_services, pool
 from mitogen.transfer import pieces
 from tests.unit import live

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from mitogen import core, mailbox
-from mitogen.mailbox import Receiver
+from mitogen import core
+from mitogen.core import mailbox
+from mitogen.core.mailbox import Receiver
 from mitogen.services import pool as service
 from tests.unit import live
 

@@ -9,7 +9,7 @@ import zlib
 import pytest
 
 from mitogen import core
-from mitogen.mailbox import Receiver
+from mitogen.core.mailbox import Receiver
 from mitogen.transfer import pieces
 
 PIECE = pieces.PIECE

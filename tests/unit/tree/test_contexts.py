@@ -1,4 +1,4 @@
-"""mitogen.parent: Context and Router as programs see them. (Branch: test_routing.py.)"""
+"""mitogen.parent: Context and Router as programs see them. (Branch: unit/core/test_routing.py.)"""
 
 import pathlib
 import signal
@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from mitogen import calls, core, parent, sudo
+from mitogen import core, parent, sudo
+from mitogen.calls import chain
 from mitogen.core import CallError, ChannelError, Message, takes_router
-from mitogen.mailbox import Receiver
+from mitogen.core.mailbox import Receiver
 from mitogen.methods import connection
 from mitogen.tree import proxy, router as router_file
 
@@ -65,7 +66,7 @@ def test_calling_a_service(pair):
 def test_one_chain_per_context(pair):
     _, _, there = pair
     assert there.default_call_chain is there.default_call_chain
-    assert type(there.default_call_chain) is calls.CallChain is parent.Context.call_chain_class
+    assert type(there.default_call_chain) is chain.CallChain is parent.Context.call_chain_class
 
 
 def test_disconnect_is_told(pair):
@@ -107,7 +108,7 @@ def test_a_plain_context_borrows(pair):
     master, one, _ = pair
     plain = core.Context(master.router, 1, "x")
     assert plain.call(add, 1, 2) == 3
-    assert isinstance(plain.default_call_chain, calls.CallChain)
+    assert isinstance(plain.default_call_chain, chain.CallChain)
     for name in ("_private", "on_start", "no_such"):
         assert not hasattr(plain, name)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 
 from mitogen import core
-from mitogen.errors import restore_call_error  # noqa: F401 (registers itself)
-from mitogen.mailbox import Latch, Receiver
+from mitogen.calls.errors import restore_call_error  # noqa: F401 (registers itself)
+from mitogen.core.mailbox import Latch, Receiver
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""mitogen.child: what a child's programs print and log, its name, errors as they are sent."""
+"""first_call.py: what a child's programs print and log, its name, errors as they are sent."""
 
 import logging
 import os
@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from mitogen import child, core
-from mitogen.child import LogSender, StdioLogger
+from mitogen import core
+from mitogen.calls import first_call
+from mitogen.calls.first_call import LogSender, StdioLogger
 from tests import conftest
 from tests.unit import nodes
 
@@ -110,7 +111,7 @@ def test_each_line_is_a_record(pair, stdio):
     os.write(fd, b"f\n\xff\n")
     turn()
     lines = ["one", "two", "", "half", "\ufffd"]
-    assert texts(pair[2]) == [("stdout", child.INFO, line) for line in lines]
+    assert texts(pair[2]) == [("stdout", first_call.INFO, line) for line in lines]
 
 
 def test_what_has_no_end_comes_at_the_end(pair, stdio):
@@ -176,7 +177,7 @@ def quiet_root():
 
 
 def test_the_handler_of_logging(pair, logs, quiet_root):
-    child.install_log_handler(logs, [["", logging.INFO], ["app.noisy", logging.ERROR]])
+    first_call.install_log_handler(logs, [["", logging.INFO], ["app.noisy", logging.ERROR]])
     logging.getLogger("app").info("%s done", "50%")
     logging.getLogger("app").debug("not this")
     logging.getLogger("app.noisy").warning("nor this")
@@ -188,7 +189,7 @@ def test_the_handler_of_logging(pair, logs, quiet_root):
 
 
 def test_an_error_in_the_handler_is_not_the_program_s(pair, logs, quiet_root, monkeypatch):
-    child.install_log_handler(logs, [])
+    first_call.install_log_handler(logs, [])
     handled = []
     monkeypatch.setattr(logging.Handler, "handleError", lambda self, record: handled.append(record))
     monkeypatch.setattr(logs, "send", lambda fields: 1 // 0)
@@ -198,8 +199,8 @@ def test_an_error_in_the_handler_is_not_the_program_s(pair, logs, quiet_root, mo
 
 def test_logging_is_caught_when_it_is_imported(logs, monkeypatch):
     installed = []
-    monkeypatch.setattr(child, "install_log_handler", lambda *args: installed.append(args))
-    finder = child._LoggingFinder(logs, [["", 10]])
+    monkeypatch.setattr(first_call, "install_log_handler", lambda *args: installed.append(args))
+    finder = first_call._LoggingFinder(logs, [["", 10]])
     monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
     assert finder.find_spec("json") is None
     spec = finder.find_spec("logging")
@@ -225,13 +226,13 @@ class Odd(Exception):
 
 def test_describe():
     error = core.CallError("x")
-    text = child.describe(error, KeyError("a"))
+    text = first_call.describe(error, KeyError("a"))
     assert (error.type_name, error.message, error.traceback) == ("builtins.KeyError", "'a'", None)
     assert text.startswith("builtins.KeyError: 'a'\n")
     try:
         raise Odd
     except Odd as e:
-        text = child.describe(error, e)
+        text = first_call.describe(error, e)
     assert error.type_name == __name__ + ".Odd" and "cannot be had" in error.message
     assert "raise Odd" in error.traceback
 
@@ -244,7 +245,7 @@ def test_a_name_that_cannot_be_set_is_no_error(monkeypatch):
         raise OSError(13, "Permission denied")
 
     monkeypatch.setattr("builtins.open", refuse)
-    child.set_process_name("mitogen:x")
+    first_call.set_process_name("mitogen:x")
 
 
 def test_flush_survives_what_a_program_has_done_to_stdout(pair, logs, monkeypatch):
@@ -255,6 +256,6 @@ def test_flush_survives_what_a_program_has_done_to_stdout(pair, logs, monkeypatc
     monkeypatch.setattr(sys, "stderr", None)
     finished = SimpleNamespace(finish=lambda: done.append(1))
     econtext = SimpleNamespace(broker=pair[1].broker, stdout_log=finished, stderr_log=finished)
-    child.flush(econtext)
+    first_call.flush(econtext)
     pair[0].net.pump()
     assert done == [1, 1]

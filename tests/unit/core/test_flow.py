@@ -1,10 +1,10 @@
-"""mitogen.flow, with the Router's part of it: senders that wait, long messages, ends of flows."""
+"""flow.py, with the Router's part of it: senders that wait, long messages, ends of flows."""
 
 import pytest
 
-from mitogen import core, flow
-from mitogen.core import ChannelError, Message
-from mitogen.mailbox import Receiver
+from mitogen import core
+from mitogen.core import ChannelError, Message, flow
+from mitogen.core.mailbox import Receiver
 from tests.unit import nodes
 
 ASK = 1000
@@ -412,7 +412,7 @@ def test_credit_is_only_for_who_gives_it(net):
 
 
 def test_no_pacer_no_pause(net, monkeypatch):
-    """In a child that never imported mitogen.flow, a long message goes out at once."""
+    """In a child that never imported mitogen.core.flow, a long message goes out at once."""
     master, one = net.line(2)
     got = master.inbox(ASK)
     monkeypatch.setattr(core.Router, "pacer", None)

@@ -6,9 +6,9 @@ import types
 import pytest
 
 from mitogen import core
-from mitogen.calls import CallChain
+from mitogen.calls.chain import CallChain
 from mitogen.core import CallError, takes_econtext, takes_router
-from mitogen.mailbox import Receiver
+from mitogen.core.mailbox import Receiver
 
 SEEN = []
 

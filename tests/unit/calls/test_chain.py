@@ -1,4 +1,4 @@
-"""mitogen.calls: naming functions, calls there and back, chains, deadlines, cancels, CallError."""
+"""chain.py: naming functions, calls there and back, chains, deadlines, cancels, CallError."""
 
 import builtins
 import functools
@@ -7,10 +7,11 @@ import signal
 
 import pytest
 
-from mitogen import child, core, parent
-from mitogen.calls import CANCEL_GRACE, CallChain, name_function
+from mitogen import core, parent
+from mitogen.calls import first_call
+from mitogen.calls.chain import CANCEL_GRACE, CallChain, name_function
 from mitogen.core import CallError, ChannelError, EncodeError, StreamError
-from mitogen.mailbox import Receiver
+from mitogen.core.mailbox import Receiver
 from tests.unit import nodes
 
 
@@ -252,7 +253,7 @@ def test_an_interrupted_call_leaves_no_slot(pair, there, monkeypatch):
 
 
 def test_more_functions_than_are_kept(there, monkeypatch):
-    monkeypatch.setattr("mitogen.calls.KEPT_HEADS", 1)
+    monkeypatch.setattr("mitogen.calls.chain.KEPT_HEADS", 1)
     chain = CallChain(there)
     for _ in range(2):
         assert [chain.call(fn, "7") for fn in (int, str, list)] == [7, "7", ["7"]]
@@ -338,8 +339,8 @@ def test_kill_spares_one_that_does(pair, there):
 def let_cancel(node):
     """Give a node what its first call does: what cancels calls, and sorts them."""
     econtext = node.router.econtext
-    diverter = child.Diverter(econtext)
-    diverter.on_cancel = child.Canceller(econtext.dispatcher, diverter).on_cancel
+    diverter = first_call.Diverter(econtext)
+    diverter.on_cancel = first_call.Canceller(econtext.dispatcher, diverter).on_cancel
     assert not diverter.start(core.Message(handle=core.CALL_FUNCTION))
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from mitogen.core import Watched
+    from mitogen.core.io import Watched
 
 
 __all__ = ["EpollPoller", "KqueuePoller", "best"]

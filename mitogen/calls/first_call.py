@@ -21,7 +21,9 @@ from _frozen_importlib import ModuleSpec
 from collections import deque
 
 from mitogen import core
+from mitogen.compat.lazy import register
 from mitogen.core import read_fd
+from mitogen.core.late import LATE, fetch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,33 +33,27 @@ if TYPE_CHECKING:
     from mitogen.core import Dispatcher, ExternalContext, Message
 
 
+#: Modules that a child gets with its first call, whatever that is. Every import statement of theirs
+#: that runs at their import leads to one of these, or to the preamble.
+FIRST_CALL = (
+    "mitogen.calls",
+    "mitogen.compat",
+    "mitogen.compat.lazy",
+    "mitogen.calls.first_call",
+)
+
+LATE.update(
+    detach="tree.detach",
+    resources="importing.resources",
+    services="services.pool",
+    workers="calls.workers",
+)
+
 INFO = 20
 #: Seconds between looks at a call that is to be cancelled, but is not at its function yet.
 CANCEL_LOOK = 0.01
 
-#: What some modules add to core's classes; they are imported when it is first used.
-OLD_NAMES = {
-    "mitogen.compat.core_names": {
-        "ChannelError": "local_msg remote_msg",
-        "Importer": "find_module load_module",
-        "Message": "ENCS ENC_MGC HEADER_FMT HEADER_LEN HEADER_MAGIC pack unpickle_iter",
-        "Router": "_async_route register",
-        "Sender": "explicit_close_msg put",
-    },
-    "mitogen.compat.parent_names": {"Broker": "defer_sync", "Router": "unidirectional_msg"},
-    "mitogen.compat.streams": {
-        "Broker": (
-            "_start_transmit _stop_transmit keep_alive start_receive start_transmit stop_receive"
-            " stop_transmit timers"
-        ),
-        "Stream": (
-            "on_disconnect on_receive on_shutdown on_transmit pending_bytes protocol receive_side"
-            " transmit_side"
-        ),
-    },
-}
-
-__all__ = ["ModuleText", "StdioLogger", "install", "set_process_name"]
+__all__ = ["ImporterNames", "find_late", "StdioLogger", "install", "set_process_name"]
 
 
 def install(econtext: ExternalContext, msg: Message) -> bool:
@@ -77,7 +73,7 @@ def install(econtext: ExternalContext, msg: Message) -> bool:
             os.environ[name] = value
     if config["remote_name"]:
         set_process_name("mitogen:" + config["remote_name"])
-    find_old_names()
+    register(sys.modules["mitogen.core"])
     econtext.broker.defer(let_writers_finish)
     core.listen(econtext.broker, "exit", econtext.dispatcher.end)
     econtext.import_main = lambda: import_main(econtext)
@@ -96,34 +92,6 @@ def install(econtext: ExternalContext, msg: Message) -> bool:
     else:
         sys.meta_path.insert(0, _LoggingFinder(logs, config["log_levels"]))
     return diverter.start(msg)
-
-
-def _import(name: str) -> Any:
-    # No import statement: what one names is sent with the first call, needed or not.
-    return core.import_module("mitogen." + name)
-
-
-class Late:
-    """A name that another module adds to a class of core.py: imported when it is first used."""
-
-    def __init__(self, place: str, name: str) -> None:
-        self.place = place
-        self.name = name
-
-    def __get__(self, obj: Any, cls: Any) -> Any:
-        # The import puts the real one in this one's place.
-        core.import_module(self.place)
-        return getattr(cls if obj is None else obj, self.name)
-
-
-def find_old_names() -> None:
-    """Have the names of OLD_NAMES found, where their modules are not imported yet."""
-    for place, classes in OLD_NAMES.items():
-        for class_name, names in classes.items():
-            cls = getattr(core, class_name)
-            for name in names.split():
-                if name not in cls.__dict__:
-                    setattr(cls, name, Late(place, name))
 
 
 def import_main(econtext: ExternalContext) -> None:
@@ -152,7 +120,7 @@ def import_main(econtext: ExternalContext) -> None:
 
 def detach(econtext: ExternalContext) -> None:
     """Leave the tree and go on: see detach.py."""
-    _import("tree.detach").detach(econtext)
+    fetch("detach").detach(econtext)
 
 
 def set_process_name(name: str) -> None:
@@ -351,14 +319,14 @@ class Diverter:
         return True
 
     def run_chain(self, chain_id: Any) -> None:
-        _import("workers").Worker(self, chain_id).run()
+        fetch("workers").Worker(self, chain_id).run()
 
     def start_services(self) -> None:
-        _import("service").adopt(self.router, self.service_calls)
+        fetch("services").adopt(self.router, self.service_calls)
 
 
-class ModuleText:
-    """What a loader may be asked for: core.Importer has these methods through its __getattr__."""
+class ImporterNames:
+    """Methods that few ask a loader for: attributes of core.Importer, found late."""
 
     def is_package(self: Any, fullname: str) -> bool:
         return self.get(fullname)[1] is not None
@@ -367,22 +335,26 @@ class ModuleText:
         return "master:%s" % self.get(fullname)[0]
 
     def get_source(self: Any, fullname: str) -> Any:
-        if fullname == "mitogen.core":
-            return self.core_source.decode()
         if fullname in self.modules:
             from importlib.util import decode_source
 
             return decode_source(self.source(fullname))
 
     def get_resource_reader(self: Any, fullname: str) -> Any:
-        # By its name: what is imported here is pushed ahead of every child's first call.
-        resources = core.import_module("mitogen.importing.resources")
+        resources = fetch("resources")
         requester = resources.ResourceRequester(self.router, self.router.econtext.master)
         return resources.ResourceReader(requester, fullname)
 
     def get_code(self: Any, fullname: str) -> Any:
-        filename = ModuleText.get_filename(self, fullname)
+        filename = ImporterNames.get_filename(self, fullname)
         return compile(self.source(fullname), filename, "exec", 0, 1)  # type: ignore[call-overload]
+
+
+def find_late(importer: Any, name: str) -> Any:
+    """Return what core.Importer does not define itself: see core/late.py."""
+    if name not in ("get_code", "get_filename", "get_resource_reader", "get_source", "is_package"):
+        raise AttributeError(name)
+    return getattr(ImporterNames, name).__get__(importer)
 
 
 class LogSender:

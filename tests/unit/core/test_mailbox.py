@@ -6,7 +6,7 @@ import pytest
 
 from mitogen import core
 from mitogen.core import ChannelError, Message, Sender
-from mitogen.mailbox import Channel, Latch, LatchError, Receiver
+from mitogen.core.mailbox import Channel, Latch, LatchError, Receiver
 from tests import processes
 from tests.unit import nodes
 

@@ -7,8 +7,9 @@ import types
 
 import pytest
 
-from mitogen import core, pollers
+from mitogen import core
 from mitogen.bootstrap import spawn
+from mitogen.tree import pollers
 
 HERE = [core.Poller]
 if hasattr(select, "epoll"):

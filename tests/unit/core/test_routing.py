@@ -3,6 +3,8 @@
 Nodes: 0 is the master, 1 its child, 2 that one's, 3 another child of 1 where there is one.
 """
 
+import zlib
+
 import pytest
 
 from mitogen import core, parent
@@ -723,7 +725,7 @@ def test_forwarded_modules_go_to_each_hop_once(net):
 def test_only_the_parent_has_modules_forwarded_or_loaded(net, sender):
     everyone = tree(net)
     one, four = everyone[1], everyone[4]
-    segment = core.encode([[["app", "app.py", None, 0]], core.zlib.compress(b""), []])
+    segment = core.encode([[["app", "app.py", None, 0]], zlib.compress(b""), []])
     for target in (1, 4):
         everyone[sender].send(target, core.LOAD_MODULE, segment, flags=0)
         data = core.encode([4, ["app"]])

@@ -7,9 +7,10 @@ import threading
 
 import pytest
 
-from mitogen import core, pollers
+from mitogen import core
 from mitogen.bootstrap import spawn
-from mitogen.core import Stream
+from mitogen.core import Stream, io as io_file
+from mitogen.tree import pollers
 from tests import conftest
 from tests.unit import nodes
 from tests.unit.nodes import frame
@@ -293,7 +294,7 @@ def test_timers(broker, monkeypatch):
     def set_up():
         # A pause between these calls must not change the order of their times.
         with monkeypatch.context() as patch:
-            patch.setattr(core, "now", lambda: start)
+            patch.setattr(io_file, "now", lambda: start)
             cancelled = broker.after(0.001, lambda: seen.append("cancelled"))
             broker.after(0.004, lambda: (seen.append(2), done.set()))
             broker.after(0.002, lambda: seen.append(1))

@@ -29,6 +29,7 @@ from _struct import (  # type: ignore[attr-defined]  # typeshed has no error the
 from itertools import groupby
 
 from mitogen import core
+from mitogen.core.late import fetch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from typing import Any
     from uuid import UUID
 
-    from mitogen.core import Encoder
+    from mitogen.core.codec import Encoder
 
     Decoder = Callable[[Any, Any], Any]
 
@@ -280,7 +281,7 @@ def _hint(kind: type) -> str:
         return "bytes() makes it what can be"
     if issubclass(kind, BaseException):
         return "of the exceptions, only the built-in ones can"
-    return "see mitogen.values.TAGS for what can"
+    return "see mitogen.core.values.TAGS for what can"
 
 
 #: What typed_array() tries, by type of the elements.
@@ -604,9 +605,8 @@ def find_decoder(tag: int) -> Decoder:
     :raises ValueError: this tag is not known.
     """
     if tag == core.TAG_CALL_ERROR:
-        from mitogen import errors
-
-        return errors.restore_call_error
+        restore_call_error: Decoder = fetch("errors").restore_call_error
+        return restore_call_error
     entry = _DECODERS.get(tag)
     if entry is None:
         raise ValueError("unknown tag %d" % tag)

@@ -1,5 +1,5 @@
 """
-The codec: mitogen.core's part of it, and mitogen.values.
+The codec: mitogen.core's part of it, and mitogen.core.values.
 
 RFC 8949 appendix A and cbor2 say what is right; hypothesis looks for values that do not come back,
 and for bytes that do anything but decode or raise StreamError. Memory is counted (tracemalloc);
@@ -23,7 +23,8 @@ import cbor2
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
-from mitogen import core, values
+from mitogen import core
+from mitogen.core import values
 from tests.checkout import ROOT
 
 MIB = 1 << 20
@@ -940,7 +941,7 @@ def test_the_table_of_tags_is_complete():
 
 def test_types_are_found_without_importing_their_modules():
     code = (
-        "import sys; before = set(sys.modules); from mitogen import values\n"
+        "import sys; before = set(sys.modules); from mitogen.core import values\n"
         "heavy = 'datetime decimal fractions pathlib subprocess uuid pickle struct re'.split()\n"
         "print(sorted(set(heavy) & (set(sys.modules) - before)))"
     )

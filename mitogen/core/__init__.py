@@ -1,0 +1,184 @@
+"""
+The core: everything that each context is. Values, frames, windows, I/O, routing, importing, calls.
+
+Its files of PREAMBLE are sent to every child first, as one text, before it has said a word; the
+others follow when they are needed. So each byte of the former costs each child, and they import
+nothing that a bare interpreter does not already hold: no pickle, logging, threading, socket, struct
+or re.
+
+Rules
+    1. Any thread may send. Only the broker thread reads, routes what came in and runs handlers.
+    2. A handler never blocks, never imports and never runs a program's code.
+    3. Values are encoded and decoded on the thread that made or wants them. Only the fixed-size
+       payloads of the protocol itself are read on the broker thread.
+    4. The broker thread never waits for credit; a program's thread may.
+    5. Every wait has an end: a reply, a dead message, a deadline or the broker's exit.
+    6. A file of PREAMBLE names only what it defines, or what an earlier one does.
+    7. Protocol decisions are made in the pure classes (Framer, Window, Meter); these touch no
+       descriptor, thread or clock.
+
+Threads: the broker's, and those of the program. In a child the main thread runs calls.
+
+This file is the controller's: it lists the public names. A child's package `mitogen.core` has the
+same names, put there by core/child.py.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from mitogen.compat.lazy import register
+from mitogen.core.child import (
+    ChildRouter as ChildRouter,
+    ExternalContext as ExternalContext,
+    child_main as child_main,
+    end_process as end_process,
+    names_are_late as names_are_late,
+)
+from mitogen.core.codec import (
+    ENCODERS as ENCODERS,
+    MAX_COLLISIONS as MAX_COLLISIONS,
+    MAX_DEPTH as MAX_DEPTH,
+    MIN_ARRAY as MIN_ARRAY,
+    TAG_BLOB as TAG_BLOB,
+    TAG_CALL_ERROR as TAG_CALL_ERROR,
+    TAG_CONTEXT as TAG_CONTEXT,
+    TAG_DECODERS as TAG_DECODERS,
+    TAG_KWARGS as TAG_KWARGS,
+    TAG_SECRET as TAG_SECRET,
+    TAG_SENDER as TAG_SENDER,
+    TAG_SURROGATES as TAG_SURROGATES,
+    TAG_TUPLE as TAG_TUPLE,
+    Blob as Blob,
+    Kwargs as Kwargs,
+    Secret as Secret,
+    _head as _head,
+    check_hashes as check_hashes,
+    decode as decode,
+    decode_next as decode_next,
+    encode as encode,
+)
+from mitogen.core.contexts import (
+    Context as Context,
+    Sender as Sender,
+)
+from mitogen.core.dispatcher import (
+    Dispatcher as Dispatcher,
+    takes_econtext as takes_econtext,
+    takes_router as takes_router,
+)
+from mitogen.core.errors import (
+    CallError as CallError,
+    ChannelError as ChannelError,
+    EncodeError as EncodeError,
+    Error as Error,
+    StreamError as StreamError,
+    TimeoutError as TimeoutError,
+)
+from mitogen.core.frames import (
+    _CREDIT as _CREDIT,
+    _HEADER as _HEADER,
+    _HEADER_BLOCK as _HEADER_BLOCK,
+    _NUMBER as _NUMBER,
+    CALL_FUNCTION as CALL_FUNCTION,
+    CALL_SERVICE as CALL_SERVICE,
+    CANCEL as CANCEL,
+    CHUNK_SIZE as CHUNK_SIZE,
+    CONT as CONT,
+    CREDIT as CREDIT,
+    CREDIT_TIMEOUT as CREDIT_TIMEOUT,
+    CREDIT_WARNING as CREDIT_WARNING,
+    DEL_ROUTE as DEL_ROUTE,
+    FIRST_HANDLE as FIRST_HANDLE,
+    FIRST_UNWINDOWED as FIRST_UNWINDOWED,
+    FORWARD_LOG as FORWARD_LOG,
+    FRAME_SIZE as FRAME_SIZE,
+    GET_MODULE as GET_MODULE,
+    HIGH_WATER as HIGH_WATER,
+    IS_DEAD as IS_DEAD,
+    LOAD_MODULE as LOAD_MODULE,
+    LOG_WINDOW as LOG_WINDOW,
+    LONG_SIZE as LONG_SIZE,
+    LONG_WINDOW as LONG_WINDOW,
+    MAGIC as MAGIC,
+    MAX_MESSAGE_SIZE as MAX_MESSAGE_SIZE,
+    MESSAGE_COST as MESSAGE_COST,
+    MORE as MORE,
+    PING as PING,
+    RAW as RAW,
+    SHUTDOWN as SHUTDOWN,
+    WINDOW as WINDOW,
+    Framer as Framer,
+    Message as Message,
+    Meter as Meter,
+    Window as Window,
+    is_windowed as is_windowed,
+    window_size as window_size,
+)
+from mitogen.core.importer import (
+    IMPORT_TIMEOUT as IMPORT_TIMEOUT,
+    Importer as Importer,
+)
+from mitogen.core.io import (
+    ERROR as ERROR,
+    Broker as Broker,
+    Poller as Poller,
+    Stream as Stream,
+    fire as fire,
+    listen as listen,
+    new_lock as new_lock,
+    now as now,
+    read_fd as read_fd,
+)
+from mitogen.core.late import (
+    import_module as import_module,
+)
+from mitogen.core.routing import (
+    Node as Node,
+    Router as Router,
+    RouteTable as RouteTable,
+    Ticket as Ticket,
+    has_parent_authority as has_parent_authority,
+    is_neighbour as is_neighbour,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mitogen.compat.core_names import *  # noqa: F403
+    from mitogen.compat.logs import *  # noqa: F403
+    from mitogen.compat.streams import *  # noqa: F403
+    from mitogen.core.codec import Bytes as Bytes
+    from mitogen.core.contexts import P as P, R as R
+    from mitogen.core.importer import Entry as Entry, Segment as Segment
+    from mitogen.core.io import Action as Action, Lock as Lock
+    from mitogen.core.routing import (
+        Handler as Handler,
+        MessageHandler as MessageHandler,
+        Policy as Policy,
+    )
+    from mitogen.importing.resources import (
+        ResourceReader as ResourceReader,
+        ResourceRequester as ResourceRequester,
+    )
+
+#: The files that are sent first, in this order: each may use the names of those before it.
+PREAMBLE = (
+    "late",
+    "errors",
+    "codec",
+    "frames",
+    "io",
+    "contexts",
+    "routing",
+    "importer",
+    "dispatcher",
+    "child",
+)
+
+# The public path of a name is this package: errors travel under it.
+for _value in list(globals().values()):
+    if getattr(_value, "__module__", "").startswith("mitogen.core."):
+        _value.__module__ = __name__
+
+register(sys.modules[__name__])
+names_are_late(sys.modules[__name__])

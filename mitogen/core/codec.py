@@ -1,0 +1,325 @@
+"""
+Values to bytes and back: CBOR (RFC 8949), definite lengths only.
+
+Part of the preamble (mitogen/core/__init__.py): every byte of it goes to every child.
+
+Rules
+    1. Whatever bytes decode() is given, it returns a value or raises StreamError, in time and
+       memory proportional to their number. So nothing is allocated by a claimed length, depth is
+       limited, tags refuse content that is not theirs, and keys made to collide are refused.
+    2. A value that encode() accepts comes back equal and of the same type. It refuses every other
+       value, and names the path to it.
+    3. Exact types only: a subclass that is not in ENCODERS is refused, as it would come back as its
+       base.
+    4. Types and tags that are not in the tables here are in values.py, imported when first needed.
+    5. The tables change by whole entries only.
+
+Simple value 23, "undefined", is Python's Ellipsis, in both directions.
+
+Threads: any. Values are encoded and decoded on the thread that made or wants them.
+"""
+
+from __future__ import annotations
+
+from _struct import Struct
+from itertools import chain, repeat
+
+from mitogen.core.errors import EncodeError, StreamError
+from mitogen.core.late import fetch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any, Union
+
+    Bytes = Union[bytes, memoryview]
+    Encoder = tuple[int, Callable[[Any], Any]]
+
+#: Containers within containers that encode() accepts. On the wire a level may be two, a tag and its
+#: content. Each takes one stack frame, so that half of the usual limit of 1,000 stays for others.
+MAX_DEPTH = 200
+#: Keys of one map (or elements of one set) that may share their hash with others before it is taken
+#: for an attack: numbers that differ by 2**61 - 1 hash alike, and n of them cost n * n / 2
+#: comparisons.
+MAX_COLLISIONS = 500
+#: Elements from which on a list of only ints or only floats goes as an RFC 8746 typed array.
+#: Shorter ones are not worth the import of mitogen.core.values (a round trip, in a child).
+MIN_ARRAY = 1000
+# Tags of our own. 6 and 7 are unassigned and take one byte: each call has two tuples and a Kwargs.
+# The others are in the first-come-first-served space; mitogen.core.values goes on from 60016.
+TAG_TUPLE = 6  # array
+TAG_KWARGS = 7  # map
+TAG_SURROGATES = 60000  # bytes: text with lone surrogates (surrogatepass), which text may not hold
+TAG_BLOB = 60001  # bytes
+TAG_SECRET = 60002  # bytes, as TAG_SURROGATES
+TAG_CONTEXT = 60003
+TAG_SENDER = 60004
+TAG_CALL_ERROR = 60005
+_BYTES = [bytes((byte,)) for byte in range(256)]
+_HEADS = [Struct(">B" + code).pack for code in "BHLQ"]
+_SIMPLE = {0xF4: False, 0xF5: True, 0xF6: None, 0xF7: Ellipsis}
+_REASONS: dict[Any, str] = {IndexError: "truncated", KeyError: "unassigned or indefinite item"}
+_WIDTHS = {24: 1, 25: 2, 26: 4, 27: 8}
+_FLOATS = {0xF9: Struct(">e"), 0xFA: Struct(">f"), 0xFB: Struct(">d")}
+_flatten = chain.from_iterable
+_pack_double = Struct(">Bd").pack
+
+
+class Blob(bytes):
+    """Bytes whose :func:`repr` shows only how many."""
+
+    def __repr__(self) -> str:
+        return "[blob: %d bytes]" % len(self)
+
+
+class Secret(str):
+    """Text whose :func:`repr` does not show it, to keep it out of logs."""
+
+    def __repr__(self) -> str:
+        return "[secret]"
+
+
+class Kwargs(dict):  # type: ignore[type-arg]  # it takes them since 3.9
+    """The keyword arguments of a call: a dict whose keys are :class:`str`."""
+
+
+#: `{type: (tag, convert)}`: an instance goes as `tag` over `convert(instance)`, which may be
+#: anything sendable. What is always at hand (int, dict, Kwargs ...) is not here but written out in
+#: _put().
+ENCODERS: dict[type, Encoder] = {
+    Blob: (TAG_BLOB, bytes),
+    Secret: (TAG_SECRET, lambda value: value.encode("utf-8", "surrogatepass")),
+}
+#: `{tag: restore}`: `restore(content, router)` is the value. Bytes are a memoryview there. Content
+#: of a wrong type must end in an exception or do no harm, as `Blob(2 ** 40)` would.
+TAG_DECODERS: dict[int, Callable[[Any, Any], Any]] = {
+    2: lambda content, router: int.from_bytes(content, "big"),
+    3: lambda content, router: ~int.from_bytes(content, "big"),
+    TAG_TUPLE: lambda content, router: tuple(content),
+    TAG_KWARGS: lambda content, router: Kwargs(content),
+    TAG_SURROGATES: lambda content, router: str(content, "utf-8", "surrogatepass"),
+    TAG_BLOB: lambda content, router: Blob(memoryview(content)),
+    TAG_SECRET: lambda content, router: Secret(content, "utf-8", "surrogatepass"),
+}
+
+
+def _head(major: int, number: int) -> bytes:
+    # The initial byte, and the shortest argument (RFC 8949 section 3).
+    if number < 24:
+        return _BYTES[major + number]
+    width = (number > 0xFF) + (number > 0xFFFF) + (number > 0xFFFFFFFF)
+    return _HEADS[width](major + 24 + width, number)
+
+
+def _write(major: int, data: Bytes, out: list[Bytes], budget: list[int]) -> None:
+    _put((), len(data), out, budget, 0)
+    out += _head(major, len(data)), data
+
+
+def _put(items: Iterable[Any], size: int, out: list[Bytes], budget: list[int], depth: int) -> None:
+    # Append the encoding of each of `items`, of at least `size` bytes in all.
+    if depth < 0:
+        raise RecursionError("nested too deep")
+    budget[0] -= size
+    if budget[0] < 0:
+        raise OverflowError("too large")
+    append = out.append
+    for item in items:
+        kind = type(item)
+        if kind is str:
+            major = 0x60
+            try:
+                data = item.encode()
+            except UnicodeEncodeError:
+                data = item.encode("utf-8", "surrogatepass")
+                append(_head(0xC0, TAG_SURROGATES))
+                major = 0x40
+            size = len(data)
+            if size < 24:
+                append(_BYTES[major + size])
+                append(data)
+            else:
+                _write(major, data, out, budget)
+        elif kind is int:
+            if item < 0:
+                major = 0x20
+                number = ~item
+            else:
+                major = 0
+                number = item
+            if number < 24:
+                append(_BYTES[major + number])
+            elif number >> 64:
+                append(b"\xc3" if major else b"\xc2")
+                _write(0x40, number.to_bytes(number.bit_length() + 7 >> 3, "big"), out, budget)
+            else:
+                append(_head(major, number))
+        elif item is None:
+            append(b"\xf6")
+        elif kind is bool:
+            append(b"\xf5" if item else b"\xf4")
+        elif kind is dict or kind is Kwargs:
+            if kind is Kwargs:
+                append(b"\xc7")
+            pairs = iter(item.items())  # from here on any change by another thread raises
+            size = len(item)
+            append(_BYTES[0xA0 + size] if size < 24 else _head(0xA0, size))
+            _put(_flatten(pairs), 2 * size, out, budget, depth - 1)
+        elif kind is list or kind is tuple:
+            if kind is tuple:
+                append(b"\xc6")
+            size = len(item)
+            array = size >= MIN_ARRAY and fetch("values").typed_array(item)
+            if array:
+                append(_head(0xC0, array[0]))
+                _write(0x40, array[1], out, budget)
+            else:
+                if kind is list:
+                    item = item[:]  # as another thread may change it meanwhile
+                    size = len(item)
+                append(_BYTES[0x80 + size] if size < 24 else _head(0x80, size))
+                _put(item, size, out, budget, depth - 1)
+        elif kind is float:
+            append(_pack_double(0xFB, item))
+        elif kind is bytes:
+            _write(0x40, item, out, budget)
+        elif item is Ellipsis:
+            append(b"\xf7")
+        else:
+            tag, convert = ENCODERS.get(kind) or fetch("values").find_encoder(item)
+            append(_head(0xC0, tag))
+            _put((convert(item),), 1, out, budget, depth - 1)
+
+
+def encode(value: Any, limit: int | None = None, name: str = "value") -> bytes:
+    """Return `value` as CBOR.
+
+    :param value: what to send; see :data:`ENCODERS` and :mod:`mitogen.core.values` for its types.
+    :param int limit: the most bytes it may take; None for no limit. Checked all along, and exactly
+        at the end.
+    :param str name: what the value is called in an error.
+    :rtype: bytes
+    :raises EncodeError: it holds something that cannot be sent, or itself, or it is too large.
+    """
+    out: list[Bytes] = []
+    limit = limit or 1 << 62
+    try:
+        _put((value,), 1, out, [limit], MAX_DEPTH)
+        _put((), sum(map(len, out)), out, [limit], MAX_DEPTH)
+    except Exception as failure:
+        raise EncodeError(fetch("values").explain(value, name, failure)) from failure
+    return b"".join(out)
+
+
+def check_hashes(keys: list[Any]) -> None:
+    """Refuse `keys` that were made to collide; see :data:`MAX_COLLISIONS`."""
+    if len(keys) - len(set(map(hash, keys))) > MAX_COLLISIONS:
+        raise ValueError("too many keys that hash alike")
+
+
+def decode_next(data: Bytes, position: int = 0, router: Any = None) -> tuple[Any, int]:
+    """Decode one item of a CBOR sequence (RFC 8742).
+
+    :param data: :class:`bytes`, or a :class:`memoryview` of bytes.
+    :param int position: the byte that the item begins at.
+    :param router: handed to the functions in :data:`TAG_DECODERS`.
+    :returns: the value, and the position after it.
+    :raises StreamError: whatever is wrong; its `__context__` is the cause.
+    """
+    size = len(data)
+    text: Any = bytes.decode if type(data) is bytes else lambda view: str(view, "utf-8")
+
+    def take(count: int, depth: int) -> list[Any]:
+        # A list of the next `count` items, with at most `depth` levels below.
+        nonlocal position
+        if count > size - position:
+            raise IndexError
+        if depth < 0:
+            raise RecursionError("nested too deep")
+        items: list[Any] = []
+        append = items.append
+        for _ in repeat(None, count):
+            byte = data[position]
+            position += 1
+            if 0x60 <= byte < 0x78:
+                start = position
+                position += byte - 0x60
+                append(text(data[start:position]))
+                continue
+            if byte < 24:
+                append(byte)
+                continue
+            if byte > 0xDF:
+                if byte in _SIMPLE:
+                    append(_SIMPLE[byte])
+                else:
+                    append(_FLOATS[byte].unpack_from(data, position)[0])
+                    position += _FLOATS[byte].size
+                continue
+            restore = None
+            while True:
+                major = byte >> 5
+                number = byte & 31
+                if number > 23:
+                    start = position
+                    position += _WIDTHS[number]
+                    number = int.from_bytes(data[start:position], "big")
+                if major != 6:
+                    break
+                restore = TAG_DECODERS.get(number) or fetch("values").find_decoder(number)
+                byte = data[position]
+                if byte >> 5 not in (2, 4, 5):
+                    break
+                position += 1  # the content at hand: spares a call, and the bytes a copy
+            if major == 6:
+                value = take(1, depth - 1)[0]
+            elif major == 5:
+                value = take(2 * number, depth - 1) if number else []
+                if number > MAX_COLLISIONS:
+                    check_hashes(value[::2])
+                pairs = iter(value)
+                value = dict(zip(pairs, pairs))
+                if len(value) < number:
+                    raise ValueError("duplicate key")
+            elif major == 4:
+                value = take(number, depth - 1) if number else []
+            elif major > 1:
+                if number > size - position:
+                    raise IndexError
+                value = (memoryview(data) if restore else data)[position : position + number]
+                position += number
+                if major == 3:
+                    value = text(value)
+                elif not restore:
+                    value = bytes(value)
+            else:
+                value = ~number if major else number
+            if restore:
+                value = restore(value, router)
+            append(value)
+        return items
+
+    try:
+        value = take(1, 2 * MAX_DEPTH + 2)[0]
+        if position > size:  # a short text, all others are checked
+            raise IndexError
+        return value, position
+    except Exception as failure:
+        reason = _REASONS.get(type(failure)) or failure
+        raise StreamError(
+            "cannot unpickle message: %s at byte %d" % (reason, position)
+        ) from failure
+    finally:
+        # It refers to itself; the data must not wait for the garbage collector.
+        take = None  # type: ignore[assignment]  # it is not called again
+
+
+def decode(data: Bytes, router: Any = None) -> Any:
+    """Return the value of which `data` is the CBOR, and the whole of it.
+
+    Arguments and errors are those of :func:`decode_next`.
+    """
+    value, position = decode_next(data, 0, router)
+    if position < len(data):
+        raise StreamError("cannot unpickle message: more than one item at byte %d" % position)
+    return value

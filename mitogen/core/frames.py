@@ -1,0 +1,316 @@
+"""
+The protocol's pure part: its numbers, messages, frames, and the two ends of a flow's window.
+
+Part of the preamble (mitogen/core/__init__.py): every byte of it goes to every child.
+
+Rules
+    1. Nothing here touches a descriptor, a thread or a clock; its user holds the locks.
+
+Threads: Window and Meter name the lock that their methods need; the rest has no shared state.
+"""
+
+from __future__ import annotations
+
+import _thread
+from _struct import Struct
+from collections import deque
+
+from mitogen.core.codec import decode, encode
+from mitogen.core.errors import CallError, ChannelError, StreamError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from mitogen.core.routing import Ticket
+
+# Handles of the protocol. Those that a context without children has no use for are in parent.py.
+GET_MODULE = 100
+CALL_FUNCTION = 101
+FORWARD_LOG = 102
+DEL_ROUTE = 104
+SHUTDOWN = 106
+LOAD_MODULE = 107
+CALL_SERVICE = 110
+CREDIT = 114
+PING = 115
+CANCEL = 116
+#: Value of `reply_to` that marks a dead message; its data is the reason, UTF-8.
+IS_DEAD = 999
+#: First handle given out for a windowed mailbox.
+FIRST_HANDLE = 1000
+#: Handles from here up are not windowed: one-shot replies and unbounded receivers. The number
+#: itself tells both ends, so no handshake is needed.
+FIRST_UNWINDOWED = 1 << 31
+#: Bytes of one frame's payload at most, so that a long message never holds a link.
+FRAME_SIZE = 131072
+#: Bytes read from a descriptor at once: one full frame and its header.
+CHUNK_SIZE = FRAME_SIZE + 64
+#: Bytes of a message above which its frames wait for the far end's broker (LongSend).
+LONG_SIZE = 262144
+#: Bytes of a long message that may be under way.
+LONG_WINDOW = 1048576
+#: Bytes queued on a stream at which a program's thread sleeps until half of them are gone.
+HIGH_WATER = 262144
+#: Bytes of a flow's first credit.
+WINDOW = 4194304
+#: The same for log records, and for what a child's programs print.
+LOG_WINDOW = 65536
+#: Bytes that a message costs in a window besides its data, so that empty ones are not free.
+MESSAGE_COST = 64
+#: Seconds without credit after which a waiting sender says so, and after which it fails.
+CREDIT_WARNING = 5.0
+CREDIT_TIMEOUT = 30.0
+#: Bytes of a message at most, unless the master says otherwise.
+MAX_MESSAGE_SIZE = 134217728
+
+_HEADER = Struct(">HBLLLLLL")
+_NUMBER = Struct(">L")
+_CREDIT = Struct(">LLL")
+_HEADER_BLOCK = Struct(">LL")
+MAGIC = 0x4D47
+MORE, CONT, RAW = 1, 2, 4
+
+
+class Message:
+    """
+    One message: an envelope and its data.
+
+    :param int dst_id: context that it goes to
+    :param int src_id: context that it comes from; set when it is sent
+    :param int auth_id: context with whose authority it was sent; set when it is sent
+    :param int handle: mailbox in `dst_id`
+    :param int reply_to: mailbox in `src_id` for the answer; 0 for none, IS_DEAD in a dead message
+    :param bytes data: encoded value, or raw bytes where `enc` is ENC_BIN
+    """
+
+    if TYPE_CHECKING:
+        # What core_names.py adds; likewise below.
+        ENC_MGC: int
+        ENCS: tuple[int, ...]
+        HEADER_FMT: str
+        HEADER_LEN: int
+        HEADER_MAGIC: int
+
+        def pack(self) -> bytes: ...
+        def unpickle_iter(self, throw: bool = True, throw_dead: bool = True) -> Iterator[Any]: ...
+
+    dst_id: int
+    src_id: int
+    auth_id: int
+    handle: int
+    dst_id = src_id = auth_id = handle = None  # type: ignore[assignment]  # set later
+    reply_to = number = flags = cost = 0
+    data = b""
+    router: Any
+    receiver: Any
+    router = receiver = None
+
+    ENC_PKL = 0
+    ENC_BIN = RAW
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.__dict__.update(kwargs)
+
+    @property
+    def enc(self) -> int:
+        return self.flags & RAW
+
+    @property
+    def is_dead(self) -> bool:
+        return self.reply_to == IS_DEAD
+
+    @classmethod
+    def dead(cls, reason: str | None = None, **kwargs: Any) -> Message:
+        """Return a dead message; `reason` is text for the one who waits."""
+        return cls(reply_to=IS_DEAD, data=(reason or "").encode(), **kwargs)
+
+    @classmethod
+    def pickled(cls, *objs: Any, **kwargs: Any) -> Message:
+        """Return a message that carries values (CBOR, whatever the old name says)."""
+        return cls(data=b"".join(map(encode, objs)), **kwargs)
+
+    @classmethod
+    def encoded(cls, obj: Any, enc: int = 0, **kwargs: Any) -> Message:
+        """Return a message that carries `obj`: as a value, or with ENC_BIN the bytes themselves."""
+        return cls(data=obj if enc else encode(obj), flags=enc, **kwargs)
+
+    def _header(self, size: int, flags: int) -> bytes:
+        head = _HEADER.pack(
+            MAGIC,
+            flags,
+            self.dst_id,
+            self.src_id,
+            self.auth_id,
+            self.handle,
+            self.reply_to or 0,
+            size,
+        )
+        return head + _NUMBER.pack(self.number) if flags & 3 else head
+
+    def reply(self, msg: Any, router: Any = None, **kwargs: Any) -> None:
+        """Answer this message with `msg`, a Message or a value; nothing if no answer is awaited."""
+        if self.reply_to and self.reply_to != IS_DEAD:
+            if not isinstance(msg, Message):
+                msg = Message(data=encode(msg, None, "result"))
+            msg.__dict__.update(kwargs, dst_id=self.src_id, handle=self.reply_to)
+            (self.router or router).route(msg)
+
+    def unpickle(self, throw: bool = True, throw_dead: bool = True) -> Any:
+        """
+        Return the value.
+
+        :param bool throw: raise it, if it is a CallError
+        :param bool throw_dead: raise ChannelError, if this is a dead message
+        """
+        if self.reply_to == IS_DEAD:
+            if throw_dead:
+                raise ChannelError("%s", str(self.data, "utf-8", "replace") or "closed")
+            return None
+        if self.flags & RAW:
+            return self.data
+        if self.data == b"\xf6":
+            return None
+        value = decode(self.data, self.router)
+        if throw and isinstance(value, CallError):
+            raise value
+        return value
+
+    decode = unpickle
+
+    def __repr__(self) -> str:
+        fields = (self.dst_id, self.handle, self.src_id, self.auth_id, bytes(self.data[:32]))
+        return "Message(to %r:%r from %r by %r: %r)" % fields
+
+
+class Framer:
+    """
+    Pure: bytes in, frames out (each a Message, not yet put together).
+
+    :param int limit: bytes of one frame's payload at most
+    """
+
+    def __init__(self, limit: int = FRAME_SIZE) -> None:
+        self.limit = limit
+        self.rest = b""
+
+    def feed(self, data: bytes) -> list[Message]:
+        """Return the frames that `data` completes; StreamError if this is not the protocol."""
+        if self.rest:
+            data = self.rest + data
+        size = len(data)
+        pos = 0
+        frames = []
+        while size - pos >= 27:
+            magic, flags, dst, src, auth, handle, reply_to, length = _HEADER.unpack_from(data, pos)
+            if magic != MAGIC or flags > 7 or length > self.limit:
+                raise StreamError("not a frame: %r", data[pos : pos + 27])
+            start = pos + (31 if flags & 3 else 27)
+            end = start + length
+            if end > size:
+                break
+            msg = Message()
+            # A dict literal: several times faster than keyword arguments.
+            msg.__dict__ = {
+                "dst_id": dst,
+                "src_id": src,
+                "auth_id": auth,
+                "handle": handle,
+                "reply_to": reply_to,
+                "flags": flags,
+                "data": data[start:end],
+            }
+            if flags & 3:
+                msg.number = _NUMBER.unpack_from(data, pos + 27)[0]
+            frames.append(msg)
+            pos = end
+        self.rest = data[pos:] if pos else data
+        return frames
+
+
+def is_windowed(handle: int) -> bool:
+    """Whether messages to `handle` are a flow with credit: both ends tell by the number alone."""
+    return FIRST_HANDLE <= handle < FIRST_UNWINDOWED or handle in (
+        CALL_FUNCTION,
+        CALL_SERVICE,
+        FORWARD_LOG,
+    )
+
+
+def window_size(handle: int) -> int:
+    """Return the bytes of credit that a flow to `handle` starts with."""
+    return LOG_WINDOW if handle == FORWARD_LOG else WINDOW
+
+
+class Window:
+    """
+    Pure: the sender's side of a flow. Its user holds `lock` around every method.
+
+    Invariant: nothing passes while `queue` holds something, so order is kept. One message may
+    overdraw, so any size fits.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.credit = size
+        self.queue: deque[tuple[Any, int]] = deque()
+        self.queued = 0
+        self.busy = False
+        self.lock = _thread.allocate_lock()
+
+    def take(self, cost: int) -> bool:
+        """Return True if a message of `cost` may go now."""
+        if self.credit > 0 and not self.queue and not self.busy:
+            self.credit -= cost
+            return True
+        return False
+
+    def push(self, entry: Ticket, cost: int) -> None:
+        """Queue `entry` until there is credit."""
+        self.queue.append((entry, cost))
+        self.queued += cost
+
+    def withdraw(self, entry: Ticket) -> Any:
+        """Take `entry` out of the queue; return whether it was there."""
+        for item in self.queue:
+            if item[0] is entry:
+                self.queue.remove(item)
+                self.queued -= item[1]
+                return True
+
+    def pop(self) -> Any:
+        """Return the next entry that may go, or None."""
+        if self.queue and self.credit > 0 and not self.busy:
+            entry, cost = self.queue.popleft()
+            self.queued -= cost
+            self.credit -= cost
+            return entry
+
+
+class Meter:
+    """
+    Pure: the receiver's side of a flow. Credit goes back in halves of the window.
+
+    The broker alone counts in; who counts out holds the router's lock.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.received = 0
+        self.credited = 0
+        self.owed = 0
+
+    def receive(self, cost: int) -> Any:
+        """Count a message in; return False if its sender had no credit left to send it."""
+        if self.received - self.credited < self.size:
+            self.received += cost
+            return True
+
+    def consume(self, cost: int) -> int:
+        """Count a message out; return the credit to give now, or 0."""
+        self.owed += cost
+        if self.owed * 2 < self.size:
+            return 0
+        owed, self.owed = self.owed, 0
+        self.credited += owed
+        return owed

@@ -1,0 +1,179 @@
+"""
+The child's importer: modules that come from the parent, for this context and for its children (PEP
+451).
+
+Part of the preamble (mitogen/core/__init__.py): every byte of it goes to every child.
+
+Threads: an import waits on the thread that imports; the broker's takes modules in.
+"""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from _frozen_importlib import ModuleSpec
+
+from mitogen.core.codec import decode
+from mitogen.core.frames import GET_MODULE, LOAD_MODULE, RAW, Message
+from mitogen.core.io import new_lock
+from mitogen.core.late import Late
+from mitogen.core.routing import has_parent_authority
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from mitogen.core.io import Action
+    from mitogen.core.routing import Router
+
+    # Entries, zlib stream of all sources, own names; and a module's: see Importer.
+    Segment = list[Any]
+    Entry = tuple[str | None, Any, Segment, int, Any]
+
+#: Seconds that an import waits for its module.
+IMPORT_TIMEOUT = 120.0
+
+
+class Importer(Late):
+    """
+    Finds and loads modules that come from the parent (PEP 451).
+
+    The program's own top-level names are the master's whatever the target has; everything else is
+    looked for on the target first. `segments` are kept as they came, for children of this context.
+
+    `own` has the program's own top-level names, or portions of a namespace package; they come with
+    the modules.
+
+    :param Router router: asks the parent through it
+    """
+
+    more = "first_call"
+    if TYPE_CHECKING:
+
+        def find_module(self, fullname: str, path: Any = None) -> Any: ...
+        def load_module(self, fullname: str) -> Any: ...
+
+    def __init__(self, router: Router, own: Iterable[str] = ()) -> None:
+        self.router = router
+        self.own = {"mitogen", *own}
+        if TYPE_CHECKING:
+            self.core_source = b""
+        #: fullname -> [path, submodules or None, segment, offset, size]; path None: size is why.
+        self.modules: dict[str, Entry] = {}
+        self._waiting: dict[str, list[Action]] = {}
+        self._sources: dict[int, bytes] = {}
+        router.add_handler(self._on_load_module, LOAD_MODULE, policy=has_parent_authority)
+
+    # sys.meta_path holds the importer twice: in front for what is own, at the end for what the
+    # target does not have.
+    def install(self) -> None:
+        sys.meta_path.insert(0, self)
+        sys.meta_path.append(_LastFinder(self))
+
+    def is_own(self, fullname: str) -> bool:
+        while fullname:
+            if fullname in self.own:
+                return True
+            fullname = fullname.rpartition(".")[0]
+        return False
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+        if self.is_own(fullname):
+            return self.find(fullname, True)
+
+    def find(self, fullname: str, own: bool = False) -> ModuleSpec | None:
+        parent = fullname.rpartition(".")[0]
+        known = self.modules.get(parent)
+        if known and known[0] and fullname not in self.modules:
+            if fullname.rpartition(".")[2] not in (known[1] or ()):
+                return None
+        entry = self.get(fullname)
+        if entry[0] is None:
+            if own or entry[4]:
+                raise ModuleNotFoundError(
+                    entry[4] or "No module named %r" % fullname, name=fullname
+                )
+            return None
+        # A namespace package has a path and no source.
+        loader: Any = None if entry[4] is None else self
+        package = entry[1] is not None
+        spec = ModuleSpec(fullname, loader, origin="master:" + entry[0], is_package=package)
+        spec.has_location = bool(loader)
+        return spec
+
+    def get(self, fullname: str) -> Entry:
+        """Return the entry of a module, asking the parent for one that was not pushed."""
+        entry = self.modules.get(fullname)
+        if entry:
+            return entry
+        if self.router.broker.on_thread():
+            raise ImportError("%s: not on the broker thread" % fullname)
+        lock = new_lock()
+        self.request(fullname, lock.release)
+        if not lock.acquire(True, IMPORT_TIMEOUT):
+            raise ImportError("%s: no answer from the parent" % fullname)
+        return self.modules[fullname]
+
+    def request(self, fullname: str, done: Action) -> None:
+        """Any thread: ask the parent for a module; `done()` is called when it is here."""
+        self.router.broker.defer(self._request, fullname, done)
+
+    def _request(self, fullname: str, done: Action) -> Any:
+        if fullname in self.modules:
+            return done()
+        waiting = self._waiting.setdefault(fullname, [])
+        waiting.append(done)
+        if len(waiting) == 1:
+            router = self.router
+            msg = Message(dst_id=router.node.parent_ids[0], handle=GET_MODULE, flags=RAW)
+            msg.data = fullname.encode()
+            router.route(msg, False)
+
+    def _on_load_module(self, msg: Message) -> None:
+        self.load(decode(msg.data))
+
+    def load(self, segment: Segment) -> None:
+        """
+        Broker thread: take in a segment: [entries, zlib stream of all sources, own names], each
+        entry [fullname, path, submodules or None, size]; path None: size is why there is none.
+        """
+        offset = 0
+        self.own.update(segment[2])
+        for fullname, path, submodules, size in segment[0]:
+            if path is not None or fullname not in self.modules:
+                self.modules[fullname] = (path, submodules, segment, offset, size)
+            if path is not None:
+                offset += size or 0
+            for done in self._waiting.pop(fullname, ()):
+                done()
+
+    def source(self, fullname: str) -> bytes:
+        """Return a module's source as bytes."""
+        path, submodules, segment, offset, size = self.get(fullname)
+        data = self._sources.get(id(segment))
+        if data is None:
+            data = self._sources[id(segment)] = zlib.decompress(segment[1])
+        return data[offset : offset + size]
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        return None
+
+    def exec_module(self, module: Any) -> None:
+        spec = module.__spec__
+        fullname = spec.name
+        # Modules of one segment are imported soon after each other; then its text can go.
+        if len(self._sources) > 4:
+            self._sources.clear()
+        module.__file__ = spec.origin
+        if spec.submodule_search_locations is not None:
+            module.__path__ = spec.submodule_search_locations
+        exec(compile(self.source(fullname), spec.origin, "exec", 0, 1), module.__dict__)  # type: ignore[call-overload]
+
+
+class _LastFinder:
+    def __init__(self, importer: Importer) -> None:
+        self.importer = importer
+
+    def find_spec(self, fullname: str, *_: Any) -> Any:
+        return self.importer.find(fullname)

@@ -1,0 +1,409 @@
+"""
+Descriptors: the poller, the streams to neighbours, and the broker, the thread that does the I/O.
+
+Part of the preamble (mitogen/core/__init__.py): every byte of it goes to every child.
+
+Rules
+    1. Any thread may send. Only the broker thread reads and runs handlers.
+    2. The broker thread never waits for credit; a program's thread may.
+
+Threads: as each method names them; "Any thread" where it may be called from all.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import select
+import sys
+import time
+from collections import deque
+
+from mitogen.core.errors import StreamError
+from mitogen.core.frames import CHUNK_SIZE, HIGH_WATER, Framer
+
+try:
+    from _heapq import heappop, heappush  # heapq itself would cost each child half a millisecond
+except Exception:  # PyPy has no _heapq; a longer name of the error costs bytes
+    from heapq import heappop, heappush
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from mitogen.core.codec import Bytes
+    from mitogen.core.routing import Router
+
+    Lock = _thread.LockType
+    Action = Callable[[], Any]
+    Watched = tuple[Action | None, Action | None]
+
+now = time.monotonic
+ERROR = 40
+
+
+def listen(obj: object, name: str, func: Callable[..., Any]) -> None:
+    """Have `func(*args)` called when `fire(obj, name, *args)` is."""
+    obj.__dict__.setdefault("_signals", {}).setdefault(name, []).append(func)
+
+
+def fire(obj: object, name: str, *args: Any, **kwargs: Any) -> None:
+    """Call what listens for `name` on `obj`, in the order of listening."""
+    for func in list(obj.__dict__.get("_signals", {}).get(name, ())):
+        func(*args, **kwargs)
+
+
+def new_lock() -> Lock:
+    """Return a lock that is held: the cheapest thing that one thread can wait for another with."""
+    lock = _thread.allocate_lock()
+    lock.acquire()
+    return lock
+
+
+class Poller:
+    """Which function to call when a descriptor is ready. pollers.py has faster ones."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self.table: dict[int, Watched] = {}
+
+    def watch(self, fd: int, read: Action | None = None, write: Action | None = None) -> None:
+        """Call `read()` or `write()` when `fd` is ready for it; neither: forget `fd`."""
+        old = self.table.get(fd)
+        if read or write:
+            self.table[fd] = (read, write)
+            self._set(fd, (1 if read else 0) | (4 if write else 0), old)
+        elif old:
+            del self.table[fd]
+            self._unset(fd)
+
+    def _set(self, fd: int, mask: int, old: Watched | None) -> None:
+        self._poll.register(fd, mask)
+
+    def _unset(self, fd: int) -> None:
+        self._poll.unregister(fd)
+
+    def _wait(self, seconds: float | None) -> Iterable[tuple[int, int]]:
+        return self._poll.poll(seconds and seconds * 1000)
+
+    def poll(self, seconds: float | None = None) -> None:
+        """Wait, then call what is ready."""
+        for fd, mask in self._wait(seconds):
+            # Looked up late: a function before this one may have closed the descriptor.
+            read, write = self.table.get(fd, (None, None))
+            if read and mask & ~4:
+                read()
+            elif write and mask & ~1:
+                write()
+
+
+def read_fd(fd: int, size: int = CHUNK_SIZE) -> bytes | None:
+    """Return what can be read now: None if nothing, b'' at the end (a pty's EIO as well)."""
+    try:
+        return os.read(fd, size)
+    except (BlockingIOError, InterruptedError):
+        return None
+    except OSError:
+        return b""
+
+
+class Stream:
+    """
+    The framed byte pipe to a neighbour.
+
+    Any thread sends: what the descriptor takes is written at once, the rest by the broker.
+    Only the broker reads.
+
+    :param Router router: router of this end
+    :param int remote_id: context at the other end
+    :param int rfd: descriptor to read from
+    :param int wfd: descriptor to write to; may be `rfd`
+    """
+
+    conn: Any = None
+    closed = False
+    reason: str | None = None
+
+    def __init__(
+        self,
+        router: Router,
+        remote_id: int,
+        rfd: int,
+        wfd: int,
+        name: str | None = None,
+    ) -> None:
+        self.router = router
+        #: Called with each frame and this stream.
+        self.on_frame = router.on_frame
+        self.broker = router.broker
+        self.remote_id = remote_id
+        self.name = name
+        self.rfd = rfd
+        self.wfd = wfd
+        self.framer = Framer()
+        self.lock = _thread.allocate_lock()
+        self.backlog: deque[Bytes] = deque()
+        self.queued = 0
+        self.waiters: list[Action] = []
+        #: Contexts to which this neighbour sent something: they learn of the end of those.
+        self.egress_ids: set[int] = set()
+        self.received = 0
+        os.set_blocking(rfd, False)
+        os.set_blocking(wfd, False)
+
+    def start(self, data: bytes = b"") -> None:
+        """Broker thread: begin to receive; `data` was read already."""
+        self._watch()
+        if data:
+            self.receive(data)
+
+    def _watch(self) -> None:
+        poller = self.broker.poller
+        write = self.on_writable if self.backlog else None
+        if self.rfd == self.wfd:
+            poller.watch(self.rfd, self.on_readable, write)
+        else:
+            poller.watch(self.rfd, self.on_readable)
+            poller.watch(self.wfd, None, write)
+
+    def on_readable(self) -> None:
+        data = read_fd(self.rfd)
+        if data:
+            self.receive(data)
+        elif data is not None:
+            self.disconnect("EOF")
+
+    def receive(self, data: bytes) -> None:
+        """Broker thread: take in bytes."""
+        self.received += len(data)
+        try:
+            for msg in self.framer.feed(data):
+                self.on_frame(msg, self)
+                if self.closed:
+                    break
+        except StreamError as e:
+            self.router.log(ERROR, "%s: %s", self.name, e)
+            self.disconnect(str(e))
+
+    def send(self, head: bytes, body: Bytes = b"", cork: bool = False) -> None:
+        """
+        Any thread: send a frame.
+
+        :param bool cork: more will follow soon: write it together with that
+        """
+        with self.lock:
+            if self.closed:
+                return
+            sent = 0
+            if not self.backlog and not cork:
+                try:
+                    sent = os.writev(self.wfd, (head, body))
+                except (BlockingIOError, InterruptedError):
+                    pass
+                except OSError as e:
+                    return self.broker.defer(self.disconnect, str(e))
+            rest = sent - len(head)
+            if rest < 0:
+                self._queue(head[sent:] + body)
+            elif rest < len(body):
+                self._queue(memoryview(body)[rest:])
+
+    def _queue(self, data: Bytes) -> None:
+        self.backlog.append(data)
+        self.queued += len(data)
+        # After the append: the broker may be quicker than this thread.
+        if len(self.backlog) == 1:
+            self.broker.defer(self._watch_if_open)
+
+    def _watch_if_open(self) -> None:
+        if self.backlog and not self.closed:
+            self.on_writable()
+            if not self.closed:
+                self._watch()
+
+    def flush(self) -> None:
+        """Any thread: write what is queued, as far as the descriptor takes it."""
+        with self.lock:
+            try:
+                while self.backlog and not self.closed:
+                    self._write_some()
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError as e:
+                self.broker.defer(self.disconnect, str(e))
+
+    def _write_some(self) -> None:
+        backlog = self.backlog
+        chunk = backlog[0]
+        if len(backlog) > 1 and len(chunk) < 4096:
+            # Many small frames: one write.
+            chunk = b"".join(backlog)
+            backlog.clear()
+            backlog.append(chunk)
+        sent = os.write(self.wfd, chunk)
+        self.queued -= sent
+        if sent == len(chunk):
+            backlog.popleft()
+        else:
+            backlog[0] = memoryview(chunk)[sent:]
+
+    def on_writable(self) -> None:
+        self.flush()
+        if self.waiters and self.queued * 2 < HIGH_WATER:
+            waiters, self.waiters = self.waiters, []
+            for func in waiters:
+                func()
+        if not self.backlog and not self.closed:
+            self._watch()
+
+    def when_drained(self, func: Action) -> None:
+        """Any thread: have the broker call `func()` when the backlog is small, or at the end."""
+        self.broker.defer(self._when_drained, func)
+
+    def _when_drained(self, func: Action) -> None:
+        if self.closed or self.queued * 2 < HIGH_WATER:
+            func()
+        else:
+            self.waiters.append(func)
+
+    def disconnect(self, reason: str = "closed") -> None:
+        """Broker thread: close the descriptors and tell the router; once."""
+        with self.lock:
+            if self.closed:
+                return
+            self.closed = True
+        self.reason = reason
+        self.backlog.clear()
+        self.queued = 0
+        for fd in {self.rfd, self.wfd}:
+            self.broker.poller.watch(fd)
+            os.close(fd)
+        for func in self.waiters:
+            func()
+        self.router.on_stream_lost(self)
+        fire(self, "disconnect")
+
+
+class Broker:
+    """
+    The thread that does the I/O.
+
+    :param poller_class: Poller, or one of pollers.py's
+    :param bool activate_compat: accepted for old programs; nothing to do
+    """
+
+    #: Seconds that a shutdown waits for streams to end by themselves.
+    shutdown_timeout = 3.0
+    poller_class = Poller
+
+    def __init__(
+        self, poller_class: type[Poller] | None = None, activate_compat: bool = True
+    ) -> None:
+        self.poller = (poller_class or self.poller_class)()
+        self._deferred: deque[tuple[Callable[..., Any], Any, Any]] = deque()
+        self._timers: list[tuple[float, int, list[Action]]] = []
+        self._sequence = 0
+        self._awake = False
+        self._ended = new_lock()
+        self.alive = True
+        self.stopping = self.closing = False
+        #: Who has something to finish before the thread ends, and calls stop() then.
+        self.holds: set[Any] = set()
+        self.ident: int | None = None
+        self.exit_actions: list[Action] = []
+        self._wake_r, self._wake_w = os.pipe()
+        self._wake_lock = _thread.allocate_lock()
+        self.poller.watch(self._wake_r, self._on_wake)
+        self.start()
+
+    def start(self) -> None:
+        _thread.start_new_thread(self.run, ())
+
+    def on_thread(self) -> bool:
+        """Return True on the broker's own thread."""
+        return _thread.get_ident() == self.ident
+
+    def defer(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Any thread: have `func` called on the broker thread. N of them cost one byte."""
+        self._deferred.append((func, args, kwargs))
+        if not self._awake and _thread.get_ident() != self.ident:
+            self._awake = True
+            with self._wake_lock:
+                if self.alive:
+                    os.write(self._wake_w, b"!")
+
+    def after(self, seconds: float, func: Action) -> list[Action]:
+        """Broker thread: have `func()` called later; return a list whose clear() cancels that."""
+        self._sequence += 1
+        cell = [func]
+        heappush(self._timers, (now() + seconds, self._sequence, cell))
+        return cell
+
+    def _on_wake(self) -> None:
+        os.read(self._wake_r, 64)
+        self._awake = False
+
+    def run(self) -> None:
+        self.ident = _thread.get_ident()
+        try:
+            while not self.stopping:
+                self._once()
+        finally:
+            self._end()
+
+    def _once(self) -> None:
+        timers = self._timers
+        wait: float | None = None
+        if self._deferred:
+            wait = 0
+        elif timers:
+            wait = max(0, timers[0][0] - now())
+        self._guard(self.poller.poll, wait)
+        # As many as there are: those that they defer wait for the next turn.
+        for _ in range(len(self._deferred)):
+            func, args, kwargs = self._deferred.popleft()
+            self._guard(func, *args, **kwargs)
+        while timers and timers[0][0] <= now():
+            for func in heappop(timers)[2]:
+                self._guard(func)
+
+    def _guard(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """A program's callback that raises must not end the thread that all I/O hangs on."""
+        try:
+            func(*args, **kwargs)
+        except Exception:
+            sys.excepthook(*sys.exc_info())
+
+    def _end(self) -> None:
+        with self._wake_lock:
+            self.alive = False
+            os.close(self._wake_w)
+        while self._deferred:
+            func, args, kwargs = self._deferred.popleft()
+            self._guard(func, *args, **kwargs)
+        for func in list(self.exit_actions):
+            self._guard(func)
+        fire(self, "exit")
+        os.close(self._wake_r)
+        self._ended.release()
+
+    def shutdown(self) -> None:
+        """Any thread: end the children, then the thread."""
+        self.defer(self._shutdown)
+
+    def _shutdown(self) -> None:
+        if not self.closing:
+            self.closing = True
+            fire(self, "before_shutdown")
+            fire(self, "shutdown")
+            self.stop()
+
+    def stop(self) -> None:
+        """Broker thread: end, once nobody holds the broker any more (`holds`)."""
+        self.stopping = self.closing and not self.holds
+
+    def join(self) -> None:
+        """Wait until the thread has ended."""
+        if self._ended.acquire():
+            self._ended.release()

@@ -1,0 +1,612 @@
+"""
+Router: decides where a message goes, delivers those for this context to its handlers, and ends
+every wait whose answer cannot come any more.
+
+Part of the preamble (mitogen/core/__init__.py): every byte of it goes to every child.
+
+Rules
+    1. The broker thread routes what came in and runs handlers. A handler never blocks, never
+       imports and never runs a program's code. Only fixed-size payloads of the protocol itself are
+       read there.
+    2. Every wait has an end: a reply, a dead message, a deadline or the broker's exit.
+
+Threads: any thread may route() a message of its own; all else as each method names it.
+"""
+
+from __future__ import annotations
+
+import _thread
+from itertools import count
+
+from mitogen.core.contexts import Context
+from mitogen.core.errors import Error
+from mitogen.core.frames import (
+    _CREDIT,
+    _NUMBER,
+    CONT,
+    CREDIT,
+    DEL_ROUTE,
+    FIRST_HANDLE,
+    FIRST_UNWINDOWED,
+    FRAME_SIZE,
+    HIGH_WATER,
+    IS_DEAD,
+    LONG_SIZE,
+    LONG_WINDOW,
+    MAX_MESSAGE_SIZE,
+    MESSAGE_COST,
+    MORE,
+    PING,
+    RAW,
+    Message,
+    Meter,
+    Window,
+    is_windowed,
+    window_size,
+)
+from mitogen.core.io import ERROR, fire, new_lock, now
+from mitogen.core.late import fetch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from mitogen.core.flow import LongSend
+    from mitogen.core.io import Broker, Lock, Stream
+
+    MessageHandler = Callable[[Message], object]
+    Policy = Callable[[Message, Stream | None], object]
+    # Function, whether it persists, policy, respondent's id, whether it sees to consumed().
+    Handler = tuple[MessageHandler, bool, Policy | None, int | None, bool]
+
+
+class RouteTable:
+    """Pure: which stream leads to which context. What is not known leads to the parent."""
+
+    def __init__(self) -> None:
+        self.streams: dict[int, Stream] = {}
+        self.parent: Stream | None = None
+
+    def get(self, context_id: int) -> Stream | None:
+        return self.streams.get(context_id, self.parent)
+
+    def admits(self, msg: Message, stream: Stream) -> bool:
+        """Whether a reply to `msg` would take the stream it came in on."""
+        auth = msg.auth_id
+        src = msg.src_id
+        get = self.streams.get
+        parent = self.parent
+        return get(auth, parent) is stream and (src == auth or get(src, parent) is stream)
+
+    def remove(self, stream: Stream) -> list[int]:
+        """Forget a stream; return the ids that it led to."""
+        ids = [i for i, s in list(self.streams.items()) if s is stream]
+        for i in ids:
+            del self.streams[i]
+        if self.parent is stream:
+            self.parent = None
+        return ids
+
+
+class Node:
+    """Who a router is: its context id and its ancestors' ids, nearest first."""
+
+    def __init__(self, context_id: int = 0, parent_ids: Iterable[int] = ()) -> None:
+        self.context_id = context_id
+        self.parent_ids = list(parent_ids)
+
+
+def has_parent_authority(msg: Message, _stream: Stream | None = None) -> bool:
+    """Policy: accept what carries the authority of this context or of one of its ancestors."""
+    node = msg.router.node
+    return msg.auth_id == node.context_id or msg.auth_id in node.parent_ids
+
+
+def is_neighbour(msg: Message, stream: Any) -> bool:
+    """Policy: accept only what the context at the other end of `stream` sent itself."""
+    return bool(stream) and msg.src_id == stream.remote_id
+
+
+class Ticket:
+    """A message that is queued or under way in frames, and the thread that waits for it."""
+
+    error: str | None = None
+
+    def __init__(self, msg: Message, lock: Lock | None) -> None:
+        self.msg = msg
+        self.lock = lock
+
+    def done(self, error: str | None = None) -> None:
+        self.error = error
+        lock, self.lock = self.lock, None
+        if lock:
+            lock.release()
+
+
+class Router:
+    """
+    Decides where a message goes; knows the handlers of this context.
+
+    :param Broker broker: does the I/O
+    :param Node node: who this context is
+    """
+
+    if TYPE_CHECKING:
+
+        def register(self, context: Context, stream: Any) -> None: ...
+
+    context_class: Any = Context
+    max_message_size = MAX_MESSAGE_SIZE
+    unidirectional = False
+    #: `trace("send" or "receive", msg)`, or None.
+    trace: Callable[[str, Message], object] | None = None
+    #: flow.LongSend, once that is imported; until then long messages go without pause.
+    pacer: type[LongSend] | None = None
+    refused_msg = "refused by policy"
+    invalid_handle_msg = "invalid handle"
+    too_large_msg = "message too large (max %d bytes)"
+    respondent_disconnect_msg = "respondent Context has disconnected"
+    broker_exit_msg = "Broker has exitted"
+    no_route_msg = "no route to %r, my ID is %r"
+    duplicate_handle_msg = "the handle is taken"
+
+    def __init__(self, broker: Broker, node: Node | None = None) -> None:
+        self.broker = broker
+        self.node = node or Node()
+        self.context_id = self.node.context_id
+        self.routes = RouteTable()
+        self._stream_by_id = self.routes.streams
+        self._contexts: dict[int, Any] = {}
+        self._handlers: dict[int, Any] = {}  # a Handler each
+        self._flows: dict[tuple[int, int], Window] = {}
+        self._meters: dict[tuple[int, int], Meter] = {}
+        self._longs: dict[tuple[int, int], LongSend] = {}
+        self._partials: dict[tuple[int, int], list[Any]] = {}
+        self._lock = _thread.allocate_lock()
+        self._handle_numbers = count(FIRST_HANDLE)
+        self._reply_numbers = count(FIRST_UNWINDOWED)
+        self._message_numbers = count(1)
+        self.dropped = 0
+        self._drop_logged: float = 0
+        self.add_handler(self._on_credit, CREDIT)
+        self.add_handler(self._on_del_route, DEL_ROUTE, policy=is_neighbour)
+        self.add_handler(lambda msg: msg.reply(Message(flags=RAW)), PING)
+        broker.exit_actions.append(self._on_broker_exit)
+
+    def log(self, level: int, fmt: str, *args: object) -> None:
+        """Any thread: record something; a child sends it up, a master hands it to logging."""
+
+    # -- contexts and handlers
+
+    def context_by_id(
+        self,
+        context_id: int,
+        via_id: int | None = None,
+        create: bool = True,
+        name: str | None = None,
+    ) -> Any:
+        """Return the Context with that id: always the same object, made if `create`."""
+        context = self._contexts.get(context_id)
+        if context is None and create:
+            context = self.context_class(self, context_id, name)
+            context = self._contexts.setdefault(context_id, context)
+            if via_id is not None:
+                context.via = self._contexts.get(via_id)
+        return context
+
+    def add_handler(
+        self,
+        fn: MessageHandler,
+        handle: int | None = None,
+        persist: bool = True,
+        policy: Policy | None = None,
+        respondent: Context | None = None,
+        overwrite: bool = False,
+        consumer: bool = False,
+    ) -> int:
+        """
+        Have the broker call `fn(msg)` for each message to `handle`; return the handle.
+
+        :param int handle: None for a new one
+        :param bool persist: False: for one message only
+        :param policy: `policy(msg, stream)` returns whether a message is accepted
+        :param Context respondent: accept only what comes from there; its loss is a dead message
+        :param bool overwrite: replace an existing handler
+        :param bool consumer: `fn` sees to Router.consumed() itself
+        :raises Error: there is a handler for that handle
+        """
+        if hasattr(policy, "context_id") or callable(respondent):
+            policy, respondent = respondent, policy  # type: ignore[assignment]  # old order
+        if handle is None:
+            handle = self.new_handle(persist)
+        elif handle in self._handlers and not overwrite:
+            raise Error(self.duplicate_handle_msg)
+        source: Any = respondent and respondent.context_id
+        self._handlers[handle] = (fn, persist, policy, source, consumer)
+        if not self.broker.alive:
+            self._on_broker_exit()
+        return handle
+
+    def expect(self, fn: MessageHandler, context_id: int) -> int:
+        """Have `fn(msg)` called with one answer, from that context; return its handle."""
+        handle = next(self._reply_numbers)
+        self._handlers[handle] = (fn, False, None, context_id, True)
+        if not self.broker.alive:
+            self._on_broker_exit()
+        return handle
+
+    def new_handle(self, windowed: bool = True) -> int:  # type: ignore[return]  # never at its end
+        """Return an unused handle; its number tells both ends whether it is a windowed flow."""
+        for handle in self._handle_numbers if windowed else self._reply_numbers:
+            if handle not in self._handlers:
+                return handle
+
+    def del_handler(self, handle: int) -> None:
+        """Forget the handler of `handle`; KeyError if there is none."""
+        del self._handlers[handle]
+
+    def _on_broker_exit(self) -> None:
+        why = self.broker_exit_msg
+        for key in list(self._flows):
+            self._end_flow(key, why)
+        for long_send in list(self._longs.values()):
+            long_send.end(why)
+        for handle, handler in list(self._handlers.items()):
+            # Those of the protocol itself wait for nothing.
+            if handle >= FIRST_HANDLE and self._handlers.pop(handle, None):
+                handler[0](self._dead(handle, handler[3], why))
+
+    def _dead(self, handle: int, src_id: int, reason: str) -> Message:
+        me = self.context_id
+        msg = Message.dead(reason, dst_id=me, src_id=src_id, auth_id=me, handle=handle)
+        msg.router = self
+        return msg
+
+    # -- out
+
+    def route(self, msg: Message, wait: bool = True, cork: bool = False) -> None:
+        """
+        Any thread: send a message of this context's own.
+
+        Called on a program's thread it may sleep: for credit, or until a slow link has taken
+        what is queued.
+
+        :param bool wait: False: never sleep
+        :param bool cork: more will follow at once
+        :raises TimeoutError: no credit came within CREDIT_TIMEOUT
+        """
+        me = msg.src_id = msg.auth_id = self.context_id
+        dst = msg.dst_id
+        size = len(msg.data)
+        stream = self._stream_by_id.get(dst) or self.routes.parent
+        if size > self.max_message_size or stream is None or dst == me:
+            return self.broker.defer(self._route_home, msg)
+        if self.trace:
+            self.trace("send", msg)
+        ticket = None
+        if size > LONG_SIZE:
+            wait = wait and not self.broker.on_thread()
+            if wait and not self.pacer:
+                fetch("waiting")
+            ticket = Ticket(msg, new_lock() if wait else None)
+        if is_windowed(msg.handle):
+            ticket = self._send_in_flow(msg, stream, wait, cork, ticket)
+        elif size > FRAME_SIZE:
+            self._emit(msg, stream, cork, ticket)
+        else:
+            stream.send(msg._header(size, msg.flags), msg.data, cork)
+        if wait and (ticket or stream.queued > HIGH_WATER) and not self.broker.on_thread():
+            fetch("waiting").wait(self, ticket, stream)
+
+    def _route_home(self, msg: Message) -> None:
+        """Broker thread: what does not leave this context: its own, too large, or lost."""
+        if len(msg.data) > self.max_message_size:
+            why = self.too_large_msg % self.max_message_size
+            self._bounce(msg, why)
+            if msg.handle >= FIRST_UNWINDOWED:
+                # An answer: who waits for it gets the reason.
+                msg.__dict__.update(data=why.encode(), reply_to=IS_DEAD)
+                self.route(msg, False)
+        elif msg.dst_id == self.context_id:
+            self._local(msg)
+        else:
+            self._bounce(msg, self.no_route_msg % (msg.dst_id, self.context_id))
+
+    def _send_in_flow(
+        self,
+        msg: Message,
+        stream: Stream,
+        wait: bool,
+        cork: bool,
+        ticket: Ticket | None,
+    ) -> Ticket | None:
+        key = (msg.dst_id, msg.handle)
+        flow = self._flows.get(key)
+        if flow is None:
+            flow = self._flows.setdefault(key, Window(window_size(msg.handle)))
+        cost = 0 if msg.reply_to == IS_DEAD else len(msg.data) + MESSAGE_COST
+        with flow.lock:
+            if flow.take(cost):
+                long_send = self._emit(msg, stream, cork, ticket, flow)
+            else:
+                if flow.queued > self.max_message_size:
+                    raise Error("context %d: too many calls wait", msg.dst_id)
+                # A call waits here, its caller does not.
+                wait = wait and msg.handle >= FIRST_HANDLE and not self.broker.on_thread()
+                ticket = Ticket(msg, new_lock() if wait else None)
+                flow.push(ticket, cost)
+                return ticket
+        if long_send:
+            long_send.pump()
+        return ticket
+
+    def _emit(
+        self,
+        msg: Message,
+        stream: Stream,
+        cork: bool = False,
+        ticket: Any = None,
+        flow: Any = None,
+    ) -> Any:
+        """Send a message's frames; one that goes bit by bit is returned if its flow is locked."""
+        data = msg.data
+        size = len(data)
+        if size <= FRAME_SIZE:
+            return stream.send(msg._header(size, msg.flags), data, cork)
+        msg.number = next(self._message_numbers) & 0xFFFFFFFF
+        if ticket and self.pacer:
+            long_send = self.pacer(self, ticket, stream, flow)
+            return long_send if flow else long_send.pump()
+        view = memoryview(data)
+        for pos in range(0, size, FRAME_SIZE):
+            part = view[pos : pos + FRAME_SIZE]
+            more = MORE if pos + FRAME_SIZE < size else 0
+            stream.send(msg._header(len(part), msg.flags | more | (CONT if pos else 0)), part)
+        if ticket:
+            ticket.done()
+
+    def _drain(self, flow: Window) -> None:
+        """Broker thread: send what waited, as far as there is credit."""
+        while 1:
+            with flow.lock:
+                ticket = flow.pop()
+                if not ticket:
+                    return
+                msg = ticket.msg
+                stream = self.routes.get(msg.dst_id)
+                is_long = len(msg.data) > LONG_SIZE
+                long_send = stream and self._emit(
+                    msg, stream, False, is_long and ticket, is_long and flow
+                )
+            if long_send:
+                long_send.pump()
+            else:
+                ticket.done()
+
+    def _end_flow(self, key: tuple[int, int], reason: str) -> None:
+        flow = self._flows.pop(key, None)
+        if flow:
+            with flow.lock:
+                tickets = [entry for entry, _ in flow.queue]
+                flow.queue.clear()
+            for ticket in tickets:
+                ticket.done(reason)
+                self._bounce(ticket.msg, reason)
+
+    def _bounce(self, msg: Message, reason: str) -> None:
+        """Broker thread: end the wait for an answer to `msg`, in the name of its destination."""
+        src = msg.src_id
+        me = self.context_id
+        if msg.is_dead:
+            return
+        if is_windowed(msg.handle) and src != me:
+            self._send_credit(src, msg.handle, 0, 0, msg.dst_id)
+        if msg.reply_to:
+            dead = self._dead(msg.reply_to, msg.dst_id, reason)
+            dead.dst_id = src
+            stream = self.routes.get(src)
+            if src == me:
+                self._local(dead)
+            elif stream:
+                self._emit(dead, stream)
+
+    def _send_credit(
+        self,
+        dst_id: int,
+        handle: int,
+        number: int,
+        amount: int,
+        src_id: int | None = None,
+    ) -> None:
+        me = self.context_id
+        stream = self.routes.get(dst_id)
+        if stream:
+            msg = Message(dst_id=dst_id, auth_id=me, handle=CREDIT, flags=RAW)
+            msg.src_id = me if src_id is None else src_id
+            msg.data = _CREDIT.pack(handle, number, amount)
+            self._emit(msg, stream)
+
+    def consumed(self, msg: Message) -> None:
+        """Any thread: `msg` was used or dropped: its sender gets its credit back."""
+        cost, msg.cost = msg.cost, 0
+        if cost:
+            with self._lock:
+                meter = self._meters.get((msg.src_id, msg.handle))
+                amount = meter and meter.consume(cost)
+            if amount:
+                self._send_credit(msg.src_id, msg.handle, 0, amount)
+
+    # -- in
+
+    def on_frame(self, msg: Message, stream: Stream) -> None:
+        """Broker thread: check a frame's source, then forward it or take it in."""
+        if self.routes.admits(msg, stream):
+            self.accept(msg, stream)
+        else:
+            self._drop(msg, "forged source")
+
+    def accept(self, msg: Message, stream: Stream) -> None:
+        """Broker thread: forward a frame whose source is known to be true, or take it in."""
+        if msg.dst_id != self.context_id:
+            self.forward(msg, stream)
+        elif msg.flags & 3:
+            self._assemble(msg, stream)
+        else:
+            self._local(msg, stream)
+
+    def forward(self, msg: Message, stream: Stream) -> None:
+        """Broker thread: pass a frame on. Here, in a context without children, nothing is."""
+        if not msg.flags & CONT:
+            self._bounce(msg, self.no_route_msg % (msg.dst_id, self.context_id))
+
+    def _drop(self, msg: Message, why: str) -> None:
+        self.dropped += 1
+        if now() > self._drop_logged + 1:
+            self._drop_logged = now()
+            self.log(ERROR, "dropped %r: %s (no. %d)", msg, why, self.dropped)
+
+    def _assemble(self, msg: Message, stream: Stream) -> None:
+        src = msg.src_id
+        key = (src, msg.number)
+        # Senders fill all pieces but the last: otherwise there could be any number of them.
+        if msg.flags & MORE and len(msg.data) != FRAME_SIZE:
+            return
+        if not msg.flags & CONT:
+            handler = self._admit(msg, stream)
+            if handler:
+                self._partials[key] = [handler, msg, [], MESSAGE_COST, 0]
+        part = self._partials.get(key)
+        if not part:
+            # Dropped: whoever sends it must not wait for the credit.
+            return self._send_credit(src, 0, msg.number, len(msg.data))
+        handler, first, chunks = part[:3]
+        size = len(msg.data)
+        chunks.append(msg.data)
+        part[3] += size
+        part[4] += size
+        if sum(p[3] for k, p in self._partials.items() if k[0] == src) > self.max_message_size:
+            del self._partials[key]
+            why = self.too_large_msg % self.max_message_size
+            if handler[3] is None:
+                return self._bounce(first, why)
+            return self._local(self._dead(first.handle, src, why))
+        if not msg.flags & MORE:
+            del self._partials[key]
+            first.data = b"".join(chunks)
+            if self._charge(first):
+                self._hand_over(handler, first)
+            else:
+                self._refuse(first, "window overrun")
+        elif part[4] * 2 >= LONG_WINDOW:
+            self._send_credit(src, 0, msg.number, part[4])
+            part[4] = 0
+
+    def _charge(self, msg: Message) -> Any:
+        """Count a message that is charged to a window; return False on an overrun."""
+        if msg.is_dead or not is_windowed(msg.handle):
+            return True
+        msg.cost = len(msg.data) + MESSAGE_COST
+        key = (msg.src_id, msg.handle)
+        with self._lock:
+            meter = self._meters.get(key)
+            if meter is None:
+                meter = self._meters[key] = Meter(window_size(msg.handle))
+            return meter.receive(msg.cost)
+
+    def _admit(self, msg: Message, stream: Stream | None) -> Any:
+        """Return the handler that takes `msg`, after having answered for it if there is none."""
+        msg.router = self
+        handle = msg.handle
+        handler = self._handlers.get(handle)
+        # What comes in several frames is charged when it is whole.
+        if stream and not msg.flags & MORE and not self._charge(msg):
+            why = "window overrun"
+        elif handler is None:
+            # The flow begins anew, should the handle be used again.
+            self._meters.pop((msg.src_id, handle), None)
+            return self._bounce(msg, self.invalid_handle_msg)
+        elif handler[3] is not None and handler[3] != msg.src_id:
+            return self._drop(msg, self.refused_msg)
+        elif handler[2] and not handler[2](msg, stream):
+            why = self.refused_msg
+        else:
+            return handler
+        self._refuse(msg, why)
+
+    def _refuse(self, msg: Message, why: str) -> None:
+        self._drop(msg, why)
+        self._bounce(msg, why)
+
+    def _hand_over(self, handler: Handler, msg: Message) -> None:
+        # Another answer, or the respondent's end, may have come first.
+        if handler[1] or self._handlers.pop(msg.handle, None):
+            if self.trace:
+                self.trace("receive", msg)
+            try:
+                handler[0](msg)
+            except Exception as e:
+                self._drop(msg, repr(e))
+            if not handler[4]:
+                self.consumed(msg)
+
+    def _local(self, msg: Message, stream: Stream | None = None) -> None:
+        """Broker thread: deliver a message to this context."""
+        handler = self._admit(msg, stream)
+        if handler:
+            self._hand_over(handler, msg)
+
+    def _on_credit(self, msg: Message) -> None:
+        handle, number, amount = _CREDIT.unpack(msg.data)
+        key = (msg.src_id, number or handle)
+        if number:
+            long_send = self._longs.get(key)
+            if long_send:
+                long_send.give(amount)
+        elif not amount:
+            self._end_flow(key, self.invalid_handle_msg)
+        elif key in self._flows:
+            flow = self._flows[key]
+            with flow.lock:
+                flow.credit += amount
+            self._drain(flow)
+
+    # -- ends
+
+    def on_stream_lost(self, stream: Stream) -> None:
+        """Broker thread: every context that was reached through `stream` is gone."""
+        parent = stream is self.routes.parent
+        ids = self.routes.remove(stream)
+        for context_id in ids:
+            self.context_lost(context_id)
+        if parent:
+            fire(self, "parent_lost")
+        fire(self, "routes_lost", ids, stream)
+
+    def _on_del_route(self, msg: Message) -> None:
+        """A neighbour says that a context is gone: believed of those that it leads to."""
+        (context_id,) = _NUMBER.unpack(msg.data)
+        stream = self.routes.get(context_id)
+        if stream is self.routes.get(msg.src_id) and context_id != msg.src_id:
+            self._stream_by_id.pop(context_id, None)
+            self.context_lost(context_id)
+            fire(self, "routes_lost", [context_id], stream)
+
+    def context_lost(self, context_id: int) -> None:
+        """Broker thread: end every wait for a context."""
+        why = self.respondent_disconnect_msg
+        for handle, handler in list(self._handlers.items()):
+            if handler[3] == context_id:
+                self._local(self._dead(handle, context_id, why))
+        for table, end in (
+            (self._flows, self._end_flow),
+            (self._longs, lambda key, why: self._longs[key].end(why)),
+            (self._partials, self._partials.pop),
+            (self._meters, self._meters.pop),
+        ):
+            for key in list(table):
+                if key[0] == context_id:
+                    end(key, why)
+        context = self._contexts.pop(context_id, None)
+        if context:
+            fire(context, "disconnect")

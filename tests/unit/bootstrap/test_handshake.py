@@ -485,7 +485,8 @@ def test_a_shell_that_reads_the_preamble_runs_nothing_of_it(name, tmp_path):
 )
 def test_the_command_line_is_the_same_to_every_shell(name, path, tmp_path):
     command = " ".join(remote_command(path, "user@host:1"))
-    env = {"PATH": os.path.dirname(sys._base_executable) + ":/usr/bin:/bin", "HOME": str(tmp_path)}
+    (tmp_path / "python3").symlink_to(sys._base_executable)  # Its own name may have a version.
+    env = {"PATH": str(tmp_path) + ":/usr/bin:/bin", "HOME": str(tmp_path)}
     env[processes.RUN_VARIABLE] = os.environ[processes.RUN_VARIABLE]
     status, out, err = run([shell(name), "-c", command], b"", env=env)
     assert out.startswith(b"MITO:HELLO %d.%d" % sys.version_info[:2]), err

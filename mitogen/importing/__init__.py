@@ -1,3 +1,3 @@
-"""Module sources on the controlling machine: find them, order them, send them to contexts."""
+"""Serving module sources from the controlling machine: find them, order them, send them."""
 
 from __future__ import annotations

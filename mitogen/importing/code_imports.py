@@ -1,18 +1,18 @@
 """List the modules that compiled code imports.
 
 One job: find IMPORT_NAME in the bytecode of the running Python (CPython 3.9 to 3.15, PyPy) and read
-its operands. Nothing is executed, and nothing but :mod:`opcode` is needed (``dis`` costs 8 ms to
-import and is four times slower).
+its operands. No code is executed, and only :mod:`opcode` is needed: importing ``dis`` takes 8 ms,
+and scanning with it is four times slower.
 
-The layout of an operand is not part of any table here, as releases change it: flags stand below the
-number of a name since 3.11 for LOAD_GLOBAL, 3.12 for LOAD_ATTR, 3.15 for IMPORT_NAME (``lazy
-import``). It is learned once per process from code whose names are known. Where that fails, ``dis``
-reads the code.
+Rules:
 
-Code below ``if TYPE_CHECKING:`` or ``if MYPY:`` is passed over: it is never run.
-
-What it does not do: see calls of ``__import__`` or ``importlib.import_module``, or tell whether any
-other branch is ever taken.
+* No table here describes the layout of an operand, because releases change it: flag bits sit below
+  a name's index since 3.11 for LOAD_GLOBAL, 3.12 for LOAD_ATTR, 3.15 for IMPORT_NAME (``lazy
+  import``). The layout is learned once per process, from code whose names are known. If that fails,
+  ``dis`` reads the code.
+* Code below ``if TYPE_CHECKING:`` or ``if MYPY:`` is skipped: it never runs.
+* Calls of ``__import__`` and ``importlib.import_module`` are not detected, nor are other branches
+  that are never taken.
 
 Threads: pure functions without state, callable from any thread. Controlling machine only.
 """
@@ -31,16 +31,16 @@ __all__ = ["all_imports", "codeobj_imports"]
 
 _IMPORT_NAME = opcode.opmap["IMPORT_NAME"]
 _EXTENDED_ARG = opcode.EXTENDED_ARG
-_LOAD_SMALL_INT = opcode.opmap.get("LOAD_SMALL_INT")  # 3.14 and later; its operand is the number.
+_LOAD_SMALL_INT = opcode.opmap.get("LOAD_SMALL_INT")  # 3.14 and later; the operand is the value.
 _GUARDS = frozenset(["MYPY", "TYPE_CHECKING"])
 _LOADS = ("LOAD_NAME", "LOAD_GLOBAL", "LOAD_ATTR")
-_JUMPS = ("POP_JUMP_FORWARD_IF_FALSE", "POP_JUMP_IF_FALSE")  # The first one in 3.11 only.
+_JUMPS = ("POP_JUMP_FORWARD_IF_FALSE", "POP_JUMP_IF_FALSE")  # The first exists in 3.11 only.
 _CACHE = 0
-#: Instructions that may stand between the load of a guard and the jump.
+#: Instructions that may occur between the load of a guard and the jump.
 _BETWEEN = frozenset([_CACHE, _EXTENDED_ARG, opcode.opmap.get("TO_BOOL", _CACHE)])
 _CO_OPTIMIZED = 0x1  # Set for functions, not for the bodies of modules and classes.
 
-#: Each of IMPORT_NAME and _LOADS occurs twice, for two names that follow each other in co_names.
+#: Code with each of IMPORT_NAME and _LOADS twice, for two names adjacent in co_names.
 _PROBE = """
 import a, b
 a.c
@@ -49,7 +49,7 @@ global e, f
 e
 f
 """
-#: The jump leads to the last LOAD_NAME.
+#: Code with a jump to its last LOAD_NAME.
 _JUMP_PROBE = """
 if a:
     a, a, a, a
@@ -59,11 +59,11 @@ b
 
 class _Layout:
     """
-    The operands of the running Python.
+    Layout of operands in the running Python's bytecode.
 
-    :param steps: By opcode: how much the operand grows from one name to the next.
-    :param jump: The opcode of the jump past a body whose condition is false.
-    :param jump_unit: How much the jump's operand grows per instruction.
+    :param steps: Per opcode, the difference between the operands of adjacent names.
+    :param jump: Opcode of the jump over a body whose condition is false.
+    :param jump_unit: Growth of the jump's operand per instruction.
     """
 
     def __init__(self, steps: dict[int, int], jump: int, jump_unit: int) -> None:
@@ -74,7 +74,7 @@ class _Layout:
 
 @functools.lru_cache(maxsize=1)
 def _layout() -> _Layout | None:
-    """Learn the layout of operands from code whose names are known; None if it can't be."""
+    """Learn the layout of operands from code whose names are known; None if that fails."""
     try:
         loads = [opcode.opmap[name] for name in _LOADS]
         jump = next(opcode.opmap[name] for name in _JUMPS if name in opcode.opmap)
@@ -97,7 +97,7 @@ def _positions(code: bytes, op: int) -> list[int]:
 
 
 def _jump_base(ops: bytes, number: int, jump: int) -> int:
-    """Return the instruction that the operand of *jump*, the one of that *number*, counts from."""
+    """Return the instruction that the operand of the *jump* at *number* is relative to."""
     if jump in opcode.hasjabs:  # Up to 3.10.
         return 0
     number += 1
@@ -107,12 +107,12 @@ def _jump_base(ops: bytes, number: int, jump: int) -> int:
 
 
 def codeobj_imports(co: CodeType) -> Iterator[tuple[int, str, tuple[str, ...]]]:
-    """Yield what *co* itself imports, in order of the bytecode, without the code nested in it.
+    """Yield the imports in *co* in bytecode order, without those in nested code.
 
     :param co: A code object of the running Python.
     :returns: Triples *(level, modname, names)*: the number of leading dots; the module's name as
         written, ``""`` for ``from . import x``; the names after ``from ... import``, ``("*",)`` for
-        a star, ``()`` for a plain ``import``. Those of ``lazy import`` (3.15) are among them.
+        a star, ``()`` for a plain ``import``. ``lazy import`` (3.15) is included.
     """
     ops, args = co.co_code[::2], co.co_code[1::2]
     number = ops.find(_IMPORT_NAME)
@@ -135,7 +135,7 @@ def codeobj_imports(co: CodeType) -> Iterator[tuple[int, str, tuple[str, ...]]]:
 
 
 def _operand(ops: bytes, args: bytes, number: int) -> tuple[int, int]:
-    """Return the number of the instruction before the one of that *number*, and its operand."""
+    """Return the operand of instruction *number*, after the index of the instruction before it."""
     operand, shift = args[number], 8
     while number and ops[number - 1] == _EXTENDED_ARG:
         number -= 1
@@ -145,18 +145,18 @@ def _operand(ops: bytes, args: bytes, number: int) -> tuple[int, int]:
 
 
 def _loaded(co: CodeType, ops: bytes, args: bytes, number: int) -> tuple[int, object]:
-    """Return the number of the instruction before, and the constant that an instruction loads."""
+    """Return the constant loaded by an instruction, after the index of the one before it."""
     if number < 0:
         return number, None
     before, operand = _operand(ops, args, number)
     if ops[number] == _LOAD_SMALL_INT:
         return before, operand
-    # LOAD_COMMON_CONSTANT (3.14) is not among them; None is one of its constants since 3.15.
+    # LOAD_COMMON_CONSTANT (3.14) is not handled, though None is one of its constants since 3.15.
     return before, co.co_consts[operand] if ops[number] in opcode.hasconst else None
 
 
 def _unused(co: CodeType, ops: bytes, args: bytes, layout: _Layout) -> list[range]:
-    """Return the instructions below ``if TYPE_CHECKING:`` and ``if MYPY:``."""
+    """Return the ranges of instructions below ``if TYPE_CHECKING:`` and ``if MYPY:``."""
     found: list[range] = []
     if _GUARDS.isdisjoint(co.co_names):
         return found
@@ -174,7 +174,7 @@ def _unused(co: CodeType, ops: bytes, args: bytes, layout: _Layout) -> list[rang
 
 
 def _imports_by_dis(co: CodeType) -> Iterator[tuple[int, str, tuple[str, ...]]]:
-    """Yield the same as codeobj_imports(), slowly and for every layout of operands."""
+    """Yield the same as codeobj_imports(), slowly but for any layout of operands."""
     import dis
 
     level: object = None
@@ -194,11 +194,11 @@ def _imports_by_dis(co: CodeType) -> Iterator[tuple[int, str, tuple[str, ...]]]:
 
 
 def all_imports(co: CodeType) -> Iterator[tuple[int, str, tuple[str, ...], bool]]:
-    """Yield what *co* and the code nested in it import, the outer code's imports first.
+    """Yield the imports in *co* and in the code nested in it, the outer code's first.
 
     :param co: A code object of the running Python.
-    :returns: As for :func:`codeobj_imports`, and a fourth item: True if the import happens only
-        when a function is called, False if at import time (modules and class bodies).
+    :returns: Items as of :func:`codeobj_imports`, plus a flag: True if the import runs only when a
+        function is called, False if at import time (modules and class bodies).
     """
     pending = [(co, False)]
     while pending:
@@ -210,8 +210,8 @@ def all_imports(co: CodeType) -> Iterator[tuple[int, str, tuple[str, ...], bool]
 
 
 def _is_function(co: CodeType) -> bool:
-    """Tell whether *co* runs later than the code around it."""
-    # The scope of type parameters (3.12) looks like a function, but is called at once.
+    """Return whether *co* runs later than the code around it."""
+    # The scope of type parameters (3.12) has a function's flags, but runs at once.
     return bool(co.co_flags & _CO_OPTIMIZED) and not co.co_name.startswith(
         "<generic parameters of "
     )

@@ -1,20 +1,20 @@
-"""Find the source of modules on the controlling machine, and what belongs to the program.
+"""Find the source and the imports of modules on the controlling machine.
 
-One job: from a module's name to a :class:`Module`, and from a module to those it imports. paths.py
-locates modules and decides whose they are; graph.py orders them.
+One job: map a module's name to a :class:`Module`, and a module to those it imports. paths.py
+locates and classifies modules; graph.py orders them.
 
 Rules:
 
-* Nothing is ever imported, and no attribute of a module is read in a way that could run its code:
-  lazy modules (six.moves, importlib.util.LazyLoader) stay as lazy as they were.
-* What is loaded wins over what a search would find: the child gets what the program runs.
-* Whose module wins on the target is decided per top-level name, for a namespace package per portion
-  (docs: "Importing"). The standard library is always the target's own.
-* Import is cheap: ast, pkgutil and the like are imported where they are needed, typing never.
+* No module is ever imported, and no attribute of a module is read in a way that could run its code:
+  lazy modules (six.moves, importlib.util.LazyLoader) stay lazy.
+* Loaded modules win over search results: a child gets the code that the program runs.
+* The choice between the program's copy of a module and the target's is made per top-level name, for
+  a namespace package per portion (docs: "Importing"). The standard library is always the target's.
+* Importing this module is cheap: ast, pkgutil and the like are imported on first use, typing never.
 
-Threads: :class:`ModuleFinder` may be used from any thread; its caches are guarded by one lock,
-which is never held while a file is read except for the list of own names. Never call it on a broker
-thread. Controlling machine only.
+Threads: :class:`ModuleFinder` may be used from any thread except a broker's. One lock guards its
+caches; it is not held while files are read, except to list the program's own names. Controlling
+machine only.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from mitogen.importing.graph import Import
 
-    # The answer of the older interface: path, source and whether it is a package.
+    # A result of the older interface: path, source, and whether the module is a package.
     Source = tuple[str | None, bytes | None, bool | None]
     ListImports = Callable[[CodeType], Iterable[Import]]
 
@@ -75,16 +75,16 @@ _LINE_END = re.compile(rb"(?<=\n)|(?<=\r)(?!\n)")
 
 
 class Module:
-    """What is known of one module that can be served.
+    """A module that can be served.
 
-    :ivar fullname: Its name, with those of its packages.
+    :ivar fullname: Full name, with the names of its packages.
     :ivar path: Path of the source, for tracebacks; of the first portion for a namespace package.
     :ivar source: Source as found on disk, in its own encoding; None for a namespace package.
     :ivar is_pkg: True for a package, also a namespace package.
     :ivar is_namespace: True for a package without a file of its own.
     :ivar submodules: Full names of a package's direct submodules.
     :ivar kind: ``"own"``, ``"installed"`` or ``"mitogen"``. (``"stdlib"`` is never served.)
-    :ivar package: What relative imports in it start from, its ``__package__``.
+    :ivar package: Base of relative imports in the module, its ``__package__``.
     """
 
     __slots__ = (
@@ -125,44 +125,44 @@ class Module:
 
 
 def get_child_modules(path: str, fullname: str = "") -> list[str]:
-    """List the modules directly below a package, without their package's name.
+    """List the modules directly below a package, without the package's name.
 
     :param path: Path of the package's ``__init__.py``.
     :param fullname: The package's name; loaded submodules of that name are listed too.
-    :returns: Sorted names, those of namespace packages and extension modules too.
+    :returns: Sorted names, including namespace packages and extension modules.
     """
     return children([os.path.dirname(path)], fullname)
 
 
 # --- reading source ---
 
-# Why a module can't be served and what to do about it.
-_BYTECODE_ONLY = "there is only %s and no source. Put the .py file beside it."
+# Reasons why a module can't be served, each with a remedy.
+_BYTECODE_ONLY = "only bytecode was found (%s), no source. Put the .py file beside it."
 _EXTENSION_MODULE = (
     "%s is a C extension module, which only works on the machine it was built for. Install it on "
     "the target, or import it on the controlling machine only."
 )
 _IN_STDLIB = (
-    "it belongs to the standard library, so each target has its own. If it is a module of the "
-    "program, give it another name."
+    "it belongs to the standard library, and each target uses its own. If it is a module of your "
+    "program, rename it."
 )
 _MADE_AT_RUN_TIME = (
-    "it was made at run time and has no source. Import what makes it, or pass its source to "
-    "add_source_override()."
+    "it was made at run time and has no source. Import the module that makes it, or pass its "
+    "source to add_source_override()."
 )
 _MAIN_WITHOUT_FILE = (
     "the program was typed in, piped in or given with -c, so it has no file. Put the functions to "
-    "call into a module, or into a file that is run."
+    "call into a module, or run the program from a file."
 )
 _MAIN_WITHOUT_GUARD = (
-    "%s has no \"if __name__ == '__main__':\", so to import it there would run the whole program "
-    "once more. Put the code that starts the program below such a line, or move the functions to "
-    "call into a module of their own."
+    "%s has no \"if __name__ == '__main__':\", so importing it in a child would run the whole "
+    "program again. Put the code that starts the program below such a line, or move the functions "
+    "to call into a module of their own."
 )
 _NOT_FOUND = (
-    "it is not found in sys.path on the controlling machine. Install it there or on the target."
+    "it was not found in sys.path on the controlling machine. Install it there or on the target."
 )
-_UNREADABLE = "its source %s can't be read. Is the file still there?"
+_UNREADABLE = "its source %s can't be read. Check that the file still exists."
 
 
 def _refuse(fullname: str, path: str | None, reason: str) -> NoReturn:
@@ -172,7 +172,7 @@ def _refuse(fullname: str, path: str | None, reason: str) -> NoReturn:
 
 
 def _read(found: Found) -> tuple[str, bytes]:
-    """Return path and source of a module; raise :class:`ModuleUnservable` where there's none."""
+    """Return the path and source of a module; raise :class:`ModuleUnservable` if it has none."""
     path, loader = found.path, found.loader
     if loader in (importlib.machinery.BuiltinImporter, importlib.machinery.FrozenImporter):
         _refuse(found.fullname, path, "it is built into Python, so each target has its own.")
@@ -191,14 +191,14 @@ def _read(found: Found) -> tuple[str, bytes]:
 
 
 def _read_file(loader: Any, path: str) -> bytes | None:
-    """Read a file, through its loader where it has one that can, for those in a zip file."""
+    """Read a file, preferably through its loader, which can read from a zip file."""
     get_data = getattr(loader, "get_data", None)
     if get_data is not None:
         try:
             data = get_data(path)
             if isinstance(data, bytes):
                 return data
-        except Exception:  # Another loader's code: whatever it raises, the file may still be there.
+        except Exception:  # A third-party loader may raise anything; the file may still exist.
             pass
     try:
         with open(path, "rb") as fp:
@@ -208,16 +208,16 @@ def _read_file(loader: Any, path: str) -> bytes | None:
 
 
 def _read_source(loader: Any, name: str) -> bytes | None:
-    """Ask a loader for the source as text, and put that back into its encoding."""
+    """Get the source from a loader as text, and encode it as it was on disk."""
     try:
         source = loader.get_source(name)
         return source.encode(_encoding(source)) if isinstance(source, str) else None
-    except Exception:  # No such method, another loader's code failing, an unknown encoding.
+    except Exception:  # No such method, a third-party loader's error, or an unknown encoding.
         return None
 
 
 def _encoding(source: str) -> str:
-    """Return the encoding that *source* declares (PEP 263), so that its bytes are what they say."""
+    """Return the encoding that *source* declares (PEP 263), or UTF-8."""
     for line in source.split("\n", 2)[:2]:
         found = _CODING.match(line)
         if found:
@@ -228,7 +228,7 @@ def _encoding(source: str) -> str:
 
 
 def _code(loader: Any, path: str, source: bytes) -> CodeType | None:
-    """Compile *source*, or take what Python has compiled; None if there's an error in it."""
+    """Return the code of *source*, compiled or from Python's cache; None on a syntax error."""
     try:
         if type(loader) is importlib.machinery.SourceFileLoader and loader.path == path:
             # Ten times as fast as compiling, where the .pyc is up to date.
@@ -244,13 +244,13 @@ def _code(loader: Any, path: str, source: bytes) -> CodeType | None:
 def neutralize_main(path: str, source: bytes | str) -> bytes | str:
     """Cut the source of a main program so that a child can import it without running it.
 
-    Everything from its ``if __name__ == "__main__":`` on is dropped. A program that has no such
-    guard, but uses ``@mitogen.main()``, which does nothing in a child, is returned whole.
+    Everything from its ``if __name__ == "__main__":`` on is dropped. A program without that guard
+    is returned whole if it uses ``@mitogen.main()``, which does nothing in a child.
 
     :param path: Path of the program, for the error.
-    :param source: Its source.
+    :param source: Source of the program.
     :returns: Source of the same type, with the same line numbers.
-    :raises ModuleUnservable: It has no guard, or it is no Python.
+    :raises ModuleUnservable: The program has no guard, or is not valid Python.
     """
     import ast
 
@@ -275,7 +275,7 @@ def _first_lines(source: bytes | str, count: int) -> bytes | str:
 
 
 def _is_guard(test: Any) -> bool:
-    """Tell whether an expression is ``__name__ == "__main__"``, perhaps with ``and ...``."""
+    """Return whether an expression is ``__name__ == "__main__"``, or an ``and`` with it."""
     if type(test).__name__ == "BoolOp" and type(test.op).__name__ == "And":
         return any(map(_is_guard, test.values))
     if type(test).__name__ != "Compare" or [type(op).__name__ for op in test.ops] != ["Eq"]:
@@ -287,7 +287,7 @@ def _is_guard(test: Any) -> bool:
 
 
 def _uses_mitogen_main(body: list[Any]) -> Callable[[Any], bool]:
-    """Return a test for statements of *body*: a function decorated with ``mitogen.main()``?"""
+    """Return a predicate: is a statement of *body* a function decorated with ``mitogen.main()``?"""
     modules, functions = {"mitogen"}, set()
     for node in body:
         for alias in getattr(node, "names", ()):
@@ -318,7 +318,7 @@ def _found_main() -> Found:
         _refuse("__main__", None, _MAIN_WITHOUT_FILE)
     package = attribute(sys.modules["__main__"], "__package__")
     found.package = package if isinstance(package, str) else ""
-    found.locations = None  # "python -m pkg" sets none, but be sure: __main__ is no package.
+    found.locations = None  # Normally None already, also with "python -m pkg".
     return found
 
 
@@ -329,11 +329,11 @@ class FinderMethod:
     """One way to find the source of a module."""
 
     def find(self, fullname: str) -> tuple[str, bytes, bool] | None:
-        """Return path, source and whether it's a package, or None.
+        """Return the path, the source and whether it's a package; None if not found.
 
         :param fullname: Full name of a module.
         """
-        found = self._locate(fullname)
+        found = self.locate(fullname)
         if found is None:
             return None
         if found.is_namespace:
@@ -344,7 +344,8 @@ class FinderMethod:
             return None
         return path, source, found.locations is not None
 
-    def _locate(self, fullname: str) -> Found | None:
+    def locate(self, fullname: str) -> Found | None:
+        """Return the place of a module, or None if this method can't find it."""
         raise NotImplementedError
 
     def _read(self, found: Found) -> tuple[str, bytes]:
@@ -355,9 +356,9 @@ class FinderMethod:
 
 
 class DefectivePython3xMainMethod(FinderMethod):
-    """Find ``__main__``, which has no spec when a file is run. (The name is an old one.)"""
+    """Finder of ``__main__``, which has no spec when a file is run. (The name is historical.)"""
 
-    def _locate(self, fullname: str) -> Found | None:
+    def locate(self, fullname: str) -> Found | None:
         try:
             return _found_main() if fullname == "__main__" else None
         except ModuleUnservable:
@@ -365,9 +366,9 @@ class DefectivePython3xMainMethod(FinderMethod):
 
 
 class PkgutilMethod(FinderMethod):
-    """Find a loaded module by its loader. (The name is an old one.)"""
+    """Finder of loaded modules by their loader. (The name is historical.)"""
 
-    def _locate(self, fullname: str) -> Found | None:
+    def locate(self, fullname: str) -> Found | None:
         found = loaded(fullname)
         if found is None or found.loader is None or found.real_name != fullname:
             return None
@@ -375,37 +376,37 @@ class PkgutilMethod(FinderMethod):
 
 
 class SysModulesMethod(FinderMethod):
-    """Find a loaded module by its ``__file__`` or ``__path__``."""
+    """Finder of loaded modules by their ``__file__`` or ``__path__``."""
 
-    def _locate(self, fullname: str) -> Found | None:
+    def locate(self, fullname: str) -> Found | None:
         found = loaded(fullname)
         return found if found is not None and found.real_name == fullname else None
 
 
 class ParentSpecEnumerationMethod(FinderMethod):
-    """Find a module that isn't loaded, beginning at the nearest package that is."""
+    """Finder of modules that aren't loaded, starting at the nearest loaded package."""
 
-    def _locate(self, fullname: str) -> Found | None:
+    def locate(self, fullname: str) -> Found | None:
         return searched(fullname)
 
 
 class ParentImpEnumerationMethod(ParentSpecEnumerationMethod):
-    """The same as :class:`ParentSpecEnumerationMethod`; exists for compatibility only."""
+    """Alias of :class:`ParentSpecEnumerationMethod`, kept for compatibility."""
 
 
 # --- the finder ---
 
 
 class ModuleFinder:
-    """Finds modules, what they import, and which of them are the program's own.
+    """Finder of modules, of their imports, and of the names that are the program's own.
 
-    :param all_imports: :func:`mitogen.imports.all_imports`, which this module doesn't import
-        itself. It makes :meth:`dependencies` ten times as fast; without it the source is parsed.
+    :param all_imports: :func:`mitogen.imports.all_imports`, passed in rather than imported here. It
+        makes :meth:`dependencies` ten times as fast; without it the source is parsed.
     """
 
     def __init__(self, all_imports: ListImports | None = None) -> None:
         self._all_imports = all_imports
-        #: The ways to find a module, in the order in which they are tried.
+        #: Finder methods, in the order in which they are tried.
         self.get_module_methods: list[FinderMethod] = [
             DefectivePython3xMainMethod(),
             PkgutilMethod(),
@@ -422,11 +423,11 @@ class ModuleFinder:
     def add_source_override(
         self, fullname: str, path: str, source: bytes | str, is_pkg: bool
     ) -> None:
-        """Serve a given source instead of what would be found.
+        """Serve the given source instead of the module that would be found.
 
-        :param fullname: Name of the module; may be one of the standard library.
-        :param path: Path to give it, for tracebacks.
-        :param source: Its source; text is encoded as UTF-8.
+        :param fullname: Name of the module; it may belong to the standard library.
+        :param path: Path of the module, for tracebacks.
+        :param source: Source of the module; text is encoded as UTF-8.
         :param is_pkg: True for a package.
         """
         if isinstance(source, str):
@@ -439,7 +440,7 @@ class ModuleFinder:
         """Change a module's source before it is served.
 
         :param fullname: Name of the module.
-        :param modifier: Called with the source, returns the one to serve; once per module.
+        :param modifier: Function from the source to the source to serve, called once per module.
         """
         self._modifiers[fullname] = modifier
         self._forget()
@@ -449,9 +450,9 @@ class ModuleFinder:
         self._imports.clear()
 
     def find(self, fullname: str) -> Module:
-        """Return a module that a child asks for.
+        """Return a module that can be served.
 
-        :param fullname: Its full name.
+        :param fullname: Full name of a module.
         :raises ModuleUnservable: It isn't found, belongs to the standard library, or has no source.
         """
         module = self._modules.get(fullname)
@@ -470,7 +471,7 @@ class ModuleFinder:
         return Module(fullname, path, source, is_pkg, kind, submodules=below)
 
     def _find(self, fullname: str) -> Module:
-        found = self._locate(fullname)
+        found = self.locate(fullname)
         kind = self.kind(fullname)
         if kind == STDLIB:
             _refuse(fullname, None if found is None else found.path, _IN_STDLIB)
@@ -490,14 +491,14 @@ class ModuleFinder:
         missing = sys.modules.get(fullname) is None
         _refuse(fullname, None, _NOT_FOUND if missing else _MADE_AT_RUN_TIME)
 
-    def _locate(self, fullname: str) -> Found | None:
-        """Say where a module is. A mere second name for a loaded module is looked at last."""
+    def locate(self, fullname: str) -> Found | None:
+        """Return the place of a module. Aliases of loaded modules are looked up last."""
         if fullname == "__main__":
             return _found_main()
         if not all(fullname.split(".")) or not set("/\\\0").isdisjoint(fullname):
             return None
         for method in self.get_module_methods:
-            found = method._locate(fullname)
+            found = method.locate(fullname)
             if found is not None:
                 return found
         return loaded(fullname)
@@ -516,7 +517,7 @@ class ModuleFinder:
 
     @staticmethod
     def _is_main(fullname: str) -> bool:
-        """Tell whether this is the main program, perhaps by the name given to ``python -m``."""
+        """Return whether this is the main program, maybe under the name given to ``python -m``."""
         if fullname == "__main__":
             return True
         return fullname == _main_spec_name() and fullname not in sys.modules
@@ -527,7 +528,7 @@ class ModuleFinder:
         return tuple(sorted(names))
 
     def get_module_source(self, fullname: str) -> Source:
-        """Return path, source and whether it's a package, or three times None.
+        """Return the path, the source and whether it's a package, or three times None.
 
         :param fullname: Full name of a module. The source of a namespace package is empty.
         """
@@ -537,16 +538,16 @@ class ModuleFinder:
             return None, None, None
         return module.path, module.source or b"", module.is_pkg
 
-    # --- whose it is ---
+    # --- kinds of modules ---
 
     def kind(self, fullname: str) -> str | None:
-        """Tell whose a module is: ``"own"``, ``"installed"``, ``"stdlib"`` or ``"mitogen"``.
+        """Classify a module as ``"own"``, ``"installed"``, ``"stdlib"`` or ``"mitogen"``.
 
-        Decided for the top-level name, below a namespace package for the first package or module
-        that has a file. A namespace package with portions of several kinds is ``"installed"``.
+        The top-level name decides; below a namespace package it is the first package or module that
+        has a file. A namespace package with portions of several kinds is ``"installed"``.
 
         :param fullname: Full name of a module.
-        :returns: None if it isn't found.
+        :returns: The kind, or None if the module isn't found.
         """
         top = fullname.partition(".")[0]
         if top == MITOGEN:
@@ -559,11 +560,11 @@ class ModuleFinder:
 
     def _found_kind(self, fullname: str) -> str | None:
         name, _, rest = fullname.partition(".")
-        found = self._locate(name)
+        found = self.locate(name)
         while rest and found is not None and found.is_namespace:
             part, _, rest = rest.partition(".")
             name += "." + part
-            found = self._locate(name)
+            found = self.locate(name)
         if found is None:
             return None
         if found.is_namespace:
@@ -577,29 +578,29 @@ class ModuleFinder:
     def own_names(self) -> list[str]:
         """Return the names of the program's own modules, sorted.
 
-        Top-level names: those loaded, and those in entries of ``sys.path`` that are neither the
-        standard library's nor site-packages. Where a namespace package is not wholly the program's
-        own, the full names of those of its portions that are. Never ``mitogen``; extension modules
-        are left out.
+        These are the top-level names that are loaded, or that lie in entries of ``sys.path`` other
+        than the standard library's and site-packages; for a namespace package that is only partly
+        the program's own, the full names of its own portions. ``mitogen`` and extension modules are
+        left out.
         """
         return sorted(self._own.since(0)[0])
 
     def own_names_since(self, mark: int) -> tuple[list[str], int]:
-        """Return the own names found after an earlier call, to tell a child of them.
+        """Return the own names found since an earlier call, so that a child can be updated.
 
-        :param mark: What the earlier call returned; 0 for all.
+        :param mark: The mark returned by the earlier call; 0 for all names.
         :returns: The names, in the order in which they were found, and the mark for the next call.
         """
         return self._own.since(mark)
 
-    # --- what it imports ---
+    # --- imports of a module ---
 
     def possible_imports(self, fullname: str) -> list[str]:
-        """List all that a module's import statements name, also what is not loaded here.
+        """List all names in a module's import statements, whether they are loaded here or not.
 
         :param fullname: Full name of a module.
-        :returns: Full names in order; some may be no modules but attributes. Nothing of the
-            standard library.
+        :returns: Full names in order, some of which may be attributes rather than modules. The
+            standard library is left out.
         :raises ModuleUnservable: See :meth:`find`.
         """
         return [name for name, _ in self._imported(fullname)]
@@ -608,13 +609,14 @@ class ModuleFinder:
         """List the modules that a module imports directly, also inside functions.
 
         :param fullname: Full name of a module.
-        :returns: Full names in order, each package before what is imported from it; only what is
-            loaded in this process, nothing of the standard library.
+        :returns: Full names in order, a package before the modules imported from it; only modules
+            that are loaded in this process and not in the standard library.
         :raises ModuleUnservable: See :meth:`find`.
         """
-        return [name for name, _ in self._dependencies(fullname)]
+        return [name for name, _ in self.dependencies_by_scope(fullname)]
 
-    def _dependencies(self, fullname: str) -> list[tuple[str, bool]]:
+    def dependencies_by_scope(self, fullname: str) -> list[tuple[str, bool]]:
+        """Return :meth:`dependencies`, each with a flag: imported inside functions only."""
         return [
             (name, in_function)
             for name, in_function in self._imported(fullname)
@@ -622,7 +624,7 @@ class ModuleFinder:
         ]
 
     def _imported(self, fullname: str) -> list[tuple[str, bool]]:
-        """List what a module might import, each with whether only inside functions."""
+        """List the possible imports of a module, each with whether it's inside functions only."""
         imported = self._imports.get(fullname)
         if imported is None:
             found: dict[str, bool] = {}
@@ -634,7 +636,7 @@ class ModuleFinder:
         return imported
 
     def _listed(self, module: Module) -> Iterable[Import]:
-        """List the import statements of a module."""
+        """Return the import statements of a module."""
         name, source = module.fullname, module.source
         if not source:
             return ()
@@ -642,7 +644,7 @@ class ModuleFinder:
             return imports_in(parsed(source))
         loader = None
         if name not in self._overrides and name not in self._modifiers and not self._is_main(name):
-            found = self._locate(name)
+            found = self.locate(name)
             loader = None if found is None else found.loader
         code = _code(loader, module.path, source)
         return () if code is None else self._all_imports(code)
@@ -650,22 +652,21 @@ class ModuleFinder:
     def closure(
         self, fullnames: Iterable[str], want: Callable[[str], bool] | None = None
     ) -> list[str]:
-        """List modules with all that they import, in an order in which they can be imported.
+        """List modules and everything they import, in an order in which they can be imported.
 
-        What is imported inside functions comes last. Of a circle of imports, one comes too early.
+        Imports inside functions come last. In a circle of imports, one module comes too early.
 
-        :param fullnames: Where to begin.
-        :param want: Says for a full name whether it is wanted; what an unwanted module imports is
-            not looked at.
-        :returns: Full names, each once: those that :meth:`find` returns, a package before what is
-            in it, a module after what it imports at import time where that is possible.
+        :param fullnames: Full names to start with.
+        :param want: Predicate on a full name; the imports of an unwanted module are not followed.
+        :returns: Full names of modules that :meth:`find` returns, each once: a package before its
+            contents, a module after its import-time imports where that is possible.
         """
         walk = Closure(self, want)
         walk.add(fullnames)
         return walk.order
 
     def find_related_imports(self, fullname: str) -> list[str]:
-        """As :meth:`dependencies`, but empty for what can't be found.
+        """Return :meth:`dependencies`, or an empty list for a module that can't be served.
 
         :param fullname: Full name of a module.
         """
@@ -675,18 +676,18 @@ class ModuleFinder:
             return []
 
     def find_related(self, fullname: str) -> list[str]:
-        """List what a module imports, directly or not; see :meth:`closure`.
+        """List the direct and indirect imports of a module; see :meth:`closure`.
 
-        :param fullname: Full name of a module, itself not in the result.
+        :param fullname: Full name of a module; it is not part of the result.
         """
         return [name for name in self.closure([fullname]) if name != fullname]
 
     def resolve_relpath(self, fullname: str, level: int) -> str:
-        """Return what to put before a name in ``from ... import`` with *level* dots.
+        """Return the prefix of a name in a ``from ... import`` with *level* dots.
 
-        :param fullname: Full name of the module that has the import.
+        :param fullname: Full name of the importing module.
         :param level: Number of dots.
-        :returns: A package's name and a dot; ``""`` for level 0 and where there's no such package.
+        :returns: A package's name and a dot; ``""`` for level 0 or if there is no such package.
         """
         if not level:
             return ""
@@ -698,7 +699,7 @@ class ModuleFinder:
         return base + "." if base else ""
 
     def generate_parent_names(self, fullname: str) -> Iterator[str]:
-        """Yield the names of the packages that *fullname* is in, the nearest first."""
+        """Yield the names of the packages that contain *fullname*, the nearest first."""
         while "." in fullname:
             fullname = fullname.rpartition(".")[0]
             yield fullname

@@ -1,12 +1,12 @@
-"""Say how modules hang together: what each imports, in which order, which are the program's own.
+"""Analyze the imports of modules: their names, their order, and which are the program's own.
 
-Part of finder.py: the classes here ask its ModuleFinder where modules are and what is in them.
+A part of finder.py: the classes here query its ModuleFinder for places and contents of modules.
 
-Rules: nothing is ever imported. What is imported inside functions comes after what is needed at
-import time. Names on the list of own names are never taken off it.
+Rules: no module is ever imported. Imports inside functions are ordered after those needed at import
+time. The list of own names only grows.
 
-Threads: the functions have no state; :class:`OwnNames` is guarded by its lock, which is held while
-directories are listed; a :class:`Closure` is for one thread. Never on a broker thread. Controlling
+Threads: the functions have no state; the lock of :class:`OwnNames` is held while directories are
+listed; a :class:`Closure` belongs to one thread. Never call this on a broker thread. Controlling
 machine only.
 """
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from mitogen.importing.finder import ModuleFinder
 
-    # One import: number of leading dots, module's name, names after "import", whether in a
+    # One import: number of leading dots, module's name, names after "import", whether it is in a
     # function.
     Import = tuple[int, str, tuple[str, ...], bool]
 
@@ -45,7 +45,7 @@ __all__ = ["Closure", "OwnNames", "imported_names", "imports_in", "parsed", "rel
 
 
 def parsed(source: bytes) -> list[Any]:
-    """Return the statements of *source*, none if there's an error in it."""
+    """Return the statements of *source*, or none on a syntax error."""
     import ast
 
     try:
@@ -55,7 +55,7 @@ def parsed(source: bytes) -> list[Any]:
 
 
 def imports_in(statements: list[Any]) -> Iterator[Import]:
-    """Yield the imports among *statements* and those inside them; like imports.all_imports()."""
+    """Yield the imports in *statements*, nested ones too, in the form of imports.all_imports()."""
     pending = [(statement, False) for statement in reversed(statements)]
     while pending:
         node, in_function = pending.pop()
@@ -74,18 +74,18 @@ def imports_in(statements: list[Any]) -> Iterator[Import]:
 
 
 def _name(node: Any) -> str:
-    """Return the name, or the attribute's, that an expression is; an empty string for others."""
+    """Return the identifier of a name or attribute expression; an empty string for others."""
     return str(getattr(node, "attr", getattr(node, "id", "")))
 
 
 def relative(package: str, level: int) -> str:
-    """Return the package that *level* dots name in a module of *package*, or an empty string."""
+    """Return the package denoted by *level* dots in a module of *package*, or an empty string."""
     parts = package.split(".")
     return ".".join(parts[: len(parts) - level + 1]) if level <= len(parts) else ""
 
 
 def imported_names(package: str, listed: Iterable[Import]) -> Iterator[tuple[str, bool]]:
-    """Yield the full names that may be modules among those imported in a module of *package*."""
+    """Yield the full names imported in a module of *package*; some may not be modules."""
     for level, modname, names, in_function in listed:
         base = modname
         if level:
@@ -103,7 +103,7 @@ def imported_names(package: str, listed: Iterable[Import]) -> Iterator[tuple[str
 
 
 class Closure:
-    """One walk through the graph of imports. No recursion: chains of imports can be long."""
+    """A walk through the import graph. It does not recurse: chains of imports can be long."""
 
     def __init__(self, finder: ModuleFinder, want: Callable[[str], bool] | None) -> None:
         self.order: list[str] = []
@@ -112,9 +112,10 @@ class Closure:
         self._entered: set[str] = set()
         self._accepted: set[str] = set()  # Entered, wanted and found.
         self._emitted: set[str] = set()
-        self._later: list[str] = []  # Imported inside functions.
+        self._later: list[str] = []  # Imports inside functions, walked last.
 
     def add(self, fullnames: Iterable[str]) -> None:
+        """Walk the import graph from *fullnames* and append the modules found to `order`."""
         self._walk(list(fullnames))
         while self._later:
             later, self._later = self._later, []
@@ -133,7 +134,7 @@ class Closure:
         if self._want is not None and not self._want(name):
             return []
         try:
-            dependencies = self._finder._dependencies(name)
+            dependencies = self._finder.dependencies_by_scope(name)
         except ModuleUnservable:
             return []
         self._accepted.add(name)
@@ -166,14 +167,15 @@ class OwnNames:
     def __init__(self, finder: ModuleFinder) -> None:
         self._finder = finder
         self._lock = threading.Lock()
-        self._names: dict[str, None] = {}  # In the order in which they were found; never shrinks.
-        self._seen: set[str] = set()  # Those of sys.modules that were looked at.
+        self._names: dict[str, None] = {}  # In the order in which they were found; only grows.
+        self._seen: set[str] = set()  # Names in sys.modules that were examined.
         self._mixed: set[str] = set()  # Namespace packages with portions that aren't own.
         self._entry_kinds: dict[str, str] = {}
-        self._state: list[tuple[str, int]] = []  # Own entries of sys.path and when they changed.
+        self._state: list[tuple[str, int]] = []  # Entries of sys.path with their mtimes, in ns.
         self._listings: dict[tuple[str, int], Listing] = {}
 
     def since(self, mark: int) -> tuple[list[str], int]:
+        """Return the names after *mark*, and the mark after the last one."""
         with self._lock:
             self._look_at_modules()
             self._look_at_path()
@@ -181,7 +183,7 @@ class OwnNames:
         return names[mark:], len(names)
 
     def note(self, name: str) -> None:
-        """Add a name, unless all that is below its top-level name is on the list."""
+        """Add a name, unless its whole top-level package is on the list."""
         top = name.partition(".")[0]
         if top != MITOGEN and top not in self._names:
             self._names[name] = None
@@ -189,7 +191,7 @@ class OwnNames:
     def _look_at_modules(self) -> None:
         new = set(sys.modules) - self._seen
         self._seen |= new
-        for name in sorted(new):  # Sorted: a package comes before what is in it.
+        for name in sorted(new):  # Sorted: a package comes before its contents.
             top = name.partition(".")[0]
             if top != name:
                 if top in self._mixed:
@@ -202,8 +204,8 @@ class OwnNames:
                 self._look_at(name)
 
     def _look_at(self, name: str) -> None:
-        """Note a top-level name if it's own and can be served."""
-        found = self._finder._locate(name)
+        """Add a top-level name if it's own and can be served."""
+        found = self._finder.locate(name)
         if found is None or (found.path or "").endswith(EXTENSIONS):
             return
         kind = self._finder.kind(name)
@@ -218,7 +220,7 @@ class OwnNames:
                         self._look_at_portion("%s.%s" % (name, child))
 
     def _look_at_portion(self, fullname: str) -> None:
-        """Note a module below a namespace package, or the package it is in, if it's own."""
+        """Add a module below a namespace package, or the package around it, if it's own."""
         for name in [*list(self._finder.generate_parent_names(fullname))[::-1], fullname][1:]:
             if name in self._names:
                 return
@@ -227,19 +229,19 @@ class OwnNames:
                 return
 
     def _look_at_mapping(self, module: ModuleType | None) -> None:
-        """Note what setuptools' finder for an editable install knows, even if it isn't loaded."""
+        """Add the names in the mapping of an editable install by setuptools, loaded or not."""
         mapping = attribute(module, "MAPPING")
         for name in mapping if isinstance(mapping, dict) else ():
             if not is_stdlib_name(name) and self._finder.kind(name) == OWN:
                 self.note(name)
 
     def _look_at_path(self) -> None:
-        """Note what is in the entries of ``sys.path`` that are the program's own."""
+        """Add the modules in the program's own entries of ``sys.path``."""
         state = self._path_state()
         if state == self._state:
             return
         self._state = state
-        taken: set[str] = set()  # An earlier entry wins, also one of site-packages.
+        taken: set[str] = set()  # An earlier entry wins, even one of site-packages.
         for entry, changed in state:
             listing = self._listings.get((entry, changed))
             if listing is None:
@@ -251,7 +253,7 @@ class OwnNames:
             taken |= listing.names
 
     def _path_state(self) -> list[tuple[str, int]]:
-        """Return the entries that matter, up to the last own one, each with when it changed."""
+        """Return the relevant entries, up to the last own one, each with its mtime in ns."""
         state, length = [], 0
         entries: list[object] = list(sys.path)
         for entry in entries:

@@ -1,14 +1,14 @@
-"""Say where modules are on the controlling machine, and whose a path or a top-level name is.
+"""Locate modules on the controlling machine, and classify paths and top-level names.
 
-The lowest part of finder.py: the standard library's names and directories, what a directory holds,
-where one module was loaded from or would be found.
+The lowest part of finder.py: names and directories of the standard library, listings of
+directories, the place from which a module was or would be loaded.
 
-Rules: nothing is ever imported, and no attribute of a module is read in a way that could run its
-code: lazy modules (six.moves, importlib.util.LazyLoader) stay as lazy as they were. Import is
-cheap: pkgutil and the like are imported where they are needed, typing never.
+Rules: no module is ever imported, and no attribute of a module is read in a way that could run its
+code: lazy modules (six.moves, importlib.util.LazyLoader) stay lazy. Importing this module is cheap:
+pkgutil and the like are imported on first use, typing never.
 
-Threads: functions without state, but for one listing that is filled once; callable from any thread
-but a broker's. Controlling machine only.
+Threads: functions without state, except for one listing that is filled once; callable from any
+thread except a broker's. Controlling machine only.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ _SUFFIXES = tuple(importlib.machinery.all_suffixes())
 
 
 class ModuleUnservable(ImportError):
-    """A module can't be sent to a child. The text says which, where it is and what to do."""
+    """A module can't be sent to a child. The message names it, its path, and a remedy."""
 
 
-# --- what belongs to the standard library ---
+# --- the standard library ---
 
 
 def _stdlib_directories() -> tuple[str, ...]:
@@ -69,7 +69,7 @@ _STDLIB_DIRECTORIES = _stdlib_directories()
 
 
 def is_stdlib_path(path: str) -> bool:
-    """Tell whether *path*, a file or directory, belongs to the standard library.
+    """Return whether *path*, a file or directory, belongs to the standard library.
 
     :param path: Path on this machine.
     :returns: False for site-packages and dist-packages, which lie below the library's directory.
@@ -78,6 +78,7 @@ def is_stdlib_path(path: str) -> bool:
 
 
 def path_kind(path: str) -> str:
+    """Return the kind of modules at *path*: STDLIB, INSTALLED or OWN."""
     absolute = os.path.abspath(path)
     if not _SITE_DIRECTORIES.isdisjoint(absolute.split(os.sep)):
         return INSTALLED
@@ -85,11 +86,10 @@ def path_kind(path: str) -> str:
 
 
 def is_stdlib_name(modname: str) -> bool:
-    """Tell whether *modname*, or the package it is in, belongs to the standard library.
+    """Return whether *modname*, or the package it is in, belongs to the standard library.
 
     :param modname: Full name of a module.
-    :returns: True also for modules that only exist on other platforms, where Python (3.10) knows
-        them.
+    :returns: True also for modules of other platforms, if Python lists them (3.10 and later).
     """
     top = modname.partition(".")[0]
     if top in sys.builtin_module_names:
@@ -98,7 +98,7 @@ def is_stdlib_name(modname: str) -> bool:
     return top in (_listed_stdlib_names() if names is None else names)
 
 
-_stdlib_names_by_path: set[str] = set()  # Filled once: a listing of the library, for Python 3.9.
+_stdlib_names_by_path: set[str] = set()  # Filled once, by listing the library, on Python 3.9.
 
 
 def _listed_stdlib_names() -> Collection[str]:
@@ -119,13 +119,13 @@ class Listing:
     __slots__ = ("names", "namespaces", "sources")
 
     def __init__(self) -> None:
-        self.names: set[str] = set()  # Everything that can be imported, but no namespace packages.
-        self.sources: set[str] = set()  # Those of it that have source: not extension modules.
-        self.namespaces: set[str] = set()  # Directories that would do as a portion of one.
+        self.names: set[str] = set()  # All importable names except namespace packages.
+        self.sources: set[str] = set()  # The subset of names with source: no extension modules.
+        self.namespaces: set[str] = set()  # Directories that could be a namespace portion.
 
 
 def listed(directory: str) -> Listing:
-    """List a directory, or what a loader calls one; empty if that can't be done."""
+    """List a directory, or an entry that an import hook handles; empty if it can't be listed."""
     listing = Listing()
     try:
         entries = list(os.scandir(directory or "."))
@@ -156,7 +156,7 @@ def _add_entry(listing: Listing, entry: os.DirEntry[str]) -> None:
 
 
 def _list_by_importer(directory: str, listing: Listing) -> None:
-    """List what isn't a directory: a zip file, or a path inside one."""
+    """List an entry that isn't a directory: a zip file, or a path inside one."""
     if not os.path.isabs(directory) or not _in_file(directory):
         return
     import pkgutil
@@ -167,13 +167,14 @@ def _list_by_importer(directory: str, listing: Listing) -> None:
 
 
 def _in_file(path: str) -> bool:
-    """Tell whether *path* is a file, or would be inside one."""
+    """Return whether *path* is a file, or would be inside one."""
     while not os.path.exists(path):
         path = os.path.dirname(path)
     return os.path.isfile(path)
 
 
 def children(directories: Iterable[str], fullname: str) -> list[str]:
+    """List the modules in *directories*, and the loaded direct submodules of *fullname*."""
     found: set[str] = set()
     for directory in directories:
         listing = listed(directory)
@@ -185,11 +186,11 @@ def children(directories: Iterable[str], fullname: str) -> list[str]:
     return sorted(found)
 
 
-# --- where a module is ---
+# --- places of modules ---
 
 
 class Found:
-    """Where a module is, before its source is read."""
+    """The place of a module, before its source is read."""
 
     __slots__ = ("fullname", "loader", "locations", "package", "path", "real_name")
 
@@ -202,11 +203,11 @@ class Found:
         locations: list[str] | None,
     ) -> None:
         self.fullname = fullname
-        self.real_name = real_name  # The name its loader knows it by.
+        self.real_name = real_name  # The name in its spec, which its loader uses.
         self.loader = loader
         self.path = path
-        self.locations = locations  # None for a module that is no package.
-        self.package: str | None = None  # Set where it doesn't follow from the name.
+        self.locations = locations  # None for a module that is not a package.
+        self.package: str | None = None  # Set only where it can't be derived from the name.
 
     @property
     def is_namespace(self) -> bool:
@@ -216,9 +217,9 @@ class Found:
 
 
 def attribute(module: object, name: str) -> Any:
-    """Read an attribute without running code of *module*, None if it has no such.
+    """Read an attribute without running code of *module*; return None if it is missing.
 
-    Modules that load themselves when touched do it in ``__getattr__`` or ``__getattribute__``.
+    Modules that load themselves on access do so in ``__getattr__`` or ``__getattribute__``.
     """
     try:
         return object.__getattribute__(module, "__dict__")[name]
@@ -234,7 +235,7 @@ def attribute(module: object, name: str) -> Any:
 
 
 def _as_list(locations: Any) -> list[str] | None:
-    """Copy a ``__path__``, which may be computed and depend on packages that aren't loaded."""
+    """Copy a ``__path__``, whose items may be computed from packages that aren't loaded."""
     if locations is None:
         return None
     try:
@@ -244,7 +245,7 @@ def _as_list(locations: Any) -> list[str] | None:
 
 
 def loaded(fullname: str) -> Found | None:
-    """Say where a loaded module came from; None if it isn't loaded or doesn't say."""
+    """Return the place of a loaded module; None if it isn't loaded or has no place."""
     module = sys.modules.get(fullname)
     if module is None:
         return None
@@ -284,25 +285,25 @@ def searched(fullname: str) -> Found | None:
 def _find_spec(name: str, path: list[str] | None) -> importlib.machinery.ModuleSpec | None:
     try:
         spec = importlib.machinery.PathFinder.find_spec(name, path)
-    except (KeyError, ModuleNotFoundError):  # The second one is 3.15's.
-        # A namespace package asks its package for __path__, which isn't loaded.
+    except (KeyError, ModuleNotFoundError):  # ModuleNotFoundError since 3.15.
+        # A namespace package computes its path from its parent's __path__, which isn't loaded.
         spec = importlib.machinery.ModuleSpec(name, None, is_package=True)
         below = [os.path.join(each, name.rpartition(".")[2]) for each in path or ()]
         spec.submodule_search_locations = [each for each in below if os.path.isdir(each)]
     if spec is not None:
         return spec
-    for finder in filter(_is_tame, list(sys.meta_path)):
+    for finder in filter(_is_searchable, list(sys.meta_path)):
         try:
             spec = finder.find_spec(name, path, None)
-        except Exception:  # Others' code: whatever it raises, it hasn't found the module.
+        except Exception:  # A third-party finder may raise anything; the module wasn't found.
             continue
         if spec is not None:
             return spec
     return None
 
 
-def _is_tame(finder: Any) -> bool:
-    """Tell whether it's of use to ask this finder; setuptools' one for distutils imports things."""
+def _is_searchable(finder: Any) -> bool:
+    """Return whether to ask this finder; setuptools' finder for distutils imports modules."""
     if finder in (
         importlib.machinery.PathFinder,
         importlib.machinery.BuiltinImporter,

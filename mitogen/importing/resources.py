@@ -1,15 +1,15 @@
 """
-Data files of packages, for `importlib.resources` in children.
+Data files of packages, served to `importlib.resources` in children.
 
-A child asks the master itself; contexts between pass that on as any message. The Importer's
-get_resource_reader() is where importlib begins.
+A child sends its request to the master; contexts between them route it like any message. importlib
+starts at Importer.get_resource_reader().
 
 Rules
-    1. A child names a package that the import policy lets it have, and a name without slashes in
-       that: it never makes the master read a file by its path.
+    1. A child requests a package that the import policy allows, and a file name without slashes in
+       it: a child can't make the master read arbitrary paths.
     2. The master reads files on its worker's thread, never on the broker's.
 
-Threads: ResourceRequester and ResourceReader on any but the broker's.
+Threads: ResourceRequester and ResourceReader on any except the broker's.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 __all__ = ["ResourcePath", "ResourceReader", "ResourceRequester", "ResourceResponder"]
 
-#: Handle: a data file of a package, or their names.
+#: Handle of requests for a data file of a package, or for the list of their names.
 GET_RESOURCE = 112
-#: Seconds that a child waits for one.
+#: Seconds that a child waits for a reply.
 TIMEOUT = 120.0
 
 
 class ResourceRequester:
     """
-    Child: asks for data files.
+    Child: client for data files.
 
     :param router: the child's router
-    :param context: whom to ask: the master
+    :param context: the context that serves them: the master
     """
 
     def __init__(self, router: core.Router, context: core.Context) -> None:
@@ -47,11 +47,11 @@ class ResourceRequester:
 
     def get(self, fullname: str, resource: str | None) -> Any:
         """
-        Return a data file's bytes; where `resource` is None, the names of all that there are.
+        Return a data file's bytes; if `resource` is None, the names of all data files.
 
-        :param fullname: of the package
+        :param fullname: full name of the package
         :param resource: name of the file in it
-        :raises FileNotFoundError: there is none, or it is not to be had
+        :raises FileNotFoundError: the file does not exist, or the master does not serve it
         """
         data = core.encode([fullname, resource])
         msg = Message(handle=GET_RESOURCE, data=data)
@@ -63,10 +63,10 @@ class ResourceRequester:
 
 class ResourceReader:
     """
-    Child: what importlib asks for the data files of one package (importlib.abc.ResourceReader).
+    Child: reader of one package's data files for importlib (importlib.abc.ResourceReader).
 
     :param requester: a ResourceRequester
-    :param fullname: of the package
+    :param fullname: full name of the package
     """
 
     def __init__(self, requester: ResourceRequester, fullname: str) -> None:
@@ -82,11 +82,11 @@ class ResourceReader:
         return BytesIO(self.requester.get(self.fullname, os.fspath(resource)))
 
     def resource_path(self, resource: str) -> str:
-        """Raise FileNotFoundError: there is no such file on this machine."""
-        raise FileNotFoundError(2, "The file is on the controlling machine only", resource)
+        """Raise FileNotFoundError: the file doesn't exist on this machine."""
+        raise FileNotFoundError(2, "The file exists on the controlling machine only", resource)
 
     def is_resource(self, name: str) -> bool:
-        """Return whether there is a data file of that name."""
+        """Return whether a data file of that name exists."""
         return name in self.requester.get(self.fullname, None)
 
     def contents(self) -> Iterator[str]:
@@ -99,11 +99,11 @@ class ResourcePath:
     """
     A package in a child, or a data file in it: a Traversable of importlib.resources.
 
-    importlib makes one itself of a reader without files(); since Python 3.13 its read_text() and
-    contents() fail with that one.
+    For a reader without files(), importlib makes a Traversable itself, whose read_text() and
+    contents() fail since Python 3.13.
 
     :param reader: the package's ResourceReader
-    :param parts: path below the package; none for the package itself
+    :param parts: path below the package; empty for the package itself
     """
 
     def __init__(self, reader: ResourceReader, parts: tuple[str, ...] = ()) -> None:
@@ -112,25 +112,25 @@ class ResourcePath:
 
     @property
     def name(self) -> str:
-        """The last part of the path, for the package its name."""
+        """Last part of the path; for the package, the last part of its name."""
         return self._parts[-1] if self._parts else self._reader.fullname.rpartition(".")[2]
 
     def is_dir(self) -> bool:
-        """Return whether it is the package itself."""
+        """Return whether this is the package itself."""
         return not self._parts
 
     def is_file(self) -> bool:
-        """Return whether there is such a data file."""
+        """Return whether this data file exists."""
         return len(self._parts) == 1 and self._reader.is_resource(self.name)
 
     def iterdir(self) -> Iterator[ResourcePath]:
-        """Yield the package's data files, nothing for a file."""
+        """Yield the package's data files; nothing for a file."""
         if not self._parts:
             for name in self._reader.contents():
                 yield self.joinpath(name)
 
     def joinpath(self, *names: Any) -> ResourcePath:
-        """Return the path with `names` added, each of which may have slashes."""
+        """Return the path with `names` appended, each of which may contain slashes."""
         parts = [part for name in names for part in os.fspath(name).split("/") if part]
         return ResourcePath(self._reader, (*self._parts, *parts))
 
@@ -139,7 +139,7 @@ class ResourcePath:
     def open(self, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
         """Open for reading, as pathlib.Path.open() does; text takes TextIOWrapper's arguments."""
         if mode not in ("r", "rb"):
-            raise ValueError("Mode %r: a resource is opened with 'r' or 'rb'" % (mode,))
+            raise ValueError("Mode %r is not supported: open a resource with 'r' or 'rb'" % (mode,))
         found = self._reader.open_resource("/".join(self._parts))
         return found if mode == "rb" else TextIOWrapper(found, *args, **kwargs)
 
@@ -156,9 +156,9 @@ class ResourcePath:
 
 class ResourceResponder:
     """
-    Master: answers them.
+    Master: server of data files.
 
-    :param router: the master's router; its `responder` decides what a child may have
+    :param router: the master's router, whose `responder` holds the import policy
     """
 
     def __init__(self, router: Any) -> None:
@@ -174,7 +174,7 @@ class ResourceResponder:
             fullname, resource = core.decode(msg.data)
             found = self._find(fullname, resource)
         except Exception:
-            # Whatever a child asks for: it does not exist for it.
+            # A child can't distinguish a refused or failed request from a missing file.
             found = None
         msg.reply(found)
 
@@ -193,5 +193,5 @@ class ResourceResponder:
 
 
 def _is_data(directory: str, name: str) -> bool:
-    # importlib counts a package's modules among its resources, too.
+    # A package's modules are resources too, as importlib counts them.
     return name not in ("", ".", "..") and os.path.isfile(os.path.join(directory, name))

@@ -1,12 +1,12 @@
 """
-Serves the program's modules to its contexts: pushed ahead of a call, or asked for.
+Module sources for the program's contexts, pushed ahead of a call or served on request.
 
 Rules
     1. Finding, minifying and compressing never happen on the broker thread: a push does it on the
        caller's thread, a request on the worker's.
-    2. A segment, [[[fullname, path, submodules, size], ...], zlib stream, own names], is never
-       changed once it is made: it is cached, and relays pass it on unopened. `submodules` is None
-       where there is no package; of `__main__` it is the name of the package that it is in.
+    2. A segment, [[[fullname, path, submodules, size], ...], zlib stream, own names], is immutable:
+       it is cached, and relays pass it on unopened. `submodules` is None unless the module is a
+       package; for `__main__` it is the name of the package that contains it.
     3. A call can't overtake its modules: they are queued on the stream before it.
 
 Threads: push() on any; fetch() and forget() on the broker's.
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
 
 __all__ = ["ImportPolicy", "ModuleDenied", "ModuleResponder", "Worker"]
 
-#: Bytes of compressed modules that are pushed with one call at most; the rest on demand.
+#: Maximum bytes of compressed modules pushed with one call; the rest is sent on request.
 PUSH_LIMIT = 262144
-#: Segments that are kept to be sent to other children too.
+#: Maximum number of cached segments, which are reused for other children.
 KEPT_SEGMENTS = 256
-#: What a child has from the start.
+#: Modules in the preamble.
 ALWAYS_THERE = frozenset(["mitogen", "mitogen.core", *("mitogen.core." + n for n in PREAMBLE)])
-#: What the standard library tries to import and no target has: not worth a round trip each.
-NOWHERE = ("_winapi", "msvcrt", "nt", "winreg", "_winreg")
+#: Modules of other platforms that the standard library tries to import: not worth a round trip.
+ABSENT_MODULES = ("_winapi", "msvcrt", "nt", "winreg", "_winreg")
 
 if TYPE_CHECKING:
     Segment = list[Any]
 
 
-#: Modules of ours that no child runs, though many a program imports them beside the functions that
-#: it calls. A child gets a stand-in with the same names: a target may be too old for the real one.
+#: Modules of mitogen's that no child uses, but that many programs import next to the functions they
+#: call. A child gets a stub with the same names: the target may be too old for the real module.
 CONTROLLER_ONLY = (
     "mitogen.aio",
     "mitogen.bootstrap.minify",
@@ -63,27 +63,27 @@ CONTROLLER_ONLY = (
     "mitogen.minify",
 )
 
-_STAND_IN = """\
+_STUB = """\
 class _Absent:
     def __init__(self, *args, **kwargs):
-        raise RuntimeError("%s is for the controlling program only, and this is a child of it")
+        raise RuntimeError("%s can be used in the controlling program only; this is a child of it")
 for _name in %r:
     globals()[_name] = _Absent
 """
 
 
-def _stand_in(fullname: str) -> bytes:
-    """Return the source of what a child gets for a module of CONTROLLER_ONLY."""
+def _stub(fullname: str) -> bytes:
+    """Return the source that children get for a module in CONTROLLER_ONLY."""
     names = getattr(sys.modules.get(fullname), "__all__", ())
-    return (_STAND_IN % (fullname, tuple(names))).encode()
+    return (_STUB % (fullname, tuple(names))).encode()
 
 
 class ModuleDenied(ImportError):
-    """The whitelist or blacklist keeps a module from being served."""
+    """A module is not served because of the whitelist or blacklist."""
 
 
 class Worker:
-    """One thread, started when first needed, that does what must not hold up the broker."""
+    """A thread for blocking or slow jobs of the broker, started on first use."""
 
     def __init__(self, name: str = "mitogen-worker") -> None:
         self.name = name
@@ -93,7 +93,7 @@ class Worker:
         self._stopped = False
 
     def put(self, func: Callable[..., Any], *args: Any) -> None:
-        """Broker thread: have `func(*args)` run, after what was put before."""
+        """Broker thread: queue `func(*args)`; jobs run in order."""
         if self._stopped:
             return
         self._jobs.append((func, args))
@@ -111,21 +111,21 @@ class Worker:
             func(*args)
 
     def stop(self) -> None:
-        """Broker thread: end the thread once it has done what was put."""
+        """Broker thread: end the thread after the queued jobs."""
         self._stopped = True
         self._ready.release()
 
     def join(self) -> None:
-        """Wait for the thread's end."""
+        """Wait up to 5 seconds for the thread to end."""
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(5)
 
 
 class ImportPolicy:
     """
-    What a child may ask for, by prefixes of full names.
+    Rules on the modules that a child may request, by prefixes of full names.
 
-    :param overrides: if there are any, only these are served
+    :param overrides: if not empty, only these are served
     :param blocks: never served
     """
 
@@ -142,7 +142,7 @@ class ImportPolicy:
         return False
 
     def denied(self, fullname: str) -> str | None:
-        """Return why `fullname` is not served, or None."""
+        """Return the reason why `fullname` is not served, or None."""
         if fullname.partition(".")[0] == "mitogen":
             return None
         if self.overrides and not self._covers(self.overrides, fullname):
@@ -154,7 +154,7 @@ class ImportPolicy:
 
 class ModuleResponder:
     """
-    The master's source of modules.
+    Server of modules in the master.
 
     :param router: the master's router
     """
@@ -164,7 +164,7 @@ class ModuleResponder:
         self.policy = policy or ImportPolicy()
         self.finder = finder.ModuleFinder(code_imports.all_imports)
         for name in CONTROLLER_ONLY:
-            self.finder.add_source_override(name, name + " (stand-in)", _stand_in(name), False)
+            self.finder.add_source_override(name, name + " (stand-in)", _stub(name), False)
         self._worker = worker
         self._lock = threading.Lock()
         self._known: dict[int, set[str]] = {}
@@ -179,19 +179,19 @@ class ModuleResponder:
     # -- settings
 
     def add_source_override(self, fullname: str, path: str, source: bytes, is_pkg: bool) -> None:
-        """Serve `source` as the module `fullname`, whatever is here under that name."""
+        """Serve `source` as the module `fullname`, instead of any module found here."""
         self.finder.add_source_override(fullname, path, source, is_pkg)
 
     def add_source_modifier(self, fullname: str, modifier: Callable[[bytes], bytes]) -> None:
-        """Serve what `modifier(source)` returns as the module `fullname`."""
+        """Serve the module `fullname` as changed by `modifier(source)`."""
         self.finder.add_source_modifier(fullname, modifier)
 
     def whitelist_prefix(self, fullname: str) -> None:
-        """Serve `fullname` and what is below it; once called, nothing that is not named so."""
+        """Serve `fullname` and the modules below it; the first call excludes all other modules."""
         self.policy.overrides.add(fullname)
 
     def blacklist_prefix(self, fullname: str) -> None:
-        """Never serve `fullname` or what is below it."""
+        """Never serve `fullname` or the modules below it."""
         self.policy.blocks.add(fullname)
 
     def neutralize_main(self, path: str, src: Any) -> Any:
@@ -202,7 +202,7 @@ class ModuleResponder:
 
     def push(self, context: Any, module_names: Iterable[str]) -> None:
         """
-        Any thread: send modules and what they import ahead of a call.
+        Any thread: send modules and their imports ahead of a call.
 
         :raises ModuleUnservable: one of them is the program's own and can't be sent
         """
@@ -213,40 +213,43 @@ class ModuleResponder:
         branch = self.router.branch
         stream = self.router._stream_by_id.get(target)
         if stream is None:
-            return self._check_found_there(context, module_names)
+            return self._check_main_callable(context, module_names)
         with self._lock:
             for name in module_names:
                 if self.finder.kind(name) in ("own", None):
-                    # Or the reason would be found out over there, as a missing module.
+                    # Fail here with the reason; the child would only report a missing module.
                     self.finder.find(name)
             known = self._known.setdefault(target, set(ALWAYS_THERE))
             names = [n for n in module_names if n not in known] + list(FIRST_CALL)
             closure = self._closure(names, known)
-            segments = self._pushed([n for n in closure if n not in stream.sent_modules])
+            segments = self._push_segments([n for n in closure if n not in stream.sent_modules])
             branch.send_now(stream, target, segments, closure)
             known.update(names, closure)
 
     def prepare(self, module_names: Iterable[str]) -> None:
-        """Any thread: have ready what push() would send of them to a context that has nothing."""
+        """Any thread: cache the segments that push() would send to a new context."""
         with self._lock:
             known = set(ALWAYS_THERE)
             closure = self._closure(
                 [n for n in module_names if n not in known] + list(FIRST_CALL), known
             )
-            self._pushed(closure)
+            self._push_segments(closure)
 
     def forward_modules(self, context: Any, fullnames: Iterable[str]) -> None:
-        """Any thread: send modules, and what they import, to a context before any call."""
+        """Any thread: send modules, and their imports, to a context before any call."""
         self.push(context, list(fullnames))
 
-    def _check_found_there(self, context: Any, module_names: Iterable[str]) -> None:
-        """Nothing is sent to a context that is gone, or that another process of the tree serves."""
+    def _check_main_callable(self, context: Any, module_names: Iterable[str]) -> None:
+        """Raise TypeError if `__main__` is to be called in a context of another master's tree.
+
+        Nothing is sent to contexts that are gone, or that another process of the tree serves.
+        """
         joined = self.router.node.parent_ids and not self.router.shares_main
         if joined and "__main__" in module_names:
             raise TypeError(
-                f"a function of __main__ cannot be called in {context!r}, which another process "
-                "has started: it would be that one's __main__; put it into a module that is "
-                "found there"
+                f"cannot call a function of __main__ in {context!r}: another process started that "
+                "context, so its __main__ is that process's. Put the function into a module that "
+                "can be imported there"
             )
 
     def _closure(self, names: list[str], known: set[str]) -> list[str]:
@@ -258,7 +261,7 @@ class ModuleResponder:
     def _is_pushed(self, name: str) -> bool:
         return self.finder.kind(name) in ("own", "mitogen") and not self.policy.denied(name)
 
-    def _pushed(self, names: list[str]) -> list[Segment]:
+    def _push_segments(self, names: list[str]) -> list[Segment]:
         segment = self.segment(names) if names else None
         while segment and len(segment[1]) > PUSH_LIMIT and len(names) > 1:
             names = names[: len(names) // 2]
@@ -266,13 +269,13 @@ class ModuleResponder:
         return [segment] if segment else []
 
     def forget(self, context_id: int) -> None:
-        """Broker thread: a context is gone."""
+        """Broker thread: drop the state of a context that is gone."""
         self._known.pop(context_id, None)
 
     # -- segments
 
     def segment(self, names: Iterable[str]) -> Segment:
-        """Return a segment of modules, in that order; what can't be served is left out."""
+        """Return the segment of these modules, in that order; each must be servable."""
         key = tuple(names)
         found = self._segments.get(key)
         if found is None:
@@ -302,7 +305,7 @@ class ModuleResponder:
                 own.add(top if self.finder.kind(top) == "own" else name)
         if FIRST_CALL[-1] in names:
             own.update(self.finder.own_names())
-            entries += [[name, None, None, ""] for name in NOWHERE]
+            entries += [[name, None, None, ""] for name in ABSENT_MODULES]
         chunks.append(compressor.flush())
         data = b"".join(chunks)
         self.good_load_module_count += len(names)
@@ -313,7 +316,7 @@ class ModuleResponder:
         if module.source is None:
             return b""
         if module.kind == "mitogen":
-            # Costs 4 ms to import, and whoever only calls local functions needs none of it.
+            # Takes 4 ms to import, and programs that only call local functions don't need it.
             from importlib.util import decode_source
 
             from mitogen.bootstrap import minify
@@ -324,15 +327,17 @@ class ModuleResponder:
             return smaller
         return module.source
 
-    # -- answering
+    # -- requests
 
     def fetch(
         self, fullname: str, done: Callable[[Segment], None], sent: Iterable[str] = ()
     ) -> None:
         """
-        Broker thread: have `done(segment)` called there with the module, or with why there is none.
+        Broker thread: find a module, and call `done(segment)` there later.
 
-        :param sent: what the asking child has been sent already
+        The segment holds the module, or the reason of its absence.
+
+        :param sent: names of modules already sent to the requesting child
         """
         self.get_module_count += 1
         self._worker.put(self._fetch, fullname, done, frozenset(sent))
@@ -343,7 +348,7 @@ class ModuleResponder:
             segment = self._answer(fullname, sent)
         except Exception as e:
             self.bad_load_module_count += 1
-            reason = "" if isinstance(e, _NotHere) else str(e)
+            reason = "" if isinstance(e, _ModuleMissing) else str(e)
             segment = [[[fullname, None, None, reason]], b"", []]
         self.get_module_secs += now() - started
         self.router.broker.defer(done, segment)
@@ -354,7 +359,7 @@ class ModuleResponder:
             raise ModuleDenied(denied)
         kind = self.finder.kind(fullname)
         if kind is None or kind == "stdlib":
-            raise _NotHere(fullname)
+            raise _ModuleMissing(fullname)
         top = fullname.partition(".")[0]
 
         def want(name: str) -> bool:
@@ -370,36 +375,36 @@ class ModuleResponder:
         self.finder.find(fullname)
         names = self.finder.closure([fullname], want)
         if kind == "own":
-            names += self._late(sent.union(names))
-        segments = self._pushed(names)
+            names += self._unloaded_imports(sent.union(names))
+        segments = self._push_segments(names)
         if segments and any(entry[0] == fullname for entry in segments[0][0]):
             return segments[0]
         return self.segment([fullname])
 
-    def _late(self, sent: frozenset[str]) -> list[str]:
+    def _unloaded_imports(self, sent: frozenset[str]) -> list[str]:
         """
-        Return the program's own modules that those `sent` name in import statements, though they
-        are not loaded here: a child that wants one of them will want the others soon.
+        Return the program's own modules that `sent` modules import, though they are not loaded
+        here: a child that requests one of them will soon request the others.
         """
         seen = set(sent)
         queue = deque(sorted(name for name in sent if self.finder.kind(name) == "own"))
         found = []
         while queue:
-            for name in self._importable(queue.popleft()):
+            for name in self._possible_imports(queue.popleft()):
                 if name not in seen and self._is_pushed(name):
                     seen.add(name)
-                    if self._importable(name, name):
+                    if self._possible_imports(name, name):
                         found.append(name)
                         queue.append(name)
         return found
 
-    def _importable(self, fullname: str, *self_too: str) -> list[str]:
-        """Return what a module may import, and nothing if it can't be served."""
+    def _possible_imports(self, fullname: str, *self_too: str) -> list[str]:
+        """Return the possible imports of a module, or nothing if it can't be served."""
         try:
             return [*self_too, *self.finder.possible_imports(fullname)]
         except finder.ModuleUnservable:
             return []
 
 
-class _NotHere(Exception):
-    """No such module here either, so that the child's own error says it best."""
+class _ModuleMissing(Exception):
+    """The module isn't found here either: the child raises its own error, which is clearer."""

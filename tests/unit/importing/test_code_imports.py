@@ -1,4 +1,4 @@
-"""mitogen.imports: what code imports, read from its bytecode, on every CPython found here."""
+"""mitogen.imports: the imports in bytecode, on every CPython found here."""
 
 import json
 import pathlib
@@ -85,7 +85,7 @@ def test_the_code_itself_in_order():
     assert list(codeobj_imports(compiled(SOURCE))) == OWN
 
 
-def test_nested_code_tells_what_is_in_functions():
+def test_imports_in_functions_are_flagged_in_nested_code():
     assert list(all_imports(compiled(SOURCE))) == [(*row, False) for row in OWN] + NESTED
 
 
@@ -119,7 +119,7 @@ def test_a_generic_scope_is_not_a_function():
     assert not code_imports._is_function(code.replace(co_name="<generic parameters of A>"))
 
 
-def test_an_operand_without_its_loads_is_passed_over():
+def test_an_operand_without_its_loads_is_skipped():
     code = types.SimpleNamespace(
         co_code=bytes([code_imports._IMPORT_NAME, 0]), co_consts=(), co_names=("a",)
     )
@@ -129,14 +129,14 @@ def test_an_operand_without_its_loads_is_passed_over():
 def test_an_unknown_layout_is_left_to_dis(monkeypatch):
     monkeypatch.setattr(code_imports, "_layout", lambda: None)
     test_the_code_itself_in_order()
-    test_nested_code_tells_what_is_in_functions()
+    test_imports_in_functions_are_flagged_in_nested_code()
     test_extended_arguments()
 
 
 @pytest.mark.parametrize(
     "changed",
     [
-        {"_PROBE": "import a"},  # An instruction is not found twice.
+        {"_PROBE": "import a"},  # An instruction occurs once only.
         {"_PROBE": "import a, b; a.c; b.d; a; b"},
         {"_PROBE": "import b, a, b; a.c; b.d; global e, f; e; f"},
         {"_LOADS": ("LOAD_NAME", "NO_SUCH_INSTRUCTION")},

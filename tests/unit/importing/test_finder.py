@@ -1,4 +1,4 @@
-"""mitogen.importing.finder: where modules are, whose they are, and what they import."""
+"""mitogen.importing.finder: places, kinds and imports of modules."""
 
 import contextlib
 import importlib
@@ -24,7 +24,7 @@ GUARD = "if __name__ == '__main__':\n    run()\n"
 
 @contextlib.contextmanager
 def kept_interpreter():
-    """Put the import system back as it was."""
+    """Restore the import system afterwards."""
     before = (list(sys.path), dict(sys.modules), list(sys.meta_path), list(sys.path_hooks))
     cwd = os.getcwd()
     try:
@@ -56,7 +56,7 @@ class Tree:
         importlib.invalidate_caches()
 
     def add(self, **files):
-        """Write own files: a_b__c is a/b/c.py with single underscores kept inside names."""
+        """Write own files: a_b__c is a_b/c.py."""
         self.write(self.own, {name.replace("__", "/") + ".py": t for name, t in files.items()})
 
 
@@ -70,7 +70,7 @@ def tree(tmp_path):
 
 @pytest.fixture(params=["bytecode", "parsed"])
 def find(request):
-    """A finder, with and without the bytecode reader."""
+    """Return a finder, with and without the bytecode reader."""
     return ModuleFinder(code_imports.all_imports if request.param == "bytecode" else None)
 
 
@@ -94,7 +94,7 @@ def fake_module(name, **attributes):
     return module
 
 
-# --- find(): what can be served
+# --- find(): servable modules
 
 
 @pytest.mark.parametrize("load", [False, True])
@@ -227,7 +227,7 @@ def test_modules_without_spec(tree, one):
 
 
 class TextLoader:
-    """Has source only as text."""
+    """A loader with source as text only."""
 
     def __init__(self, text):
         self.text = text
@@ -263,7 +263,7 @@ def test_loader_with_text_in_an_unknown_encoding(one):
 def test_namespace_package_that_lost_its_package(tree, one):
     tree.write(tree.own, {"space/deep/x.py": ""})
     importlib.import_module("space.deep")
-    sys.path.append("/changed")  # So that the path is computed anew.
+    sys.path.append("/changed")  # Forces the path to be recomputed.
     del sys.modules["space"]
     assert one.find("space.deep").submodules == ("space.deep.x",)
 
@@ -289,7 +289,7 @@ def test_legacy_bytecode_beside_its_source(tree, one):
 
 
 class OtherFinder:
-    """Finds one module, which isn't in sys.path."""
+    """A meta path finder of one module, which isn't in sys.path."""
 
     def __init__(self, name, path):
         self.name, self.path = name, str(path)
@@ -309,13 +309,13 @@ def test_other_finders_are_asked(tree, one):
     assert "not found" in refusal(one, "explosive")
 
 
-# --- find(): what can't
+# --- find(): unservable modules
 
 
 def test_missing(tree, one):
     tree.add(flat="")
     for name in ("nowhere", "flat.sub", "no.such", "a..b", "../etc", "a/b", "nul\0"):
-        assert "is not found in sys.path" in refusal(one, name)
+        assert "was not found in sys.path" in refusal(one, name)
         assert one.kind(name) is None or name == "flat.sub"
     assert one.get_module_source("nowhere") == (None, None, None)
     assert one.find_related_imports("nowhere") == []
@@ -364,7 +364,7 @@ def test_built_in(one, monkeypatch):
         assert "built into Python" in refusal(one, "linked_in")
 
 
-def test_loader_whose_data_is_of_no_use(tree, one):
+def test_loader_with_data_that_is_not_bytes(tree, one):
     class Loader:
         def get_data(self, path):
             return "text"
@@ -425,7 +425,7 @@ def test_main_without_guard(tree, one):
     tree.add(script="x = 1\nif x:\n    pass\n")
     as_main(tree.own / "script.py")
     text = refusal(one, "__main__")
-    assert "once more" in text and str(tree.own / "script.py") in text
+    assert "whole program again" in text and str(tree.own / "script.py") in text
 
 
 def test_main_without_file(one):
@@ -475,7 +475,7 @@ def test_no_guard(source):
         finder.neutralize_main("a.py", source)
 
 
-def test_main_that_is_no_python():
+def test_main_that_is_not_valid_python():
     with pytest.raises(ModuleUnservable, match="can't be parsed.*line 1"):
         finder.neutralize_main("a.py", "x = = 1")
 
@@ -496,7 +496,7 @@ def test_mitogen_main_needs_no_guard(source):
 
 @pytest.mark.parametrize("way", ["file", "module", "directory", "zip", "-c", "stdin"])
 def test_real_main(tree, way):
-    """The real thing once: how Python sets up __main__ for each way to start it."""
+    """A real Python sets up __main__ for each way to start it."""
     text = "import sys; sys.path.insert(0, %r)\nfrom mitogen.importing import finder\n" % str(ROOT)
     text += "f = finder.ModuleFinder()\n"
     body = "    m = f.find('__main__')\n    print(m.path, m.package, len(m.source))\n"
@@ -563,7 +563,7 @@ def test_modifier(tree, one):
     assert one.dependencies("alpha") == ["gamma"]
 
 
-# --- whose it is
+# --- kinds of modules
 
 
 def test_mitogen_and_main_are_known(one):
@@ -614,7 +614,7 @@ def test_own_names(tree, one):
     tree.write(tree.root / "late", {"both.py": "", "third.py": ""})
     sys.path.append(str(tree.root / "late"))
     sys.path.append(str(tree.root / "missing"))
-    sys.path.append(tree.root)  # Not text: Python passes it over, too.
+    sys.path.append(tree.root)  # Not text: Python skips it, too.
     importlib.import_module("loaded_thing")
     names = set(one.own_names())
     assert {"single", "pack", "third", "__main__"} <= names
@@ -634,7 +634,7 @@ def test_later_own_names(tree, one):
     sys.path.append(str(tree.root / "more"))
     assert one.own_names_since(mark + 1) == (["second"], mark + 2)
     tree.write(tree.root / "more", {"third.py": ""})
-    os.utime(tree.root / "more", ns=(1, 1))  # Whatever the file system's clock shows.
+    os.utime(tree.root / "more", ns=(1, 1))  # Independent of the file system's clock.
     assert one.own_names_since(mark + 2) == (["third"], mark + 3)
     assert set(names) < set(one.own_names())
 
@@ -683,7 +683,7 @@ def test_own_names_from_many_threads(tree, one):
     assert results.count(results[0]) == 4
 
 
-# --- what a module imports
+# --- imports of a module
 
 
 def graph(tree):
@@ -734,7 +734,7 @@ def test_dependencies(tree, find):
     assert find.find_related_imports("lazy") == ["top", "unloaded"]
 
 
-def test_dependencies_of_what_cant_be_compiled(tree, find):
+def test_dependencies_of_a_module_with_a_syntax_error(tree, find):
     tree.add(broken="import os\nx = = 1\n")
     fake_module("broken", __file__=str(tree.own / "broken.py"))
     assert find.dependencies("broken") == []
@@ -742,7 +742,7 @@ def test_dependencies_of_what_cant_be_compiled(tree, find):
         find.dependencies("nowhere")
 
 
-def test_all_kinds_of_statements_are_looked_into(tree, find):
+def test_imports_are_found_in_all_kinds_of_statements(tree, find):
     tree.add(
         nested="""
             try:

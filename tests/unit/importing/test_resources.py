@@ -11,7 +11,7 @@ from tests.unit import api_probe
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
-    """A package of the program's own with data files, which nobody imports here."""
+    """Create one of the program's own packages, with data files, not imported here."""
     root = tmp_path_factory.mktemp("resources")
     path = root / "resource_pkg"
     (path / "inner").mkdir(parents=True)
@@ -32,7 +32,7 @@ def package(tmp_path_factory):
 
 @pytest.fixture
 def child(request, package):
-    """A child that runs the Python 3 whose minor version is the parameter."""
+    """Start a child on the Python 3 whose minor version is the parameter."""
     python = hosts.find_pythons().get((3, request.param))
     if python is None:
         pytest.skip("no Python 3.%d; see make_forky in scripts/_forky" % request.param)
@@ -40,7 +40,7 @@ def child(request, package):
         yield router.local(python_path=python)
 
 
-@pytest.mark.parametrize("child", range(7, 16), indirect=True)  # 3.7 is the first that has it.
+@pytest.mark.parametrize("child", range(7, 16), indirect=True)  # Available since 3.7.
 def test_importlib_resources(child):
     text, data, deep, names, is_file, is_directory = child.call(api_probe.use_resources)
     assert (text, data, deep) == ("caf\u00e9\n", bytes(range(256)), "deep")
@@ -48,7 +48,7 @@ def test_importlib_resources(child):
     assert is_file and not is_directory
 
 
-@pytest.mark.parametrize("child", range(10, 16), indirect=True)  # 3.9's asks no reader.
+@pytest.mark.parametrize("child", range(10, 16), indirect=True)  # In 3.9 it uses no reader.
 def test_files(child):
     assert child.call(api_probe.use_files) == {
         "name": "resource_pkg",
@@ -82,7 +82,7 @@ def test_files(child):
         ("json", "__init__.py"),
     ],
 )
-def test_what_is_not_to_be_had(world, fullname, resource):
+def test_an_unavailable_resource_is_an_error(world, fullname, resource):
     assert "No such resource" in world.call(api_probe.ask, fullname, resource)
 
 
@@ -96,11 +96,11 @@ def test_through_another_context_and_an_empty_file(world):
     assert world.call(api_probe.ask, "resource_pkg", "empty") == b""
 
 
-def test_a_path_is_not_to_be_had(world):
+def test_a_resource_has_no_path(world):
     assert "controlling machine" in world.call(api_probe.path_of)
 
 
-def test_the_blacklist_holds(package):
+def test_the_blacklist_applies_to_resources(package):
     with master.Router() as router:
         router.responder.blacklist_prefix("resource_pkg.inner")
         child = router.local()
@@ -108,6 +108,6 @@ def test_the_blacklist_holds(package):
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", core.encode([1, 2]), core.encode(["x", {}])])
-def test_nonsense_is_answered(world, data):
+def test_a_malformed_request_gets_a_reply(world, data):
     assert world.call(api_probe.ask_raw, data) is None
     assert world.call(api_probe.ask, "resource_pkg", "empty") == b""

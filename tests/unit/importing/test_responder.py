@@ -1,4 +1,4 @@
-"""mitogen.importing.responder: what is pushed, what is asked for, what is refused; the worker."""
+"""mitogen.importing.responder: modules pushed, requested and refused; the worker."""
 
 import importlib.util
 import sys
@@ -30,7 +30,7 @@ FILES = {
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """Some of the program's own modules, loaded in this process."""
+    """Create some of the program's own modules, and load them in this process."""
     for name, text in FILES.items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -84,12 +84,12 @@ def context(number=1):
 
 
 def names(segment):
-    """Return what a segment holds, without what it says is nowhere."""
+    """Return the names of the modules in a segment, without those it marks as absent."""
     return [entry[0] for entry in segment[0] if entry[1] is not None]
 
 
 def sources(segment):
-    """Take a segment apart, as core.Importer does."""
+    """Return the sources in a segment by name, split as core.Importer does."""
     text, at, found = zlib.decompress(segment[1]), 0, {}
     for name, path, _, size in segment[0]:
         if path is not None:
@@ -166,19 +166,19 @@ def test_a_push_is_the_module_and_what_it_imports(server, router):
     assert len(router.branch.sent) == 1
 
 
-def test_what_is_not_loaded_is_not_pushed(server, router):
+def test_a_module_that_is_not_loaded_is_not_pushed(server, router):
     server.push(context(), ["prog_alone"])
     assert "prog_c" not in router.branch.sent[0][2]
 
 
-def test_what_the_next_hop_has_is_not_sent_again(server, router):
+def test_modules_that_the_next_hop_has_are_not_sent_again(server, router):
     server.push(context(1), ["prog_main"])
     server.push(context(2), ["prog_main"])
     target, segments, order = router.branch.sent[1]
     assert target == 2 and segments == [] and "prog_main" in order
 
 
-def test_only_what_is_new_is_sent(server, router):
+def test_only_new_modules_are_sent(server, router):
     server.push(context(), ["prog_a"])
     server.push(context(), ["prog_main"])
     assert "prog_a" not in router.branch.sent[1][2]
@@ -188,16 +188,16 @@ def test_only_what_is_new_is_sent(server, router):
     assert "prog_a" in router.branch.sent[2][2]
 
 
-def test_to_a_context_that_is_not_there(server, router):
+def test_nothing_is_pushed_to_an_unknown_context(server, router):
     server.push(context(77), ["prog_a"])
     assert not router.branch.sent and 77 not in server._known
 
 
-def test_main_of_a_process_that_joined_is_not_the_tree_s(server, router):
+def test_a_joined_process_cannot_call_its_main_in_the_tree(server, router):
     server.push(context(77), ["__main__"])
     router.node.parent_ids.append(5)
     server.push(context(77), ["prog_a"])
-    with pytest.raises(TypeError, match="it would be that one's __main__"):
+    with pytest.raises(TypeError, match="its __main__ is that process's"):
         server.push(context(77), ["__main__"])
     router.shares_main = True
     server.push(context(77), ["__main__"])
@@ -226,7 +226,7 @@ def test_a_push_is_bounded(server, router, files, monkeypatch):
     assert len(server.segment(sent)[1]) <= 3000
 
 
-def test_what_cannot_be_sent_is_said_at_once(server, router, files):
+def test_an_unservable_module_is_an_error_of_the_push(server, router, files):
     (files / "prog_gone.py").write_text("x = 1\n")
     __import__("prog_gone")
     (files / "prog_gone.py").unlink()
@@ -235,7 +235,7 @@ def test_what_cannot_be_sent_is_said_at_once(server, router, files):
     assert not router.branch.sent
 
 
-def test_what_was_made_at_run_time_is_said_at_once(server, monkeypatch):
+def test_a_module_made_at_run_time_is_an_error_of_the_push(server, monkeypatch):
     monkeypatch.setitem(sys.modules, "prog_made", type(sys)("prog_made"))
     with pytest.raises(ModuleUnservable, match="made at run time"):
         server.push(context(), ["prog_made"])
@@ -247,7 +247,7 @@ def test_the_program_s_own_names_come_with_the_first_call(server, files):
     assert server.segment(["prog_a"])[2] == ["prog_a"]
 
 
-# ---- asked for
+# ---- requests
 
 
 def test_an_own_module_comes_with_what_it_needs(server):
@@ -256,7 +256,7 @@ def test_an_own_module_comes_with_what_it_needs(server):
     assert server.get_module_count == 1
 
 
-def test_without_what_was_sent(server):
+def test_an_answer_leaves_out_modules_already_sent(server):
     sent = ["prog_a", "prog_later", "prog_pkg", "prog_pkg.inner"]
     assert names(ask(server, "prog_main", sent)) == ["prog_main"]
 
@@ -272,12 +272,12 @@ def test_an_installed_package_comes_with_its_parts(server):
 
 
 @pytest.mark.parametrize("name", ["no_such_module", "json", "os.path", "prog_pkg.no", "sys", ""])
-def test_what_is_not_here(server, name):
+def test_a_module_that_is_not_found(server, name):
     segment = ask(server, name)
     assert segment[0][0][:3] == [name, None, None] and len(segment[0]) == 1
     assert server.bad_load_module_count == 1
     if not name.startswith("prog_pkg"):
-        assert segment[0][0][3] == ""  # the child's own words are best
+        assert segment[0][0][3] == ""  # the child raises its own error
 
 
 @pytest.mark.parametrize("name", ["../etc/passwd", "/etc/passwd", "a/b", "prog_pkg.", "..", "a\0b"])
@@ -285,7 +285,7 @@ def test_no_file_is_read_by_its_name(server, name):
     assert ask(server, name)[0][0][1] is None
 
 
-def test_a_c_extension_says_so(server, monkeypatch):
+def test_a_c_extension_is_refused_with_the_reason(server, monkeypatch):
     spec = SimpleNamespace(name="prog_ext", loader=None, has_location=True, origin="/x/prog_ext.so")
     module = type(sys)("prog_ext")
     module.__file__, module.__spec__ = "/x/prog_ext.cpython-311-x86_64-linux-gnu.so", spec
@@ -294,7 +294,7 @@ def test_a_c_extension_says_so(server, monkeypatch):
     assert "C extension" in reason or "can't be read" in reason
 
 
-def test_large_answers_are_cut_but_hold_what_was_asked(server, files, monkeypatch):
+def test_large_answers_are_cut_but_hold_the_requested_module(server, files, monkeypatch):
     monkeypatch.setattr(responder, "PUSH_LIMIT", 10)
     assert names(ask(server, "prog_main")) == ["prog_main"]
 
@@ -365,7 +365,7 @@ def test_a_worker_without_work_has_no_thread():
     assert worker._thread is None
 
 
-def test_what_was_put_is_done_before_it_stops():
+def test_a_worker_finishes_queued_jobs_before_it_stops():
     worker, seen = Worker(), []
     gate = threading.Event()
     worker.put(gate.wait)
@@ -376,7 +376,7 @@ def test_what_was_put_is_done_before_it_stops():
     assert seen == [1]
 
 
-def test_no_child_gets_what_is_for_the_controller_only():
+def test_children_get_no_controller_only_modules():
     from tests.unit import test_layering
 
     wanted = {"mitogen." + name for name in test_layering.CONTROLLER_ONLY}

@@ -1,18 +1,18 @@
 r"""
-The conversation with a program that is to become a context, until it is one. Sans-IO: bytes of the
-pipe and of the terminal in; "send this", "hello", "ready" or "failed because" out.
+Converse with the program at the other end until it is a context. Sans-IO: input is bytes from the
+pipe and the terminal, output is events: "send this", "hello", "ready" or "failed".
 
-The first stage, a small program on the command line, is here too, since both speak the same lines
-(all on the pipe, after whatever the login has printed):
+The first stage, a small program on the command line, is defined here too, because both sides speak
+the same protocol. All its lines are sent on the pipe, after any output of the login:
 
-    MITO:NONE               no interpreter was found; sent by the shell
-    MITO:HELLO 3.9.2 /path  first stage runs, on this version, with this interpreter
-    MITO:EATEN              what came on stdin did not begin as it should: something ate of it
-    MITO:READY              frames from here on
+    MITO:NONE               no interpreter found; sent by the shell
+    MITO:HELLO 3.9.2 /path  the first stage runs, on this version, with this interpreter
+    MITO:EATEN              stdin does not begin with the opening: another program consumed a part
+    MITO:READY              frames follow
 
-To the child goes one line that makes a shell exit, should a shell be what reads it, and a zlib
-stream, which ends with its own checksum (RFC 1950): a second stage of two lines, core.py and its
-configuration, with zero bytes between.
+The child is sent one line that makes a shell exit, in case a shell reads it, and a zlib stream,
+which ends with its own checksum (RFC 1950): a second stage of two lines, core.py and its
+configuration, separated by zero bytes.
 
 No threads, no clock, no descriptors.
 """
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from mitogen import core
 
     PythonPath = Union[None, str, bytes, "os.PathLike[str]", Sequence[Any]]
-    # The exception to fail with, and its text.
+    # The exception's class, and its message.
     Failure = tuple[type[StreamError], str]
-    # Its name, and what the method _on_<name> of connect.Connecting takes.
+    # The event's name, and the arguments of connect.Connecting._on_<name>.
     Event = tuple[Any, ...]
 
 
@@ -57,15 +57,15 @@ __all__ = [
     "split_preamble",
 ]
 
-#: Oldest Python a target may have.
+#: Oldest Python supported on a target.
 MINIMUM_VERSION = (3, 6)
-#: Lines of output kept for an error.
+#: Number of output lines kept for an error message.
 KEPT_LINES = 100
 #: Bytes of output before the marker that are searched for prompts at a time.
 KEPT_BYTES = 65536
 
-#: Looked for where no interpreter is named: `python` and each of these, in this order; before the
-#: last, the one that Red Hat keeps for its own tools.
+#: Suffixes of `python` to search for if no interpreter is named, in this order; each is preceded by
+#: the interpreter of that version that Red Hat reserves for its own tools.
 SUFFIXES = ("3", "3.15", "3.14", "3.13", "3.12", "3.11", "3.10", "3.9", "3.8", "3.7", "3.6", '""')
 
 _SEARCH = (
@@ -77,13 +77,13 @@ _SEARCH = (
 #: preamble is 67 bytes smaller than at the default of 8, and smaller than at any other.
 MEMORY_LEVEL = 6
 
-#: What the child is sent first: a command that ends a shell, and a comment to know it by.
+#: First bytes sent to the child: a command that makes a shell exit, and a comment to check.
 _OPENING = b"exit 78 #MITO\n"
 
-# One line, no single quote, no exclamation mark, no dollar: the same text to sh, bash, csh and
-# fish. It must compile on Python 2.7 to say so. sys.path is cleaned before anything is imported
-# from it: the current directory is anybody's. It reads past the zlib stream's end when frames are
-# there already, and hands those on.
+# One line without single quotes, exclamation marks and dollar signs: sh, bash, csh and fish all
+# read the same text. It must compile on Python 2.7, to report the version. sys.path is cleaned
+# before the first import that uses it: the current directory can't be trusted. The last read may
+# return frames after the zlib stream's end; they are passed on.
 _FIRST_STAGE = (
     'from sys import*;path[:]=[p for p in path if p[:1]=="/"];from os import*;import zlib;'
     'write(1,("MITO:HELLO %s %s\\n"%(version.split()[0],executable)).encode());'
@@ -144,8 +144,8 @@ def remote_command(python_path: PythonPath, remote_name: str) -> list[str]:
     """
     Return the argument list for a login shell at the far end.
 
-    :param python_path: str or list naming the interpreter, None to look for one
-    :param str remote_name: shown by ps
+    :param python_path: str or list naming the interpreter, None to search for one
+    :param str remote_name: name shown by ps
     """
     if python_path is None:
         return ["exec", "sh", "-c", quote(_SEARCH), quote(first_stage()), quote(remote_name)]
@@ -160,22 +160,22 @@ def remote_command(python_path: PythonPath, remote_name: str) -> list[str]:
 
 
 class EofError(StreamError):
-    """The program ended before it was a context."""
+    """The program exited before it became a context."""
 
 
 class UnsupportedPythonError(StreamError):
-    """The target has no Python that can be used."""
+    """The target has no usable Python."""
 
 
 class Rule:
     """
-    What to do when a prompt or a message appears before the first stage does.
+    Reaction to a prompt or message that appears before the first stage starts.
 
-    :param bytes pattern: regular expression, matched without regard to case
-    :param str answer: name of the answer to type (`Handshake.answers`)
-    :param missing: the exception to fail with if there is no such answer
-    :param again: the exception to fail with if it was given before
-    :param error: the exception to fail with at once
+    :param bytes pattern: regular expression, matched case-insensitively
+    :param str answer: name of the answer to send (a key of `Handshake.answers`)
+    :param missing: the error if there is no such answer
+    :param again: the error if the answer was already sent once
+    :param error: the error to fail with immediately
     """
 
     def __init__(
@@ -195,9 +195,11 @@ class Rule:
 
 class Handshake:
     """
+    State of one conversation.
+
     :param rules: dict of channel name ("pipe", "tty", "err") to a list of Rule
-    :param dict answers: what to type, by the name that a Rule has for it; None: not known
-    :param str lookup: what was looked for, for the error about a missing interpreter
+    :param dict answers: texts to send, by the name used in a Rule; None if not known
+    :param str lookup: names searched for, for the error about a missing interpreter
     """
 
     def __init__(
@@ -218,16 +220,16 @@ class Handshake:
         self._seen = b""
 
     def output(self) -> str:
-        """Return the last lines that came, as text."""
+        """Return the last lines received, as text."""
         rest = [text for text in self._rest.values() if text.strip()]
         return "\n".join(line.decode("utf-8", "replace") for line in list(self.lines) + rest)
 
     def receive(self, channel: str, data: bytes) -> list[Event]:
         """
-        Take in bytes; return a list of events:
+        Process bytes from a channel; return a list of events:
 
         ("send", channel, bytes), ("hello",), ("ready", bytes that follow), ("eaten",) or
-        ("failed", exception). Nothing may be fed after "ready", "eaten" or "failed".
+        ("failed", exception). Don't call this after "ready", "eaten" or "failed".
         """
         if channel == "pipe":
             events = self._on_pipe(data)
@@ -239,7 +241,7 @@ class Handshake:
         data = self._seen + data
         at = data.find(b"MITO:")
         if at == -1:
-            # Half a marker stays.
+            # Keep a partial marker.
             keep = next((n for n in range(4, 0, -1) if data.endswith(b"MITO:"[:n])), 0)
             self._seen = data[len(data) - keep :] if keep else b""
             data = data[: len(data) - keep] if keep else data
@@ -285,8 +287,8 @@ class Handshake:
 
     def _unsupported(self, found: str) -> UnsupportedPythonError:
         return UnsupportedPythonError(
-            "no Python that can be used: looked for %s; %s; needed is Python %d.%d or later "
-            "(name one with python_path=)",
+            "no usable Python found: looked for %s; %s; Python %d.%d or later is required "
+            "(name an interpreter with python_path=)",
             self.lookup,
             found,
             *MINIMUM_VERSION,
@@ -320,23 +322,23 @@ class Handshake:
 
     def _apply(self, rule: Any, channel: str, text: bytes) -> list[Event]:
         if rule.error:
-            return [("failed", self._why(rule.error, text))]
+            return [("failed", self._failure(rule.error, text))]
         answer = self.answers.get(rule.answer)
         if rule.answer in self.given:
-            return [("failed", self._why(rule.again or rule.missing, text))]
+            return [("failed", self._failure(rule.again or rule.missing, text))]
         if answer is None:
-            return [("failed", self._why(rule.missing, text))]
+            return [("failed", self._failure(rule.missing, text))]
         self.given.add(rule.answer)
         where = "pipe" if channel == "pipe" else "tty"
         return [("send", where, answer.encode() + b"\n")]
 
-    def _why(self, error: Failure, text: bytes) -> StreamError:
+    def _failure(self, error: Failure, text: bytes) -> StreamError:
         cls, message = error
-        said = text.decode("utf-8", "replace").strip()
-        return cls("%s", message + ("\n" + said if said else ""))
+        output = text.decode("utf-8", "replace").strip()
+        return cls("%s", message + ("\n" + output if output else ""))
 
     def eof(self, status: str | None = None) -> EofError:
-        """Return the exception that says that the program has ended; `status` is text."""
+        """Return the exception for the program's exit; `status` is text."""
         return EofError(
             "EOF on stream; last 100 lines received:\n%s%s",
             self.output(),
@@ -344,7 +346,7 @@ class Handshake:
         )
 
     def timeout(self, seconds: float) -> core.TimeoutError:
-        """Return the exception that says that the deadline has passed."""
+        """Return the exception for a deadline of that many seconds."""
         return mitogen.core.TimeoutError(
             "Failed to setup connection after %.2f seconds; last 100 lines received:\n%s",
             seconds,

@@ -1,22 +1,22 @@
-"""Make Python source smaller and keep the line number of every statement.
+"""Shrink Python source without moving any statement to another line.
 
-One job: what a child compiles from the smaller source are the code objects of the original, with
-the same names, constants and line numbers, only without docstrings; so a traceback from a child
-matches the file on the controlling machine.
+One job: source that compiles to the code objects of the original, with the same names, constants
+and line numbers, but without docstrings; so tracebacks from a child match the files on the
+controlling machine.
 
 Rules:
 
-* Every token stays on its line; without annotations, a function's header is on its first one.
-  Comments, docstrings, indentation and spaces between tokens go; line breaks stay (a run of them
-  costs next to nothing once compressed).
-* When in doubt, do nothing: source that this scanner can't read is returned as it is, so that the
+* Every token stays on its line, but a function's header without annotations moves to its first
+  line. Comments, docstrings, indentation and spaces between tokens go; line breaks stay (a run of
+  them compresses to almost nothing).
+* When in doubt, do nothing: source that this scanner can't read is returned unchanged, so that the
   child reports the same syntax error as Python would here.
-* Strings are copied as they are, f-strings as a whole.
+* Strings are copied verbatim, f-strings as a whole.
+* Local variables are not renamed, lines not joined, constants not folded.
 
-Why a scanner of our own and not ``tokenize``: minifying core.py is on the way to the first connect.
-For 1,950 lines ``tokenize`` takes 14-31 ms and up to 14 ms to import, all of this about 13 ms.
-
-What it does not do: rename local variables, join lines, fold constants.
+The scanner replaces ``tokenize`` for speed: core.py is minified before the first connection can be
+made. For 1,950 lines ``tokenize`` takes 14-31 ms and up to 14 ms to import; this module takes about
+13 ms in all.
 
 Threads: pure functions without state, callable from any thread. Controlling machine only.
 """
@@ -33,20 +33,20 @@ if TYPE_CHECKING:
 __all__ = ["minimize_source"]
 
 
-#: One token. *depth* counts the brackets that are open just before it.
+#: A token. *depth* counts the brackets that are open just before it.
 Token = namedtuple("Token", ["kind", "text", "line", "depth"])
-#: One logical line: the column it starts in (tabs expanded) and its tokens, at least one.
+#: A logical line: the column of its start (tabs expanded) and its tokens, at least one.
 Line = namedtuple("Line", ["column", "tokens"])
 
 
 class _Unreadable(Exception):
-    """The source is not something that the scanner understands."""
+    """The scanner can't read the source."""
 
 
 # Names joined by dots are one token, for speed. Numbers are matched loosely ("1if", "0xe+1"), which
-# is harmless since they are copied, and so are runs of operators: no two operators that may stand
-# side by side merge into another. Letters are \w and not a range of characters: compiling a range
-# up to \U0010ffff takes 10 ms. The few letters that \w lacks make a source unreadable.
+# is harmless because they are copied, as are runs of operators: no two operators that may be
+# adjacent merge into another. Letters are \w and not a range of characters: compiling a range up to
+# \U0010ffff takes 10 ms. Source with one of the few letters that \w lacks is unreadable.
 _TOKEN = re.compile(
     r"""[ \t\f]*(?:
       (?P<string>(?:[bB][rR]?|[rR][bB]?|[uU])?(?:
@@ -66,7 +66,7 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 
-# What matters in the literal text of an f-string, plain and raw. A backslash does not escape a
+# Significant parts of an f-string's literal text, plain and raw. A backslash does not escape a
 # brace.
 _LITERAL = re.compile(r"""\\N\{[^}]*\}|\\[^{}]|\{\{|\}\}|\{|'''|\"""|'|\"""", re.DOTALL)
 _RAW_LITERAL = re.compile(r"""\\[^{}]|\{\{|\}\}|\{|'''|\"""|'|\"""", re.DOTALL)
@@ -86,15 +86,14 @@ def minimize_source(
 
     Docstrings are dropped, unless the source reads ``__doc__`` somewhere.
 
-    :param source: Python source, already decoded; any kind of line end, a byte order mark is
-        dropped.
-    :param strip_annotations: also drop annotations, ``from __future__ import annotations``, and the
-        blocks below ``if MYPY:`` and ``if TYPE_CHECKING:``, with ``MYPY = False`` where nothing
-        else reads that. Variables keep theirs in classes that are decorated or derived from
+    :param source: Python source as text, with any kind of line ends; a byte order mark is dropped.
+    :param strip_annotations: also drop annotations, ``from __future__ import annotations``, the
+        blocks below ``if MYPY:`` and ``if TYPE_CHECKING:``, and ``MYPY = False`` if nothing else
+        uses that name. Annotations of variables stay in classes that are decorated or derived from
         ``NamedTuple`` or ``TypedDict``. The result differs for code that reads
         ``__annotations__``.
-    :param rename: new names for identifiers, wherever they occur outside strings (attributes and
-        keyword arguments too); the caller knows that this is safe.
+    :param rename: new names for identifiers, applied everywhere outside strings (to attributes and
+        keyword arguments too); the caller ensures that this is safe.
     :returns: The smaller source, ending in a line break, or *source* itself if it can't be read.
     """
     text = source[1:] if source.startswith("\ufeff") else source
@@ -112,10 +111,10 @@ def minimize_source(
 
 
 def _logical_lines(source: str) -> Iterator[Line]:
-    """Cut *source* into logical lines; comments and blank lines are gone."""
+    """Split *source* into logical lines, without comments and blank lines."""
     line = 1
     position = depth = column = start = 0
-    joined = -1  # Where the last continuation ended; there has to be something after it.
+    joined = -1  # End of the last continuation, which must be followed by a token.
     tokens: list[Token] = []
     match = _TOKEN.match
     while True:
@@ -138,7 +137,7 @@ def _logical_lines(source: str) -> Iterator[Line]:
         elif kind == "comment":
             continue
         elif kind == "join":
-            if not tokens:  # Indentation before a continuation has rules of its own; very rare.
+            if not tokens:  # Indentation before a continuation has special rules; very rare.
                 raise _Unreadable
             line += 1
             joined = position
@@ -166,7 +165,7 @@ def _column(blanks: str) -> int:
 
 
 def _fstring_end(source: str, position: int, opening: str) -> int:
-    """Return where the f-string ends whose text begins at *position*, after *opening*."""
+    """Return the end of the f-string whose text begins at *position*, after *opening*."""
     quote = opening.lstrip("fFtTrR")
     raw = "r" in opening.lower()
     pattern = _RAW_LITERAL if raw else _LITERAL
@@ -179,12 +178,12 @@ def _fstring_end(source: str, position: int, opening: str) -> int:
             return position
         if text == "{":
             position = _field_end(source, position, raw)
-        elif text.startswith(quote):  # '"""' met in a string that a single '"' ends.
+        elif text.startswith(quote):  # '"""' found in a string delimited by a single '"'.
             return found.start() + 1
 
 
 def _field_end(source: str, position: int, raw: bool) -> int:
-    """Return where the replacement field ends whose expression begins at *position*."""
+    """Return the end of the replacement field whose expression begins at *position*."""
     depth = 0
     while True:
         found = _TOKEN.match(source, position)
@@ -208,7 +207,7 @@ def _field_end(source: str, position: int, raw: bool) -> int:
 
 
 def _spec_end(source: str, position: int, raw: bool) -> int:
-    """Return where the replacement field ends whose format specification begins at *position*."""
+    """Return the end of the replacement field whose format specification begins at *position*."""
     pattern = _RAW_SPEC if raw else _SPEC
     while True:
         found = pattern.search(source, position)
@@ -240,7 +239,7 @@ def _header_end(tokens: list[Token]) -> int:
 
 
 def _statements(tokens: list[Token]) -> list[list[Token]]:
-    """Divide the statements of one line at its semicolons."""
+    """Split a line into its statements at the semicolons."""
     result: list[list[Token]] = [[]]
     for token in tokens:
         if token.text == ";":
@@ -251,7 +250,7 @@ def _statements(tokens: list[Token]) -> list[list[Token]]:
 
 
 def _is_text(statement: list[Token]) -> bool:
-    """Tell whether *statement* is nothing but a plain string: a docstring, if it comes first."""
+    """Return whether *statement* is a plain string and nothing else: a docstring, if first."""
     return all(
         token.kind == "string"
         and not set("bBfFtT") & set(token.text[:2].partition(token.text[-1])[0])
@@ -260,8 +259,8 @@ def _is_text(statement: list[Token]) -> bool:
 
 
 def _without_docstrings(lines: list[Line]) -> Iterator[Line]:
-    """Drop the strings at the head of each suite; elsewhere a statement of a string becomes 0."""
-    leading = True  # Nothing but strings so far in the suite of a module, class or function.
+    """Drop the strings at the head of each suite; replace those in other places by 0."""
+    leading = True  # Only strings so far in the suite of a module, class or function.
     for index, (column, tokens) in enumerate(lines):
         start = _header_end(tokens) if tokens[0].kind == "name" else 0
         whole = start == len(tokens)  # A header with its suite on the lines below.
@@ -288,7 +287,7 @@ def _without_docstrings(lines: list[Line]) -> Iterator[Line]:
 
 
 def _ends_suite(lines: list[Line], index: int) -> bool:
-    """Tell whether a suite, not the module, ends with ``lines[index]``."""
+    """Return whether ``lines[index]`` ends a suite other than the module."""
     column: int = lines[index].column
     following: int = lines[index + 1].column if index + 1 < len(lines) else 0
     return following < column
@@ -296,8 +295,8 @@ def _ends_suite(lines: list[Line], index: int) -> bool:
 
 def _without_guarded(lines: list[Line]) -> Iterator[Line]:
     """
-    Drop blocks that only a type checker enters, where something else remains in their suite; what
-    is below an ``else`` takes their place.
+    Drop blocks for type checkers only, unless that leaves their suite empty; the suite of an
+    ``else`` takes their place.
     """
     index = 0
     while index < len(lines):
@@ -324,14 +323,14 @@ def _suite_end(lines: list[Line], index: int) -> int:
 
 
 def _is_else(lines: list[Line], index: int, column: int) -> bool:
-    """Tell whether there is an ``else`` at that column, with its suite on the lines below."""
+    """Return whether an ``else`` at that column has its suite on the lines below."""
     if index >= len(lines) or lines[index].column != column:
         return False
     return [token.text for token in lines[index].tokens] == ["else", ":"]
 
 
 def _without_guards(lines: Iterator[Line]) -> list[Line]:
-    """Drop ``MYPY = False`` where nothing reads it any more."""
+    """Drop ``MYPY = False`` if the name has no other use."""
     kept = list(lines)
     uses = Counter(token.text for _, tokens in kept for token in tokens)
     for index, (column, tokens) in enumerate(kept):
@@ -343,14 +342,14 @@ def _without_guards(lines: Iterator[Line]) -> list[Line]:
 
 
 def _guarded_end(lines: list[Line], index: int) -> int:
-    """Return the index of the line after a block below ``if MYPY:``, 0 if there's none to drop."""
+    """Return the index of the line after a droppable block below ``if MYPY:``, or 0."""
     column, tokens = lines[index]
     words = [token.text for token in tokens[:3]]
     if words[0] != "if" or words[-1] != ":" or words[1] not in _GUARD_NAMES:
         return 0
     end = _suite_end(lines, index)
     if column and (index == 0 or lines[index - 1].column < column):
-        return 0  # First in its suite: perhaps alone.
+        return 0  # First in its suite, so possibly the only one.
     if (
         end < len(lines)
         and lines[end].column == column
@@ -390,7 +389,7 @@ _FUTURE = ["from", "__future__", "import", "annotations"]
 
 def _without_annotations(lines: list[Line]) -> Iterator[Line]:
     """Drop annotations; a suite that they leave empty gets a 0."""
-    before = -1  # The column of the last line that stays.
+    before = -1  # The column of the last line kept.
     for index, (line, scope) in enumerate(_with_scope(iter(lines))):
         bare = _bare(line, scope)
         if not bare.tokens:
@@ -402,7 +401,7 @@ def _without_annotations(lines: list[Line]) -> Iterator[Line]:
 
 
 def _bare(line: Line, scope: str) -> Line:
-    """Return *line* without annotations; with no tokens if it was nothing else."""
+    """Return *line* without annotations; without tokens if only an annotation was there."""
     column, tokens = line
     end = 0
     if tokens[0].text in ("def", "async"):
@@ -424,9 +423,9 @@ _COMPOUND = frozenset(
 
 
 def _bare_variable(tokens: list[Token], scope: str) -> list[Token]:
-    """``x: T = v`` becomes ``x = v``, and ``x: T`` nothing.
+    """Turn ``x: T = v`` into ``x = v``, and ``x: T`` into nothing.
 
-    In a function ``x: T`` stays, since it makes x a local name.
+    In a function ``x: T`` stays, because it makes x a local name.
     """
     colon = next((i for i, t in enumerate(tokens) if t.text == ":" and not t.depth), 0)
     equal = next((i for i, t in enumerate(tokens) if t.text == "=" and not t.depth), 0)
@@ -441,7 +440,7 @@ def _bare_variable(tokens: list[Token], scope: str) -> list[Token]:
 
 def _bare_header(tokens: list[Token]) -> list[Token]:
     """Drop the annotations of the parameters and of the result from a function's header."""
-    if "lambda" in [token.text for token in tokens]:  # Its colon and commas look like ours.
+    if "lambda" in [token.text for token in tokens]:  # Its colon and commas look the same.
         return tokens
     result: list[Token] = []
     skipping = parameters = False
@@ -463,7 +462,7 @@ def _bare_header(tokens: list[Token]) -> list[Token]:
 
 
 def _on_first_line(header: list[Token]) -> list[Token]:
-    """Move a header to its first line: without annotations it fits. Its last comma goes."""
+    """Move a header without annotations to its first line, and drop its trailing comma."""
     if any("\n" in token.text for token in header):
         return header
     return [
@@ -474,7 +473,7 @@ def _on_first_line(header: list[Token]) -> list[Token]:
 
 
 def _joined(lines: list[Line], rename: Mapping[str, str]) -> str:
-    """Write *lines* out, each token on its own line of the file."""
+    """Return the text of *lines*, with each token on its original line."""
     out: list[str] = []
     columns = [0]
     line = 1
@@ -499,7 +498,7 @@ def _joined(lines: list[Line], rename: Mapping[str, str]) -> str:
 
 
 def _level(columns: list[int], column: int) -> int:
-    """Return how deep a line at *column* is nested; *columns* are those of the suites around it."""
+    """Return the nesting depth of a line at *column*; update *columns* of the enclosing suites."""
     if columns[-1] < column:
         columns.append(column)
     while columns[-1] > column:
@@ -509,7 +508,7 @@ def _level(columns: list[int], column: int) -> int:
     return len(columns) - 1
 
 
-# After a token of one kind, the kinds that could merge with it.
+# Kinds of tokens that could merge with a preceding token of each kind.
 _GLUES: dict[str, tuple[str, ...]] = {
     "": (),
     "name": ("name", "number", "string"),
@@ -522,7 +521,7 @@ _GLUES: dict[str, tuple[str, ...]] = {
 
 
 def _needs_space(last: str, last_text: str, kind: str, text: str) -> bool:
-    """Tell whether two tokens, of kinds that could merge, would."""
+    """Return whether two adjacent tokens, of kinds that could merge, would merge."""
     if last == "string":  # '' 'a' would begin a triple quote.
         return text.startswith(last_text[-1])
     if kind == "string":  # return"x", but not returnb"x"

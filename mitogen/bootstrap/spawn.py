@@ -1,12 +1,12 @@
 """
-Start a program that is to become a context, with a pipe to it; end it and reap it.
+Start the program that is to become a context, with a pipe to it; terminate and reap it.
 
 Rules
-    1. No code of ours runs between fork and exec: subprocess does that, and a small `sh` script
-       where a controlling terminal has to be taken.
-    2. Every descriptor made here is closed in a child (PEP 446) and belongs to the Process until
-       it is taken over.
-    3. A process is ended by its own pid, and reaped.
+    1. No Python code runs between fork and exec: subprocess execs the program, or a small `sh`
+       script if a controlling terminal must be acquired.
+    2. Every descriptor created here is closed in children (PEP 446) and belongs to the Process
+       until its owner takes it over.
+    3. A process is terminated by its own pid, and reaped.
 
 Threads: start() on any; reaping by the broker's timers.
 """
@@ -32,21 +32,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Process", "create_socketpair", "own_environment", "start", "status_text"]
 
-#: Bytes of socket buffer asked for; the system may give less.
+#: Bytes of socket buffer requested; the system may grant less.
 BUFFER_SIZE = 425984
-#: Seconds between looks at a process that should end: first and longest.
-FIRST_LOOK, LONGEST_LOOK = 0.002, 0.1
-#: Seconds after which a process that should end gets SIGTERM, and SIGKILL.
+#: Seconds between polls of a process that should exit: first and longest interval.
+FIRST_POLL, LONGEST_POLL = 0.002, 0.1
+#: Seconds after which a process that should exit is sent SIGTERM, and SIGKILL.
 TERM_AFTER, KILL_AFTER = 3.0, 5.0
 
-#: Takes the terminal named by $0 as controlling terminal (it must lead its session), then runs.
+#: Script for a session leader: make the terminal named by $0 the controlling terminal, then exec.
 _TAKE_TTY = ': <>"$0";exec "$@"'
-#: The same, with the terminal as its standard input, output and error.
+#: The same, with the terminal also as standard input, output and error.
 _ON_TTY = 'exec 0<>"$0" 1>&0 2>&0;exec "$@"'
 
 
 def create_socketpair(size: int = BUFFER_SIZE) -> tuple[int, int]:
-    """Return two descriptors of a connected AF_UNIX stream, with `size` bytes of buffer asked."""
+    """Return the descriptors of a pair of Unix stream sockets; request `size`-byte buffers."""
     pair = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
     for sock in pair:
         sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, size)
@@ -55,7 +55,7 @@ def create_socketpair(size: int = BUFFER_SIZE) -> tuple[int, int]:
 
 
 def open_pty() -> tuple[int, str, int]:
-    """Return (master, path of the slave, slave): a terminal that passes bytes unchanged."""
+    """Return (master, path of the slave, slave) of a terminal in raw mode."""
     import tty
 
     master, slave = os.openpty()
@@ -67,14 +67,14 @@ class Process:
     """
     A started program.
 
-    :param proc: a subprocess.Popen, or what has its `pid`, `poll()` and `kill()`
+    :param proc: a subprocess.Popen, or an object with its `pid`, `poll()` and `kill()`
     :param int pipe: our end of its standard input and output
     :param int tty: master of its terminal, or None
-    :param int err: read end of its standard error, or None where that is in `pipe`
+    :param int err: read end of its standard error, or None if that goes to `pipe`
     """
 
-    #: The terminal's other end. Held open, so that the master does not hang up while no program
-    #: has it open.
+    #: Slave of the terminal, held open so that the master gets no hangup while no program has the
+    #: terminal open.
     slave: int | None = None
 
     def __init__(
@@ -87,13 +87,13 @@ class Process:
         self.err = err
 
     def close_slave(self) -> None:
-        """Let the terminal hang up once no program has it open."""
+        """Close the slave, so that the terminal hangs up when the last program closes it."""
         slave, self.slave = self.slave, None
         if slave is not None:
             os.close(slave)
 
     def signal(self, number: int) -> None:
-        """Send a signal, unless the process was reaped."""
+        """Send a signal, unless the process has been reaped."""
         if self.poll() is None:
             try:
                 os.kill(self.pid, number)
@@ -102,28 +102,28 @@ class Process:
 
     def poll(self) -> int | None:
         """
-        Return the exit status, or None while it runs. What a dead process has started is ended
-        before it is reaped: until then the number of its group is nobody else's.
+        Return the exit status, or None while the process runs. The remaining processes in its group
+        are terminated before it is reaped, because the group's id may be reused afterwards.
         """
         try:
             if not os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 return None
             os.killpg(self.pid, _signal.SIGTERM)
         except (OSError, AttributeError):
-            # Reaped already, no group of its own, or a system without waitid().
+            # Already reaped, no process group of its own, or a system without waitid().
             pass
         status: int | None = self.proc.poll()
         return status
 
     def reap(self, broker: Broker, done: Callable[[int], object], waited: float = 0.0) -> Any:
         """
-        Broker thread: call `done(status)` once the process is gone: soon by itself, else by a
-        signal.
+        Broker thread: call `done(status)` once the process is gone. It may exit by itself first;
+        after `TERM_AFTER` and `KILL_AFTER` seconds it is sent a signal.
         """
         status = self.poll()
         if status is not None:
             return done(status)
-        wait = min(max(FIRST_LOOK, waited), LONGEST_LOOK)
+        wait = min(max(FIRST_POLL, waited), LONGEST_POLL)
         for after, number in _SIGNALS.items():
             if waited <= after < waited + wait:
                 self.signal(number)
@@ -131,10 +131,10 @@ class Process:
 
     def leave(self, kill: bool) -> None:
         """
-        Let the process go on; whenever it ends, it is reaped: by a thread, as the broker may be
-        gone by then.
+        Let the process run on, and reap it when it exits. A thread waits for it, because the broker
+        may be gone by then.
 
-        :param bool kill: it is a client only, and of no more use
+        :param bool kill: the process is a mere client and of no more use: send it SIGKILL
         """
         if kill:
             self.signal(_signal.SIGKILL)
@@ -145,7 +145,7 @@ _SIGNALS = {TERM_AFTER: _signal.SIGTERM, KILL_AFTER: _signal.SIGKILL}
 
 
 def status_text(status: int | None) -> str:
-    """Return what an exit status of subprocess says, for an error."""
+    """Describe an exit status of subprocess, for an error message."""
     if status is None:
         return "process still running"
     if status < 0:
@@ -154,14 +154,14 @@ def status_text(status: int | None) -> str:
 
 
 def check_program(name: str) -> None:
-    """Raise FileNotFoundError if there is no program of that name or path."""
+    """Raise FileNotFoundError if no executable of that name or path exists."""
     paths = [name] if "/" in name else [os.path.join(p, name) for p in os.get_exec_path()]
     if not any(os.access(path, os.X_OK) for path in paths):
         raise FileNotFoundError(2, "No such file or directory", name)
 
 
 def own_environment() -> dict[str, str]:
-    """Return this account's environment, without what its Python has added (PEP 538)."""
+    """Return this process's environment, without the variable that Python adds (PEP 538)."""
     env = dict(os.environ)
     if "LC_CTYPE" in env:
         try:
@@ -185,14 +185,15 @@ def start(
     Start a program in a session of its own.
 
     :param list argv: program and arguments
-    :param str stdio: "pipe": a socketpair is its standard input and output; "tty": a terminal is
-    :param bool tty: with "pipe", give it a controlling terminal as well, for its prompts
-    :param bool err: give its standard error a pipe of its own; else that goes where stdout goes
+    :param str stdio: "pipe" to connect its standard input and output to a socketpair, "tty" to a
+        terminal
+    :param bool tty: with "pipe", add a controlling terminal, for prompts
+    :param bool err: connect standard error to a pipe of its own; otherwise it goes to stdout
     :param dict environ: changes to its environment
     :returns: Process
-    :raises StreamError: it could not be started
+    :raises StreamError: the program could not be started
     """
-    # Half of what this module costs to import, and a context without children needs none of it.
+    # This accounts for half of the import time, and contexts without children don't need it.
     import subprocess
 
     ours = []
@@ -200,7 +201,7 @@ def start(
     words: list[Any] = [os.fspath(arg) for arg in argv]
     try:
         if tty or stdio == "tty":
-            # A shell starts it then, whose error would be the child's.
+            # A shell execs the program, so a missing program would look like the child's error.
             check_program(words[0])
         master: Any
         slave: Any
@@ -236,7 +237,7 @@ def start(
         for fd in ours:
             os.close(fd)
         raise StreamError(
-            "cannot start %s: %s; is it installed, and the path right?", words[0], e
+            "cannot start %s: %s; check that it is installed and the path is right", words[0], e
         ) from e
     finally:
         for fd in theirs:

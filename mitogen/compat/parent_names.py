@@ -453,7 +453,7 @@ class Reaper:
             return
         if self.broker.closing and self._waited > self.broker.shutdown_timeout:
             return self._finish()
-        wait = min(max(spawn.FIRST_LOOK, self._waited), spawn.LONGEST_LOOK)
+        wait = min(max(spawn.FIRST_POLL, self._waited), spawn.LONGEST_POLL)
         for after, number in (
             (spawn.TERM_AFTER, signal.SIGTERM),
             (spawn.KILL_AFTER, signal.SIGKILL),

@@ -1,3 +1,3 @@
 """
-What `python3 -m mitogen demo` shows: a small tree of contexts, and functions that run in each.
+The demonstration run by `python3 -m mitogen demo`: a small tree of contexts, and functions to call.
 """

@@ -1,5 +1,5 @@
 """
-Whose process this is.
+The account of the current process.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import pwd
 
 
 def user_name() -> str:
-    """Return the account's name, or its number where it has none."""
+    """Return the account's name, or its numeric id if it has no name."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:

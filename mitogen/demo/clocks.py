@@ -1,5 +1,5 @@
 """
-What a process has used.
+Resources used by the current process.
 """
 
 from __future__ import annotations
@@ -8,6 +8,6 @@ import os
 
 
 def cpu_seconds() -> float:
-    """Return the seconds of CPU time, user and system, of this process: float."""
+    """Return the CPU time of this process, user and system, in seconds."""
     times = os.times()
     return times[0] + times[1]

@@ -1,5 +1,5 @@
 """
-Facts about the process that this runs in. Sent to each context, with what it imports.
+Facts about the current process. This module is sent to each context, with the modules it imports.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def collect() -> dict[str, object]:
-    """Return a dict: pid, parent, user, Python version, seconds of CPU time used so far."""
+    """Return a dict: pid, parent, user, Python version, CPU time used so far in seconds."""
     return {
         "pid": os.getpid(),
         "parent": os.getppid(),

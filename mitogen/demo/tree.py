@@ -1,5 +1,5 @@
 """
-Builds the demonstration's tree, asks each context for facts, and draws it.
+Build the demonstration's tree, collect facts from each context, and draw the tree.
 
 Controlling machine only.
 """
@@ -16,15 +16,15 @@ from mitogen.demo import facts
 
 __all__ = ["run"]
 
-#: The tree: a name, and what is below it.
+#: The tree: names of contexts, each mapped to its children.
 SHAPE: dict[str, Any] = {"a": {"a1": {"a11": {}}, "a2": {}}, "b": {"b1": {"b11": {}}}}
-#: Calls that a time is the median of.
+#: Number of calls timed per context; the median is shown.
 CALLS = 50
 
 
 def run(out: TextIO = sys.stdout) -> int:
     """
-    Build the tree, draw it on `out`, end it; return an exit status.
+    Build the tree, draw it on `out`, shut it down, and return an exit status.
 
     :param out: a text file
     """
@@ -41,7 +41,7 @@ def run(out: TextIO = sys.stdout) -> int:
 
 
 def _grow(router: Any, via: Any, shape: dict[str, Any], indent: str, out: TextIO) -> int:
-    """Start the contexts of `shape` below `via`, and what is below them; return how many."""
+    """Start the contexts in `shape` below `via`, recursively, and return their number."""
     count = 0
     for position, (name, below) in enumerate(shape.items()):
         last = position == len(shape) - 1

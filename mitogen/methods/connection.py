@@ -1,6 +1,6 @@
 """
-The base of connection methods: the options that all of them take, and how a method starts a child
-and which prompts it expects. The method `local` is here too.
+The base of connection methods: common options, the start of a child, and the prompts expected
+before it runs. The method `local` is defined here too.
 
 A method makes no protocol decisions: bootstrap/handshake.py holds the conversation, and
 tree/connecting.py drives it.
@@ -36,7 +36,7 @@ __all__ = [
     "get_sys_executable",
 ]
 
-#: How many keepalives may go unanswered.
+#: Number of keepalives that may stay unanswered.
 KEEPALIVE_COUNT = 3
 
 
@@ -58,17 +58,17 @@ def get_sys_executable() -> str:
 
 class Options:
     """
-    What every connection method takes.
+    Options of every connection method.
 
-    :param str name: name of the context, for people
-    :param str remote_name: shown by ps behind `mitogen:`; no slashes
+    :param str name: name of the context, for display
+    :param str remote_name: name shown by ps after `mitogen:`; no slashes
     :param python_path: str, path or list: the interpreter; None: see `default_python_path`
-    :param float connect_timeout: seconds until the connection must be made
+    :param float connect_timeout: seconds until the connection must be established
     :param bool debug: log more in the child
-    :param bool unidirectional: forbid traffic between siblings there
+    :param bool unidirectional: forbid traffic between the child's siblings
     """
 
-    #: What to run where none is named: None to look for one.
+    #: Interpreter used if none is named; None to search for one.
     default_python_path = None
 
     def __init__(
@@ -97,19 +97,19 @@ class Options:
 
 
 class LocalOptions(Options):
-    """Options of a method whose child runs on this machine: this interpreter, if none is named."""
+    """Options of a method whose child runs on this machine, by default with this interpreter."""
 
     default_python_path = property(lambda self: get_sys_executable())
 
 
 class AccountOptions(LocalOptions):
     """
-    Options of a program that asks for a password with a prompt of its own:
+    Options of a program that prompts for a password:
 
-    :param str username: whose account
-    :param str password: what it asks for
-    :param str password_prompt: what it asks with; compared without regard to case
-    :param incorrect_prompts: what it may say to a wrong password
+    :param str username: account to switch to
+    :param str password: the password
+    :param str password_prompt: text of the prompt, compared case-insensitively
+    :param incorrect_prompts: texts of the program's possible replies to a wrong password
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class AccountOptions(LocalOptions):
     def rules(
         self, error: type[StreamError], required: str, incorrect: str
     ) -> tuple[Rule, list[Rule]]:
-        """Return (Rule for the prompt, Rules for what is said to a wrong password)."""
+        """Return (Rule for the prompt, Rules for replies to a wrong password)."""
         prompt = handshake.Rule(
             re.escape(self.password_prompt.encode()) + rb" *",
             answer="password",
@@ -145,25 +145,25 @@ class AccountOptions(LocalOptions):
 
 class Connection:
     """
-    A connection method: how to start a child, and what may be asked on the way. This one is
-    `local`: a subprocess of this one.
+    A connection method: the start of a child, and the prompts on the way. This base class is
+    `local`, whose child is a subprocess.
     """
 
     options_class: type[Options] = LocalOptions
-    #: How the child's standard input and output are made: see spawn.start().
+    #: Arguments of spawn.start(): the kind of the child's standard input, output and error.
     stdio = "pipe"
     tty = False
     err = False
-    #: Send all at once, before the child has said a word: not where the prompts are on the pipe.
+    #: Send everything at once, before the child's first output; False if prompts come on the pipe.
     eager = True
-    #: The link can go silent: send keepalives.
+    #: Seconds between keepalives, for links that may fail silently; 0 for none.
     keepalive_interval = 0
     keepalive_count = KEEPALIVE_COUNT
-    #: What is started here only carries bytes to the context's process, which can do without it.
+    #: The started process only relays bytes to the context's process, which can outlive it.
     is_client = False
-    #: What ends the program where the attempt has failed. It is killed soon, whatever this is.
+    #: Signal sent to the program after a failed attempt. SIGKILL follows soon in any case.
     end_signal = _signal.SIGKILL
-    #: Changes to the environment of the program that is started; the child undoes them.
+    #: Changes to the environment of the started program; the child reverts them.
     environ: dict[str, str] = {}
 
     def __init__(self, options: Any, router: Router) -> None:
@@ -178,15 +178,15 @@ class Connection:
 
     @property
     def proc(self) -> Any:
-        """`process`, as old programs know it."""
+        """`process`, under its older name."""
         return self.process
 
     def get_python_argv(self) -> list[str]:
-        """Return python_argv(), as old programs know it."""
+        """Return python_argv(). Kept for compatibility."""
         return self.python_argv()
 
     def get_boot_command(self) -> list[str]:
-        """Return the argument list that starts the first stage, with no shell between."""
+        """Return the argument list that starts the first stage, without a shell in between."""
         return self.python_argv() + ["-c", handshake.first_stage(), self.options.remote_name]
 
     def argv(self) -> list[str]:
@@ -194,22 +194,22 @@ class Connection:
         return self.get_boot_command()
 
     def rules(self) -> dict[str, list[Rule]]:
-        """Return what may be asked or said before the child is there: channel to list of Rule."""
+        """Return the Rules for prompts and messages before the child runs, by channel name."""
         return {}
 
     def answers(self) -> dict[str, str | None]:
-        """Return what to answer, by the names that rules() uses."""
+        """Return the answers to prompts, by the names used in rules()."""
         return {}
 
     def destination(self) -> Hashable:
-        """Return what tells one server's logins from another's; None: logins have no limit."""
+        """Return a key for the server, whose concurrent logins are limited; None for no limit."""
 
     def default_name(self) -> str:
-        """Return the context's name where none was given."""
+        """Return the context's name if none was given."""
         return "local.%d" % self.process.pid
 
     def lookup(self) -> str:
-        """Return what interpreter is looked for, for an error."""
+        """Return the names of the interpreters searched for, for an error message."""
         if self.options.python_path is None:
             names = ["python" + s.strip('"') for s in handshake.SUFFIXES]
             return ", ".join(names)

@@ -1,20 +1,22 @@
 """
-Connection methods of programs that run a command somewhere else, mostly in a container: docker,
-podman, buildah, kubectl, lxc, lxd, incus, jail, and `command`, whose command line the caller gives.
+Connection methods of programs that run a command elsewhere, mostly in a container: docker, podman,
+buildah, kubectl, lxc, lxd, incus, jail, and `command`, whose command line is given by the caller.
 
 Rules
-    1. A program is a row of TABLE: its options and its command line. There is no code per program.
-    2. No login shell is between, so no word is quoted for one.
-    3. The child's standard input and output are pipes, and so all is sent at once (`eager`), unless
-       the program insists on a terminal. Never `-t` of docker or kubectl: the terminal that it
-       makes in there changes line ends, echoes, and takes control characters for signals.
-    4. What the program itself says comes on a pipe beside: it must not get among the frames.
+    1. Each program is a row of TABLE: its options and its command line. There is no code per
+       program.
+    2. No login shell is involved, so no word is quoted for one.
+    3. The child's standard input and output are pipes, so everything is sent at once (`eager`),
+       unless the program insists on a terminal. `-t` of docker or kubectl is never used: the
+       terminal that it makes in the container changes line ends, echoes, and turns control
+       characters into signals.
+    4. The program's own messages come on a separate pipe: they must not mix with frames.
 
 A command line is a list of words. `{name}` in a word stands for the option of that name, `{{` and
-`}}` for a brace; a word that is only `{name}` becomes as many words as the option has. A list
-within the list is left out unless all that its own words name is set. `{python}` is what starts
-Python there, as many words as it takes, and is put at the end where it is missing; `{shell}` is the
-same as one word, quoted for a POSIX shell.
+`}}` for a brace; a word that is only `{name}` becomes as many words as the option has. A nested
+list is left out unless all options named by its own words are set. `{python}` stands for the words
+that start Python there, and is appended if missing; `{shell}` is the same as one word, quoted for a
+POSIX shell.
 
 No threads, no clock, no descriptors.
 """
@@ -59,14 +61,14 @@ _OCI_USER = ("--user", "{username}")
 _NO_INSTANCE = rb"instance( is)? not (found|running)|error: not found"
 
 #: A program:
-#: - its options, and what they are if not given;
-#: - its command line, by the option that has to be given: one of them, where there are several;
-#: - a regular expression for what it says where there is no such container, or none that runs;
-#: - whether the process here is a client only, and the context's own is not below it;
-#: - whether it tidies up after a failure, and so must be let end by itself.
-Row = namedtuple("Row", "options command_lines absent is_client tidies")
+#: - its options and their defaults;
+#: - its command lines, by the one option that must be given;
+#: - a regular expression for its message about a container that is missing or not running;
+#: - whether the process here is only a client, and not an ancestor of the context's process;
+#: - whether it cleans up after a failure, so that it needs time to exit by itself.
+Row = namedtuple("Row", "options command_lines absent is_client cleans_up")
 
-#: Connection method to its program.
+#: Connection methods: name to program.
 TABLE = {
     "docker": Row(
         options={"docker_path": "docker", "docker_args": None, "username": None},
@@ -91,7 +93,7 @@ TABLE = {
         },
         absent=rb"no such container|container [^\n]* is not running",
         is_client=True,
-        tidies=False,
+        cleans_up=False,
     ),
     "podman": Row(
         options={"podman_path": "podman", "username": None},
@@ -100,14 +102,14 @@ TABLE = {
         },
         absent=rb"no such container|container state improper",
         is_client=True,
-        tidies=True,
+        cleans_up=True,
     ),
     "buildah": Row(
         options={"buildah_path": "buildah", "username": None},
         command_lines={"container": ("{buildah_path}", "run", _OCI_USER, "--", "{container}")},
         absent=rb"container not known",
         is_client=False,
-        tidies=True,
+        cleans_up=True,
     ),
     "kubectl": Row(
         options={
@@ -132,7 +134,7 @@ TABLE = {
         },
         absent=rb"\(notfound\)|container [^\n]* is not valid for pod|container not found",
         is_client=True,
-        tidies=False,
+        cleans_up=False,
     ),
     "lxc": Row(
         options={"lxc_attach_path": "lxc-attach"},
@@ -141,7 +143,7 @@ TABLE = {
         },
         absent=rb"failed to get init pid",
         is_client=False,
-        tidies=False,
+        cleans_up=False,
     ),
     "lxd": Row(
         options={"lxc_path": "lxc"},
@@ -150,7 +152,7 @@ TABLE = {
         },
         absent=_NO_INSTANCE,
         is_client=True,
-        tidies=False,
+        cleans_up=False,
     ),
     "incus": Row(
         options={"incus_path": "incus"},
@@ -159,46 +161,46 @@ TABLE = {
         },
         absent=_NO_INSTANCE,
         is_client=True,
-        tidies=False,
+        cleans_up=False,
     ),
     "jail": Row(
         options={"jexec_path": "/usr/sbin/jexec", "username": None},
         command_lines={"container": ("{jexec_path}", ("-U", "{username}"), "{container}")},
         absent=rb"jail [^\n]* not found",
         is_client=False,
-        tidies=False,
+        cleans_up=False,
     ),
 }
 
-#: What the options are, for the classes' docstrings; others are paths of programs.
+#: Descriptions of options, for the classes' docstrings; other options are paths of programs.
 _TEXTS = {
     "container": "str: name or id of a running container",
     "image": "str: start a container from this image, and remove it at the end",
     "pod": "str: name of a running pod",
-    "username": "str: whose account there; None for the container's default",
+    "username": "str: account there; None for the container's default",
     "namespace": "str: the pod's namespace; None for the configuration's",
     "context": "str: context of kubectl's configuration",
     "docker_args": "list of str: more arguments of `docker exec` or `docker run`",
     "kubectl_args": "list of str: more arguments of `kubectl exec`",
 }
-_TEXT_CONTAINER_OF_POD = "str: which of the pod's containers"
+_TEXT_CONTAINER_OF_POD = "str: name of one of the pod's containers"
 
 _COMMON = connection.Options.__init__.__code__
 #: Options of every connection method.
 COMMON_OPTIONS = _COMMON.co_varnames[1 : _COMMON.co_argcount]
-#: What `{name}` in a command line of `command` needs no keyword argument for, or must not have one.
+#: Names in a command line of `command` that no keyword argument defines, or that must not occur.
 _RESERVED = ("argv", "prompts", "tty", "password", "python", "shell") + COMMON_OPTIONS
 
-#: What runc and crun say, by whatever they were started, if there is no shell.
+#: Error message of runc and crun for a missing shell, common to the programs that use them.
 _NO_PROGRAM = rb"executable file [^\n]*not found"
 
 
 class ContainerError(StreamError):
-    """There is no container of that name, or it does not run."""
+    """The container does not exist or is not running."""
 
 
 class PasswordError(StreamError):
-    """A prompt came that there is no answer to, or its answer was refused."""
+    """A prompt has no answer, or its answer was rejected."""
 
 
 # ---- command lines
@@ -206,9 +208,9 @@ class PasswordError(StreamError):
 
 def fields_of(template: Template) -> Iterator[str]:
     """
-    Yield the names of the options that a command line names.
+    Yield the names of the options in a command line.
 
-    :raises ValueError: a word has a brace that is neither doubled nor around a name
+    :raises ValueError: a word has a brace that is neither doubled nor part of a `{name}`
     """
     for part in template:
         if isinstance(part, str):
@@ -219,10 +221,10 @@ def fields_of(template: Template) -> Iterator[str]:
 
 def expand(template: Template, fields: Mapping[str, Any]) -> list[str]:
     """
-    Return the command line that a template stands for. Pure.
+    Return the command line for a template. Pure.
 
     :param template: list of words; see this module's docstring
-    :param fields: what the names in it stand for: str, path, number, or a list of these
+    :param fields: values of the names in it: str, path, number, or a list of these
     :raises ValueError: an option is not set, or is a list and is not a word of its own
     """
     argv: list[str] = []
@@ -241,7 +243,7 @@ def _is_set(value: Any) -> bool:
 
 
 def _parse(word: str) -> list[tuple[str, str | None]]:
-    """Return a word's parts: (text, name of the option that follows, if any)."""
+    """Return the parts of a word: (text, name of the option that follows, or None)."""
     try:
         parts = list(string.Formatter().parse(word))
         if all(name is None or name.isidentifier() and not (s or c) for _, name, s, c in parts):
@@ -249,7 +251,7 @@ def _parse(word: str) -> list[tuple[str, str | None]]:
     except ValueError:
         pass
     raise ValueError(
-        "cannot read %r: braces are for the name of an option; write {{ or }} for a brace" % word
+        "cannot parse %r: braces enclose the name of an option; write {{ or }} for a brace" % word
     )
 
 
@@ -262,7 +264,7 @@ def _expand_word(word: str, fields: Mapping[str, Any]) -> list[str]:
             if word == "{%s}" % name and isinstance(value, (list, tuple)):
                 return [_text(each) for each in value]
             if not _is_set(value) or isinstance(value, (list, tuple)):
-                raise ValueError("%r needs %s=, and one word only; it is %r" % (word, name, value))
+                raise ValueError("%r requires %s= to be one word; it is %r" % (word, name, value))
             found.append(_text(value))
     return ["".join(found)]
 
@@ -276,20 +278,21 @@ def _text(value: Any) -> str:
 
 class Options(connection.Options):
     """
-    Options of `command`, which reaches a context by any program that runs a command. Besides
-    connection.Options:
+    Options of `command`, which starts a context through any program that runs a command. In
+    addition to connection.Options:
 
-    :param list argv: the command line, str: see this module's docstring. What `{name}` stands for
-        is a keyword argument of that name, whatever it is
-    :param tty: True gives the program a terminal to ask on, beside its standard input and output;
-        "stdio" makes a terminal its standard input and output, where it reads its answers there
-    :param list prompts: what the program may ask or say: (regular expression, answer, error).
-        The answer is typed on the terminal, once; `{password}` in it is the option, other names are
-        as in `argv`. Connecting fails with the text `error` if the answer is None, or if it is
-        asked for again
-    :param str password: for the answers; never on the command line
-    :raises TypeError: there is an argument that nothing names
-    :raises ValueError: `argv`, `prompts` or `tty` is not as said above
+    :param list argv: the command line, a list of str: see this module's docstring. The value of
+        `{name}` is the keyword argument of that name; any name may be used
+    :param tty: True gives the program a terminal for its prompts, in addition to its standard
+        input and output; "stdio" makes the terminal its standard input and output, for programs
+        that read answers there
+    :param list prompts: the program's possible prompts and messages: (regular expression, answer,
+        error). The answer is sent to the terminal, once; `{password}` in it stands for the option,
+        other names as in `argv`. Connecting fails with the text `error` if the answer is None, or
+        if the prompt is repeated
+    :param str password: password for the answers; never on the command line
+    :raises TypeError: an argument is used nowhere
+    :raises ValueError: `argv`, `prompts` or `tty` is not as described above
 
     For example ::
 
@@ -312,7 +315,7 @@ class Options(connection.Options):
         **kwargs: Any,
     ) -> None:
         if isinstance(argv, (str, bytes)) or not argv:
-            raise ValueError("command: argv=%r must be a list of words" % (argv,))
+            raise ValueError("command: argv=%r must be a non-empty list of words" % (argv,))
         if tty not in (False, True, "stdio"):
             raise ValueError("command: tty=%r must be False, True or 'stdio'" % (tty,))
         self.tty = tty
@@ -321,19 +324,21 @@ class Options(connection.Options):
         self.prompts = [_prompt(number, row, tty) for number, row in enumerate(prompts)]
         named = set(fields_of(self.template))
         if "password" in named:
-            raise ValueError("command: {password} in argv= would be seen by all; use prompts=")
+            raise ValueError(
+                "command: {password} in argv= would be visible to all users; use prompts="
+            )
         named.update(fields_of([answer for _, answer, _ in self.prompts if answer is not None]))
         self.fields = {name: kwargs.pop(name, None) for name in named.difference(_RESERVED)}
         _refuse_unknown("command", kwargs, [*_RESERVED[:4], *sorted(self.fields)])
         connection.Options.__init__(self, **kwargs)
         common = named.intersection(COMMON_OPTIONS)
         self.fields.update((name, getattr(self, name)) for name in common)
-        # What is missing is found here, not by the broker.
+        # Detect missing options here rather than on the broker thread.
         expand(self.template, dict(self.fields, python="python", shell="python"))
 
 
 def _words(argv: Sequence[Any]) -> list[Any]:
-    """Return a command line with paths as str."""
+    """Return a command line with paths converted to str."""
     words: list[Any] = []
     for word in argv:
         if not isinstance(word, (str, os.PathLike, list, tuple)):
@@ -349,12 +354,12 @@ def _prompt(number: int, row: Any, tty: Any) -> tuple[bytes, str | None, str]:
         re.compile(pattern)
     except (TypeError, ValueError, re.error) as e:
         raise ValueError(
-            "command: prompts[%d]=%r is not (regular expression, answer or None, error): %s"
+            "command: prompts[%d]=%r must be (regular expression, answer or None, error): %s"
             % (number, row, e)
         ) from e
     if answer is not None and not tty:
         raise ValueError(
-            "command: prompts[%d] has an answer, and no terminal to type it on (see tty=)" % number
+            "command: prompts[%d] has an answer, which requires a terminal; set tty=" % number
         )
     return pattern, answer, error
 
@@ -363,12 +368,12 @@ def _refuse_unknown(method: str, kwargs: Mapping[str, Any], own: Sequence[str]) 
     known = [*own, *COMMON_OPTIONS]
     for name in sorted(set(kwargs).difference(known)):
         raise TypeError(
-            "%s: there is no option %r; there are: %s" % (method, name, ", ".join(known))
+            "%s: unknown option %r; known options are: %s" % (method, name, ", ".join(known))
         )
 
 
 class Connection(connection.Connection):
-    """A program that runs a command: see Options."""
+    """A program that runs a command; see Options."""
 
     options_class: Any = Options
     err = True
@@ -382,8 +387,8 @@ class Connection(connection.Connection):
             self.tty = options.tty
 
     def get_boot_command(self) -> list[str]:
-        """Return the argument list that starts the first stage, with no shell between."""
-        # As for a login shell, less the quotes that are for that.
+        """Return the argument list that starts the first stage, without a shell in between."""
+        # As for a login shell, without the quotes for it.
         words = handshake.remote_command(self.options.python_path, self.options.remote_name)
         words = [split(word)[0] for word in words]
         return words[1:] if words[0] == "exec" else words
@@ -398,7 +403,7 @@ class Connection(connection.Connection):
         return expand(template, dict(self.options.fields, python=boot, shell=shell))
 
     def rules(self) -> Rules:
-        """Return what may be asked or said before the child is there: channel to list of Rule."""
+        """Return the Rules for prompts and messages before the child runs, by channel name."""
         every = [self._rule(*row) for row in self.options.prompts]
         if self.stdio == "tty":
             return {"pipe": every}
@@ -407,18 +412,21 @@ class Connection(connection.Connection):
     def _rule(self, pattern: bytes, answer: str | None, error: str) -> Rule:
         if answer is None:
             return Rule(pattern, error=(StreamError, error))
-        missing = "%s is asked for, and is not given (%s)" % (answer, self.default_name())
+        missing = "no value given for %s, which is prompted for (%s)" % (
+            answer,
+            self.default_name(),
+        )
         return Rule(pattern, answer, (PasswordError, missing), (PasswordError, error))
 
     def answers(self) -> dict[str, str | None]:
-        """Return what to answer, by the names that rules() uses; None where that is not known."""
+        """Return the answers to prompts, by the names used in rules(); None if not known."""
         fields = dict(self.options.fields, password=self.options.password)
         answers = [answer for _, answer, _ in self.options.prompts if answer is not None]
-        # In a list within the list, what is not set leaves nothing.
+        # As a nested list, an answer with an unset option expands to nothing.
         return {answer: next(iter(expand([[answer]], fields)), None) for answer in answers}
 
     def default_name(self) -> str:
-        """Return the context's name where none was given."""
+        """Return the context's name if none was given."""
         return "command.%s" % os.path.basename(self.argv()[0])
 
 
@@ -426,16 +434,16 @@ class Connection(connection.Connection):
 
 
 class _Signed(type):
-    """A class whose options inspect.signature() and help() can show."""
+    """A metaclass of options classes with a signature for inspect.signature() and help()."""
 
     @property
     def __signature__(cls) -> Any:
-        # On demand: importing `inspect` takes longer than all the rest of this module.
+        # Not at the top: importing `inspect` takes longer than the rest of this module.
         import inspect
 
         method = getattr(cls, "method", None)
         if method not in TABLE:
-            raise AttributeError("no connection method has these options")
+            raise AttributeError("__signature__: these options belong to no connection method")
         row = TABLE[method]
         needed = None if len(row.command_lines) > 1 else inspect.Parameter.empty
         defaults: dict[str, Any] = dict.fromkeys(row.command_lines, needed)
@@ -460,7 +468,7 @@ class ToolOptions(connection.Options, metaclass=_Signed):
         _refuse_unknown(self.method, kwargs, [*command_lines, *options])
         self.fields = {name: kwargs.pop(name, default) for name, default in options.items()}
         self.fields.update((name, kwargs.pop(name, None)) for name in command_lines)
-        # Scripts read stream.conn.options.container.
+        # Programs read stream.conn.options.container.
         self.__dict__.update(self.fields)
         connection.Options.__init__(self, **kwargs)
         given = [name for name in command_lines if _is_set(self.fields[name])]
@@ -470,16 +478,16 @@ class ToolOptions(connection.Options, metaclass=_Signed):
                 + (", not both" if given else "")
             )
         value = self.fields[given[0]]
-        #: Name or id of where to.
+        #: Name or id of the container, pod or image.
         self.target = _text(value)
         if isinstance(value, (list, tuple)) or self.target.startswith("-"):
-            raise ValueError("%s: %s=%r is no name" % (self.method, given[0], value))
+            raise ValueError("%s: %s=%r is not a name" % (self.method, given[0], value))
         self.template = list(command_lines[given[0]])
         expand(self.template, self.fields)
 
 
 class ToolConnection(Connection):
-    """A program of TABLE."""
+    """A program in TABLE."""
 
     options_class: Any = ToolOptions
 
@@ -487,14 +495,14 @@ class ToolConnection(Connection):
         Connection.__init__(self, options, router)
         row = TABLE[options.method]
         self.is_client = row.is_client
-        if row.tidies:
+        if row.cleans_up:
             self.end_signal = signal.SIGTERM
 
     def rules(self) -> Rules:
-        """Return what may be said before the child is there: channel to list of Rule."""
+        """Return the Rules for messages before the child runs, by channel name."""
         method, target = self.options.method, self.options.target
-        absent = "%s: there is no %r, or it does not run" % (method, target)
-        python = "%s: there is no Python in %r: looked for %s (name one with python_path=)" % (
+        absent = "%s: %r does not exist or is not running" % (method, target)
+        python = "%s: no Python found in %r: looked for %s (name one with python_path=)" % (
             method,
             target,
             self.lookup(),
@@ -507,14 +515,14 @@ class ToolConnection(Connection):
         }
 
     def default_name(self) -> str:
-        """Return the context's name where none was given."""
+        """Return the context's name if none was given."""
         return "%s.%s" % (self.options.method, self.options.target)
 
 
 def _describe(name: str) -> str:
     """Return the docstring of a method's Options."""
     options, command_lines, *_ = TABLE[name]
-    lines = ["Options of `%s`. Besides connection.Options:" % name, ""]
+    lines = ["Options of `%s`. In addition to connection.Options:" % name, ""]
     for option in [*command_lines, *options]:
         text = _TEXTS.get(option, "the program: str, path, or list of words")
         if option == "container" and option in options:

@@ -1,5 +1,5 @@
 """
-The registry of connection methods: the name of a Router's method, and the module that implements
+The registry of connection methods: maps the name of a Router method to the module that implements
 it. A module is imported when its method is first used.
 
 Threads: any.
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["METHODS", "get_connection_class"]
 
-#: Connection methods: the name of the Router's method to the module that has it.
+#: Connection methods: name of the Router method to the name of its module.
 METHODS = {
     "local": "mitogen.methods.connection",
     "ssh": "mitogen.ssh",
@@ -41,11 +41,11 @@ def get_connection_class(name: str) -> type[Connection]:
     Return the Connection class of a connection method.
 
     :param str name: "ssh", "sudo", ...
-    :raises ValueError: there is no such method
+    :raises ValueError: the method doesn't exist
     """
     if name not in METHODS:
         raise ValueError(
-            "no connection method %r; there are: %s" % (name, ", ".join(sorted(METHODS)))
+            "unknown connection method %r; known are: %s" % (name, ", ".join(sorted(METHODS)))
         )
     found: type[Connection] = core.import_module(METHODS[name]).Connection
     return found

@@ -143,7 +143,7 @@ def failure(router, method, where, **more):
 def test_no_such_container(method, router, via):
     error = failure(router, method, "nix", via=via)
     assert type(error) is mitogen.methods.containers.ContainerError
-    assert str(error).startswith("%s: there is no 'nix', or it does not run\n" % method)
+    assert str(error).startswith("%s: 'nix' does not exist or is not running\n" % method)
 
 
 @pytest.mark.parametrize("method", MINIMAL)
@@ -165,7 +165,7 @@ def test_the_tool_is_missing(method, router, via):
     option = next(iter(mitogen.methods.containers.TABLE[method][0]))
     error = failure(router, method, "web", via=via, **{option: "/nonexistent/tool"})
     assert type(error) is mitogen.core.StreamError
-    assert "cannot start /nonexistent/tool" in str(error) and "is it installed" in str(error)
+    assert "cannot start /nonexistent/tool" in str(error) and "is installed" in str(error)
 
 
 def test_a_container_that_does_not_answer(router, via):
@@ -184,7 +184,7 @@ def test_what_the_tool_says_meanwhile_does_no_harm(router, via):
 
 def test_unknown_options_are_refused_before_anything_is_done(router, via, stand_ins):
     stand_ins.calls()
-    with pytest.raises(TypeError, match="docker: there is no option 'contaner'"):
+    with pytest.raises(TypeError, match="docker: unknown option 'contaner'"):
         router.docker(contaner="web", via=via)
     with pytest.raises(TypeError, match="docker: needs container= or image="):
         router.docker(via=via)
@@ -293,7 +293,8 @@ def test_a_password_on_a_terminal_beside_the_pipe(router, users, pw):
 
 @needs_root
 @pytest.mark.parametrize(
-    "password, why", [("wrong", "sudo's password is wrong"), (None, "{password} is asked for, and")]
+    "password, why",
+    [("wrong", "sudo's password is wrong"), (None, "no value given for {password}")],
 )
 def test_a_password_that_is_wrong_or_missing(router, pw, password, why):
     with pytest.raises(mitogen.methods.containers.PasswordError, match=why):

@@ -1,8 +1,8 @@
-"""handshake.py: transcripts of logins, whole and byte by byte; the first stage, run for real.
+"""handshake.py: transcripts of logins, whole and byte by byte; the first stage in real Pythons.
 
-A transcript is a list of steps: what comes on which channel, and the events that must follow. Those
-here are written from the texts that OpenSSH 9.2, sudo 1.9.13, su of util-linux 2.38 and opendoas
-6.8.2 are known to print; the programs themselves are met in tests/integration.
+A transcript is a list of steps: bytes received on a channel, and the events that must follow. The
+texts are those that OpenSSH 9.2, sudo 1.9.13, su of util-linux 2.38 and opendoas 6.8.2 print; the
+programs themselves are run in tests/integration.
 """
 
 import os
@@ -33,7 +33,7 @@ WHOLE, BYTES = None, 1
 
 
 def handshake_of(module, **kwargs):
-    """Return the Handshake that a connection method has, with options `kwargs`."""
+    """Return the Handshake of a connection method with options `kwargs`."""
     if module is ssh:
         kwargs.setdefault("hostname", "h")
     conn = module.Connection(module.Options(**kwargs), None)
@@ -43,7 +43,7 @@ def handshake_of(module, **kwargs):
 
 
 def feed(shake, channel, data, size=WHOLE):
-    """Return the events, up to the one that ends the conversation."""
+    """Return the events up to the one that ends the conversation."""
     events = []
     for at in range(0, len(data), size or len(data) or 1):
         events += shake.receive(channel, data[at : at + (size or len(data))])
@@ -53,7 +53,7 @@ def feed(shake, channel, data, size=WHOLE):
 
 
 def shown(events):
-    """Return events without what differs from run to run."""
+    """Return events without the parts that differ from run to run."""
     return [
         (name, type(args[0]).__name__) if name == "failed" else (name, *args)
         for name, *args in events
@@ -202,7 +202,7 @@ def test_transcripts(name, size):
 
 
 @pytest.mark.parametrize("name", [n for n, (_, _, steps) in TRANSCRIPTS.items() if steps[-1][2]])
-def test_errors_say_what_was_last_seen(name):
+def test_errors_include_the_last_output(name):
     module, kwargs, steps = TRANSCRIPTS[name]
     shake = handshake_of(module, **kwargs)
     events = [event for channel, data, _ in steps for event in shake.receive(channel, data)]
@@ -250,7 +250,7 @@ def test_split_anywhere():
     "noise", [b"MITO", b"MITO:\n", b"MITO:OTHER x\n", b"MIMITO", b"M", b"\n\n"]
 )
 @pytest.mark.parametrize("size", [WHOLE, BYTES])
-def test_what_is_almost_a_marker(noise, size):
+def test_a_near_marker_is_ordinary_output(noise, size):
     events = feed(Handshake(), "pipe", noise + HELLO + noise + READY, size)
     assert [event[0] for event in events] == ["hello", "ready"]
 
@@ -289,7 +289,7 @@ def test_versions(version, good):
     assert name == "failed" and isinstance(error, UnsupportedPythonError)
     text = str(error)
     assert "looked for python3, python; found /usr/bin/python, which is " + version in text
-    assert "needed is Python 3.6 or later" in text and "python_path=" in text
+    assert "Python 3.6 or later is required" in text and "python_path=" in text
 
 
 def test_no_interpreter():
@@ -379,7 +379,7 @@ def test_percent_signs_in_output():
     assert "100%s\n50%" in str(shake.eof("50%"))
 
 
-# ---- the first stage, by real interpreters
+# ---- the first stage, in real interpreters
 
 PYTHONS = hosts.find_pythons()
 FAKE_CORE = b"""one two\0
@@ -412,7 +412,7 @@ def run_first_stage(version, stdin, **kwargs):
 
 
 @pytest.mark.parametrize("version", [(3, 6), (3, 13), (3, 15)])
-def test_the_first_stage_runs_what_it_is_sent(version):
+def test_the_first_stage_runs_the_source_it_is_sent(version):
     data = preamble(FAKE_CORE)(CONFIG)
     status, out, err = run_first_stage(version, data + b"first frames")
     hello, _, rest = out.partition(b"\n")
@@ -420,20 +420,20 @@ def test_the_first_stage_runs_what_it_is_sent(version):
     assert eval(rest) == (CONFIG, FAKE_CORE, True, b"first frames")
 
 
-def test_a_python_too_old_says_so_and_ends():
+def test_a_python_too_old_reports_its_version_and_exits():
     status, out, err = run_first_stage((2, 7), preamble(FAKE_CORE)(b""))
     assert re.match(rb"MITO:HELLO 2\.7\.\d+ /\S+\n$", out) and status == 1 and err == b""
 
 
 @pytest.mark.parametrize("missing", [1, 6, 13, 14, 2000])
-def test_what_was_eaten_is_seen(missing):
+def test_a_damaged_opening_is_detected(missing):
     data = preamble(FAKE_CORE + os.urandom(3000).hex().encode())(CONFIG)
     status, out, err = run_first_stage((3, 6), data[missing:])
     assert out.split(b"\n")[1:] == [b"MITO:EATEN", b""] and status != 0
 
 
 @pytest.mark.parametrize("keep", [0, 5, 14, 200, -1])
-def test_an_end_on_the_way_ends_it(keep):
+def test_a_truncated_preamble_ends_the_first_stage(keep):
     data = preamble(FAKE_CORE)(CONFIG)[:keep]
     status, out, err = run_first_stage((3, 13), data)
     assert out.count(b"\n") == 1 and status == 1

@@ -20,7 +20,7 @@ SAMPLE = 150  # Files of the standard library; all of it takes a minute.
 
 
 def is_text(statement):
-    """Tell a statement that is a string without brackets."""
+    """Return whether a statement is a string without brackets."""
     if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Constant):
         return False
     value = statement.value
@@ -28,7 +28,7 @@ def is_text(statement):
 
 
 def without_docstrings(tree):
-    """Do to a syntax tree what the minifier does to the source."""
+    """Drop docstrings from a syntax tree as the minifier does from the source."""
     for node in ast.walk(tree):
         kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
         if isinstance(node, kinds):
@@ -44,7 +44,7 @@ def without_docstrings(tree):
 
 
 def without_annotations(tree):
-    """Do the same for annotations."""
+    """Drop annotations from a syntax tree as the minifier does from the source."""
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             node.returns = None
@@ -64,7 +64,7 @@ def bare(statement):
 
 
 def constant_key(constant):
-    """Return what tells constants apart: 1 from 1.0, frozensets in any order."""
+    """Return a key that distinguishes constants: 1 from 1.0, frozensets in any order."""
     if isinstance(constant, types.CodeType):
         return code_key(constant)
     if isinstance(constant, tuple):
@@ -75,7 +75,7 @@ def constant_key(constant):
 
 
 def code_key(code):
-    """Return everything about a code object but columns."""
+    """Return everything in a code object except columns."""
     lines = code.co_lines() if hasattr(code, "co_lines") else dis.findlinestarts(code)
     return [
         code.co_code,
@@ -105,7 +105,7 @@ def parsed(source):
 
 
 def assert_same_code(source, **options):
-    """Check a source's smaller version and return it."""
+    """Minify a source, check the result and return it."""
     small = minimize_source(source, **options)
     tree = parsed(source)
     if options.get("strip_annotations"):
@@ -134,7 +134,7 @@ def test_the_standard_library_stays_the_same_code():
             if "__doc__" not in source:
                 tree = without_docstrings(tree)
             expected = compiled(tree)
-        except (SyntaxError, UnicodeDecodeError):  # Files that are there to be wrong.
+        except (SyntaxError, UnicodeDecodeError):  # Files with deliberate errors.
             continue
         small = minimize_source(source)
         assert compiled(small) == expected, path
@@ -258,7 +258,7 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize("source", UNREADABLE)
-def test_what_cant_be_read_is_left_alone(source):
+def test_unreadable_source_is_returned_unchanged(source):
     assert minimize_source(source) == source
 
 
@@ -401,7 +401,7 @@ def test_annotations_of_the_standard_library(name):
 
 
 OWN = {str(path.relative_to(ROOT)): path for path in sorted((ROOT / "mitogen").rglob("*.py"))}
-#: Files in which the names of the guards stay: to look for them, or as `if not`. None is sent.
+#: Files that keep the names of the guards, to search for them or as `if not`. None is sent.
 NAME_THE_GUARDS = {
     "mitogen/aio.py",
     "mitogen/bootstrap/minify.py",

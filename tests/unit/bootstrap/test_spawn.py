@@ -1,4 +1,4 @@
-"""spawn.py: real processes on pipes and terminals, nothing left when that fails, reaping."""
+"""spawn.py: real processes on pipes and terminals, clean-up after errors, reaping."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ from tests.unit import nodes
 
 
 def read_until_eof(fd):
-    """Read a descriptor to its end; 5 s at most."""
+    """Read a descriptor to its end, for at most 5 s."""
     data = b""
     while select.select([fd], [], [], 5)[0]:
         try:
@@ -34,7 +34,7 @@ def read_until_eof(fd):
 
 @pytest.fixture
 def start():
-    """spawn.start(), with what it started ended and closed after the test."""
+    """Return spawn.start(), whose processes are ended and closed after the test."""
     started = []
     before = conftest.open_descriptors()
 
@@ -87,7 +87,7 @@ def test_a_session_of_its_own(start):
     assert int(read_until_eof(process.pipe)) == process.pid
 
 
-def test_standard_error_apart(start):
+def test_standard_error_on_its_own_pipe(start):
     process = start(sh("echo out; echo err >&2"), err=True)
     assert read_until_eof(process.pipe) == b"out\n"
     assert read_until_eof(process.err) == b"err\n"
@@ -108,7 +108,7 @@ def test_a_terminal_as_standard_input_and_output(start):
     assert process.tty is None and os.isatty(process.pipe)
     assert os.read(process.pipe, 99).startswith(b"/dev/")
     os.write(process.pipe, b"\x00\x03\x04\r\n\xff")
-    assert os.read(process.pipe, 99) == b"\x00\x03\x04\r\n\xff"  # unchanged: it is raw
+    assert os.read(process.pipe, 99) == b"\x00\x03\x04\r\n\xff"  # unchanged, as in raw mode
 
 
 def test_environment(start):
@@ -118,7 +118,7 @@ def test_environment(start):
     assert read_until_eof(process.pipe) == b"None\n"
 
 
-def test_descriptors_of_ours_are_closed_there(start):
+def test_parent_descriptors_are_closed_in_the_child(start):
     inherited = start(sh("ls -l /proc/self/fd; :"), err=True, tty=True)
     names = [
         line.split()[-3] for line in read_until_eof(inherited.pipe).splitlines() if b"->" in line
@@ -139,7 +139,7 @@ def test_descriptors_of_ours_are_closed_there(start):
         (["/bin/echo", "a\0b"], "cannot start .*: embedded null byte"),
     ],
 )
-def test_what_cannot_be_started_leaves_nothing(argv, why, kwargs):
+def test_a_failed_start_leaves_no_descriptors(argv, why, kwargs):
     before = conftest.open_descriptors()
     children = {child.pid for child in processes.children()}
     with pytest.raises(StreamError, match=why):
@@ -178,9 +178,9 @@ def test_status_text(status, text):
 
 
 class Proc:
-    """Stands for a subprocess.Popen; ends when it gets one of `deadly`, or at a time."""
+    """A fake subprocess.Popen that exits on a signal in `deadly`, or at a time."""
 
-    pid = 0x7FFFFFF0  # nobody's
+    pid = 0x7FFFFFF0  # unused
 
     def __init__(self, net, deadly=(), at=None):
         self.net = net
@@ -210,24 +210,24 @@ def reap(net, monkeypatch):
     return run
 
 
-def test_what_has_ended_is_reaped_at_once(net, reap):
+def test_an_exited_process_is_reaped_at_once(net, reap):
     done, broker = reap(Proc(net, at=0))
     assert done == [(1000, 0)] and not broker.timers
 
 
-def test_what_ends_by_itself_gets_no_signal(net, reap):
+def test_a_process_that_exits_by_itself_gets_no_signal(net, reap):
     proc = Proc(net, at=1001)
     done, broker = reap(proc)
-    assert len(done) == 1 and 1001 <= done[0][0] <= 1000 + 1 + spawn.LONGEST_LOOK
+    assert len(done) == 1 and 1001 <= done[0][0] <= 1000 + 1 + spawn.LONGEST_POLL
     assert proc.signals == [] and not broker.timers
 
 
-def test_what_does_not_gets_sigterm_then_sigkill(net, reap):
+def test_a_process_that_runs_on_gets_sigterm_then_sigkill(net, reap):
     proc = Proc(net, deadly=[signal.SIGKILL])
     done, broker = reap(proc)
     assert [number for _, number in proc.signals] == [signal.SIGTERM, signal.SIGKILL]
     for (at, _), wanted in zip(proc.signals, (spawn.TERM_AFTER, spawn.KILL_AFTER)):
-        assert abs(at - wanted) <= spawn.LONGEST_LOOK
+        assert abs(at - wanted) <= spawn.LONGEST_POLL
     assert [status for _, status in done] == [-9] and not broker.timers
 
 
@@ -240,13 +240,13 @@ def test_sigterm_suffices(net, reap):
 def test_a_signal_goes_to_its_own_process_only(start):
     process = start(["true"])
     process.proc.wait()
-    process.signal(signal.SIGKILL)  # reaped: the number may be another's by now
+    process.signal(signal.SIGKILL)  # reaped: the pid may be reused by now
     process = start(["cat"])
     process.signal(signal.SIGTERM)
     assert process.proc.wait() == -15
 
 
-def test_what_a_dead_process_started_is_ended(net, start):
+def test_the_group_of_a_dead_process_is_terminated(net, start):
     process = start(sh("sleep 60 & echo $!; exit 0"))
     sleeper = int(os.read(process.pipe, 99))
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)

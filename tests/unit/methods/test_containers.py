@@ -1,8 +1,8 @@
-"""containers.py: every row's argv() as a golden table, `command`, wrong options, and what the
-programs say, whole and byte by byte.
+"""containers.py: every row's argv() as a golden table, `command`, wrong options, and the programs'
+messages, whole and byte by byte.
 
-The texts of podman 4.3, buildah 1.28 and lxc-attach 5.0 were taken from them; those of the others
-are written from what they are known to print. The programs are met in tests/integration.
+The texts of podman 4.3, buildah 1.28 and lxc-attach 5.0 were copied from the programs; the others
+are from documentation. The programs are run in tests/integration.
 """
 
 import inspect
@@ -36,8 +36,8 @@ WEB = {"container": "web"}
 USER = {"username": "ann"}
 LIST = ["sudo", "-n", "tool"]
 
-# name -> (method, options, what precedes the first stage). Each row appears bare and with all that
-# it takes; test_every_option_is_tried sees to that.
+# name -> (method, options, words before the first stage). Each row appears without options and with
+# all of them, as test_every_option_is_tried checks.
 GOLDEN = {
     "docker": ("docker", WEB, ["docker", "exec", "--interactive", "web"]),
     "docker, all": (
@@ -135,7 +135,7 @@ def test_every_option_is_tried():
         tried = set().union(*(kwargs for row, kwargs, _ in GOLDEN.values() if row == method))
         assert tried == {*options, *command_lines}
         named = set().union(*(fields_of(line) for line in command_lines.values()))
-        assert named == {*options, *command_lines}, "an option that is in no command line"
+        assert named == {*options, *command_lines}, "an option is in no command line"
 
 
 @pytest.mark.parametrize("method", containers.TABLE)
@@ -156,20 +156,20 @@ def test_every_row_is_a_method(method):
             assert ":param %s: " % name in module.Options.__doc__
 
 
-def test_what_must_be_given_has_no_default():
+def test_required_options_have_no_default():
     parameters = inspect.signature(mitogen.lxc.Options).parameters
     assert parameters["container"].default is inspect.Parameter.empty
     docker = inspect.signature(parent.get_connection_class("docker").options_class).parameters
     assert docker["container"].default is docker["image"].default is None
 
 
-def test_pipes_and_no_waiting():
+def test_rows_use_pipes_and_send_at_once():
     for name in GOLDEN:
         method, kwargs, _ = GOLDEN[name]
         each = conn(method, **kwargs)
         assert (each.stdio, each.tty, each.err, each.eager) == ("pipe", False, True, True)
         assert each.answers() == {}
-        assert each.environ == {}, "what is set here is not what is set in there"
+        assert each.environ == {}, "variables set here do not reach the container"
 
 
 def test_clients_and_parents():
@@ -186,7 +186,7 @@ def test_names_and_lookups():
     assert conn("kubectl", pod="p").default_name() == "kubectl.p"
     assert conn("lxc", **WEB).lookup().startswith("python3, python3.15, ")
     assert conn("lxc", python_path="/p", **WEB).lookup() == "/p"
-    assert conn("podman", **WEB).options.container == "web"  # as scripts read it
+    assert conn("podman", **WEB).options.container == "web"  # as programs read it
 
 
 @pytest.mark.parametrize(
@@ -198,15 +198,15 @@ def test_names_and_lookups():
         ("podman", {}, TypeError, "podman: needs container="),
         ("kubectl", {"container": "c"}, TypeError, "kubectl: needs pod="),
         ("podman", {"image": "x", **WEB}, TypeError,
-         "podman: there is no option 'image'; there are: container, podman_path, username, name, "),
-        ("docker", {"contaner": "x"}, TypeError, "docker: there is no option 'contaner'; there"),
-        ("lxc", {"username": "x", **WEB}, TypeError, "lxc: there is no option 'username'"),
+         "podman: unknown option 'image'; known options are: container, podman_path, username, "),
+        ("docker", {"contaner": "x"}, TypeError, "docker: unknown option 'contaner'; known"),
+        ("lxc", {"username": "x", **WEB}, TypeError, "lxc: unknown option 'username'"),
         ("docker", {"container": "--privileged"}, ValueError,
-         "docker: container='--privileged' is no name"),
-        ("docker", {"image": "-v/:/host"}, ValueError, "docker: image='-v/:/host' is no name"),
-        ("kubectl", {"pod": "-n"}, ValueError, "kubectl: pod='-n' is no name"),
-        ("docker", {"container": ["a", "b"]}, ValueError, r"container=\['a', 'b'\] is no"),
-        ("docker", {"docker_path": None, **WEB}, ValueError, "'{docker_path}' needs docker_path="),
+         "docker: container='--privileged' is not a name"),
+        ("docker", {"image": "-v/:/host"}, ValueError, "docker: image='-v/:/host' is not a name"),
+        ("kubectl", {"pod": "-n"}, ValueError, "kubectl: pod='-n' is not a name"),
+        ("docker", {"container": ["a", "b"]}, ValueError, r"container=\['a', 'b'\] is not"),
+        ("docker", {"docker_path": None, **WEB}, ValueError, "'{docker_path}' requires docker_p"),
         ("docker", {"remote_name": "a/b", **WEB}, ValueError, "must not contain a slash"),
         ("docker", {"connect_timeout": "soon", **WEB}, ValueError, "soon"),
     ],
@@ -226,7 +226,7 @@ def command(*argv, **kwargs):
 SHELL = " ".join(connecting.handshake.remote_command(None, NAME)[1:])
 PROMPTS = [("password", "{password}", "wrong")]
 
-# name -> (argv, options, what comes of it)
+# name -> (argv, options, resulting command line)
 COMMANDS = {
     "at the end": (["chroot", "/srv"], {}, ["chroot", "/srv", *BOOT]),
     "in the middle": (["a", "{python}", "z"], {}, ["a", *BOOT, "z"]),
@@ -264,31 +264,31 @@ def test_command(name):
 @pytest.mark.parametrize(
     "argv, kwargs, error, why",
     [
-        (None, {}, ValueError, r"command: argv=\[\] must be a list of words"),
-        ("chroot /srv", {}, ValueError, "argv='chroot /srv' must be a list of words"),
-        (b"x", {}, ValueError, "must be a list of words"),
+        (None, {}, ValueError, r"command: argv=\[\] must be a non-empty list of words"),
+        ("chroot /srv", {}, ValueError, "argv='chroot /srv' must be a non-empty list of words"),
+        (b"x", {}, ValueError, "must be a non-empty list of words"),
         (["x", 5], {}, ValueError, "command: 5 in argv= is not a str"),
         (["x", b"y"], {}, ValueError, "command: b'y' in argv= is not a str"),
         (["x", ["y", None]], {}, ValueError, "command: None in argv= is not a str"),
-        (["x", "{user}"], {}, ValueError, "'{user}' needs user=, and one word only; it is None"),
-        (["x", "-{u}"], {"u": ["a"]}, ValueError, r"'-{u}' needs u=.* it is \['a'\]"),
+        (["x", "{user}"], {}, ValueError, "'{user}' requires user= to be one word; it is None"),
+        (["x", "-{u}"], {"u": ["a"]}, ValueError, r"'-{u}' requires u=.* it is \['a'\]"),
         (["x", "{user}"], {"usr": "x"}, TypeError,
-         "command: there is no option 'usr'; there are: argv, prompts, tty, password, user, name"),
-        (["x"], {"username": "x"}, TypeError, "command: there is no option 'username'"),
-        (["x", "{password}"], {"password": "s"}, ValueError, "would be seen by all"),
-        (["x", "{}"], {}, ValueError, "cannot read '{}': braces are for the name of an option"),
-        (["x", "a}"], {}, ValueError, "cannot read 'a}'"),
-        (["x", "{a.b}"], {}, ValueError, "cannot read '{a.b}'"),
-        (["x", "{a!r}"], {}, ValueError, "cannot read '{a!r}'"),
-        (["x", "{a:>9}"], {}, ValueError, "cannot read '{a:>9}'"),
-        (["x", "{argv}"], {}, ValueError, "'{argv}' needs argv="),
+         "command: unknown option 'usr'; known options are: argv, prompts, tty, password, user"),
+        (["x"], {"username": "x"}, TypeError, "command: unknown option 'username'"),
+        (["x", "{password}"], {"password": "s"}, ValueError, "would be visible to all users"),
+        (["x", "{}"], {}, ValueError, "cannot parse '{}': braces enclose the name of an option"),
+        (["x", "a}"], {}, ValueError, "cannot parse 'a}'"),
+        (["x", "{a.b}"], {}, ValueError, "cannot parse '{a.b}'"),
+        (["x", "{a!r}"], {}, ValueError, "cannot parse '{a!r}'"),
+        (["x", "{a:>9}"], {}, ValueError, "cannot parse '{a:>9}'"),
+        (["x", "{argv}"], {}, ValueError, "'{argv}' requires argv="),
         (["x"], {"tty": "yes"}, ValueError, "command: tty='yes' must be False, True or 'stdio'"),
-        (["x"], {"prompts": PROMPTS}, ValueError, r"prompts\[0\] has an answer, and no terminal"),
-        (["x"], {"prompts": [("a", None)]}, ValueError, r"prompts\[0\]=\('a', None\) is not \(reg"),
-        (["x"], {"prompts": [None]}, ValueError, r"prompts\[0\]=None is not \(regular expression"),
+        (["x"], {"prompts": PROMPTS}, ValueError, r"prompts\[0\] has an answer, which requires"),
+        (["x"], {"prompts": [("a", None)]}, ValueError, r"prompts\[0\]=\('a', None\) must be \("),
+        (["x"], {"prompts": [None]}, ValueError, r"prompts\[0\]=None must be \(regular"),
         (["x"], {"prompts": [("(", None, "e")]}, ValueError, r"prompts\[0\]=.*unterminated"),
         (["x"], {"prompts": [(5, None, "e")]}, ValueError, r"prompts\[0\]="),
-        (["x"], {"tty": True, "prompts": [("a", "{x", "e")]}, ValueError, "cannot read '{x'"),
+        (["x"], {"tty": True, "prompts": [("a", "{x", "e")]}, ValueError, "cannot parse '{x'"),
     ],
 )  # fmt: skip
 def test_wrong_commands(argv, kwargs, error, why):
@@ -315,8 +315,8 @@ def test_a_secret_is_not_on_the_command_line():
     assert each.answers() == {"{password}": "secret"}
 
 
-def test_the_base_of_the_rows_is_no_method():
-    # It has no row, so it shows what Python finds by itself.
+def test_the_base_class_of_the_rows_is_not_a_method():
+    # Without a row it has the signature that Python derives.
     assert list(inspect.signature(containers.ToolOptions).parameters) == ["kwargs"]
 
 
@@ -327,7 +327,7 @@ def test_expand_leaves_the_template_alone():
     assert list(fields_of(template)) == ["u", "u"]
 
 
-# ---- what they say
+# ---- messages of the programs
 
 IN = [("pipe", HELLO, [("hello",)]), ("pipe", READY, [("ready", b"")])]
 SENT = [("send", "tty", b"secret\n")]
@@ -469,7 +469,7 @@ TRANSCRIPTS = {
 
 
 def feed(shake, channel, data, size):
-    """Return the events, up to the one that ends the conversation, without what may differ."""
+    """Return the events up to the one that ends the conversation, without variable parts."""
     events = []
     for at in range(0, len(data), size or len(data)):
         events += shake.receive(channel, data[at : at + (size or len(data))])
@@ -497,11 +497,11 @@ def error_of(method, text, **kwargs):
     return str(events[-1][1])
 
 
-def test_errors_say_what_where_and_what_to_do():
+def test_errors_name_the_failure_the_place_and_the_remedy():
     text = error_of("docker", NO_DOCKER, **WEB)
-    assert text.startswith("docker: there is no 'web', or it does not run\nError response")
+    assert text.startswith("docker: 'web' does not exist or is not running\nError response")
     text = error_of("docker", NO_SH, **WEB)
-    assert text.startswith("docker: there is no Python in 'web': looked for python3, python3.15")
+    assert text.startswith("docker: no Python found in 'web': looked for python3, python3.15")
     assert "name one with python_path=" in text and "executable file not found" in text
     text = error_of("command", b"Password: ", **{**ASK, "password": None})
-    assert text.startswith("{password} is asked for, and is not given (command.dzdo)")
+    assert text.startswith("no value given for {password}, which is prompted for (command.dzdo)")

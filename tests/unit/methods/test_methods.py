@@ -1,4 +1,4 @@
-"""argv() of each connection method, as golden tables; options that are wrong, and their errors."""
+"""argv() of each connection method, as golden tables; wrong options, and their errors."""
 
 import os
 import pathlib
@@ -195,7 +195,7 @@ def test_nothing_secret_is_on_the_command_line(module):
     assert not any("secret" in word for word in argv(module, **kwargs))
 
 
-def test_the_prompt_of_sudo_is_nobody_else_s():
+def test_the_prompt_of_sudo_is_unique():
     prompts = {sudo.Connection(sudo.Options(), None).prompt for _ in range(5)}
     assert len(prompts) == 5 and all("password" in prompt for prompt in prompts)
 
@@ -246,7 +246,7 @@ def test_a_user_that_looks_like_an_option_to_su():
         argv(su, username="-c")
 
 
-# ---- what else a method says
+# ---- other attributes of a method
 
 
 def test_names_and_lookups():
@@ -264,7 +264,7 @@ def test_names_and_lookups():
     assert conn(connection).lookup() == sys.executable
 
 
-def test_what_is_asked_for_and_where():
+def test_terminals_and_keepalives_of_each_method():
     plain = ssh.Connection(ssh.Options("h"), None)
     asked = ssh.Connection(ssh.Options("h", password="x"), None)
     assert (plain.tty, plain.err, asked.tty) == (False, True, True)
@@ -281,7 +281,7 @@ def test_every_method_has_its_class():
         method = getattr(parent.Router, name)
         assert method.__name__ == name and name in method.__doc__
     with pytest.raises(
-        ValueError, match="no connection method 'telnet'; there are: buildah, command, "
+        ValueError, match="unknown connection method 'telnet'; known are: buildah, command, "
     ):
         parent.get_connection_class("telnet")
 

@@ -156,7 +156,7 @@ def test_old_names(pair):
 def test_no_such_method(pair):
     master, _, there = pair
     for via in (None, there):
-        with pytest.raises(ValueError, match="no connection method 'telnet'"):
+        with pytest.raises(ValueError, match="unknown connection method 'telnet'"):
             master.router.connect("telnet", via=via)
 
 

@@ -1,13 +1,13 @@
 """
-What a service is: the base class, who may call its methods and with what, and how they are called.
-Pools, which have the threads, are in pool.py, where all these names are found as well.
+Services: the base class, policies and argument checks for their methods, and invokers. Pools and
+their threads are in pool.py, which also exports all names of this module.
 
 Rules
     1. Only methods with a policy can be called.
-    2. Whoever waits for an answer gets one: the result or a CallError. What a method raises where
-       nobody waits is logged.
+    2. A caller that waits for an answer gets one: the result or a CallError. Errors of methods
+       without a waiting caller are logged.
 
-Threads: a pool's; the invokers take any number at once.
+Threads: a pool's. Invokers may be used on any number of threads at once.
 """
 
 from __future__ import annotations
@@ -46,37 +46,37 @@ __all__ = [
 
 
 class Error(Exception):
-    """A service can't be called so: there is none, it may not be, or the arguments are wrong."""
+    """A service call failed: no such service or method, not permitted, or wrong arguments."""
 
-    #: The name that programs know, also where it was raised far away.
+    #: Public name, by which the error is also known when it was raised in another context.
     __module__ = "mitogen.service"
 
 
-# -- who may call, and with what
+# -- policies and argument checks
 
 
 class Policy:
-    """Decides who may call a method: see :func:`expose`."""
+    """A rule that decides which contexts may call a method: see :func:`expose`."""
 
     def is_authorized(self, service: Service, msg: Message) -> bool:
         """
-        Return whether `msg` may call.
+        Return whether the sender of `msg` may call.
 
-        :param Service service: the service that it is for
+        :param Service service: service that is called
         :param Message msg: the call
         """
         raise NotImplementedError()
 
 
 class AllowAny(Policy):
-    """Any context may call."""
+    """A policy that permits any context."""
 
     def is_authorized(self, service: Service, msg: Message) -> bool:
         return True
 
 
 class AllowParents(Policy):
-    """This context and its ancestors may call."""
+    """A policy that permits this context and its ancestors."""
 
     def is_authorized(self, service: Service, msg: Message) -> bool:
         return bool(core.has_parent_authority(msg))
@@ -84,11 +84,11 @@ class AllowParents(Policy):
 
 def expose(policy: Policy) -> Callable[[Any], Any]:
     """
-    Decorator: have a method callable from other contexts.
+    Decorator: make a method callable from other contexts.
 
-    Where it is used more than once all policies must agree.
+    If it is used more than once, all policies must permit the call.
 
-    :param Policy policy: who may call it
+    :param Policy policy: policy that decides which contexts may call the method
     """
 
     def decorate(func: Any) -> Any:
@@ -100,15 +100,15 @@ def expose(policy: Policy) -> Callable[[Any], Any]:
 
 def _policies_of(func: Any) -> tuple[Policy, ...]:
     found = getattr(func, "mitogen_service__policies", ())
-    # A mock, or whatever else has any attribute, is not thereby exposed.
+    # A mock, which has any attribute, is not exposed by that.
     return found if isinstance(found, tuple) else ()
 
 
 def arg_spec(spec: dict[str, Any]) -> Callable[[Any], Any]:
     """
-    Decorator: have a method's arguments checked before it is called.
+    Decorator: check a method's arguments before it is called.
 
-    :param dict spec: name to type, or tuple of types, of each argument that must be there
+    :param dict spec: name of each required argument to its type or tuple of types
     """
 
     def decorate(func: Any) -> Any:
@@ -119,7 +119,7 @@ def arg_spec(spec: dict[str, Any]) -> Callable[[Any], Any]:
 
 
 def no_reply() -> Callable[[Any], Any]:
-    """Decorator: a method's result is not sent, and what it raises is logged."""
+    """Decorator: do not send a method's result, and log its errors."""
 
     def decorate(func: Any) -> Any:
         func.mitogen_service__no_reply = True
@@ -134,14 +134,14 @@ def validate_arg_spec(spec: dict[str, Any], args: dict[str, Any]) -> None:
 
     :param dict spec: name to type, or tuple of types
     :param dict args: name to value
-    :raises CallError: one is missing, or of another type; the text says which
+    :raises CallError: an argument is missing or has another type; the text names it
     """
     for name, kinds in spec.items():
         if name not in args:
             raise CallError("argument %r is missing" % (name,))
         if not isinstance(args[name], kinds):
             found = type(args[name]).__name__
-            raise CallError("argument %r is a %s; wanted: %s" % (name, found, _names_of(kinds)))
+            raise CallError("argument %r must be %s, not %s" % (name, _names_of(kinds), found))
 
 
 def _names_of(kinds: Any) -> str:
@@ -151,7 +151,7 @@ def _names_of(kinds: Any) -> str:
 
 
 def _parameters_of(func: Any) -> tuple[str, ...]:
-    """Return the names of a function's parameters, seen through decorators."""
+    """Return the names of a function's parameters, looking through decorators."""
     while hasattr(func, "__wrapped__"):
         func = func.__wrapped__
     code = getattr(func, "__code__", None)
@@ -163,7 +163,7 @@ def _parameters_of(func: Any) -> tuple[str, ...]:
 
 class Invoker:
     """
-    Calls a service's methods, after having checked that it may.
+    Invoker of a service's methods, after checks of policies and arguments.
 
     :param Service service: the service
     """
@@ -176,10 +176,10 @@ class Invoker:
 
     def _check(self, method_name: str, kwargs: dict[str, Any], msg: Message) -> None:
         service_name = self.service.name()
-        # Looked up on the class: a property must not run for somebody who may call nothing.
+        # Looked up on the class: an unauthorized caller must not make a property run.
         policies = _policies_of(getattr(type(self.service), method_name, None))
         if not policies:
-            raise Error("service %r has no method %r to call" % (service_name, method_name))
+            raise Error("service %r has no exposed method %r" % (service_name, method_name))
         for policy in policies:
             if not policy.is_authorized(self.service, msg):
                 raise Error(
@@ -202,7 +202,7 @@ class Invoker:
         return result
 
     def _answer(self, method_name: str, kwargs: dict[str, Any], msg: Message) -> None:
-        """Call, and answer whatever comes of it."""
+        """Call a method and answer with its result or its error."""
         try:
             result = self._call(method_name, kwargs, msg)
             if result is not Service.NO_REPLY:
@@ -214,20 +214,20 @@ class Invoker:
 
     def invoke(self, method_name: str, kwargs: dict[str, Any], msg: Message) -> None:
         """
-        A pool's thread: call a method and answer.
+        Call a method and answer. To be called on a pool's thread.
 
-        :param str method_name: which
-        :param dict kwargs: its arguments
+        :param str method_name: name of the method
+        :param dict kwargs: arguments of the method
         :param Message msg: the call, which is answered
-        :raises Error: there is no such method, or this caller may not call it
-        :raises CallError: an argument is missing or of a wrong type
+        :raises Error: there is no such method, or the caller may not call it
+        :raises CallError: an argument is missing or has a wrong type
         """
         self._check(method_name, kwargs, msg)
         self._answer(method_name, kwargs, msg)
 
 
 class SerializedInvoker(Invoker):
-    """Calls a service's methods one after the other, in the order that they came."""
+    """An invoker that runs one method at a time, in the order in which the calls arrived."""
 
     def __init__(self, service: Service) -> None:
         super().__init__(service)
@@ -242,7 +242,7 @@ class SerializedInvoker(Invoker):
             if self._busy:
                 return
             self._busy = True
-        # The thread that found it idle serves those that come meanwhile.
+        # The thread that found the invoker idle also runs the calls that arrive meanwhile.
         while True:
             with self._lock:
                 if not self._queue:
@@ -252,14 +252,15 @@ class SerializedInvoker(Invoker):
             try:
                 self._answer(*request)
             except core.Error as error:
-                # The answer could not be sent; those that wait are not to wait for ever.
+                # The answer could not be sent. Continue, since other calls are queued.
                 self.service.router.log(ERROR, "%r: %s", self, error)
 
 
 class DeduplicatingInvoker(Invoker):
     """
-    Calls a method once for all calls with the same arguments, those that come while it runs and
-    those that come later; errors go to those that wait, and are not kept.
+    An invoker that runs a method once for all calls with the same arguments.
+
+    The result is kept for later calls. Errors are sent to the calls waiting and are not kept.
     """
 
     def __init__(self, service: Service) -> None:
@@ -270,11 +271,11 @@ class DeduplicatingInvoker(Invoker):
 
     def key_from_request(self, method_name: str, kwargs: dict[str, Any]) -> Any:
         """
-        Return what calls that are to have the same answer have in common.
+        Return the key of a call. Calls with equal keys get the same answer.
 
-        :param str method_name: the method
-        :param dict kwargs: its arguments
-        :returns: something hashable
+        :param str method_name: name of the method
+        :param dict kwargs: arguments of the method
+        :returns: any hashable object
         """
         return method_name, _frozen(kwargs)
 
@@ -293,7 +294,7 @@ class DeduplicatingInvoker(Invoker):
         try:
             result = self._call(method_name, kwargs, msg)
             if result is Service.NO_REPLY:
-                raise Error("%s: what is deduplicated must return its answer" % (method_name,))
+                raise Error("%s: a deduplicated method must return its result" % (method_name,))
             core.encode(result, None, "result")
         except BaseException as error:
             for waiter in self._take_waiters(key):
@@ -310,54 +311,54 @@ class DeduplicatingInvoker(Invoker):
 
 
 def _frozen(value: Any) -> Any:
-    """Return something hashable that is equal for equal values."""
+    """Return a hashable object that is equal for equal values."""
     if isinstance(value, dict):
         return frozenset((_frozen(key), _frozen(each)) for key, each in value.items())
     if isinstance(value, (list, tuple)):
         return type(value).__name__, tuple(_frozen(each) for each in value)
     if isinstance(value, set):
         return frozenset(value)
-    # 1, 1.0 and True are equal, and may be answered differently.
+    # The type is included: 1, 1.0 and True are equal, but their answers may differ.
     return type(value).__name__, value
 
 
 def fail(router: Any, msg: Message, error: BaseException, log: bool = False) -> None:
-    """Answer a call with an error; log that if nobody waits for it."""
+    """Answer a call with an error. Log the error if no answer is expected."""
     if not isinstance(error, CallError):
         error = CallError(error)
     if log or not msg.reply_to:
-        router.log(ERROR, "a service's method failed, called by context %d: %s", msg.src_id, error)
+        router.log(ERROR, "a service method called by context %d failed: %s", msg.src_id, error)
     msg.reply(error)
 
 
 class Service:
     """
-    Base of services. Its methods are called on a Pool's threads, if :func:`expose` says so; one
+    Base class of services. Methods with :func:`expose` are called on a Pool's threads. A method
     with a parameter `msg` gets the Message that called it.
 
     :param Router router: router of this context
     """
 
-    #: How its methods are called.
+    #: Class that calls the methods.
     invoker_class: InvokerType = Invoker
-    #: What a method returns that sees to the answer itself, by `msg.reply()`.
+    #: Result of a method that sends the answer itself, with `msg.reply()`.
     NO_REPLY = object()
 
     def __init__(self, router: Any) -> None:
         self.router = router
-        #: Receivers added to it have on_message() called.
+        #: A Select. When one of its receivers gets a message, on_message() is called.
         self.select = Select(oneshot=False)
 
     @classmethod
     def name(cls) -> str:
-        """Return the name that the service is called by: `module.Class`."""
+        """Return the service's name, `module.Class`."""
         return "%s.%s" % (cls.__module__, cls.__name__)
 
     def __repr__(self) -> str:
         return "%s()" % (type(self).__name__,)
 
     def on_message(self, event: Event) -> None:
-        """A pool's thread: something arrived in `self.select`."""
+        """Handle a message that arrived in `self.select`. Called on a pool's thread."""
 
     def on_shutdown(self) -> None:
-        """A pool's thread: the pool ends; no method runs any more."""
+        """Clean up when the pool ends. Called on a pool's thread, when no method runs any more."""

@@ -1,15 +1,16 @@
 """
-The services that come with this library: files of this machine for those who ask, and small files
-pushed ahead of the calls that need them. Their names are `mitogen.service.FileService` and
-`mitogen.service.PushFileService`, and there they are found.
+The services of this library: FileService sends files of this machine on request, and
+PushFileService sends small files ahead of the calls that need them. Their public names are
+`mitogen.service.FileService` and `mitogen.service.PushFileService`.
 
 Rules
-    1. What a caller sends decides what is opened only within what was registered.
-    2. What is sent has this context's authority: it goes to the caller's own mailboxes only.
-    3. A transfer has a thread, so that a reader that is slow holds up no other. (A scheduler would
+    1. A caller can open only files that were registered, or that are below a registered directory.
+    2. Messages sent here have this context's authority, so they go to the caller's own mailboxes
+       only.
+    3. Each transfer has a thread, so that a slow reader does not delay others. (A scheduler would
        have to know when a flow gets credit; a thread that sleeps in send() costs little.)
 
-Threads: a pool's, and one for each transfer. PushFileService.get() is for any.
+Threads: a pool's, and one for each transfer. PushFileService.get() may be called on any thread.
 """
 
 from __future__ import annotations
@@ -43,17 +44,17 @@ if TYPE_CHECKING:
 
 __all__ = ["FileService", "PushFileService", "ask", "await_answer", "name_of", "request_for"]
 
-#: Seconds that PushFileService.get() waits for a file that is said to be on its way.
+#: Seconds that PushFileService.get() waits for a file.
 PUSH_TIMEOUT = 120.0
-#: File transfers under way to one context at once; further ones wait, without a descriptor.
+#: Concurrent file transfers to one context. Further transfers wait, without a descriptor.
 MAX_TRANSFERS = 64
-#: File transfers of one context that may wait.
+#: File transfers that may wait for one context.
 MAX_WAITING = 10000
 
 _PATH = (str, bytes)
 
 
-# -- calling a service, without mitogen.parent, which few children have
+# -- calling a service without mitogen.parent, which few children have
 
 
 def name_of(service: Any) -> str:
@@ -61,7 +62,7 @@ def name_of(service: Any) -> str:
 
 
 def await_answer(context: Any, msg: Message) -> Any:
-    """Send `msg`; return the answer. As Context.sendawait_answer(), but without mitogen.parent."""
+    """Send `msg` and return the answer, as Context.send_await() does, without mitogen.parent."""
     with Receiver(context.router, persist=False, respondent=context) as receiver:
         msg.reply_to = receiver.handle
         context.send(msg)
@@ -79,20 +80,20 @@ def ask(context: Any, service: Any, method_name: str, kwargs: dict[str, Any]) ->
 
 class FileService(Service):
     """
-    Sends files of this machine to contexts that ask for them: those that were registered, and those
-    below a directory that was. See docs/design/files.rst.
+    A service that sends files of this machine on request: registered files, and files below a
+    registered directory. See docs/design/files.rst.
 
-    Each transfer has a thread, so a reader that is slow, or reads nothing, holds up no other; at
-    most MAX_TRANSFERS are under way to one context.
+    Each transfer has a thread, so a reader that is slow or has stopped does not delay others. At
+    most MAX_TRANSFERS run at once for each context.
 
     :param Router router: router of this context
     """
 
-    #: By this the service is called.
+    #: Part of the service's name.
     __module__ = "mitogen.service"
-    #: For information: the flow's own window counts, see mitogen.core.WINDOW.
+    #: For information only: transfers use the flow's own window, mitogen.core.WINDOW.
     window_size_bytes = 1048576
-    #: Bytes per message.
+    #: Bytes in a message.
     IO_SIZE = core.FRAME_SIZE
 
     unregistered_msg = "path %r is not registered with the file service"
@@ -103,16 +104,16 @@ class FileService(Service):
         self._lock = _thread.allocate_lock()
         self._paths: set[str] = set()
         self._prefixes: set[str] = set()
-        #: Context id to [threads, what waits for one].
+        #: Context id to [number of threads, waiting transfers].
         self._transfers: dict[int, list[Any]] = {}
 
     @expose(policy=AllowParents())
     @arg_spec({"path": _PATH})
     def register(self, path: str | bytes) -> None:
         """
-        Have a file sent to whoever asks for it; it need not exist yet.
+        Permit any context to fetch a file. It need not exist yet.
 
-        :param str path: the file; a symlink is followed when it is sent
+        :param str path: the file; a symlink is followed when the file is sent
         """
         self._paths.add(os.path.abspath(os.fsdecode(path)))
 
@@ -120,15 +121,20 @@ class FileService(Service):
     @arg_spec({"path": _PATH})
     def register_prefix(self, path: str | bytes) -> None:
         """
-        Have whatever is below a directory sent to whoever asks for it. A symlink that leads out
-        of it does not count.
+        Permit any context to fetch the files below a directory. Symlinks that lead out of it are
+        not permitted.
 
         :param str path: the directory
         """
         self._prefixes.add(os.path.realpath(os.fsdecode(path)))
 
-    def _open(self, path: str) -> int:
-        """Return a descriptor of a file that may be sent."""
+    def open_registered(self, path: str) -> int:
+        """
+        Open a file that may be fetched, and return the descriptor.
+
+        :param str path: the file
+        :raises Error: the path is not registered
+        """
         path = os.path.abspath(path)
         if path in self._paths:
             return pieces.open_regular(path)
@@ -142,22 +148,22 @@ class FileService(Service):
     @arg_spec({"path": _PATH, "sender": core.Sender})
     def fetch(self, path: str | bytes, sender: Any, msg: Message | None = None) -> Metadata:
         """
-        Begin to send a file; see get(), which calls this.
+        Start sending a file. Called by get().
 
         :param str path: the file
-        :param Sender sender: a mailbox of the caller's
+        :param Sender sender: a mailbox of the caller
         :param Message msg: the call
         :returns: dict of size (bytes), mode, owner, group, mtime and atime (seconds)
-        :raises Error: the path is not registered, or the mailbox is somebody else's
+        :raises Error: the path is not registered, or the mailbox is not the caller's
         :raises OSError: the file cannot be opened
         """
-        # What is sent to a mailbox has the authority of this context: it must be the caller's.
+        # Messages to the mailbox have this context's authority, so it must be the caller's.
         caller = self.router.context_id if msg is None else msg.src_id
         windowed = core.FIRST_HANDLE <= sender.dst_handle < core.FIRST_UNWINDOWED
         if sender.context.context_id != caller or not windowed:
             raise Error(self.context_mismatch_msg)
         path = os.fsdecode(path)
-        fd = self._open(path)
+        fd = self.open_registered(path)
         try:
             metadata = pieces.describe(os.fstat(fd))
         finally:
@@ -170,7 +176,9 @@ class FileService(Service):
             entry = self._transfers.setdefault(context_id, [0, []])
             if entry[0] >= MAX_TRANSFERS:
                 if len(entry[1]) >= MAX_WAITING:
-                    raise Error("%d file transfers to this context wait already" % MAX_WAITING)
+                    raise Error(
+                        "too many file transfers to this context: %d are waiting" % MAX_WAITING
+                    )
                 entry[1].append(transfer)
                 return
             entry[0] += 1
@@ -181,7 +189,7 @@ class FileService(Service):
             raise
 
     def _next(self, context_id: int) -> Transfer | None:
-        """Return what waits for a thread of this context's; None if that ends."""
+        """Return a context's next waiting transfer, or None if the thread is to end."""
         with self._lock:
             entry = self._transfers[context_id]
             waiting: list[Transfer] = entry[1]
@@ -193,7 +201,7 @@ class FileService(Service):
         return None
 
     def _run(self, context_id: int, transfer: Transfer | None) -> None:
-        """A transfer's thread: send, then what waits for one."""
+        """Run transfers until none is waiting. A transfer thread."""
         while transfer:
             try:
                 self._transfer(*transfer)
@@ -204,13 +212,13 @@ class FileService(Service):
     def _transfer(self, path: str, sender: Any, metadata: Metadata) -> None:
         outlet = pieces.Outlet(sender)
         try:
-            fd = self._open(path)
+            fd = self.open_registered(path)
             try:
                 pieces.send_pieces(fd, path, outlet, metadata["size"], metadata["mtime"])
             finally:
                 os.close(fd)
         except core.ChannelError:
-            # The reader has gone, or wants no more.
+            # The reader is gone, or has closed its mailbox.
             pass
         except core.TimeoutError:
             outlet.abort()
@@ -223,19 +231,19 @@ class FileService(Service):
     @arg_spec({"size": int})
     def acknowledge(self, size: int, msg: Message | None = None) -> None:
         """
-        Do nothing (kept for old programs): a reader's flow gives credit by itself.
+        Do nothing (kept for old programs): a flow sends its own credit.
 
-        :param int size: bytes that were read
+        :param int size: number of bytes read
         :param Message msg: the call
         """
 
     def on_shutdown(self) -> None:
         with self._lock:
-            given_up = [each for entry in self._transfers.values() for each in entry[1]]
+            dropped = [each for entry in self._transfers.values() for each in entry[1]]
             for entry in self._transfers.values():
                 entry[1].clear()
-        for _, sender, _ in given_up:
-            # Those that are under way go on; whoever waits for one of these would wait for ever.
+        for _, sender, _ in dropped:
+            # Running transfers continue. Readers of waiting transfers would wait forever.
             pieces.Outlet(sender).abort()
 
     @classmethod
@@ -243,12 +251,12 @@ class FileService(Service):
         """
         Fetch a file from a context's FileService.
 
-        :param Context context: where the service is
+        :param Context context: context that has the service
         :param str path: the file, as registered there
         :param out_fp: file object, open for writing bytes
-        :returns: (ok, metadata): whether the file came whole and unchanged - if not, why is
-            logged, and what came before is written - and a dict of size (bytes), mode, owner,
-            group, mtime and atime (seconds)
+        :returns: (ok, metadata). `ok` is whether the whole file arrived unchanged; otherwise the
+            error is logged, and the data that arrived before it has been written. `metadata` is a
+            dict of size (bytes), mode, owner, group, mtime and atime (seconds)
         :raises CallError: the path is not registered, or the file cannot be opened
         :raises ChannelError: the context is gone
         """
@@ -268,12 +276,12 @@ class FileService(Service):
 
     @classmethod
     def _get_here(cls, router: Any, path: str, out_fp: Any) -> tuple[bool, Metadata]:
-        # A context's messages to itself have no window: the whole file would wait in memory.
+        # Messages within a context have no window, so the whole file would be queued in memory.
         pool = router.__dict__.get("_service_pool")
         if pool is None or pool.closed:
             raise Error("context %d has no service pool" % (router.context_id,))
         service = pool.get_service(cls)
-        fd = service._open(os.fsdecode(path))
+        fd = service.open_registered(os.fsdecode(path))
         try:
             found = os.fstat(fd)
             metadata = pieces.describe(found)
@@ -289,8 +297,8 @@ class FileService(Service):
 
 class PushFileService(Service):
     """
-    Sends small files ahead of the calls that need them, hop by hop: each crosses each link once,
-    and each context on the way keeps what it was sent.
+    A service that sends small files ahead of the calls that need them, hop by hop. Each file
+    crosses each link once, and each context on the way caches it.
 
     :param Router router: router of this context
     """
@@ -303,18 +311,18 @@ class PushFileService(Service):
         self._lock = _thread.allocate_lock()
         self._cache: dict[str, bytes] = {}
         self._waiters: dict[str, list[Latch]] = {}
-        #: Contexts that a file is to be passed on to once it is here: another thread has it.
+        #: Path to contexts that the file is to be forwarded to as soon as another thread stores it.
         self._pending: dict[str, list[Any]] = {}
-        #: Stream to the paths that were sent on it.
+        #: Stream to the paths sent on it.
         self._sent: dict[Any, set[str]] = {}
         self._closed = False
 
     def get(self, path: Any) -> bytes:
         """
-        Return a file that was pushed to this context; wait for it, if it is still on its way.
+        Return a file that was pushed to this context. Sleep until it arrives.
 
-        :param str path: the file, as it is named where it came from
-        :raises Error: it did not come within PUSH_TIMEOUT seconds, or the context ends
+        :param str path: the file, by its name at the origin
+        :raises Error: it did not arrive within PUSH_TIMEOUT seconds, or this context is ending
         """
         path = os.fsdecode(path)
         with self._lock:
@@ -330,7 +338,8 @@ class PushFileService(Service):
             text = "%r was not pushed to this context within %g s" % (path, PUSH_TIMEOUT)
             raise Error(text) from None
         except LatchError:
-            raise Error("%r was not pushed to this context, which ends" % (path,)) from None
+            text = "%r was not pushed to this context before the service ended" % (path,)
+            raise Error(text) from None
         finally:
             with self._lock:
                 if latch in self._waiters.get(path, ()):
@@ -347,14 +356,14 @@ class PushFileService(Service):
             self._forward(path, context)
 
     def _forward(self, path: str, context: Any) -> None:
-        """Send a file, or the order to pass it on, to the next hop towards `context`."""
+        """Send a file, or the request to forward it, to the next hop towards `context`."""
         target = context.context_id
         if target == self.router.context_id:
             return
         stream = self.router._stream_by_id.get(target)
         if stream is None:
             raise Error("context %d is not below context %d" % (target, self.router.context_id))
-        # The lock is held while it is sent: the order to pass a file on must not overtake it.
+        # Sent with the lock held: the request to forward a file must not overtake the file.
         with self._lock:
             sent = self._sent_on(stream)
             if path not in sent:
@@ -385,13 +394,13 @@ class PushFileService(Service):
         self, context: Any, path: Any, overridden_source: str | bytes | None = None
     ) -> None:
         """
-        Have a file in a context's cache, and in those on the way there.
+        Send a file to a context's cache, and to the caches on the way there.
 
-        :param Context context: where to
-        :param str path: a file of this machine; it is read once, however often this is called
-        :param overridden_source: what to send instead of the file's content: bytes, or str (UTF-8)
-        :raises OSError: it cannot be read
-        :raises Error: `context` is not below this one
+        :param Context context: destination
+        :param str path: a file of this machine; it is read only once
+        :param overridden_source: content to send instead of the file's: bytes, or str (UTF-8)
+        :raises OSError: the file cannot be read
+        :raises Error: `context` is not a descendant of this one
         """
         path = os.fsdecode(path)
         if path not in self._cache:
@@ -415,11 +424,11 @@ class PushFileService(Service):
         extra_sys_paths: Iterable[str] | None = None,
     ) -> None:
         """
-        Have several files in a context's cache: propagate_to() of each.
+        Send several files to a context's cache: call propagate_to() for each.
 
-        :param Context context: where to
-        :param paths: files of this machine, Python modules among them
-        :param dict overridden_sources: path to what to send instead of its content
+        :param Context context: destination
+        :param paths: files of this machine, including Python modules
+        :param dict overridden_sources: path to the content to send instead of the file's
         :param extra_sys_paths: directories to add to `sys.path`, so that modules in them are found
         """
         for entry in extra_sys_paths or ():
@@ -434,11 +443,11 @@ class PushFileService(Service):
     @arg_spec({"path": _PATH, "data": bytes, "context": core.Context})
     def store_and_forward(self, path: str, data: bytes, context: Any) -> None:
         """
-        Keep a file that an ancestor sent, and pass it on.
+        Cache a file sent by an ancestor, and forward it.
 
-        :param str path: its name
-        :param bytes data: its content
-        :param Context context: for whom it is in the end
+        :param str path: the file's name
+        :param bytes data: the file's content
+        :param Context context: final destination
         """
         self._store(path, data)
         self._forward(path, context)
@@ -448,10 +457,10 @@ class PushFileService(Service):
     @arg_spec({"path": _PATH, "context": core.Context})
     def forward(self, path: str, context: Any) -> None:
         """
-        Pass on a file that this context keeps.
+        Forward a cached file.
 
-        :param str path: its name
-        :param Context context: for whom it is in the end
+        :param str path: the file's name
+        :param Context context: final destination
         """
         with self._lock:
             if path not in self._cache:

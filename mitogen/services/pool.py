@@ -1,18 +1,19 @@
 """
-Services: objects whose methods other contexts may call, by the service's name, as far as a policy
-says so; and the threads that run these methods.
+Services and pools. A service is an object whose methods other contexts may call, subject to
+policies. A pool is a set of threads that run these methods.
 
-A call is a message to handle CALL_SERVICE: (service name, method name, Kwargs). What a service is
-is in base.py, those that come with this library in file_services.py; all names are found here.
+A call is a message to handle CALL_SERVICE: (service name, method name, Kwargs). The base class of
+services is in base.py, and mitogen's own services are in file_services.py. This module exports all
+names of both.
 
 Rules
-    1. Nothing of a service runs on the broker thread; a Pool's threads run everything.
-    2. A pool that ends answers what waits with an error that says so.
-    3. What a caller sends decides what is imported only if it is an ancestor.
-    4. `threading` is not imported: a Pool may be started by any thread of a child, and the first
-       to import that is taken for the main thread.
+    1. Service code never runs on the broker thread, only on a Pool's threads.
+    2. A pool that ends answers queued calls with an error.
+    3. Only an ancestor's call can cause an import.
+    4. `threading` is not imported here: a Pool may be started by any thread of a child, and the
+       first thread to import that module is taken for the main thread.
 
-Threads: a Pool's own, `size` of them; its methods may be called on any.
+Threads: a Pool has `size` threads of its own. Its methods may be called on any thread.
 """
 
 from __future__ import annotations
@@ -69,25 +70,25 @@ __all__ = [
     "validate_arg_spec",
 ]
 
-#: Threads of a pool that nobody gave a size.
+#: Default number of threads of a pool.
 DEFAULT_SIZE = 2
-#: Seconds that a child's first call of a service waits for its main thread, where that is idle.
+#: Seconds that a child's first service call waits for the main thread, if that is idle.
 IMPORT_WAIT = 1.0
 
-#: The pool that get_or_create_pool() made last, and the process that did: (pid, Pool).
+#: The pool last returned by get_or_create_pool(), with the process it belongs to: (pid, Pool).
 _latest: dict[str, tuple[int, Pool]] = {}
 
 
 class Activator:
-    """Makes services that are called by an ancestor and are not in the pool yet."""
+    """Creation of services on their first call, if an ancestor calls."""
 
     def is_permitted(self, mod_name: str, class_name: str, msg: Message | None) -> bool:
         """
         Return whether a service may be imported.
 
-        :param str mod_name: its module
-        :param str class_name: its class
-        :param Message msg: the call; None for one of this process' own
+        :param str mod_name: name of its module
+        :param str class_name: name of its class
+        :param Message msg: the call; None for a call from this process
         """
         return msg is None or bool(core.has_parent_authority(msg))
 
@@ -95,10 +96,10 @@ class Activator:
         """
         Import a service, add it to `pool` and return it.
 
-        :param Pool pool: where to
+        :param Pool pool: the pool
         :param str service_name: `module.Class`
-        :param Message msg: the call that wants it; None for one of this process' own
-        :raises Error: there is no such service, or this caller may not have it imported
+        :param Message msg: the call of the service; None for a call from this process
+        :raises Error: there is no such service, or the caller may not have it imported
         """
         mod_name, _, class_name = service_name.rpartition(".")
         if not mod_name or not self.is_permitted(mod_name, class_name, msg):
@@ -110,10 +111,11 @@ class Activator:
         module = core.import_module(mod_name)
         klass = getattr(module, class_name, None)
         if not (isinstance(klass, type) and issubclass(klass, Service)):
-            raise Error("%r is no subclass of mitogen.service.Service" % (service_name,))
-        if klass.name() in pool._invokers:
-            # It is known under the name of the module that it comes from.
-            return pool._invokers[klass.name()].service
+            raise Error("%r is not a subclass of mitogen.service.Service" % (service_name,))
+        # The pool may have it under the name of the module that defines it.
+        service = pool.find_service(klass.name())
+        if service is not None:
+            return service
         service = klass(pool.router)
         pool.add(service)
         return service
@@ -123,36 +125,36 @@ class Activator:
 
 
 class _CallReceiver(Receiver):
-    """Puts what arrives at CALL_SERVICE into a pool's queue; the broker's thread does."""
+    """The mailbox CALL_SERVICE. It passes messages to a pool's queue, on the broker's thread."""
 
     handle: Any
 
-    def __init__(self, pool: Pool, overwrite: bool) -> None:
-        self.pool = pool
-        super().__init__(pool.router, CALL_SERVICE, overwrite=overwrite)
+    def __init__(self, router: Any, enqueue: Callable[[Message], None], overwrite: bool) -> None:
+        self.enqueue = enqueue
+        super().__init__(router, CALL_SERVICE, overwrite=overwrite)
 
     def _on_receive(self, msg: Any) -> None:
         msg.receiver = self
-        self.pool._enqueue(msg)
+        self.enqueue(msg)
 
     def close(self) -> None:
         handler = self.router._handlers.get(self.handle)
         if handler and handler[0] != self._on_receive:
-            # Another pool has taken over.
+            # Another pool has replaced this one.
             self.handle = None
         super().close()
 
 
 class Pool:
     """
-    Threads that serve calls of services.
+    A set of threads that serve calls of services.
 
     :param Router router: router of this context
-    :param services: Service objects to begin with
+    :param services: initial Service objects
     :param int size: number of threads
-    :param bool overwrite: take over from another pool of this context
-    :param Receiver recv: where the calls arrive; None for the mailbox CALL_SERVICE
-    :param list kept: calls that have come already; it may grow until the pool takes over
+    :param bool overwrite: replace another pool of this context
+    :param Receiver recv: mailbox in which the calls arrive; None for CALL_SERVICE
+    :param list kept: calls that have arrived already; it may grow until the pool takes over
     :raises Error: two services have the same name, or `size` is less than 1
     :raises mitogen.core.Error: this context has a pool already
     """
@@ -170,13 +172,13 @@ class Pool:
         kept: list[Message] | None = None,
     ) -> None:
         if size < 1:
-            raise Error("a pool needs a thread: size=%r" % (size,))
+            raise Error("pool size must be at least 1, not %r" % (size,))
         self.router = router
         self.closed = False
         self._size = size
         self._activator = self.activator_class()
         self._lock = _thread.allocate_lock()
-        # A service may ask for another when it is made.
+        # Reentrant: a service's constructor may look up another service.
         self._activating = _thread.RLock()
         self._latch = Latch()
         self._invokers: dict[str, Invoker] = {}
@@ -189,7 +191,7 @@ class Pool:
         if recv is not None:
             self._listen_to(recv)
         elif kept is None:
-            self._receiver = _CallReceiver(self, overwrite or _is_stub(router))
+            self._receiver = _CallReceiver(router, self._enqueue, overwrite or _is_stub(router))
         else:
             self._on_broker(self._take_over, kept)
         if recv is None:
@@ -206,13 +208,13 @@ class Pool:
 
     @property
     def size(self) -> int:
-        """How many threads it has."""
+        """The number of threads."""
         return self._size
 
-    # -- what comes in
+    # -- incoming calls
 
     def _on_broker(self, func: Callable[..., None], *args: Any) -> None:
-        """Run `func` on the broker thread; return when it is done."""
+        """Run `func` on the broker thread, and return when it has finished."""
         if self.router.broker.on_thread():
             return func(*args)
         done = core.new_lock()
@@ -228,17 +230,21 @@ class Pool:
             pass
 
     def _take_over(self, kept: list[Message]) -> None:
-        # On the broker thread: nothing comes between the last that was kept and our first.
-        self.adopt(kept)
-        self._receiver = _CallReceiver(self, True)
+        # On the broker thread, so that no call arrives between the last one kept and the first
+        # one received here.
+        self._adopt(kept)
+        self._receiver = _CallReceiver(self.router, self._enqueue, True)
 
     def adopt(self, messages: list[Message]) -> None:
-        """Broker thread: serve calls that have arrived elsewhere; the list is emptied."""
+        """Any thread: serve calls that have arrived elsewhere, and empty the list."""
+        self._on_broker(self._adopt, messages)
+
+    def _adopt(self, messages: list[Message]) -> None:
         while messages:
             self._enqueue(messages.pop(0))
         receiver = self._receiver
         if not self.closed and isinstance(receiver, _CallReceiver) and _is_stub(self.router):
-            # What keeps calls until there is a pool came after this one.
+            # The child's handler that keeps calls until there is a pool was added later.
             add = self.router.add_handler
             add(receiver._on_receive, CALL_SERVICE, overwrite=True, consumer=True)
 
@@ -271,7 +277,7 @@ class Pool:
         text = self.closed_msg % (self.router.node.context_id,)
         reply = Message(data=core.encode(CallError(text)), dst_id=msg.src_id, handle=msg.reply_to)
         if msg.reply_to and not msg.is_dead:
-            # On the broker's thread as well: it must not wait.
+            # This may run on the broker's thread, which must not sleep.
             self.router.route(reply, False)
 
     # -- the threads
@@ -285,7 +291,7 @@ class Pool:
                 except LatchError:
                     break
                 self._do(job)
-                job = None  # or the last message would be kept until the next
+                job = None  # releases the message, which would be kept until the next one
         finally:
             with self._lock:
                 self._running -= 1
@@ -303,7 +309,7 @@ class Pool:
                 self.router.consumed(job)
                 self._handle(job)
         except BaseException as error:
-            # Nothing of a service ends the thread; it ends with the pool.
+            # An error in a service must not end the thread.
             self.router.log(ERROR, "service pool: %s", CallError(error))
 
     def _handle(self, msg: Message) -> None:
@@ -329,21 +335,21 @@ class Pool:
             except BaseException as error:
                 self.router.log(ERROR, "%r.on_shutdown(): %s", invoker.service, CallError(error))
         self._ended.release()
-        self.router.broker.defer(self._let_broker_go)
+        self.router.broker.defer(self._release_broker)
 
-    # -- what a program calls
+    # -- for programs
 
     def add(self, service: Service) -> None:
         """
         Serve a service.
 
         :param Service service: the service
-        :raises Error: there is one of that name
+        :raises Error: the pool already has a service of that name
         """
         name = service.name()
         with self._lock:
             if name in self._invokers:
-                raise Error("the pool has a service %r already" % (name,))
+                raise Error("the pool already has a service %r" % (name,))
             self._invokers[name] = service.invoker_class(service=service)
         job = lambda: self._on_select(service)  # noqa: E731
         select: Any = service.select
@@ -351,12 +357,21 @@ class Pool:
         for _ in range(service.select.size()):
             self._put(job)
 
+    def find_service(self, name: Any) -> Service | None:
+        """
+        Return a service of this pool, or None if the pool does not have it.
+
+        :param name: name or class of the service
+        """
+        invoker = self._invokers.get(name_of(name))
+        return invoker.service if invoker else None
+
     def get_invoker(self, name: Any, msg: Message | None) -> Invoker:
         """
-        Return a service's Invoker; the service is made if need be, and if the caller may do that.
+        Return a service's Invoker. Create the service if necessary and permitted.
 
-        :param name: the service's name, or class
-        :param Message msg: the call; None for one of this process' own
+        :param name: name or class of the service
+        :param Message msg: the call; None for a call from this process
         :raises Error: there is no such service
         """
         name = name_of(name)
@@ -368,16 +383,16 @@ class Pool:
 
     def get_service(self, name: Any) -> Service:
         """
-        Return a service, made if need be.
+        Return a service. Create it if necessary.
 
-        :param name: its name, or class
+        :param name: name or class of the service
         :raises Error: there is no such service
         """
         return self.get_invoker(name, None).service
 
     def defer(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """
-        Have `func(*args, **kwargs)` called on one of the threads; what it raises is logged.
+        Call `func(*args, **kwargs)` on one of the threads. Errors are logged.
 
         :raises Error: the pool has ended
         """
@@ -386,10 +401,10 @@ class Pool:
 
     def stop(self, join: bool = True) -> None:
         """
-        End: calls that run come to their end, those that wait are answered with an error, then the
-        services' on_shutdown() is called. May be called again.
+        End the pool. Running calls finish, queued calls are answered with an error, then the
+        services' on_shutdown() is called. Idempotent.
 
-        :param bool join: return when all that is done
+        :param bool join: return only when the pool has ended
         """
         with self._lock:
             closed, self.closed = self.closed, True
@@ -404,20 +419,21 @@ class Pool:
             self.join()
 
     def join(self) -> None:
-        """Wait until the pool has ended; nothing, on one of its own threads."""
+        """Sleep until the pool has ended. No-op on the pool's own threads."""
         if _thread.get_ident() not in self._idents:
             self._ended.acquire()
             self._ended.release()
 
     def _on_broker_shutdown(self) -> None:
-        # on_shutdown() may want to send something; whoever hangs in a method is not waited for.
+        # on_shutdown() may send messages. A method that hangs delays the broker no longer than its
+        # shutdown timeout.
         broker = self.router.broker
         if not self.closed:
             broker.holds.add(self)
-            broker.after(broker.shutdown_timeout, self._let_broker_go)
+            broker.after(broker.shutdown_timeout, self._release_broker)
             self.stop(join=False)
 
-    def _let_broker_go(self) -> None:
+    def _release_broker(self) -> None:
         broker = self.router.broker
         if self in broker.holds:
             broker.holds.discard(self)
@@ -428,7 +444,7 @@ class Pool:
 
 
 def _is_stub(router: Any) -> bool:
-    """Whether what takes a child's calls is there only until there is a pool."""
+    """Return whether a child's calls are handled by the stub that waits for a pool."""
     handler = router._handlers.get(CALL_SERVICE)
     owner = getattr(handler[0], "__self__", None) if handler else None
     return owner is not None and not isinstance(owner, Receiver)
@@ -441,17 +457,17 @@ def _request_of(msg: Message) -> tuple[str, str, dict[str, Any]]:
         named = isinstance(service_name, str) and isinstance(method_name, str)
         if named and isinstance(kwargs, dict) and all(isinstance(name, str) for name in kwargs):
             return service_name, method_name, dict(kwargs)
-    raise Error("a call of a service is (service name, method name, {argument: value})")
+    raise Error("invalid service call: expected (service name, method name, {argument: value})")
 
 
 def _process_router() -> Any:
-    """Return the router of this process, for programs that do not name it."""
+    """Return this process' router, for programs that do not pass one."""
     for finder in sys.meta_path:
         if isinstance(finder, core.Importer):
             return finder.router
     pid, pool = _latest.get("pool", (None, None))
     if pool is None or pid != os.getpid():
-        raise Error("there is no pool yet: get_or_create_pool(router=...) makes one")
+        raise Error("there is no service pool yet: create one with get_or_create_pool(router=...)")
     return pool.router
 
 
@@ -467,17 +483,18 @@ def get_or_create_pool(
     kept: list[Message] | None = None,
 ) -> Pool:
     """
-    Return this context's pool; made, if it has none.
+    Return this context's pool. Create it if there is none.
 
-    :param int size: threads of one that is made; None for DEFAULT_SIZE
-    :param Router router: router of this context; None for a child's, or that of the pool made last
-    :param Context context: any Context of that router, instead of it
+    :param int size: number of threads of a new pool; None for DEFAULT_SIZE
+    :param Router router: router of this context; None for a child's own, or for that of the pool
+        last returned
+    :param Context context: any Context of that router, instead of `router`
     :param list kept: see Pool
-    :raises Error: no router is named, and none is known
+    :raises Error: no router was passed and none is known
     """
     if router is None:
         router = context.router if context is not None else _process_router()
-    # setdefault() is one step: all threads get the same lock.
+    # setdefault() is atomic: all threads get the same lock.
     with router.__dict__.setdefault("_service_lock", _thread.allocate_lock()):
         pool = _pool_of(router)
         if pool is None:
@@ -488,27 +505,27 @@ def get_or_create_pool(
 
 def adopt(router: Any, messages: list[Message]) -> None:
     """
-    Start a child's pool, as calls have come and it has none.
+    Start a child's pool when calls have arrived and there is none.
 
     :param Router router: the child's router
-    :param list messages: those calls; it may grow until the pool takes over
+    :param list messages: the calls; it may grow until the pool takes over
     """
     _import_threading(router)
     pool = get_or_create_pool(router=router, kept=messages)
-    # Where the program's own pool came first.
-    pool._on_broker(pool.adopt, messages)
+    # The program may have created a pool meanwhile.
+    pool.adopt(messages)
 
 
 def _import_threading(router: Any) -> None:
     """
-    Have a child's main thread import `threading`, unless it is busy: a service's module may do so,
-    and before Python 3.13 the first that does is the main thread from then on.
+    Import `threading` on a child's main thread, unless that is busy. A service's module may import
+    it, and before Python 3.13 the first thread that does is the main thread from then on.
     """
     current = router.econtext.dispatcher.current
     busy = current is not None and current.handle != CALL_SERVICE
     if "threading" in sys.modules or sys.version_info >= (3, 13) or busy:
         return
-    # A call to itself: of three, the function's name and no arguments.
+    # A call to this context itself: 3 values, the function's name and no arguments.
     data = b"\x83" + core.encode("threading\0\0active_count\0") + core.encode([]) + core.encode({})
     done = core.new_lock()
     answer = router.expect(lambda msg: done.release(), router.context_id)
@@ -521,16 +538,16 @@ def call(service_name: Any, method_name: Any, call_context: Any = None, **kwargs
     """
     Call a service and return its result.
 
-    Without `call_context`: where this context's pool has the service, its method is called at
-    once, on this thread; else, in a child, the parent's is called.
+    Without `call_context`: if this context's pool has the service, its method is called directly,
+    on this thread. Otherwise, in a child, the parent's service is called.
 
-    The shape of old programs is understood too: `call(context, handle, value)` sends a value to a
-    mailbox, `call(context, service, {"method": name, ...})` calls a service there.
+    The form of old programs is supported as well: `call(context, handle, value)` sends a value to a
+    mailbox, and `call(context, service, {"method": name, ...})` calls a service in that context.
 
-    :param service_name: the service's name, or class
-    :param str method_name: which method
-    :param Context call_context: where the service is
-    :param kwargs: the method's arguments
+    :param service_name: name or class of the service
+    :param str method_name: name of the method
+    :param Context call_context: context that has the service
+    :param kwargs: arguments of the method
     :raises CallError: the method failed, or may not be called
     :raises Error: there is no such service
     """
@@ -540,7 +557,7 @@ def call(service_name: Any, method_name: Any, call_context: Any = None, **kwargs
         return ask(call_context, service_name, method_name, kwargs)
     router = _process_router()
     pool = _pool_of(router)
-    here = pool is not None and name_of(service_name) in pool._invokers
+    here = pool is not None and pool.find_service(service_name) is not None
     if router.node.parent_ids and not here:
         parent = router.context_by_id(router.node.parent_ids[0])
         return ask(parent, service_name, method_name, kwargs)
@@ -554,5 +571,5 @@ def _call_old(context: Any, target: Any, value: Any, kwargs: dict[str, Any]) -> 
     kwargs = dict(value or {}, **kwargs)
     method_name = kwargs.pop("method", None)
     if not isinstance(method_name, str):
-        raise Error("call(context, service, {'method': name, ...}): no method is named")
+        raise Error("call(context, service, {...}): the dict has no 'method'")
     return ask(context, target, method_name, dict(kwargs.pop("kwargs", {}), **kwargs))

@@ -169,9 +169,9 @@ def test_errors(own_router, records):
     assert context.call(files.pool_size, 3) == 3
     with pytest.raises(KeyError, match="counter"):
         context.call_service(files.Counter, "fail")
-    with pytest.raises(mitogen.core.CallError, match="argument 'by' is a str; wanted: int"):
+    with pytest.raises(mitogen.core.CallError, match="argument 'by' must be int, not str"):
         context.call_service(files.Counter, "add", by="1")
-    with pytest.raises(mitogen.core.CallError, match="has no method 'nothing'"):
+    with pytest.raises(mitogen.core.CallError, match="has no exposed method 'nothing'"):
         context.call_service(files.Counter, "nothing")
     with pytest.raises(mitogen.core.CallError, match="has no service 'Nothing'"):
         context.call_service("Nothing", "nothing")

@@ -1,4 +1,4 @@
-"""base.py: who may call what, with what; one answer for each who waits."""
+"""base.py: policies, argument checks, and one answer for each caller that waits."""
 
 import functools
 import threading
@@ -14,7 +14,7 @@ NODE = core.Node(5, [3, 0])
 
 
 class Call(core.Message):
-    """A message that keeps what it is answered."""
+    """A message that records its answer."""
 
     def __init__(self, auth_id=0, reply_to=1):
         super().__init__(src_id=auth_id, auth_id=auth_id, reply_to=reply_to)
@@ -41,7 +41,7 @@ class Refusing(base.Policy):
 
 
 class Sample(Service):
-    """One method of each kind."""
+    """A service with one method of each kind."""
 
     not_a_method = 5
 
@@ -152,7 +152,7 @@ def test_results(invoke):
     assert invoke("wrapped", {"a": 2}, auth_id=7) == [(2, 7)]
     assert invoke("local_msg") == ["a variable of its own"]
     assert invoke("later") == ["later"]
-    # Whoever waits for a method without an answer waits no longer than that runs.
+    # A caller that waits for a method without an answer gets it when the method returns.
     assert invoke("quiet") == [None]
     assert invoke("any", reply_to=0) == []
 
@@ -162,7 +162,7 @@ def test_parents_are_ancestors_and_the_context_itself(invoke, auth_id):
     assert invoke("parents", auth_id=auth_id) == ["parents"]
 
 
-def test_others_are_refused_and_told_by_what(invoke):
+def test_other_contexts_are_refused(invoke):
     for auth_id in (7, 4, 1):
         with pytest.raises(base.Error) as caught:
             invoke("parents", auth_id=auth_id)
@@ -178,8 +178,8 @@ def test_others_are_refused_and_told_by_what(invoke):
     "name",
     ["hidden", "nothing", "__init__", "__class__", "name", "select", "trap", "not_a_method", ""],
 )
-def test_what_is_not_exposed_is_not_there(invoke, name):
-    with pytest.raises(base.Error, match="Sample' has no method %r to call" % name):
+def test_methods_without_a_policy_cannot_be_called(invoke, name):
+    with pytest.raises(base.Error, match="Sample' has no exposed method %r" % name):
         invoke(name)
 
 
@@ -188,8 +188,8 @@ def test_what_is_not_exposed_is_not_there(invoke, name):
     [
         ({}, "argument 'name' is missing"),
         ({"name": "x"}, "argument 'count' is missing"),
-        ({"name": 1, "count": 1}, "argument 'name' is a int; wanted: str or bytes"),
-        ({"name": "x", "count": "1"}, "argument 'count' is a str; wanted: int"),
+        ({"name": 1, "count": 1}, "argument 'name' must be str or bytes, not int"),
+        ({"name": "x", "count": "1"}, "argument 'count' must be int, not str"),
     ],
 )
 def test_arguments_are_checked(invoke, kwargs, text):
@@ -199,17 +199,17 @@ def test_arguments_are_checked(invoke, kwargs, text):
         base.validate_arg_spec({"name": (str, bytes), "count": int}, kwargs)
 
 
-def test_arguments_that_are_right(invoke):
+def test_valid_arguments(invoke):
     assert invoke("checked", {"name": b"x", "count": 1}) == [(b"x", 1)]
     assert base.validate_arg_spec({}, {"a": 1}) is None
 
 
-def test_arguments_that_the_method_has_not(invoke):
+def test_unknown_arguments(invoke):
     (error,) = invoke("any", {"b": 1})
     assert error.type_name == "builtins.TypeError" and "'b'" in error.message
 
 
-def test_errors_are_answers(invoke, logs):
+def test_errors_are_sent_as_answers(invoke, logs):
     (error,) = invoke("fail")
     assert (error.type_name, error.message) == ("builtins.ValueError", "it failed")
     assert "in fail" in error.traceback
@@ -222,7 +222,7 @@ def test_errors_are_answers(invoke, logs):
     assert logs == []
 
 
-def test_errors_that_nobody_waits_for_are_logged(invoke, logs):
+def test_errors_without_a_waiting_caller_are_logged(invoke, logs):
     assert invoke("fail", reply_to=0, auth_id=7) == []
     assert "called by context 7" in logs[0] and "it failed" in logs[0]
     invoke("quiet", {"fail": True})
@@ -254,7 +254,7 @@ class Ordered(Service):
         return number
 
 
-def test_serialized(service):
+def test_serialized_calls_run_in_order(service):
     ordered = Ordered(service.router)
     invoker = ordered.invoker_class(service=ordered)
     calls = [Call() for _ in range(5)]
@@ -266,7 +266,7 @@ def test_serialized(service):
     first.start()
     assert ordered.entered.acquire(timeout=20)
     for number in range(1, 5):
-        # Returns at once: the first thread goes on with it.
+        # Returns at once: the first thread runs this call as well.
         invoke(number)
     ordered.go.set()
     first.join(20)
@@ -279,7 +279,7 @@ def test_serialized(service):
         invoker.invoke("nothing", {}, Call())
 
 
-def test_serialized_goes_on_when_an_answer_cannot_be_sent(service, logs):
+def test_serialized_calls_continue_when_an_answer_cannot_be_sent(service, logs):
     class Broken(Call):
         def reply(self, msg, router=None, **kwargs):
             raise core.ChannelError("gone")
@@ -338,16 +338,16 @@ def once(service):
     return service
 
 
-def test_deduplicated_afterwards(once):
+def test_deduplicated_later_calls(once):
     assert [once.ask("compute") for _ in range(3)] == [1, 1, 1]
     assert once.ask("compute", a=[1, {"x": {2}}]) == once.ask("compute", a=[1, {"x": {2}}]) == 2
     assert once.ask("compute", a=(1, {"x": {2}})) == 3
-    # 1, 1.0 and True are equal; their answers need not be.
+    # 1, 1.0 and True are equal, but their answers may differ.
     assert len({once.ask("compute", a=value) for value in (1, 1.0, True)}) == 3
 
 
 @pytest.mark.parametrize("fail", [False, True])
-def test_deduplicated_while_it_runs(once, fail):
+def test_deduplicated_concurrent_calls(once, fail):
     once.go.clear()
     calls = [Call() for _ in range(4)]
     kwargs = {"fail": fail}
@@ -368,13 +368,13 @@ def test_deduplicated_while_it_runs(once, fail):
 
 
 def test_deduplicated_errors(once):
-    assert "must return its answer" in once.ask("never").message
+    assert "must return its result" in once.ask("never").message
     assert "EncodeError" in once.ask("unsendable").type_name
     with pytest.raises(base.Error):
         once.ask("nothing")
 
 
-def test_deduplicated_by_ones_own_key(service):
+def test_deduplicated_by_a_custom_key(service):
     class Same(base.DeduplicatingInvoker):
         def key_from_request(self, method_name, kwargs):
             return method_name

@@ -1,4 +1,4 @@
-"""file_services.py: who gets which files, what a reader does to others; what is pushed once."""
+"""file_services.py: permitted files, slow and failing readers, and pushed files."""
 
 import io
 import os
@@ -20,7 +20,7 @@ PushFileService = pool.PushFileService
 
 @pytest.fixture
 def node(tmp_path):
-    """A pair whose master has a FileService, which the child asks."""
+    """A pair whose master has a FileService. The child requests files."""
     with live.pair() as found:
         found.up_context = found.child.context_by_id(0)
         found.files = FileService(found.master)
@@ -46,7 +46,7 @@ def write(path, size):
 
 
 @pytest.mark.parametrize("size", [0, 1, pieces.PIECE, 9 * MIB + 1])
-def test_a_file_that_is_registered(node, tmp_path, size):
+def test_a_registered_file(node, tmp_path, size):
     path = write(tmp_path / "f", size)
     node.files.register(str(path))
     ok, metadata, data = get(node, path)
@@ -62,7 +62,7 @@ def test_a_file_that_is_registered(node, tmp_path, size):
     }
 
 
-def test_registered_by_a_call_of_a_parent_only(node, tmp_path):
+def test_only_parents_may_register_files(node, tmp_path):
     path = str(write(tmp_path / "f", 3))
     for method in ("register", "register_prefix"):
         with pytest.raises(core.CallError, match="AllowParents refuses it"):
@@ -72,7 +72,7 @@ def test_registered_by_a_call_of_a_parent_only(node, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [str, os.fsencode])
-def test_bytes_and_odd_names(node, tmp_path, kind):
+def test_bytes_and_unusual_names(node, tmp_path, kind):
     name = os.fsencode(tmp_path) + b"/\xff\n"
     with open(name, "wb") as fp:
         fp.write(b"odd")
@@ -88,7 +88,7 @@ def test_paths_are_normalised(node, tmp_path, monkeypatch):
         assert get(node, path)[0]
 
 
-def test_a_symlink_that_was_registered_is_followed(node, tmp_path):
+def test_a_registered_symlink_is_followed(node, tmp_path):
     write(tmp_path / "f", 3)
     (tmp_path / "link").symlink_to("f")
     node.files.register(str(tmp_path / "link"))
@@ -97,7 +97,7 @@ def test_a_symlink_that_was_registered_is_followed(node, tmp_path):
         get(node, tmp_path / "f")
 
 
-def test_what_is_below_a_prefix(node, tmp_path):
+def test_files_below_a_prefix(node, tmp_path):
     root = tmp_path / "root"
     inside = [write(root / "f", 3), write(root / "a" / "b" / "f", 3)]
     (root / "good").symlink_to("a/b/f")
@@ -123,7 +123,7 @@ def test_a_prefix_that_is_a_file_and_the_root(node, tmp_path):
     assert get(node, write(tmp_path / "g", 3))[0]
 
 
-def test_what_is_not_below_it(node, tmp_path):
+def test_files_outside_of_a_prefix(node, tmp_path):
     root = tmp_path / "root"
     write(root / "f", 3)
     outside = write(tmp_path / "secret", 3)
@@ -138,7 +138,7 @@ def test_what_is_not_below_it(node, tmp_path):
             get(node, path)
 
 
-def test_a_symlink_that_comes_between_the_look_and_the_opening(node, tmp_path, monkeypatch):
+def test_a_symlink_created_between_check_and_open(node, tmp_path, monkeypatch):
     root = tmp_path / "root"
     write(root / "a" / "f", 3)
     write(tmp_path / "other" / "f", 3)
@@ -158,7 +158,7 @@ def test_a_symlink_that_comes_between_the_look_and_the_opening(node, tmp_path, m
 
 
 @pytest.mark.parametrize("kind", ["missing", "directory", "fifo"])
-def test_what_cannot_be_opened(node, tmp_path, kind):
+def test_files_that_cannot_be_opened(node, tmp_path, kind):
     path = tmp_path / "x"
     if kind == "directory":
         path.mkdir()
@@ -170,8 +170,8 @@ def test_what_cannot_be_opened(node, tmp_path, kind):
         get(node, path)
 
 
-def test_a_mailbox_that_is_not_the_callers(node, tmp_path):
-    """What the service sends has its own context's authority."""
+def test_a_mailbox_of_another_context(node, tmp_path):
+    """Messages of the service have its own context's authority."""
     path = str(write(tmp_path / "f", 3))
     node.files.register(path)
     for context_id, handle in (
@@ -189,18 +189,18 @@ def test_a_mailbox_that_is_not_the_callers(node, tmp_path):
 @pytest.mark.parametrize(
     "kwargs", [{}, {"path": 1, "sender": 2}, {"path": "x"}, {"path": "x", "sender": None}], ids=repr
 )
-def test_arguments(node, kwargs):
-    with pytest.raises(core.CallError, match="argument '(path|sender)' is"):
+def test_invalid_arguments(node, kwargs):
+    with pytest.raises(core.CallError, match="argument '(path|sender)' (is missing|must be)"):
         pool.call(FileService, "fetch", node.up_context, **kwargs)
 
 
-def test_acknowledge_is_kept_for_old_programs(node):
+def test_acknowledge_does_nothing(node):
     assert pool.call(FileService, "acknowledge", node.up_context, size=5) is None
     assert FileService.window_size_bytes == MIB and FileService.IO_SIZE == pieces.PIECE
 
 
-def test_of_the_context_itself(node, tmp_path):
-    """Its messages to itself have no window, so it sends none."""
+def test_get_from_the_context_itself(node, tmp_path):
+    """Messages within a context have no window, so none are sent."""
     path = write(tmp_path / "f", 9 * MIB)
     node.files.register(str(path))
     out = io.BytesIO()
@@ -215,11 +215,11 @@ def test_of_the_context_itself(node, tmp_path):
     assert node.files.fetch(str(path), Receiver(node.master).to_sender())["size"] == 9 * MIB
 
 
-# ---- what goes wrong meanwhile
+# ---- failures during a transfer
 
 
 class Reader:
-    """A file object whose write() does something after the first piece."""
+    """A file object whose write() calls a function after the first piece."""
 
     def __init__(self, then):
         self.then = then
@@ -248,7 +248,7 @@ def test_a_file_that_changes(node, tmp_path):
     assert any("changed while it was sent" in line for line in node.logs), node.logs
 
 
-def test_a_file_that_goes_before_it_is_sent(node, tmp_path, monkeypatch):
+def test_a_file_removed_before_the_transfer(node, tmp_path, monkeypatch):
     path = write(tmp_path / "f", 3)
     node.files.register(str(path))
     start = node.files._start
@@ -257,7 +257,7 @@ def test_a_file_that_goes_before_it_is_sent(node, tmp_path, monkeypatch):
     assert not ok and any("No such file" in line for line in node.logs)
 
 
-def test_what_does_not_arrive_as_it_was_sent(node, tmp_path, monkeypatch):
+def test_damaged_data(node, tmp_path, monkeypatch):
     path = write(tmp_path / "f", 3)
     node.files.register(str(path))
     send = pieces.Outlet.send
@@ -267,8 +267,8 @@ def test_what_does_not_arrive_as_it_was_sent(node, tmp_path, monkeypatch):
     assert any("differs from the data that was sent" in line for line in node.logs)
 
 
-def test_a_reader_that_is_given_up(node, tmp_path, monkeypatch):
-    """Its flow is ended, so that it does not wait for the rest."""
+def test_a_reader_that_times_out(node, tmp_path, monkeypatch):
+    """Its flow is ended, so that the reader does not wait for the rest."""
     path = write(tmp_path / "f", 9 * MIB)
     node.files.register(str(path))
 
@@ -281,14 +281,14 @@ def test_a_reader_that_is_given_up(node, tmp_path, monkeypatch):
     node.wait_for(lambda: any("file service: " in line for line in node.logs))
 
 
-def test_the_master_goes(node, tmp_path):
+def test_losing_the_master(node, tmp_path):
     path = write(tmp_path / "f", 20 * MIB)
     lose = lambda: node.child.broker.defer(node.child.context_lost, 0)  # noqa: E731
     ok, _ = fetch_with(node, path, lose)
     assert not ok
 
 
-def test_a_write_that_fails_is_the_callers_error_and_ends_the_transfer(node, tmp_path):
+def test_an_error_in_write_is_raised_and_ends_the_transfer(node, tmp_path):
     def fail():
         raise OSError(28, "No space left on device")
 
@@ -300,18 +300,18 @@ def test_a_write_that_fails_is_the_callers_error_and_ends_the_transfer(node, tmp
     assert not [key for key in node.master._flows if key[1] >= core.FIRST_HANDLE]
 
 
-# ---- many at once
+# ---- concurrent transfers
 
 
 def begin(node, path):
-    """Ask for a file, and read nothing of it; return the mailbox."""
+    """Request a file and read none of it; return the mailbox."""
     receiver = Receiver(node.child, respondent=node.up_context)
     sender = receiver.to_sender()
     pool.call(FileService, "fetch", node.up_context, path=str(path), sender=sender)
     return receiver
 
 
-def test_readers_that_read_nothing_hold_up_nobody(node, tmp_path):
+def test_stopped_readers_do_not_delay_others(node, tmp_path):
     path = write(tmp_path / "f", 6 * MIB)
     node.files.register(str(path))
     stopped = [begin(node, path) for _ in range(5)]
@@ -326,7 +326,7 @@ def test_readers_that_read_nothing_hold_up_nobody(node, tmp_path):
         receiver.close()
 
 
-def test_many_at_once(node, tmp_path):
+def test_concurrent_transfers(node, tmp_path):
     paths = [write(tmp_path / str(number), number * 50000) for number in range(30)]
     node.files.register_prefix(str(tmp_path))
     results = {}
@@ -343,22 +343,24 @@ def test_many_at_once(node, tmp_path):
     node.wait_for(lambda: not node.files._transfers)
 
 
-def test_more_than_have_threads_wait(node, tmp_path, monkeypatch):
+def test_transfers_beyond_the_limit_wait(node, tmp_path, monkeypatch):
     monkeypatch.setattr(file_services, "MAX_TRANSFERS", 2)
     monkeypatch.setattr(file_services, "MAX_WAITING", 3)
     path = write(tmp_path / "f", 6 * MIB)
     node.files.register(str(path))
     mailboxes = [begin(node, path) for _ in range(5)]
-    with pytest.raises(core.CallError, match="3 file transfers to this context wait already"):
+    with pytest.raises(
+        core.CallError, match="too many file transfers to this context: 3 are waiting"
+    ):
         begin(node, path)
-    # Those that wait have no descriptor, and no thread.
+    # Waiting transfers have no descriptor and no thread.
     assert node.files._transfers[1][0] == 2
     for receiver in mailboxes:
         assert pieces.receive_pieces(receiver, len) == 6 * MIB
     node.wait_for(lambda: not node.files._transfers)
 
 
-def test_no_thread_is_to_be_had(node, tmp_path, monkeypatch):
+def test_no_thread_can_be_started(node, tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("can't start new thread")
 
@@ -370,7 +372,7 @@ def test_no_thread_is_to_be_had(node, tmp_path, monkeypatch):
     assert node.files._transfers == {}
 
 
-def test_the_pool_ends_while_files_wait(node, tmp_path, monkeypatch):
+def test_the_pool_ends_while_transfers_wait(node, tmp_path, monkeypatch):
     monkeypatch.setattr(file_services, "MAX_TRANSFERS", 1)
     path = write(tmp_path / "f", 6 * MIB)
     node.files.register(str(path))
@@ -387,7 +389,7 @@ def test_the_pool_ends_while_files_wait(node, tmp_path, monkeypatch):
 
 @pytest.fixture
 def push(node):
-    """The PushFileService of the master, and what its child's would be called with."""
+    """The PushFileService of the master, and arguments for calls to the child's."""
     found = PushFileService(node.master)
     node.pool.add(found)
     node.child_pool = pool.Pool(node.child, size=2)
@@ -421,7 +423,7 @@ def test_push(node, push, tmp_path, monkeypatch):
     assert sent == ["store_and_forward"]
 
 
-def test_push_what_is_here_is_sent_and_not_what_comes_later(node, push, tmp_path):
+def test_push_sends_the_cached_content(node, push, tmp_path):
     path = write(tmp_path / "f", 1000)
     push.propagate_to(node.context, path)
     before = path.read_bytes()
@@ -431,13 +433,13 @@ def test_push_what_is_here_is_sent_and_not_what_comes_later(node, push, tmp_path
 
 
 @pytest.mark.parametrize("source", [b"bytes", "text \xfc", bytearray(b"array")])
-def test_push_something_else(node, push, source):
+def test_push_other_content(node, push, source):
     push.propagate_to(node.context, "/no/such/file", source)
     wanted = source.encode() if isinstance(source, str) else bytes(source)
     assert there(node).get("/no/such/file") == wanted
 
 
-def test_push_several(node, push, tmp_path, monkeypatch):
+def test_push_several_files(node, push, tmp_path, monkeypatch):
     paths = [write(tmp_path / str(number), 10) for number in range(5)]
     monkeypatch.setattr("sys.path", ["/first"])
     push.propagate_paths_and_modules(
@@ -449,7 +451,7 @@ def test_push_several(node, push, tmp_path, monkeypatch):
     push.propagate_paths_and_modules(node.context, [])
 
 
-def test_get_waits(node, push, tmp_path):
+def test_get_waits_for_a_pushed_file(node, push, tmp_path):
     path = write(tmp_path / "f", 10)
     found = []
     threads = [
@@ -465,7 +467,7 @@ def test_get_waits(node, push, tmp_path):
     assert there(node)._waiters == {}
 
 
-def test_get_of_what_never_comes(node, push, monkeypatch):
+def test_get_times_out(node, push, monkeypatch):
     monkeypatch.setattr(file_services, "PUSH_TIMEOUT", 0.05)
     with pytest.raises(pool.Error, match="'/x' was not pushed to this context within 0.05 s"):
         push.get("/x")
@@ -487,12 +489,12 @@ def test_get_while_the_pool_ends(node, push):
     node.wait_for(lambda: found._waiters.get("/x"))
     node.child_pool.stop()
     thread.join(SOON)
-    with pytest.raises(pool.Error, match="which ends"):
+    with pytest.raises(pool.Error, match="before the service ended"):
         found.get("/y")
-    assert errors == ["'/x' was not pushed to this context, which ends"]
+    assert errors == ["'/x' was not pushed to this context before the service ended"]
 
 
-def test_push_to_oneself_and_to_nowhere(node, push, tmp_path):
+def test_push_to_the_context_itself_and_to_an_unknown_one(node, push, tmp_path):
     path = write(tmp_path / "f", 10)
     push.propagate_to(node.master.myself(), path)
     assert push.get(path) == path.read_bytes()
@@ -503,15 +505,15 @@ def test_push_to_oneself_and_to_nowhere(node, push, tmp_path):
     assert push._sent == {}
 
 
-def test_push_is_for_parents(node, push):
+def test_only_parents_may_push(node, push):
     for method in ("propagate_to", "store_and_forward", "forward", "propagate_paths_and_modules"):
         with pytest.raises(core.CallError, match="AllowParents refuses it"):
             pool.call(PushFileService, method, node.up_context, path="x")
-    with pytest.raises(core.CallError, match="no method 'get' to call"):
+    with pytest.raises(core.CallError, match="no exposed method 'get'"):
         pool.call(PushFileService, "get", node.up_context, path="x")
 
 
-def test_a_link_that_is_new_begins_anew(node, push, tmp_path):
+def test_files_are_sent_again_on_a_new_link(node, push, tmp_path):
     path = write(tmp_path / "f", 10)
     push.propagate_to(node.context, path)
     there(node).get(path)
@@ -522,14 +524,14 @@ def test_a_link_that_is_new_begins_anew(node, push, tmp_path):
 
 @pytest.fixture
 def relay(net):
-    """Three nodes in a line, each with a service; what the middle one sends."""
+    """Three nodes in a line with a service each, and the stream of the middle one."""
     nodes = net.line(3)
     services = [PushFileService(each.router) for each in nodes]
     return net, nodes, services
 
 
 def requests(end):
-    """Return (method, path) of the requests that were sent on a stream, oldest first."""
+    """Return (method, path) of the requests sent on a stream, oldest first."""
     frames = [msg for msg in end.frames() if msg.handle == core.CALL_SERVICE]
     found = [core.decode(msg.data, end.node.router) for msg in frames]
     return [(method, kwargs["path"]) for _, method, kwargs in found]
@@ -550,8 +552,8 @@ def test_each_file_crosses_each_link_once(relay, tmp_path):
     assert requests(middle.down[far.id]) == [("store_and_forward", path)]
 
 
-def test_an_order_that_overtakes_its_file_waits_for_it(relay):
-    """Two threads of a pool may take them in either order."""
+def test_a_request_that_overtakes_its_file(relay):
+    """Two threads of a pool may handle them in either order."""
     net, (master, middle, far), (_, hop, end) = relay
     hop.forward("/f", middle.context(far))
     assert requests(middle.down[far.id]) == []

@@ -1,4 +1,4 @@
-"""pool.py: pools. Every call is answered, whenever the pool ends; services come when called."""
+"""pool.py: each call is answered even if the pool ends, and services are created on demand."""
 
 import os
 import threading
@@ -16,7 +16,7 @@ SOON = live.SOON
 
 
 class Echo(service.Service):
-    """Answers, blocks, counts."""
+    """A service with methods that answer, block and count."""
 
     def __init__(self, router):
         super().__init__(router)
@@ -73,7 +73,7 @@ class Other(service.Service):
 
 
 class Bad:
-    """No service."""
+    """A class that is not a service."""
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def node():
 
 @pytest.fixture
 def make(node):
-    """Make a pool at the master with an Echo; called by the child through `ask`."""
+    """Make a pool with an Echo at the master. The child calls it with `ask`."""
 
     def make(*args, **kwargs):
         echo = Echo(node.master)
@@ -127,7 +127,7 @@ def test_a_call(node, make):
         ask(node, "fail")
 
 
-def test_from_the_call_methods_of_a_context(node, make):
+def test_call_methods_of_a_context(node, make):
     make()
     service.get_or_create_pool(router=node.child)
     node.pools.append(service.get_or_create_pool(router=node.child))
@@ -142,12 +142,12 @@ def test_from_the_call_methods_of_a_context(node, make):
         ("NoModule", "echo", "context 0 has no service 'NoModule'"),
         ("", "", "context 0 has no service ''"),
         ("os.path.join", "x", "context 0 has no service 'os.path.join'"),
-        (Echo.name(), "nothing", "has no method 'nothing' to call"),
+        (Echo.name(), "nothing", "has no exposed method 'nothing'"),
         (Echo.name(), "parents", "context 1 may not call 'parents'.*AllowParents refuses it"),
         (Echo.name(), "echo", "argument|missing"),
     ],
 )
-def test_what_a_caller_gets_wrong_is_told(node, make, name, method, text):
+def test_wrong_calls_are_answered(node, make, name, method, text):
     make()
     with pytest.raises(core.CallError, match=text):
         send(node, name, method).get(SOON).unpickle()
@@ -168,18 +168,18 @@ def test_what_a_caller_gets_wrong_is_told(node, make, name, method, text):
     ],
     ids=repr,
 )
-def test_nonsense_is_answered_too(node, make, request_):
+def test_malformed_calls_are_answered(node, make, request_):
     make()
     receiver = Receiver(node.child, persist=False, respondent=node.up_context)
     data = core.encode(request_)
     msg = core.Message(data=data, handle=core.CALL_SERVICE, reply_to=receiver.handle)
     node.up_context.send(msg)
-    with pytest.raises(core.CallError, match="a call of a service is"):
+    with pytest.raises(core.CallError, match="invalid service call"):
         receiver.get(SOON).unpickle()
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"\x83"])
-def test_what_does_not_decode_is_answered_too(node, make, data):
+def test_undecodable_calls_are_answered(node, make, data):
     make()
     receiver = Receiver(node.child, persist=False, respondent=node.up_context)
     msg = core.Message(data=data, handle=core.CALL_SERVICE, reply_to=receiver.handle)
@@ -188,15 +188,15 @@ def test_what_does_not_decode_is_answered_too(node, make, data):
         receiver.get(SOON).unpickle()
 
 
-def test_a_dead_message_is_no_call(node, make):
+def test_a_dead_message_is_ignored(node, make):
     make()
     node.up_context.send(core.Message.dead("bye", handle=core.CALL_SERVICE))
     assert ask(node, "echo", value=1) == (1, 1)
     assert node.logs == []
 
 
-def test_many_calls_keep_their_order_and_their_window(node, make):
-    """More bytes than a window: so each is given back."""
+def test_many_calls_keep_their_order(node, make):
+    """Send more bytes than a window, so that credit must be given for each call."""
     make()
     big = bytes(1 << 20)
     waiting = [send(node, Echo.name(), "echo", {"value": big}) for _ in range(12)]
@@ -205,7 +205,7 @@ def test_many_calls_keep_their_order_and_their_window(node, make):
     assert meter.received - meter.credited <= core.WINDOW
 
 
-def test_threads(node, make):
+def test_methods_run_on_pool_threads(node, make):
     pool, echo = make(size=3)
     blocked = [send(node, Echo.name(), "block") for _ in range(2)]
     for _ in blocked:
@@ -216,14 +216,14 @@ def test_threads(node, make):
     assert len(pool._idents) == pool.size == 3
 
 
-def test_misuse(node, make):
+def test_errors_of_the_program(node, make):
     for size in (0, -1):
-        with pytest.raises(service.Error, match="needs a thread"):
+        with pytest.raises(service.Error, match="pool size must be at least 1"):
             service.Pool(node.master, size=size)
     pool, _ = make()
     with pytest.raises(core.Error, match="taken"):
         service.Pool(node.master)
-    with pytest.raises(service.Error, match="has a service .*Echo' already"):
+    with pytest.raises(service.Error, match="already has a service .*Echo'"):
         pool.add(Echo(node.master))
     for name in ("no.such.Thing", "nothing"):
         with pytest.raises((service.Error, ImportError)):
@@ -233,7 +233,7 @@ def test_misuse(node, make):
 # ---- activation
 
 
-def test_a_service_is_made_when_an_ancestor_calls_it(node):
+def test_an_ancestors_call_creates_a_service(node):
     pool = service.get_or_create_pool(router=node.child)
     node.pools.append(pool)
     assert pool._invokers == {}
@@ -244,7 +244,7 @@ def test_a_service_is_made_when_an_ancestor_calls_it(node):
 
 
 class Outer(service.Service):
-    """Asks for another when it is made."""
+    """A service whose constructor looks up another service."""
 
     def __init__(self, router):
         super().__init__(router)
@@ -255,12 +255,12 @@ class Outer(service.Service):
         return "outer " + self.other.hello()
 
 
-def test_a_service_may_ask_for_another_when_it_is_made(node):
+def test_a_constructor_may_look_up_another_service(node):
     node.pools.append(service.get_or_create_pool(router=node.child))
     assert service.call(Outer, "hello", node.context) == "outer hello"
 
 
-def test_a_service_under_another_modules_name_is_the_same(node):
+def test_a_service_by_the_name_of_another_module(node):
     pool = service.get_or_create_pool(router=node.child)
     node.pools.append(pool)
     name = "mitogen.services.file_services.FileService"
@@ -270,13 +270,13 @@ def test_a_service_under_another_modules_name_is_the_same(node):
 
 
 @pytest.mark.parametrize("name", ["Bad", "SOON", "nothing"])
-def test_what_is_no_service_is_not_made(node, name):
+def test_a_name_that_is_not_a_service(node, name):
     node.pools.append(service.get_or_create_pool(router=node.child))
-    with pytest.raises(core.CallError, match="is no subclass of mitogen.service.Service"):
+    with pytest.raises(core.CallError, match="is not a subclass of mitogen.service.Service"):
         send(node, __name__ + "." + name, "x", context=node.context).get(SOON).unpickle()
 
 
-def test_nobody_else_has_anything_imported(node, make, monkeypatch):
+def test_other_contexts_cannot_cause_imports(node, make, monkeypatch):
     make()
     imported = []
     monkeypatch.setattr(core, "import_module", imported.append)
@@ -285,16 +285,16 @@ def test_nobody_else_has_anything_imported(node, make, monkeypatch):
     assert imported == []
 
 
-def test_main_is_the_programs(node):
+def test_a_service_in_main(node):
     imported = []
     node.child.econtext.import_main = lambda: imported.append(True)
     node.pools.append(service.get_or_create_pool(router=node.child))
-    with pytest.raises(core.CallError, match="no subclass"):
+    with pytest.raises(core.CallError, match="not a subclass"):
         send(node, "__main__.Nothing", "x", context=node.context).get(SOON).unpickle()
     assert imported == [True]
 
 
-def test_an_activator_of_ones_own(node):
+def test_a_custom_activator(node):
     class Never(service.Activator):
         def is_permitted(self, mod_name, class_name, msg):
             return False
@@ -325,12 +325,12 @@ def test_select(node, make):
     assert ask(node, "echo", value=1) == (1, 1)
     assert any("on_message" in line for line in node.logs)
     pool.stop()
-    # What comes after the end is nobody's.
+    # Messages that arrive after the end are not handled.
     sender.send(3)
     node.context.call(os.getpid)
 
 
-def test_select_that_holds_something_when_it_is_added(node):
+def test_a_select_with_messages_when_it_is_added(node):
     echo = Echo(node.master)
     receiver = Receiver(node.master)
     arrived = threading.Event()
@@ -341,7 +341,7 @@ def test_select_that_holds_something_when_it_is_added(node):
     echo.select.add(receiver)
     node.pools.append(service.Pool(node.master, [echo]))
     assert echo.got.acquire(timeout=SOON)
-    # Announced once too often: it is empty by then.
+    # The last notification finds the Select empty.
     node.pools[0]._on_select(echo)
     assert echo.events == [(receiver, 1)]
 
@@ -361,7 +361,7 @@ def test_defer(node, make):
         pool.defer(int)
 
 
-def test_a_receiver_of_ones_own(node, make):
+def test_a_custom_receiver(node, make):
     receiver = Receiver(node.master)
     data = (Echo.name(), "echo", core.Kwargs(value=1))
     answers = [Receiver(node.child, persist=False) for _ in range(3)]
@@ -375,7 +375,7 @@ def test_a_receiver_of_ones_own(node, make):
     assert answers[0].get(SOON).unpickle() == (1, 1)
     call(answers[1])
     assert answers[1].get(SOON).unpickle() == (1, 1)
-    # It is beside the context's own pool, not that.
+    # This pool exists in addition to the context's own.
     assert service._pool_of(node.master) is None
     pool._take(receiver)
     pool.stop()
@@ -385,7 +385,7 @@ def test_a_receiver_of_ones_own(node, make):
 # ---- the end
 
 
-def test_stop_answers_what_waits(node, make):
+def test_stop_answers_queued_calls(node, make):
     pool, echo = make()
     blocked = send(node, Echo.name(), "block")
     assert echo.entered.acquire(timeout=SOON)
@@ -406,8 +406,8 @@ def test_stop_answers_what_waits(node, make):
     pool.stop(join=False)
 
 
-def test_a_call_that_comes_just_then_is_answered(node, make):
-    """The broker has it in hand while stop() runs."""
+def test_a_call_that_arrives_during_stop_is_answered(node, make):
+    """The broker handles the call while stop() runs."""
     pool, _ = make()
     receiver = pool._receiver
     pool.stop()
@@ -421,14 +421,14 @@ def test_a_call_that_comes_just_then_is_answered(node, make):
     assert pool._put(int) is False
 
 
-def test_stop_on_one_of_its_threads(node, make):
+def test_stop_on_a_pool_thread(node, make):
     pool, echo = make(size=2)
     assert ask(node, "stop") == "stopped"
     pool.join()
     assert echo.ended.is_set()
 
 
-def test_on_shutdown_that_fails_keeps_no_other_from_its_own(node, make):
+def test_an_error_in_on_shutdown_does_not_stop_the_others(node, make):
     pool, echo = make()
     pool.add(Other(node.master))
     pool.stop()
@@ -436,14 +436,14 @@ def test_on_shutdown_that_fails_keeps_no_other_from_its_own(node, make):
     assert any("on_shutdown" in line for line in node.logs)
 
 
-def test_on_shutdown_may_still_send(node):
-    class Parting(service.Service):
+def test_on_shutdown_may_send_messages(node):
+    class Sending(service.Service):
         def on_shutdown(self):
             sender.send("parting")
 
     receiver = Receiver(node.child)
     sender = core.Sender(node.context, receiver.handle)
-    pool = service.Pool(node.master, [Parting(node.master)])
+    pool = service.Pool(node.master, [Sending(node.master)])
     node.master.broker.shutdown()
     pool.join()
     node.master.broker.join()
@@ -451,7 +451,7 @@ def test_on_shutdown_may_still_send(node):
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_the_end_of_the_broker_is_the_pools(node, make, size):
+def test_the_pool_ends_with_the_broker(node, make, size):
     pool, echo = make(size=size)
     node.master.broker.shutdown()
     assert echo.ended.wait(SOON)
@@ -459,7 +459,7 @@ def test_the_end_of_the_broker_is_the_pools(node, make, size):
     assert pool.closed
 
 
-def test_a_pool_after_the_brokers_end(node):
+def test_a_pool_created_after_the_end_of_the_broker(node):
     node.master.broker.shutdown()
     node.master.broker.join()
     echo = Echo(node.master)
@@ -469,7 +469,7 @@ def test_a_pool_after_the_brokers_end(node):
         assert pool.closed and echo.ended.is_set()
 
 
-def test_another_takes_over(node, make):
+def test_another_pool_takes_over(node, make):
     first, echo = make()
     second, other = make(overwrite=True)
     assert service.get_or_create_pool(router=node.master) is second
@@ -479,8 +479,8 @@ def test_another_takes_over(node, make):
     assert not other.ended.is_set()
 
 
-def test_a_broker_that_ends_while_a_method_waits(node, make):
-    """For a context that never answers: the dead message ends the wait, and the pool."""
+def test_the_broker_ends_while_a_method_waits(node, make):
+    """When the broker ends, a dead message ends the wait for a context that never answers."""
     pool, echo = make()
     node.master.broker.shutdown_timeout = 0.05
     receiver = Receiver(node.master)
@@ -499,7 +499,7 @@ def test_get_or_create_pool(node):
     assert pool.size == 3
     assert service.get_or_create_pool(router=node.master) is pool
     assert service.get_or_create_pool(size=1, context=node.context) is pool
-    # Whichever was made last, for programs that name no router.
+    # The pool last created is used by programs that pass no router.
     assert service.get_or_create_pool() is pool
     pool.stop()
     again = service.get_or_create_pool(router=node.master)
@@ -507,17 +507,17 @@ def test_get_or_create_pool(node):
     assert again is not pool and again.size == service.DEFAULT_SIZE
 
 
-def test_no_router_is_known(monkeypatch):
+def test_no_known_router(monkeypatch):
     monkeypatch.setattr(service, "_latest", {})
     with pytest.raises(service.Error, match="get_or_create_pool"):
         service.get_or_create_pool()
-    # A copy of the process has threads of its own to start.
+    # A forked process needs a pool with threads of its own.
     monkeypatch.setattr(service, "_latest", {"pool": (os.getpid() + 1, None)})
     with pytest.raises(service.Error, match="get_or_create_pool"):
         service.get_or_create_pool()
 
 
-def test_a_childs_router_is_known(node, monkeypatch):
+def test_a_childs_router_is_used(node, monkeypatch):
     importer = core.Importer.__new__(core.Importer)
     importer.router = node.child
     monkeypatch.setattr("sys.meta_path", [importer])
@@ -526,7 +526,7 @@ def test_a_childs_router_is_known(node, monkeypatch):
     assert pool.router is node.child
 
 
-def test_many_threads_get_the_same(node):
+def test_all_threads_get_the_same_pool(node):
     found = []
     threads = [
         threading.Thread(target=lambda: found.append(service.get_or_create_pool(router=node.child)))
@@ -541,7 +541,7 @@ def test_many_threads_get_the_same(node):
 
 
 class Stub:
-    """As child.Diverter: keeps calls until there is a pool."""
+    """A stub like child.Diverter, which keeps calls until there is a pool."""
 
     def __init__(self, router):
         self.kept = []
@@ -552,14 +552,14 @@ class Stub:
 
 
 @pytest.mark.parametrize("busy", [False, True])
-def test_adopt_has_the_main_thread_import_threading(node, monkeypatch, busy):
-    """Unless that is busy, with what may be waiting for the service."""
+def test_adopt_imports_threading_on_the_main_thread(node, monkeypatch, busy):
+    """A busy main thread does not import it: it may be waiting for the service."""
     calls = []
     run = node.dispatcher._run_one
     node.dispatcher._run_one = lambda msg: (calls.append(msg.handle), run(msg))
     if busy:
         monkeypatch.setattr(node.dispatcher, "current", core.Message(handle=core.CALL_FUNCTION))
-    # What the module sees of it; importing `threading` anew would disturb the test's own threads.
+    # A fake module is imported: importing `threading` again would disturb the test's threads.
     seen = SimpleNamespace(modules={}, version_info=(3, 12), meta_path=[])
     monkeypatch.setattr(service, "sys", seen)
     monkeypatch.setattr(service, "IMPORT_WAIT", SOON)
@@ -583,7 +583,7 @@ def test_adopt(node, own_pool):
     assert node.pools[0] is node.pools[-1]
 
 
-def test_adopt_where_the_stub_came_after_the_pool(node):
+def test_adopt_with_a_stub_added_after_the_pool(node):
     pool = service.Pool(node.child)
     node.pools.append(pool)
     stub = Stub(node.child)
@@ -597,7 +597,7 @@ def test_adopt_where_the_stub_came_after_the_pool(node):
     assert core.CALL_SERVICE not in node.child._handlers
 
 
-def test_adopt_loses_none_that_comes_meanwhile(node):
+def test_adopt_loses_no_calls(node):
     stub = Stub(node.child)
     answers = []
 
@@ -614,7 +614,7 @@ def test_adopt_loses_none_that_comes_meanwhile(node):
     assert all(each.get(SOON).unpickle() == "hello" for each in answers)
 
 
-def test_call_here(node, make):
+def test_call_a_local_service(node, make):
     make()
     service.get_or_create_pool(router=node.master)
     assert service.call(Echo, "echo", value=1, msg=core.Message(src_id=9)) == (1, 9)
@@ -623,7 +623,7 @@ def test_call_here(node, make):
         service.call(Echo, "fail")
 
 
-def test_call_of_the_parents(node, make, monkeypatch):
+def test_call_the_parents_service(node, make, monkeypatch):
     make()
     importer = core.Importer.__new__(core.Importer)
     importer.router = node.child
@@ -633,7 +633,7 @@ def test_call_of_the_parents(node, make, monkeypatch):
     assert service.call(Echo, "thread") == threading.get_ident()
 
 
-def test_call_as_in_old_programs(node, make):
+def test_call_in_the_form_of_old_programs(node, make):
     make()
     up = node.up_context
     assert service.call(up, Echo, {"method": "echo", "value": 1}) == (1, 1)
@@ -641,11 +641,11 @@ def test_call_as_in_old_programs(node, make):
     handle = node.master.add_handler(lambda m: m.is_dead or m.reply(m.unpickle() + 1))
     assert service.call(up, handle, 3) == 4
     assert service.call(up, handle, 0) == 1
-    with pytest.raises(service.Error, match="no method is named"):
+    with pytest.raises(service.Error, match="the dict has no 'method'"):
         service.call(up, Echo, {"value": 1})
 
 
-def test_all_names_of_the_documentation_are_here():
+def test_all_documented_names_are_exported():
     for name in service.__all__:
         assert getattr(service, name)
     assert service.FileService.name() == "mitogen.service.FileService"

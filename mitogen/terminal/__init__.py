@@ -1,4 +1,4 @@
-"""A person's terminal in front of a program in a context: shell()."""
+"""Interactive programs: this process' terminal connected to a program in a context. See shell()."""
 
 from __future__ import annotations
 

@@ -1,17 +1,17 @@
 """
-A person's terminal in front of a program in a context: shell(). What is done to the local terminal
-is raw_tty.py's, what runs the program programs/client.py's.
+Connection of this process' terminal to a program in a context: shell(). raw_tty.py controls the
+local terminal, and programs/client.py runs the program.
 
 Rules
     1. With a terminal on both sides, keys and screen pass through two socket pairs between relay()
-       and the program's pipes; their buffers are small, so that ^C is felt at once.
-    2. Where there is no terminal the program gets the descriptors themselves.
-    3. A terminal without one at the far side is read by relay() too: it does not take what is typed
-       after the program's end.
-    4. While the terminal is raw, text that this program writes to it has CR LF at a line's end.
-    5. Whatever way out is taken, the terminal is as before, and the program is given up.
+       and the program's pipes. Their buffers are small, so that ^C takes effect at once.
+    2. Without a local terminal, the program gets the descriptors themselves.
+    3. If only the local side has a terminal, relay() reads it as well, so that keys typed after the
+       program's end are not consumed.
+    4. While the terminal is raw, text that this process writes to it has CR LF at line ends.
+    5. Whichever way shell() ends, the terminal is restored and the program is abandoned.
 
-Threads: the caller's; signals are noticed on the main thread only (raw_tty.py).
+Threads: the caller's. Signals are handled on the main thread only (raw_tty.py).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["shell"]
 
-#: Bytes of buffer asked for between the program's pipes and the terminal.
+#: Requested size of the buffers between the program's pipes and the terminal, in bytes.
 BUFFER_SIZE = 16384
-#: Exit status where there is none of the program: as of ssh(1).
+#: Exit status if the program's own is not known, as for ssh(1).
 LOST = 255
 
 
@@ -51,36 +51,37 @@ def shell(
     stderr: int = 2,
 ) -> int:
     """
-    Run a program in a context with this process' terminal in front of it, as ssh(1) does; return
-    its exit status.
+    Run a program in a context, connected to this process' terminal, as ssh(1) does; return its
+    exit status.
 
-    If it gets a terminal, and this process has one, that one is raw meanwhile, and restored
-    whatever happens. Keys after a newline that begin with the escape character are for this end:
-    `~.` ends the connection, `~^Z` suspends this process, `~?` tells the others.
+    If the program gets a terminal and this process has one, the local terminal is raw meanwhile,
+    and is always restored. Keys after a newline that begin with the escape character are handled
+    locally: `~.` ends the connection, `~^Z` suspends this process, `~?` lists the others.
 
-    The program gets TERM and the size and modes of this terminal, and COLORTERM, LANG and LC_*.
-    Else it gets the descriptors, and the end of input is passed on.
+    With a terminal, the program gets TERM, the size and modes of this terminal, and COLORTERM, LANG
+    and LC_*. Without one it gets the descriptors, and the end of input is passed on.
 
-    Suspended, this process answers nobody: connections with keepalives, as of ssh, end after a
-    minute of that.
+    While it is suspended, this process does not respond: connections with keepalives, such as
+    ssh's, end after a minute.
 
-    :param Context context: where
-    :param argv: list: program and arguments; str: a command for the account's login shell; None:
-        that shell itself
-    :param bool tty: whether the program gets a terminal; None: if `argv` is None and standard input
-        is a terminal
-    :param str escape: the escape character, `^` and one for a control character, or "none"
-    :param bool quiet: don't say that the connection is closed
-    :param dict env: names to set for the program in addition
+    :param Context context: context to run the program in
+    :param argv: list: program and arguments; str: command for the account's login shell; None: the
+        login shell itself
+    :param bool tty: whether the program gets a terminal; None: yes if `argv` is None and standard
+        input is a terminal
+    :param str escape: the escape character; `^` and a character for a control character; or "none"
+    :param bool quiet: do not print that the connection is closed
+    :param dict env: variables added to the program's environment
     :param int stdin: descriptor to use instead of standard input
-    :param int stdout: likewise
-    :param int stderr: likewise
-    :returns: the exit status; 128 and the number of the signal that ended it; 255 if the connection
-        was lost (standard error says why), or ended by `~.`, or the local terminal is gone
+    :param int stdout: descriptor to use instead of standard output
+    :param int stderr: descriptor to use instead of standard error
+    :returns: the exit status; 128 plus the number of the signal that ended the program; 255 if the
+        connection was lost (standard error shows the reason) or ended by `~.`, or the local
+        terminal is gone
     :raises OSError: the program cannot be started: FileNotFoundError, PermissionError, ...
-    :raises process.Refused: the context does not run that, or not for this one
+    :raises process.Refused: the context does not run this program, or not for this context
     :raises ChannelError: the context is gone already
-    :raises ValueError: `escape` is no escape character
+    :raises ValueError: `escape` is not an escape character
     """
     escapes = Escapes(escape_char(escape))
     add_env = dict(_forwarded(os.environ), **(env or {}))
@@ -90,19 +91,19 @@ def shell(
     with _Descriptors(stdin, stdout, stderr) as fds:
         if tty is None:
             tty = argv is None and os.isatty(fds[0])
-        front = _Front(context, argv, fds, add_env, tty)
+        session = _Session(context, argv, fds, add_env, tty)
         if not os.isatty(fds[0]):
-            return front.run_plain()
+            return session.run_plain()
         if not tty:
-            return front.run_cooked()
-        status = front.run_raw(escapes)
-        if not quiet and not front.lost:
-            front.say("Connection to %s closed." % context.name)
+            return session.run_cooked()
+        status = session.run_raw(escapes)
+        if not quiet and not session.lost:
+            session.print_line("Connection to %s closed." % context.name)
         return status
 
 
 def _forwarded(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what of an environment belongs to a terminal and the person at it."""
+    """Return the environment variables that describe the terminal and its user's language."""
     return {
         name: value
         for name, value in environ.items()
@@ -112,8 +113,10 @@ def _forwarded(environ: Mapping[str, str]) -> dict[str, str]:
 
 class _Descriptors:
     """
-    Within `with`, the three descriptors; for a closed one /dev/null, also for one of 0 to 2 that
-    was closed when Python started: it may be something of ours by now.
+    Context manager that returns the three descriptors, with /dev/null in place of closed ones.
+
+    One of 0 to 2 that was closed when Python started counts as closed: meanwhile its number may
+    have been reused by this process.
     """
 
     def __init__(self, *fds: int) -> None:
@@ -142,10 +145,10 @@ def _is_open(fd: int) -> bool:
     return True
 
 
-class _Front:
-    """One shell() under way."""
+class _Session:
+    """The state of one shell()."""
 
-    #: The context was lost.
+    #: Whether the context was lost.
     lost = False
 
     def __init__(
@@ -159,14 +162,14 @@ class _Front:
         self.pty = self._pty() if tty else None
 
     def _pty(self) -> client.Pty:
-        """Return the terminal that the program gets: like ours."""
+        """Return the settings of the program's terminal: those of the local one."""
         term = os.environ.get("TERM") or "dumb"
         columns, lines, x, y = self.tty.size()
         modes = tty_modes.encode(self.tty.before) if self.tty.before else b""
         return client.Pty(term, columns or 80, lines or 24, x, y, modes)
 
-    def say(self, text: str) -> None:
-        """Write a line to standard error, if it can be written to."""
+    def print_line(self, text: str) -> None:
+        """Write a line to standard error. Errors are ignored."""
         try:
             os.write(self.fds[2], (text + "\n").encode("utf-8", "replace"))
         except OSError:
@@ -184,24 +187,24 @@ class _Front:
         )
 
     def _status(self, program: client.Popen) -> int:
-        """Wait for the program's end; return what a shell calls its exit status."""
+        """Wait for the program's end; return its exit status in the form that shells use."""
         try:
             status = program.wait()
         except ChannelError:
             self.lost = True
-            self.say("Connection to %s lost: %s" % (self.context.name, program.error))
+            self.print_line("Connection to %s lost: %s" % (self.context.name, program.error))
             return LOST
         return 128 - status if status < 0 else status
 
-    # ---- three ways
+    # ---- three cases
 
     def run_plain(self) -> int:
-        """No terminal here: the program gets our descriptors."""
+        """Run the program on the given descriptors: there is no local terminal."""
         with self._start(*self.fds) as program, _Interruptible(program):
             return self._status(program)
 
     def run_cooked(self) -> int:
-        """A terminal here, none there: relay() carries the keys only, until the program ends."""
+        """Run the program without a terminal, with relay() for the keys, until the program ends."""
         with _Pair() as keys, _Pair() as done:
             with self._start(keys.far, *self.fds[1:]) as program, _Interruptible(program):
                 keys.close_far()
@@ -210,7 +213,7 @@ class _Front:
                 return self._status(program)
 
     def run_raw(self, escapes: Escapes) -> int:
-        """A terminal on both sides."""
+        """Run the program on a terminal, with relay() for keys and screen."""
         with _Pair() as keys, _Pair() as screen:
             with self._start(keys.far, screen.far, client.DEVNULL) as program:
                 keys.close_far()
@@ -222,12 +225,12 @@ class _Front:
                         screen.take(),
                         escapes=escapes,
                         on_size=program.resize,
-                        on_action=lambda action: self._answer(action, program),
+                        on_action=lambda action: self._escape_text(action, program),
                     )
                 return self._status(program) if reason == CLOSED else LOST
 
-    def _answer(self, action: str, program: client.Popen) -> bytes:
-        """Return what an escape shows."""
+    def _escape_text(self, action: str, program: client.Popen) -> bytes:
+        """Return the text that an escape shows."""
         texts = {
             LIST: "The following connections are open:\r\n  %s (process %s)\r\n"
             % (self.context.name, program.pid),
@@ -237,7 +240,7 @@ class _Front:
 
 
 class _Interruptible:
-    """A KeyboardInterrupt within `with` is the program's too: it has no terminal with a ^C."""
+    """Context manager that passes a KeyboardInterrupt on: the program has no terminal with a ^C."""
 
     def __init__(self, program: client.Popen) -> None:
         self.program = program
@@ -251,14 +254,14 @@ class _Interruptible:
 
 
 class _Pair:
-    """Two descriptors that are connected; the far one may be closed by several threads."""
+    """Two connected descriptors. Several threads may close the far one."""
 
     def __init__(self) -> None:
         self.near, self.far = create_socketpair(BUFFER_SIZE)
         self._lock = _thread.allocate_lock()
 
     def take(self) -> int:
-        """Return the near one, which is the caller's to close from then on."""
+        """Return the near descriptor, which the caller must close."""
         fd, self.near = self.near, -1
         return fd
 
@@ -281,7 +284,7 @@ class _Pair:
 
 
 class _RawStream:
-    """A text file on a raw terminal, where a newline only moves down."""
+    """A text file on a raw terminal, where a newline does not return the cursor."""
 
     def __init__(self, stream: Any, tty: RawTty) -> None:
         self.stream = stream
@@ -302,8 +305,8 @@ class _RawStream:
 
 class _LineEnds:
     """
-    Within `with`, sys.stdout, sys.stderr and the handlers of logging that write to a terminal do so
-    through a _RawStream; whoever keeps one afterwards finds it passing on what it gets.
+    Context manager in which sys.stdout, sys.stderr and log handlers that write to the terminal use
+    a _RawStream. A reference kept afterwards still works: it passes its data on.
     """
 
     def __init__(self, tty: RawTty) -> None:
@@ -320,14 +323,14 @@ class _LineEnds:
     def __exit__(self, *_exc_info: Any) -> None:
         for owner, name, raw in self.changed:
             with _locked(owner):
-                # Somebody may have put another in its place.
+                # Skipped if the stream was replaced meanwhile.
                 if getattr(owner, name, None) is raw:
                     setattr(owner, name, raw.stream)
 
     def _change(self, owner: Any, name: str) -> None:
         stream = getattr(owner, name, None)
         if isinstance(stream, _RawStream) and stream.tty.is_raw:
-            return  # a handler that several loggers have
+            return  # a handler that is shared by several loggers
         if _is_on(stream, self.tty.fd_in):
             raw = _RawStream(stream, self.tty)
             self.changed.append((owner, name, raw))
@@ -335,7 +338,7 @@ class _LineEnds:
 
 
 class _locked:
-    """Hold a log handler's lock; nothing for what is none."""
+    """Context manager that holds a log handler's lock. No-op for other objects."""
 
     def __init__(self, owner: Any) -> None:
         self.owner = owner if hasattr(owner, "acquire") else None
@@ -350,7 +353,7 @@ class _locked:
 
 
 def _log_handlers() -> Iterator[Any]:
-    """Return the handlers of all loggers; none where logging was never imported."""
+    """Yield the handlers of all loggers; none if logging was never imported."""
     logging: Any = sys.modules.get("logging")
     if logging:
         for logger in [logging.root] + list(logging.root.manager.loggerDict.values()):
@@ -358,9 +361,9 @@ def _log_handlers() -> Iterator[Any]:
 
 
 def _is_on(stream: Any, fd: int) -> bool:
-    """Return whether a file writes to the terminal that a descriptor is of."""
+    """Return whether a file writes to the same terminal as a descriptor."""
     try:
         number = stream.fileno()
         return os.isatty(number) and os.fstat(number).st_rdev == os.fstat(fd).st_rdev
-    except Exception:  # None, closed, without a descriptor, or somebody's own class
+    except Exception:  # None, closed, without a descriptor, or a class with other methods
         return False

@@ -1,23 +1,23 @@
 """
-The local half of a person's terminal: make it raw and put it back, find escapes among the keys, and
-relay keys and screen between it and two descriptors.
+The local terminal: raw mode and its restoration, escapes among the keys, and the relay of keys and
+screen between the terminal and two descriptors.
 
 Rules
-    1. Only the standard library, and of that what is cheap: the stand-in of fakessh loads this file
-       by its path, in a bare `python -I -S`.
-    2. The terminal is put back on every way out; what puts it back can be interrupted anywhere and
-       done again. Only the process that made it raw does so, and none that is in the background.
-    3. The flags of open files that others share are left alone: the terminal is opened once more to
-       write to it without waiting. relay() never waits but in poll(), so that `~.` always works.
-    4. Signal handlers are put in and taken out on the main thread only; elsewhere nothing is
-       noticed but a new size, once a second.
+    1. Only cheap modules of the standard library are imported: the stand-in of fakessh loads this
+       file by its path, in a bare `python -I -S`.
+    2. The terminal is restored on every way out. Restoring it may be interrupted anywhere and
+       repeated. Only the process that made it raw restores it, and only in the foreground.
+    3. The flags of open files that others share are not changed: the terminal is opened again to
+       write to it without blocking. relay() waits only in poll(), so that `~.` always works.
+    4. Signal handlers are installed and removed on the main thread only. On other threads only a
+       new size is take_resized, within a second.
 
-Threads: a RawTty and its relay() belong to one thread; handlers run on the main one.
+Threads: a RawTty and its relay() belong to one thread. Signal handlers run on the main thread.
 """
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # typeshed does not have it
+import _signal  # type: ignore[import-not-found]  # not in typeshed
 import _thread
 import atexit
 import errno
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Escapes", "RawTty", "escape_char", "relay"]
 
-#: Why relay() ended.
+#: Reasons for the end of relay().
 CLOSED, DISCONNECT, HANGUP, WATCH = "closed", "disconnect", "hangup", "watch"
-#: What escapes ask for, besides DISCONNECT.
+#: Actions of escapes, besides DISCONNECT.
 SUSPEND, HELP, LIST, BREAK = "suspend", "help", "list", "break"
 
-#: The key after the escape character to (what it asks for, what is shown for the key).
+#: The key after the escape character to (action, text shown for the key).
 KEYS = {
     b".": (DISCONNECT, b"."),
     b"\x1a": (SUSPEND, b"^Z"),
@@ -61,22 +61,22 @@ Supported escape sequences:
 (Note that escapes are only recognized immediately after newline.)
 """
 
-#: Bytes read at once, and queued per direction before reading stops.
+#: Bytes read at once, and the most that are queued per direction before reading stops.
 LIMIT = 65536
-#: Bytes that a terminal takes at once where it could not be opened once more: poll() promises no
-#: number, the Linux line discipline has had more room than this whenever it said so.
+#: Bytes written at once to a terminal that could not be opened again. poll() does not promise a
+#: number; the Linux line discipline has always had room for more than this when it was writable.
 TERMINAL_PIECE = 256
-#: Milliseconds between looks at the size where no signal tells.
-LOOK = 1000
+#: Milliseconds between checks of the size where no signal reports changes.
+SIZE_INTERVAL = 1000
 
 #: Signals that end a program.
-ENDING = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT)
-#: Signals that stay ignored if they are.
-RESPECTED = (_signal.SIGTSTP,) + ENDING
+END_SIGNALS = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT)
+#: Signals that stay ignored if they are ignored on entry.
+KEPT_IGNORED = (_signal.SIGTSTP,) + END_SIGNALS
 
 
 def _bits(names: str) -> int:
-    """Return flags of termios, as far as this system has them."""
+    """Return flags of termios that this system has."""
     found = 0
     for name in names.split():
         found |= getattr(termios, name, 0)
@@ -84,7 +84,7 @@ def _bits(names: str) -> int:
 
 
 def raw_attrs(attrs: list[Any]) -> list[Any]:
-    """Return terminal attributes made raw: with the changes that OpenSSH makes, and no others."""
+    """Return attributes with the changes that OpenSSH makes for raw mode, and no others."""
     iflag, oflag, cflag, lflag, ispeed, ospeed, cc = attrs
     iflag |= termios.IGNPAR
     iflag &= ~_bits("ISTRIP INLCR IGNCR ICRNL IXON IXANY IXOFF IUCLC")
@@ -97,10 +97,10 @@ def raw_attrs(attrs: list[Any]) -> list[Any]:
 
 def escape_char(text: str) -> bytes | None:
     """
-    Return the escape character that a text names, None for none: as ssh_config(5), EscapeChar.
+    Return the escape character for a text, None for "none", as in ssh_config(5), EscapeChar.
 
     :param str text: a character, `^` and a character for a control character, or `none`
-    :raises ValueError: it is none of these
+    :raises ValueError: the text is none of these
     """
     if text == "none":
         return None
@@ -108,15 +108,16 @@ def escape_char(text: str) -> bytes | None:
     if len(text) == 2 and text[0] == "^" and 64 <= ord(text[1]) < 128:
         code = ord(text[1]) & 31
     if not 0 <= code < 128:
-        raise ValueError("%r is no escape character: give one, like ~, or ^] or none" % (text,))
+        raise ValueError("%r is not an escape character: use one like ~ or ^], or none" % (text,))
     return bytes((code,))
 
 
 class Escapes:
     """
-    Tells data from escapes, which are recognized after a newline and at the start only.
+    Parser that separates data from escapes. An escape is recognized only after a newline and at
+    the start.
 
-    :param bytes char: the escape character; None for none: then all is data
+    :param bytes char: the escape character; None: treat everything as data
     """
 
     def __init__(self, char: bytes | None = b"~") -> None:
@@ -126,10 +127,10 @@ class Escapes:
 
     def feed(self, data: bytes) -> list[bytes | str]:
         """
-        Return what typed bytes mean, in order: bytes are data to send; a str is what an escape asks
-        for: DISCONNECT, SUSPEND, HELP, LIST or BREAK.
+        Parse typed bytes. Return a list of bytes, which are data to send, and str, which are the
+        actions of escapes: DISCONNECT, SUSPEND, HELP, LIST or BREAK.
 
-        :param bytes data: as typed; an escape may be spread over several calls
+        :param bytes data: typed bytes; an escape may be divided between calls
         """
         char = self._char
         if char is None:
@@ -154,16 +155,16 @@ class Escapes:
         return found + ([bytes(plain)] if plain else [])
 
     def flush(self) -> bytes:
-        """Return what was held back when the input ends: the escape character, or nothing."""
+        """Return the data held back at the end of input: the escape character, or nothing."""
         pending, self._pending = self._pending, False
         return self._char if pending and self._char else b""
 
     def show(self, action: str) -> bytes:
-        """Return how an escape is shown: `~?`."""
+        """Return the text that shows an escape, such as `~?`."""
         return self._caret() + [key for name, key in KEYS.values() if name == action][0]
 
     def help(self) -> bytes:
-        """Return what `~?` shows; lines end with a newline only."""
+        """Return the text for `~?`, with plain newlines at line ends."""
         return HELP_TEXT.replace(b" ~~ ", b" " + self._caret() * 2 + b" ").replace(
             b" ~", b" " + self._caret()
         )
@@ -175,36 +176,38 @@ class Escapes:
 
 class RawTty:
     """
-    The local terminal: raw from enter() to leave(), or within `with`.
+    The local terminal, which is raw from enter() to leave(), or within a `with` block.
 
-    While it is raw, and on the main thread, SIGINT, SIGTERM, SIGHUP and SIGQUIT put it back, and
-    then do what they did before: a handler of Python is called (if it returns, the terminal is made
-    raw again), else the process dies by the signal. SIGTSTP puts it back, stops, and makes it raw
-    again on SIGCONT. What is ignored (SIG_IGN) stays so. leave() puts the handlers back.
+    While it is raw, on the main thread, SIGINT, SIGTERM, SIGHUP and SIGQUIT restore the terminal
+    and then have their previous effect: a Python handler is called (if it returns, the terminal is
+    made raw again), otherwise the process dies by the signal. SIGTSTP restores the terminal, stops
+    the process, and makes the terminal raw again on SIGCONT. Ignored signals (SIG_IGN) stay
+    ignored. leave() restores the handlers.
 
-    :param int fd_in: the terminal, to read from and to set
-    :param int fd_out: where the screen is; both stay the caller's
+    :param int fd_in: the terminal, for reading and settings; not closed
+    :param int fd_out: the screen; not closed
     """
 
     #: True while the terminal is raw; False while the process is suspended.
     is_raw = False
-    #: True if there was a signal that may mean a new size.
+    #: True if a signal has reported a possible new size.
     resized = False
 
     def __init__(self, fd_in: int = 0, fd_out: int = 1) -> None:
         self.fd_in = fd_in
         self.fd_out = fd_out
-        #: The attributes as they were, as of tcgetattr(); None if `fd_in` is no terminal.
+        #: The original attributes, from tcgetattr(); None if `fd_in` is not a terminal.
         self.before: Any = termios.tcgetattr(fd_in) if os.isatty(fd_in) else None
-        #: Descriptors of a pipe: any signal makes the first one readable, since another thread may
-        #: be who gets it, and then this one would sleep on in poll(). Seen after SIGCONT.
+        #: Descriptors of a pipe. Each signal makes the first one readable: another thread may
+        #: receive the signal, and then this thread's poll() would not be interrupted. (Observed
+        #: after SIGCONT.)
         self.wake: tuple[int, ...] = ()
         self._wakeup_before: int | None = None
         self._pid = 0
         self._previous: dict[int, Any] = {}
 
     def size(self) -> Size:
-        """Return columns, lines, and both in pixels; zeros for what is unknown."""
+        """Return columns, lines, width and height in pixels; 0 for unknown values."""
         for fd in (self.fd_in, self.fd_out):
             try:
                 packed = fcntl.ioctl(fd, termios.TIOCGWINSZ, b"\0" * 8)
@@ -215,17 +218,17 @@ class RawTty:
         return 0, 0, 0, 0
 
     @property
-    def notified(self) -> bool:
-        """True if a signal tells of a new size."""
+    def has_resize_signal(self) -> bool:
+        """Whether a signal reports new sizes."""
         return _signal.SIGWINCH in self._previous
 
-    # ---- in and out
+    # ---- entering and leaving
 
     def enter(self) -> None:
         """
-        Make the terminal raw; what was typed ahead is kept.
+        Make the terminal raw. Input that was typed ahead is kept.
 
-        :raises termios.error: `fd_in` is no terminal, or it is gone
+        :raises termios.error: `fd_in` is not a terminal, or the terminal is gone
         """
         if self._pid:
             return
@@ -243,13 +246,13 @@ class RawTty:
             raise
 
     def leave(self) -> None:
-        """Put the terminal and the signal handlers back."""
+        """Restore the terminal and the signal handlers."""
         if self._pid != os.getpid():
             return
-        self._put_back()
+        self._restore()
         self._uninstall()
         atexit.unregister(self.leave)
-        can_close = self._give_back_wakeup()
+        can_close = self._restore_wakeup_fd()
         wake, self.wake = self.wake, ()
         for fd in wake if can_close else ():
             os.close(fd)
@@ -263,7 +266,7 @@ class RawTty:
         self.leave()
 
     def suspend(self) -> None:
-        """Put the terminal back and stop this process; once it is resumed, go raw again."""
+        """Restore the terminal and stop this process. When it is resumed, make the terminal raw."""
         self._on_stop(_signal.SIGTSTP, None)
 
     def _make_raw(self) -> None:
@@ -271,29 +274,29 @@ class RawTty:
         self._set(raw_attrs(self.before))
 
     def _make_raw_again(self) -> None:
-        if self._pid != os.getpid():  # left meanwhile, or a fork
+        if self._pid != os.getpid():  # left meanwhile, or a forked process
             return
         try:
             self._make_raw()
         except termios.error:
-            pass  # it is gone; relay() will see
+            pass  # the terminal is gone, which relay() will detect
 
-    def _put_back(self) -> bool:
-        """Put the terminal back, once more if it is already; return whether it was raw."""
+    def _restore(self) -> bool:
+        """Restore the terminal, even if it is restored already; return whether it was raw."""
         if self._pid != os.getpid():
             return False
-        # First, so that no signal that is handled meanwhile makes it raw again.
+        # First of all, so that no signal handled meanwhile makes it raw again.
         was_raw, self.is_raw = self.is_raw, False
-        # In the background the terminal is the shell's, and setting it would stop us (SIGTTOU).
+        # In the background the terminal is the shell's, and changing it would stop us (SIGTTOU).
         if self._in_foreground():
             try:
                 self._set(self.before)
             except termios.error:
-                pass  # it is gone
+                pass  # the terminal is gone
         return was_raw
 
     def _set(self, attrs: list[Any]) -> None:
-        """Set attributes once all output is written, or a signal has shown that it is stuck."""
+        """Set attributes after all output is written, or at once if a signal interrupts that."""
         when = termios.TCSADRAIN
         while True:
             try:
@@ -305,9 +308,9 @@ class RawTty:
 
     def _in_foreground(self) -> bool:
         try:
-            # 0: a group outside of this namespace of processes.
+            # 0 is a group outside of this process' pid namespace.
             return os.tcgetpgrp(self.fd_in) in (os.getpgrp(), 0)
-        except OSError:  # not our controlling terminal: anybody may set it
+        except OSError:  # not our controlling terminal: any process may change it
             return True
 
     # ---- signals
@@ -317,14 +320,14 @@ class RawTty:
             self._wakeup_before = _signal.set_wakeup_fd(self.wake[1])
         except ValueError:  # not the main thread
             return
-        handlers = dict.fromkeys(ENDING, self._on_end)
+        handlers = dict.fromkeys(END_SIGNALS, self._on_end)
         handlers[_signal.SIGTSTP] = self._on_stop
         handlers[_signal.SIGCONT] = self._on_continue
         handlers[_signal.SIGWINCH] = self._on_resize
         for number, handler in handlers.items():
             previous = _signal.getsignal(number)
-            ignored = previous == _signal.SIG_IGN and number in RESPECTED
-            if previous is not None and not ignored:  # None: somebody's in C
+            ignored = previous == _signal.SIG_IGN and number in KEPT_IGNORED
+            if previous is not None and not ignored:  # None: a handler in C
                 self._previous[number] = previous
                 _signal.signal(number, handler)
 
@@ -334,25 +337,25 @@ class RawTty:
             if getattr(handler, "__self__", None) is self:
                 try:
                     _signal.signal(number, previous)
-                except ValueError:  # left on a thread that did not enter; they chain on
+                except ValueError:  # not the thread that entered; the handlers then pass signals on
                     continue
             del self._previous[number]
 
-    def _give_back_wakeup(self) -> bool:
-        """Have signals no longer written to our pipe; return whether it can be closed."""
+    def _restore_wakeup_fd(self) -> bool:
+        """Detach our pipe from signals; return whether it can be closed."""
         before, self._wakeup_before = self._wakeup_before, None
         for fd in () if before is None else (before, -1):
             try:
                 current = _signal.set_wakeup_fd(fd)
-            except (OSError, ValueError):  # closed by now, or this is not the thread that entered
+            except (OSError, ValueError):  # closed meanwhile, or not the thread that entered
                 continue
-            if current not in self.wake:  # somebody has put in another
+            if current not in self.wake:  # another component has set its own
                 _signal.set_wakeup_fd(current)
             return True
         return before is None
 
     def _chain(self, number: int, frame: Any) -> bool:
-        """Call the handler that was there before; return whether there was one."""
+        """Call the previous handler; return whether there was one."""
         previous = self._previous.get(number)
         if not callable(previous):
             return False
@@ -360,7 +363,7 @@ class RawTty:
         return True
 
     def _on_end(self, number: int, frame: Any) -> None:
-        was_raw = self._put_back()
+        was_raw = self._restore()
         if not self._chain(number, frame):
             _signal.signal(number, _signal.SIG_DFL)
             os.kill(os.getpid(), number)
@@ -368,7 +371,7 @@ class RawTty:
             self._make_raw_again()
 
     def _on_stop(self, number: int, frame: Any) -> None:
-        was_raw = self._put_back()
+        was_raw = self._restore()
         if not self._chain(number, frame):
             handled = number in self._previous
             if handled:
@@ -379,39 +382,39 @@ class RawTty:
                 _signal.signal(number, self._on_stop)
         if was_raw:
             self._make_raw_again()
-        self._notice()
+        self._notify()
 
     def _on_continue(self, number: int, frame: Any) -> None:
         self._chain(number, frame)
-        if self.is_raw:  # after a SIGSTOP, which can't be handled
+        if self.is_raw:  # after a SIGSTOP, which cannot be handled
             self._make_raw_again()
-            self._notice()
+            self._notify()
 
     def _on_resize(self, number: int, frame: Any) -> None:
         self._chain(number, frame)
-        self._notice()
+        self._notify()
 
-    def _notice(self) -> None:
-        """Wake relay(), at most once until it looks."""
+    def _notify(self) -> None:
+        """Wake relay(), at most once until it checks."""
         if not self.resized and self.wake and self._pid == os.getpid():
             self.resized = True
             try:
                 os.write(self.wake[1], b"\0")
             except OSError:
-                pass  # it is full, and so readable
+                pass  # the pipe is full, and therefore readable
 
-    def noticed(self) -> bool:
-        """Return whether there may be a new size since the last call; empty the pipe."""
+    def take_resized(self) -> bool:
+        """Return whether the size may have changed since the last call, and empty the pipe."""
         resized = self.resized
         if resized:
-            # Before the size is asked for; set meanwhile it is for the next call.
+            # Reset before the size is read; a later signal counts for the next call.
             self.resized = False
         try:
             numbers = os.read(self.wake[0], LIMIT) if self.wake else b""
             if self._wakeup_before not in (None, -1):
                 os.write(self._wakeup_before, numbers.strip(b"\0"))
         except OSError:
-            pass  # there is nothing, or whoever wanted to know has gone
+            pass  # the pipe is empty, or the reader of the previous wakeup descriptor is gone
         return resized
 
 
@@ -429,20 +432,21 @@ def relay(
     watch: dict[int, Callable[[], object]] | None = None,
 ) -> str:
     """
-    Carry keys and screen until one side ends, and return why: CLOSED, `screen_in` has ended and is
-    written out; DISCONNECT, `~.` was typed; HANGUP, the local terminal is gone; WATCH.
+    Carry keys and screen until one side ends, and return the reason: CLOSED, `screen_in` has ended
+    and all of it is written; DISCONNECT, `~.` was typed; HANGUP, the local terminal is gone; WATCH.
 
-    :param RawTty tty: entered; or not, then an end of the keys closes `keys_out`
-    :param int keys_out: a pipe or socket; relay() makes it non-blocking and closes it
-    :param int screen_in: another, likewise; None: only keys are carried, until `watch` ends it
-    :param Escapes escapes: None for none
-    :param on_size: called with columns, lines and both in pixels: first, after each change, and
-        when the process was stopped and is resumed
-    :param on_action: called with LIST or BREAK, returns what to show or None
-    :param watch: {descriptor: function}: called when it is readable; what it returns, if true, ends
-        this, once what `screen_in` holds is written
+    :param RawTty tty: the terminal; if it is not entered, the end of the keys closes `keys_out`
+    :param int keys_out: pipe or socket for the keys; relay() makes it non-blocking and closes it
+    :param int screen_in: pipe or socket for the screen, treated likewise; None: carry only keys,
+        until `watch` ends the relay
+    :param Escapes escapes: parser of escapes; None: no escapes
+    :param on_size: called with columns, lines, width and height in pixels: at the start, after each
+        change, and when the process is resumed after a stop
+    :param on_action: called with LIST or BREAK; returns the text to show, or None
+    :param watch: {descriptor: function}. The function is called when the descriptor is readable. If
+        it returns a true value, the relay ends after the data in `screen_in` is written
 
-    What callbacks and signal handlers raise passes through.
+    Exceptions from callbacks and signal handlers are passed on.
     """
     loop = _Relay(tty, keys_out, screen_in, escapes or Escapes(None))
     loop.on_size = on_size
@@ -485,11 +489,11 @@ class _Relay:
             self._own_out, self._piece = _open_again(self._tty.fd_out)
         if self._own_out is not None:
             self._out = self._own_out
-        self._look_at_size(True)
+        self._check_size(True)
         while self._reason is None:
-            self._turn()
+            self._run_once()
         if self._screen:
-            self._last_words()
+            self._flush_screen()
         return self._reason
 
     def close(self) -> None:
@@ -498,23 +502,23 @@ class _Relay:
                 os.close(fd)
         self._keys_out = self._screen_in = self._own_out = None
 
-    def _turn(self) -> None:
-        """Wait for something, and do it."""
+    def _run_once(self) -> None:
+        """Wait for events and handle them."""
         wanted = self._wanted()
         poll = select.poll()
         for fd, events in wanted.items():
             poll.register(fd, events)
         ready = poll.poll(self._timeout())
-        self._look_at_size(self._tty.noticed())
+        self._check_size(self._tty.take_resized())
         for fd, events in ready:
             self._dispatch(fd, events, wanted[fd])
-        self._settle()
+        self._update_state()
 
     def _timeout(self) -> int | None:
-        """Return how long to wait, in milliseconds."""
+        """Return the time to wait, in milliseconds; None for no limit."""
         if self._tty.resized:
             return 0
-        return LOOK if self.on_size and not self._tty.notified else None
+        return SIZE_INTERVAL if self.on_size and not self._tty.has_resize_signal else None
 
     def _wanted(self) -> dict[int, int]:
         """Return {descriptor: events to wait for}."""
@@ -533,7 +537,7 @@ class _Relay:
         return wanted
 
     def _dispatch(self, fd: int, events: int, wanted: int) -> None:
-        """Do what can be done; an error or a hangup is found out by trying."""
+        """Handle the events of a descriptor. Errors and hangups are found by trying."""
         readable = wanted & select.POLLIN and events & ~select.POLLOUT
         writable = wanted & select.POLLOUT and events & ~select.POLLIN
         if self._reason is not None:
@@ -549,8 +553,8 @@ class _Relay:
         if writable and fd == self._out:
             self._write_screen()
 
-    def _settle(self) -> None:
-        """Draw conclusions from what has ended."""
+    def _update_state(self) -> None:
+        """Close finished descriptors, and end the relay if nothing is left to do."""
         if self._keys_ended and not self._keys:
             self._close_keys()
         if self._watch_ended and self._screen_in is not None and not self._screen:
@@ -567,7 +571,7 @@ class _Relay:
     def _read_keys(self) -> None:
         try:
             data = os.read(self._tty.fd_in, LIMIT)
-        except BlockingIOError:  # somebody else was quicker
+        except BlockingIOError:  # another process has read it
             return
         except OSError:
             self._reason = HANGUP
@@ -578,10 +582,10 @@ class _Relay:
             if isinstance(each, bytes):
                 self._keys += each if self._keys_out is not None else b""
             elif self._reason is None:
-                self._act(each)
+                self._run_action(each)
 
     def _end_of_keys(self) -> None:
-        """A raw terminal has no end but its own; else ^D was typed, or it is a pipe or a file."""
+        """Handle the end of the keys: a hangup if raw, else ^D, or the end of a pipe or file."""
         if self._tty.is_raw:
             self._reason = HANGUP
         self._keys_ended = True
@@ -593,7 +597,7 @@ class _Relay:
             del self._keys[: os.write(self._keys_out, self._keys)]
         except BlockingIOError:
             pass
-        except OSError:  # nobody reads them; escapes still count
+        except OSError:  # the far side reads no more; escapes still work
             self._close_keys()
             self._keys_ended = not self._tty.is_raw
 
@@ -603,12 +607,12 @@ class _Relay:
         if fd is not None:
             os.close(fd)
 
-    def _act(self, action: str) -> None:
-        """Do what an escape asks for."""
+    def _run_action(self, action: str) -> None:
+        """Run the action of an escape."""
         shown = self._escapes.show(action)
         if action == SUSPEND:
             self._screen += shown + b" [suspended]\r\n"
-            self._last_words()
+            self._flush_screen()
             self._tty.suspend()
             return
         self._screen += shown + b"\r\n"
@@ -646,8 +650,8 @@ class _Relay:
             return
         del self._screen[:written]
 
-    def _last_words(self) -> None:
-        """Write what the screen takes at once."""
+    def _flush_screen(self) -> None:
+        """Write as much of the queued screen as the terminal accepts at once."""
         poll = select.poll()
         poll.register(self._out, select.POLLOUT)
         left = len(self._screen) + 1
@@ -657,8 +661,8 @@ class _Relay:
 
     # ---- size
 
-    def _look_at_size(self, force: bool) -> None:
-        if self.on_size is None or not (force or not self._tty.notified):
+    def _check_size(self, force: bool) -> None:
+        if self.on_size is None or not (force or not self._tty.has_resize_signal):
             return
         size = self._tty.size()
         if any(size[:2]) and (force or size != self._last_size):
@@ -668,16 +672,16 @@ class _Relay:
 
 def _open_again(fd: int) -> tuple[int | None, int]:
     """
-    Return a descriptor that writes to the same terminal and never waits, or None where there can be
-    none; and the number of bytes to write at once.
+    Open the terminal of a descriptor again. Return a descriptor that writes without blocking, or
+    None if that is not possible; and the number of bytes to write at once.
     """
     if not os.isatty(fd):
         return None, LIMIT if _is_regular(fd) else select.PIPE_BUF
     flags = os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
-    for path in _names(fd):
+    for path in _paths_of(fd):
         try:
             return os.open(path, flags), LIMIT
-        except OSError:  # another user's
+        except OSError:  # the terminal is another account's
             pass
     return None, TERMINAL_PIECE
 
@@ -685,19 +689,19 @@ def _open_again(fd: int) -> tuple[int | None, int]:
 def _is_regular(fd: int) -> bool:
     try:
         return stat.S_ISREG(os.fstat(fd).st_mode)
-    except OSError:  # closed: writing will tell
+    except OSError:  # closed; writing will fail
         return False
 
 
-def _names(fd: int) -> list[str]:
-    """Return the paths that are a terminal's, as seen from this process."""
+def _paths_of(fd: int) -> list[str]:
+    """Return the paths of a terminal, as seen from this process."""
     names = []
     try:
         path = os.ttyname(fd)
         there, here = os.stat(path), os.fstat(fd)
         if (there.st_dev, there.st_rdev) == (here.st_dev, here.st_rdev):
             names.append(path)
-    except OSError:  # made outside of this container
+    except OSError:  # the terminal was created outside of this container
         pass
     try:
         os.tcgetpgrp(fd)

@@ -1074,7 +1074,7 @@ def test_an_unknown_subsystem(far):
         (["local", "--", "/nonexistent/program"], 127, "/nonexistent/program"),
         (["local", "--", "kill -9 $$"], 137, ""),
         (["ssh:user@localhost:1?python_path=%2Fnone", "--", "true"], 255, "mitogen shell: "),
-        (["-e", "ab", "local"], 2, "is no escape character"),
+        (["-e", "ab", "local"], 2, "is not an escape character"),
         (["-t", "-T", "local"], 2, "not allowed with"),
         ([], 2, "required: SPEC"),
         (["--", "ls"], 2, "required: SPEC"),

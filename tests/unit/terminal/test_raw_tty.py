@@ -1,6 +1,6 @@
-"""The local terminal: escapes, raw and back, and the loop, on ptys of our own, in this process.
+"""The local terminal: escapes, raw mode and its restoration, and relay(), on ptys in this process.
 
-Ways out that end a process are in tests/integration/test_terminal.py.
+Ways out that end the process are tested in tests/integration/test_terminal.py.
 """
 
 import atexit
@@ -30,8 +30,8 @@ SOON = 10.0
 # ---- escapes
 
 
-def fed(*chunks, char=b"~"):
-    """What an Escapes makes of chunks; data that is next to data is joined."""
+def parse(*chunks, char=b"~"):
+    """Feed chunks to an Escapes; return its results, with adjacent data joined."""
     escapes = Escapes(char)
     found = []
     for chunk in chunks:
@@ -58,7 +58,7 @@ def fed(*chunks, char=b"~"):
         (b"~B", [BREAK]),
         (b"~b", [b"~b"]),
         (b"~~", [b"~"]),
-        (b"~~.", [b"~."]),  # the second one is data, so that line has begun
+        (b"~~.", [b"~."]),  # the second ~ is data, so a line has begun
         (b"~?~.", [HELP, DISCONNECT]),  # still after a newline
         (b"~x~.", [b"~x~."]),
         (b"~\r~.", [b"~\r", DISCONNECT]),
@@ -67,21 +67,21 @@ def fed(*chunks, char=b"~"):
     ],
 )
 def test_escapes(typed, expected):
-    assert fed(typed) == expected
-    assert fed(*(typed[at : at + 1] for at in range(len(typed)))) == expected
+    assert parse(typed) == expected
+    assert parse(*(typed[at : at + 1] for at in range(len(typed)))) == expected
 
 
 def test_another_escape_character():
-    assert fed(b"%.", char=b"%") == [DISCONNECT]
-    assert fed(b"~.", char=b"%") == [b"~."]
-    assert fed(b"%%", char=b"%") == [b"%"]
+    assert parse(b"%.", char=b"%") == [DISCONNECT]
+    assert parse(b"~.", char=b"%") == [b"~."]
+    assert parse(b"%%", char=b"%") == [b"%"]
 
 
 def test_no_escape_character():
-    assert fed(b"\r~.", b"", char=None) == [b"\r~."]
+    assert parse(b"\r~.", b"", char=None) == [b"\r~."]
 
 
-def test_flush_gives_back_what_was_held():
+def test_flush_returns_a_pending_escape_character():
     escapes = Escapes()
     assert escapes.feed(b"\r~") == [b"\r"]
     assert escapes.flush() == b"~"
@@ -90,13 +90,13 @@ def test_flush_gives_back_what_was_held():
 
 
 @given(st.lists(st.binary(max_size=8)))
-def test_chunks_make_no_difference(chunks):
-    assert fed(*chunks) == fed(b"".join(chunks))
+def test_the_division_into_chunks_does_not_matter(chunks):
+    assert parse(*chunks) == parse(b"".join(chunks))
 
 
 @given(st.binary().filter(lambda data: b"~" not in data))
-def test_data_is_passed_on(data):
-    assert b"".join(fed(data)) == data
+def test_data_is_unchanged(data):
+    assert b"".join(parse(data)) == data
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_escape_char(text, char):
 
 
 @pytest.mark.parametrize("text", ["", "ab", "^1", "None", "é", "~~", "^é"])
-def test_escape_char_that_is_none(text):
-    with pytest.raises(ValueError, match="no escape character: give one"):
+def test_invalid_escape_char(text):
+    with pytest.raises(ValueError, match="not an escape character: use one"):
         raw_tty.escape_char(text)
 
 
@@ -121,7 +121,7 @@ def test_show(char, action, shown):
     assert Escapes(char).show(action) == shown
 
 
-def test_help_names_the_character():
+def test_help_contains_the_escape_character():
     assert b" ~.   - end the connection\n" in Escapes().help()
     text = Escapes(b"%").help()
     assert b"~" not in text
@@ -132,7 +132,7 @@ def test_help_names_the_character():
 
 
 class Pty:
-    """A terminal whose other end is the test's: `master` types and sees."""
+    """A terminal whose master side is the test's: it types keys and sees the screen."""
 
     def __init__(self):
         self.master, self.slave = os.openpty()
@@ -184,8 +184,8 @@ def tty(pty):
 
 @pytest.fixture
 def handlers():
-    """Signal handlers as they are; put back after the test, which must have done it already."""
-    numbers = [*raw_tty.ENDING, signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH]
+    """Signal handlers before the test. The test must have restored them."""
+    numbers = [*raw_tty.END_SIGNALS, signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH]
     before = {number: signal.getsignal(number) for number in numbers}
     yield before
     after = {number: signal.getsignal(number) for number in numbers}
@@ -194,8 +194,8 @@ def handlers():
     assert after == before
 
 
-def test_raw_as_openssh_makes_it(pty, tty):
-    """Each flag of PROGRAMS.md is set in the opposite way first."""
+def test_raw_mode_is_that_of_openssh(pty, tty):
+    """Each flag that OpenSSH changes has the opposite value first."""
     t = termios
     attrs = pty.attrs()
     attrs[0] |= t.ISTRIP | t.INLCR | t.IGNCR | t.ICRNL | t.IXON | t.IXANY | t.IXOFF | 0o1000
@@ -222,7 +222,7 @@ def test_raw_as_openssh_makes_it(pty, tty):
     assert inside[6][t.VMIN] in (1, b"\1") and inside[6][t.VTIME] in (0, b"\0")
 
 
-def test_in_and_out_twice(pty, tty, handlers):
+def test_enter_and_leave_twice(pty, tty, handlers):
     before = pty.attrs()
     for _ in range(2):
         tty.enter()
@@ -246,7 +246,7 @@ def test_an_exception_restores(pty, tty):
     assert pty.attrs() == before
 
 
-def test_no_terminal(tmp_path, handlers):
+def test_without_a_terminal(tmp_path, handlers):
     with open(tmp_path / "file", "w+b") as fp:
         tty = RawTty(fp.fileno(), fp.fileno())
         assert tty.before is None
@@ -256,7 +256,7 @@ def test_no_terminal(tmp_path, handlers):
         tty.leave()
 
 
-def test_descriptors_that_are_closed():
+def test_closed_descriptors():
     tty = RawTty(-1, -1)
     assert tty.before is None
     assert tty.size() == (0, 0, 0, 0)
@@ -267,7 +267,7 @@ def test_size(pty, tty):
     assert tty.size() == (132, 50, 0, 0)
 
 
-def test_size_of_the_screen_where_keys_come_from_elsewhere(pty, tmp_path):
+def test_size_of_the_screen_if_keys_come_from_a_file(pty, tmp_path):
     pty.resize(70, 20)
     with open(tmp_path / "file", "w+b") as fp:
         assert RawTty(fp.fileno(), pty.slave).size() == (70, 20, 0, 0)
@@ -285,7 +285,7 @@ def test_leave_at_exit(pty, tty, monkeypatch):
     assert registered == []
 
 
-def test_what_fails_on_the_way_in_is_undone(pty, tty, monkeypatch, handlers):
+def test_a_failed_enter_is_undone(pty, tty, monkeypatch, handlers):
     before = pty.attrs()
     monkeypatch.setattr(tty, "_make_raw", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -302,20 +302,20 @@ def test_a_forked_child_leaves_the_terminal_alone(pty, tty, monkeypatch):
         tty._on_continue(signal.SIGCONT, None)
         tty._on_resize(signal.SIGWINCH, None)
         assert not tty.resized
-        assert not tty._put_back()
+        assert not tty._restore()
         monkeypatch.undo()
         assert pty.attrs() == raw
 
 
-def test_the_terminal_is_gone(pty, tty, handlers):
+def test_a_lost_terminal(pty, tty, handlers):
     tty.enter()
     pty.hang_up()
     tty.leave()
     assert not tty.is_raw
 
 
-def test_output_that_is_stuck_ends_with_a_signal(pty, tty, monkeypatch):
-    """TCSADRAIN may wait for ever; a signal interrupts that."""
+def test_a_signal_ends_a_wait_for_output(pty, tty, monkeypatch):
+    """TCSADRAIN may block forever. A signal interrupts it."""
     tried = []
     real = termios.tcsetattr
 
@@ -333,8 +333,8 @@ def test_output_that_is_stuck_ends_with_a_signal(pty, tty, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGCONT, signal.SIGTERM, signal.SIGTSTP])
-def test_a_signal_while_it_leaves(pty, tty, handlers, monkeypatch, number):
-    """Nothing makes it raw again then."""
+def test_a_signal_during_leave(pty, tty, handlers, monkeypatch, number):
+    """The terminal is not made raw again."""
     real = termios.tcsetattr
 
     def tcsetattr(fd, when, attrs):
@@ -353,7 +353,7 @@ def test_a_signal_while_it_leaves(pty, tty, handlers, monkeypatch, number):
 
 
 @pytest.mark.parametrize("group, restored", [(-7, False), (0, True)])
-def test_in_the_background_the_terminal_is_the_shells(pty, tty, monkeypatch, group, restored):
+def test_the_terminal_is_not_changed_in_the_background(pty, tty, monkeypatch, group, restored):
     before = pty.attrs()
     with tty:
         raw = pty.attrs()
@@ -364,8 +364,8 @@ def test_in_the_background_the_terminal_is_the_shells(pty, tty, monkeypatch, gro
 # ---- signals
 
 
-def test_a_handler_of_python_is_called_with_the_terminal_put_back(pty, tty, handlers):
-    """If it returns, all goes on."""
+def test_a_python_handler_is_called_with_the_terminal_restored(pty, tty, handlers):
+    """If the handler returns, the terminal is made raw again."""
     before, seen = pty.attrs(), []
     signal.signal(signal.SIGTERM, lambda *args: seen.append((args[0], pty.attrs())))
     mine = signal.getsignal(signal.SIGTERM)
@@ -400,8 +400,8 @@ def test_keyboard_interrupt(pty, tty, handlers):
     assert pty.attrs() == before
 
 
-@pytest.mark.parametrize("number", raw_tty.ENDING)
-def test_what_is_ignored_stays_ignored(pty, tty, handlers, number):
+@pytest.mark.parametrize("number", raw_tty.END_SIGNALS)
+def test_ignored_signals_stay_ignored(pty, tty, handlers, number):
     signal.signal(number, signal.SIG_IGN)
     with tty:
         assert signal.getsignal(number) == signal.SIG_IGN
@@ -410,7 +410,7 @@ def test_what_is_ignored_stays_ignored(pty, tty, handlers, number):
     signal.signal(number, handlers[number])
 
 
-def test_by_default_it_dies_by_the_signal(pty, tty, handlers, monkeypatch):
+def test_without_a_handler_the_process_dies_by_the_signal(pty, tty, handlers, monkeypatch):
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     before = pty.attrs()
     killed = []
@@ -424,14 +424,14 @@ def test_by_default_it_dies_by_the_signal(pty, tty, handlers, monkeypatch):
 
 
 class FakeSignal(types.SimpleNamespace):
-    """The module _signal, with what would stop us replaced."""
+    """The module _signal, without the function that would stop this process."""
 
     def __init__(self, stop):
         super().__init__(**vars(raw_tty._signal))
         self.pthread_kill = stop
 
 
-def test_stopped_and_resumed(pty, tty, handlers, monkeypatch):
+def test_stop_and_resume(pty, tty, handlers, monkeypatch):
     signal.signal(signal.SIGTSTP, signal.SIG_DFL)
     before, seen = pty.attrs(), []
 
@@ -444,12 +444,12 @@ def test_stopped_and_resumed(pty, tty, handlers, monkeypatch):
         tty.suspend()
         assert seen == [(signal.SIGTSTP, signal.SIG_DFL, before)]
         assert pty.attrs() == raw
-        assert tty.noticed() and not tty.noticed()
+        assert tty.take_resized() and not tty.take_resized()
         assert signal.getsignal(signal.SIGTSTP) == tty._on_stop
     signal.signal(signal.SIGTSTP, handlers[signal.SIGTSTP])
 
 
-def test_a_stop_that_somebody_handles(pty, tty, handlers):
+def test_a_stop_with_a_handler(pty, tty, handlers):
     before, seen = pty.attrs(), []
     signal.signal(signal.SIGTSTP, lambda *args: seen.append(pty.attrs()))
     with tty:
@@ -459,7 +459,7 @@ def test_a_stop_that_somebody_handles(pty, tty, handlers):
     signal.signal(signal.SIGTSTP, handlers[signal.SIGTSTP])
 
 
-def test_a_stop_that_is_ignored(pty, tty, handlers):
+def test_an_ignored_stop(pty, tty, handlers):
     signal.signal(signal.SIGTSTP, signal.SIG_IGN)
     with tty:
         tty.suspend()
@@ -468,14 +468,14 @@ def test_a_stop_that_is_ignored(pty, tty, handlers):
     signal.signal(signal.SIGTSTP, handlers[signal.SIGTSTP])
 
 
-def test_continued_after_a_stop_that_nobody_can_handle(pty, tty, handlers):
-    """The shell has set the terminal meanwhile."""
+def test_resume_after_sigstop(pty, tty, handlers):
+    """The shell has changed the terminal meanwhile."""
     with tty:
         raw = pty.attrs()
         termios.tcsetattr(pty.slave, termios.TCSANOW, tty.before)
         os.kill(os.getpid(), signal.SIGCONT)
         assert pty.attrs() == raw
-        assert tty.noticed()
+        assert tty.take_resized()
 
 
 def test_resize_wakes_and_chains(tty, handlers):
@@ -486,15 +486,15 @@ def test_resize_wakes_and_chains(tty, handlers):
             for _ in range(3):
                 os.kill(os.getpid(), signal.SIGWINCH)
             assert select.select([tty.wake[0]], [], [], 0)[0]
-            assert tty.noticed()
-            assert not tty.noticed()
+            assert tty.take_resized()
+            assert not tty.take_resized()
             assert not select.select([tty.wake[0]], [], [], 0)[0]
         assert len(seen) == 6
     signal.signal(signal.SIGWINCH, handlers[signal.SIGWINCH])
 
 
 def test_any_signal_wakes(tty):
-    """Another thread may be who gets it; its handler runs on this one, once that is awake."""
+    """Another thread may receive the signal. The handler runs when this one is awake."""
     previous = signal.signal(signal.SIGUSR1, lambda *args: None)
     with tty:
         thread, _ = in_thread(lambda: signal.pthread_kill(threading.get_ident(), signal.SIGUSR1))
@@ -505,7 +505,7 @@ def test_any_signal_wakes(tty):
 
 @pytest.fixture
 def wakeup():
-    """(read, write): a pipe that is told of signals, as asyncio has one."""
+    """(read, write): a pipe that is has_resize_signal of signals, as asyncio has one."""
     pair = os.pipe()
     for fd in pair:
         os.set_blocking(fd, False)
@@ -517,32 +517,32 @@ def wakeup():
             os.close(fd)
 
 
-def test_somebody_who_wants_to_know_of_signals_is_told(tty, handlers, wakeup):
+def test_a_previous_wakeup_descriptor_is_notified(tty, handlers, wakeup):
     with tty:
         os.kill(os.getpid(), signal.SIGWINCH)
-        assert tty.noticed()
+        assert tty.take_resized()
         assert os.read(wakeup[0], 10) == bytes((signal.SIGWINCH,))
     os.kill(os.getpid(), signal.SIGCONT)
     assert signal.set_wakeup_fd(wakeup[1]) == wakeup[1]
 
 
-def test_somebody_who_wanted_to_know_of_signals_is_gone(tty, handlers, wakeup):
+def test_a_previous_wakeup_descriptor_without_a_reader(tty, handlers, wakeup):
     with tty:
         for fd in wakeup:
             os.close(fd)
         os.kill(os.getpid(), signal.SIGWINCH)
-        assert tty.noticed()
+        assert tty.take_resized()
     assert signal.set_wakeup_fd(-1) == -1
 
 
-def test_somebody_else_wants_to_know_of_signals_meanwhile(tty, wakeup):
+def test_a_wakeup_descriptor_set_meanwhile_stays(tty, wakeup):
     signal.set_wakeup_fd(-1)
     with tty:
         signal.set_wakeup_fd(wakeup[1])
     assert signal.set_wakeup_fd(-1) == wakeup[1]
 
 
-def test_a_handler_that_was_put_over_ours_stays(tty, handlers):
+def test_a_handler_installed_meanwhile_stays(tty, handlers):
     def handler(*_args):
         pass
 
@@ -552,29 +552,29 @@ def test_a_handler_that_was_put_over_ours_stays(tty, handlers):
     signal.signal(signal.SIGWINCH, handlers[signal.SIGWINCH])
 
 
-def test_handlers_of_c_are_left_alone(tty, handlers, monkeypatch):
+def test_handlers_in_c_are_not_changed(tty, handlers, monkeypatch):
     fake = FakeSignal(None)
     fake.getsignal = lambda number: None
     monkeypatch.setattr(raw_tty, "_signal", fake)
     with tty:
-        assert not tty.notified
+        assert not tty.has_resize_signal
         assert signal.getsignal(signal.SIGTERM) == handlers[signal.SIGTERM]
 
 
 def in_thread(function, *args):
-    """Run a function on another thread; return (that thread, list its result will be put into)."""
+    """Run a function on another thread; return (that thread, list for its result)."""
     result = []
     thread = threading.Thread(target=lambda: result.append(function(*args)))
     thread.start()
     return thread, result
 
 
-def test_on_another_thread_no_handler_is_touched(tty, handlers, pty):
+def test_no_handler_is_changed_on_another_thread(tty, handlers, pty):
     before = pty.attrs()
 
     def use():
         with tty:
-            return tty.notified, signal.getsignal(signal.SIGTERM), tty.is_raw
+            return tty.has_resize_signal, signal.getsignal(signal.SIGTERM), tty.is_raw
 
     thread, result = in_thread(use)
     thread.join(SOON)
@@ -582,7 +582,7 @@ def test_on_another_thread_no_handler_is_touched(tty, handlers, pty):
     assert pty.attrs() == before
 
 
-def test_left_on_another_thread_handlers_pass_on(tty, handlers):
+def test_handlers_left_on_another_thread_pass_signals_on(tty, handlers):
     seen = []
     signal.signal(signal.SIGWINCH, lambda *args: seen.append(args))
     tty.enter()
@@ -591,7 +591,7 @@ def test_left_on_another_thread_handlers_pass_on(tty, handlers):
     thread.join(SOON)
     os.kill(os.getpid(), signal.SIGWINCH)
     assert len(seen) == 1
-    # What it could not take back.
+    # The handlers that this thread could not restore.
     assert signal.set_wakeup_fd(-1) == wake[1]
     for fd in wake:
         os.close(fd)
@@ -603,7 +603,7 @@ def test_left_on_another_thread_handlers_pass_on(tty, handlers):
 
 
 class Session:
-    """A relay() on a thread; the test is both the person and the far side."""
+    """A relay() on a thread. The test is both the user and the far side."""
 
     def __init__(self, pty, tty, both_ways=True, **kwargs):
         self.pty, self.tty = pty, tty
@@ -634,7 +634,7 @@ class Session:
         assert not self.thread.is_alive()
 
     def end(self):
-        """Wait for relay() and return what it does."""
+        """Wait for relay() and return its result."""
         self.thread.join(SOON)
         assert not self.thread.is_alive()
         for fd in self.fds:
@@ -652,7 +652,7 @@ class Session:
 
 
 def assert_not_open_by_us(fd):
-    """The number may be in use again, but not for a socket of the session."""
+    """The number may be in use again, but not by a socket of the session."""
     with contextlib.suppress(OSError):
         os.fstat(fd)
 
@@ -684,7 +684,7 @@ def test_keys_and_screen(session, pty):
     assert relayed.end() == raw_tty.CLOSED
 
 
-def test_every_byte_as_it_is(session, pty):
+def test_every_byte_is_unchanged(session, pty):
     data = bytes(range(256))
     relayed = session(escapes=None)
     pty.type(data)
@@ -694,7 +694,7 @@ def test_every_byte_as_it_is(session, pty):
 
 
 def test_bytes_one_at_a_time(session, pty):
-    """Characters in UTF-8 are split anywhere."""
+    """Characters in UTF-8 are divided anywhere."""
     text = "naïve ☃ 🐍\r".encode()
     relayed = session()
     for at in range(len(text)):
@@ -718,8 +718,8 @@ def test_all_output_is_shown_before_the_end(session, pty):
     assert relayed.end() == raw_tty.CLOSED
 
 
-def test_a_screen_that_is_not_read(session, pty):
-    """Not more than a little is taken from the far side, and `~.` still works."""
+def test_a_blocked_screen(session, pty):
+    """Only a little is read from the far side, and `~.` still works."""
     relayed = session()
     relayed.screen.setblocking(False)
     sent, full = 0, 0
@@ -728,7 +728,7 @@ def test_a_screen_that_is_not_read(session, pty):
             sent += relayed.screen.send(bytes(65536))
             full = 0
         except BlockingIOError:
-            # Room comes back while relay() still reads.
+            # The terminal accepts data again while relay() is still reading.
             full += not select.select([], [relayed.screen], [], 0.05)[1]
     assert sent < 1 << 21
     pty.type(b"typed\r")
@@ -737,8 +737,8 @@ def test_a_screen_that_is_not_read(session, pty):
     assert relayed.end() == raw_tty.DISCONNECT
 
 
-def test_keys_that_are_not_read(session, pty):
-    """A text is pasted into a program that does not read: nothing is lost, nothing grows."""
+def test_blocked_keys(session, pty):
+    """A text is pasted into a program that does not read: no data is lost, no queue grows."""
     relayed = session()
     text = b"x" * 79 + b"\r"
     sent = 0
@@ -749,8 +749,8 @@ def test_keys_that_are_not_read(session, pty):
     assert received == (text * (sent // 80 + 1))[:sent]
 
 
-def test_the_far_side_reads_no_more(session, pty):
-    """Keys are dropped, the screen goes on, and so do escapes."""
+def test_the_far_side_stops_reading(session, pty):
+    """Keys are dropped. The screen and escapes still work."""
     relayed = session()
     relayed.keys.close()
     pty.type(b"a")
@@ -762,7 +762,7 @@ def test_the_far_side_reads_no_more(session, pty):
     assert relayed.end() == raw_tty.DISCONNECT
 
 
-def test_disconnect_says_so(session, pty):
+def test_disconnect_is_shown(session, pty):
     relayed = session()
     pty.type(b"\r~.more")
     assert relayed.end() == raw_tty.DISCONNECT
@@ -778,7 +778,7 @@ def test_help(session, pty):
     assert b"\n" not in pty.seen.replace(b"\r\n", b"")
 
 
-def test_actions_are_the_callers(session, pty):
+def test_actions_call_the_callback(session, pty):
     seen = []
 
     def on_action(name):
@@ -791,7 +791,7 @@ def test_actions_are_the_callers(session, pty):
     assert seen == [LIST, BREAK]
 
 
-def test_actions_that_nobody_does(session, pty):
+def test_actions_without_a_callback(session, pty):
     session()
     pty.type(b"~#")
     pty.wait_for(b"~#\r\n")
@@ -808,7 +808,7 @@ def test_suspend(session, pty, tty, monkeypatch):
     assert relayed.got(2) == b"on"
 
 
-def test_a_callback_that_raises(session, pty):
+def test_an_error_in_a_callback(session, pty):
     relayed = session(on_action=lambda name: 1 / 0)
     pty.type(b"~#")
     relayed.thread.join(SOON)
@@ -822,15 +822,15 @@ def test_the_terminal_hangs_up(session, pty):
     assert relayed.end() == raw_tty.HANGUP
 
 
-def test_the_terminal_hangs_up_while_it_is_written_to(session, pty, tty, monkeypatch):
+def test_the_terminal_hangs_up_during_a_write(session, pty, tty, monkeypatch):
     relayed = session()
-    monkeypatch.setattr(tty, "fd_in", relayed.keys.fileno())  # so that only the screen tells
+    monkeypatch.setattr(tty, "fd_in", relayed.keys.fileno())  # only the screen can report it
     pty.hang_up()
     relayed.screen.sendall(b"x")
     assert relayed.end() == raw_tty.HANGUP
 
 
-def test_watch_ends_it_after_what_is_there(session, pty):
+def test_watch_ends_the_relay_after_pending_data(session, pty):
     ours, theirs = socket.socketpair()
     with ours, theirs:
         relayed = session(watch={theirs.fileno(): lambda: True})
@@ -840,7 +840,7 @@ def test_watch_ends_it_after_what_is_there(session, pty):
     pty.wait_for(b"last words")
 
 
-def test_watch_that_goes_on(session, pty):
+def test_watch_continues_on_a_false_result(session, pty):
     ours, theirs = socket.socketpair()
     seen = []
 
@@ -865,8 +865,8 @@ def test_keys_only(session, pty):
         assert relayed.end() == raw_tty.WATCH
 
 
-def test_the_size_is_told_and_then_each_change(pty, tty):
-    """Where no signal tells, it is looked at, once a second and at each key."""
+def test_the_initial_size_and_each_change_are_reported(pty, tty):
+    """Without a signal, the size is checked once a second and at each key."""
     sizes, told = [], threading.Semaphore(0)
 
     def on_size(*size):
@@ -883,7 +883,7 @@ def test_the_size_is_told_and_then_each_change(pty, tty):
     assert sizes == [(80, 24, 0, 0), (132, 50, 0, 0)]
 
 
-def test_a_size_of_nothing_is_not_told(session, pty):
+def test_an_unknown_size_is_not_reported(session, pty):
     sizes = []
     relayed = session(on_size=lambda *size: sizes.append(size))
     pty.type(b"x")
@@ -892,14 +892,14 @@ def test_a_size_of_nothing_is_not_told(session, pty):
 
 
 def test_the_size_by_signal(pty, tty, handlers):
-    """relay() on the main thread; another one is the person."""
+    """relay() runs on the main thread, and the user on another."""
     sizes, told = [], threading.Semaphore(0)
 
     def on_size(*size):
         sizes.append(size)
         told.release()
 
-    def person():
+    def user():
         assert told.acquire(timeout=SOON)
         pty.resize(132, 50)
         os.kill(os.getpid(), signal.SIGWINCH)
@@ -908,7 +908,7 @@ def test_the_size_by_signal(pty, tty, handlers):
 
     pty.resize(80, 24)
     with tty:
-        thread, _ = in_thread(person)
+        thread, _ = in_thread(user)
         relayed = Session(pty, tty, on_size=on_size, escapes=Escapes())
         with relayed.keys, relayed.screen:
             assert relayed.run() == raw_tty.DISCONNECT
@@ -916,15 +916,15 @@ def test_the_size_by_signal(pty, tty, handlers):
     assert sizes == [(80, 24, 0, 0), (132, 50, 0, 0)]
 
 
-def test_a_signal_that_raises_ends_it(pty, tty, handlers):
+def test_an_error_in_a_signal_handler_ends_the_relay(pty, tty, handlers):
     relayed = Session(pty, tty)
     with relayed.keys, relayed.screen, tty:
 
-        def person():
+        def user():
             relayed.keys.recv(1)
             os.kill(os.getpid(), signal.SIGINT)
 
-        thread, _ = in_thread(person)
+        thread, _ = in_thread(user)
         pty.type(b"x")
         relayed.run()
         thread.join(SOON)
@@ -935,7 +935,7 @@ def test_a_signal_that_raises_ends_it(pty, tty, handlers):
 
 
 def test_end_of_keys_in_canonical_mode(pty, tty):
-    """^D is an end of file: a half-close."""
+    """^D is an end of file, which closes one direction."""
     with Session(pty, tty) as relayed:
         pty.type(b"line\n\x04")
         assert relayed.got(5) == b"line\n"
@@ -962,8 +962,8 @@ def test_keys_from_a_pipe(tmp_path):
     assert (tmp_path / "screen").read_bytes() == b"to a file"
 
 
-def test_a_far_side_that_reads_no_more_and_no_terminal(tmp_path):
-    """What is left is not ours to take."""
+def test_the_far_side_stops_reading_without_a_terminal(tmp_path):
+    """The remaining input is not read: others may use it."""
     read, write = os.pipe()
     with open(tmp_path / "screen", "wb") as fp:
         tty = RawTty(read, fp.fileno())
@@ -977,8 +977,8 @@ def test_a_far_side_that_reads_no_more_and_no_terminal(tmp_path):
     os.close(write)
 
 
-def test_a_screen_that_is_a_pipe(pty):
-    """No more is written at once than a pipe that is said to be writable takes."""
+def test_a_pipe_as_the_screen(pty):
+    """A pipe reported as writable accepts a limited number of bytes, so no more are written."""
     read, write = os.pipe()
     with Session(pty, RawTty(pty.slave, write)) as relayed:
         data = os.urandom(300000)
@@ -995,7 +995,7 @@ def test_a_screen_that_is_a_pipe(pty):
 
 
 def test_a_terminal_that_cannot_be_opened_again(session, pty, monkeypatch):
-    monkeypatch.setattr(raw_tty, "_names", lambda fd: ["/nonexistent"])
+    monkeypatch.setattr(raw_tty, "_paths_of", lambda fd: ["/nonexistent"])
     relayed = session()
     data = os.urandom(100000)
     thread, _ = in_thread(relayed.screen.sendall, data)
@@ -1003,15 +1003,15 @@ def test_a_terminal_that_cannot_be_opened_again(session, pty, monkeypatch):
     thread.join(SOON)
 
 
-def test_a_screen_that_is_closed(pty):
-    closed = 1000  # a number that nothing else gets meanwhile
+def test_a_closed_screen(pty):
+    closed = 1000  # a number that is not used for another descriptor meanwhile
     with Session(pty, RawTty(pty.slave, closed)) as relayed:
         relayed.screen.sendall(b"x")
         assert relayed.end() == raw_tty.HANGUP
 
 
-def test_somebody_else_reads_the_terminal_too(session, pty, tty):
-    """What poll() said was there is gone."""
+def test_another_process_reads_the_terminal(session, pty, tty):
+    """Another process has read the data that poll() reported."""
     os.set_blocking(pty.slave, False)
     relayed = raw_tty._Relay(tty, -1, None, Escapes())
     relayed._read_keys()
@@ -1019,8 +1019,8 @@ def test_somebody_else_reads_the_terminal_too(session, pty, tty):
     os.set_blocking(pty.slave, True)
 
 
-def test_keys_of_a_background_process_without_a_parent(tty, monkeypatch):
-    """Reading fails with EIO then."""
+def test_reading_as_an_orphaned_background_process(tty, monkeypatch):
+    """Reading fails with EIO."""
 
     def read(*_args):
         raise OSError(errno.EIO, "Input/output error")
@@ -1031,8 +1031,8 @@ def test_keys_of_a_background_process_without_a_parent(tty, monkeypatch):
     assert relayed._reason == raw_tty.HANGUP
 
 
-def test_writers_that_somebody_else_has_filled(tty, pty):
-    """What poll() said there was room for is gone: nothing is lost."""
+def test_outputs_filled_by_another_process(tty, pty):
+    """Another process has used the room that poll() reported: no data is lost."""
     read, write = os.pipe()
     os.set_blocking(write, False)
     while select.select([], [write], [], 0)[1]:
@@ -1048,31 +1048,31 @@ def test_writers_that_somebody_else_has_filled(tty, pty):
     os.close(write)
 
 
-def test_nothing_is_done_after_the_end(tty):
+def test_no_event_is_handled_after_the_end(tty):
     relayed = raw_tty._Relay(tty, -1, None, Escapes())
     relayed._reason = raw_tty.DISCONNECT
     relayed._dispatch(tty.fd_in, select.POLLIN, select.POLLIN)
 
 
-def test_a_size_that_changes_before_the_wait(tty):
+def test_a_size_change_before_the_wait(tty):
     relayed = raw_tty._Relay(tty, -1, None, Escapes())
     with tty:
         os.kill(os.getpid(), signal.SIGWINCH)
         assert relayed._timeout() == 0
-        assert tty.noticed()
+        assert tty.take_resized()
         assert relayed._timeout() is None
 
 
-def test_a_wakeup_that_is_full_wakes_all_the_same(tty, handlers):
+def test_a_full_wakeup_pipe_still_wakes(tty, handlers):
     with tty:
         with contextlib.suppress(BlockingIOError):
             while True:
                 os.write(tty.wake[1], bytes(4096))
         tty._on_resize(signal.SIGWINCH, None)
-        assert tty.noticed()
+        assert tty.take_resized()
 
 
-def test_the_terminal_is_gone_when_resumed(pty, tty, handlers):
+def test_the_terminal_is_lost_before_resuming(pty, tty, handlers):
     signal.signal(signal.SIGTSTP, lambda *args: None)
     with tty:
         pty.hang_up()
@@ -1081,7 +1081,7 @@ def test_the_terminal_is_gone_when_resumed(pty, tty, handlers):
 
 
 def test_the_far_side_is_reset(session, pty):
-    """A socket closed with keys unread: what it sent is shown, then it is the end."""
+    """A socket closed with keys unread: its data is shown, then the relay ends."""
     relayed = session()
     pty.type(b"unread")
     processes.wait_until(lambda: relayed.keys.recv(6, socket.MSG_PEEK) == b"unread")
@@ -1091,29 +1091,29 @@ def test_the_far_side_is_reset(session, pty):
     assert relayed.end() == raw_tty.CLOSED
 
 
-def test_a_screen_that_fails_to_be_read_has_ended(tty):
+def test_an_error_in_reading_the_screen_is_its_end(tty):
     relayed = raw_tty._Relay(tty, -1, os.open("/", os.O_RDONLY), Escapes())
     relayed._read_screen()
     assert relayed._screen_in is None
 
 
-def test_names_of_a_terminal(pty):
-    assert raw_tty._names(pty.slave)[0] == os.ttyname(pty.slave)
+def test_paths_of_a_terminal(pty):
+    assert raw_tty._paths_of(pty.slave)[0] == os.ttyname(pty.slave)
 
 
-def test_names_of_a_terminal_of_another_container(pty, monkeypatch):
-    """The path is there, but it is another terminal's."""
+def test_paths_of_a_terminal_of_another_container(pty, monkeypatch):
+    """The path exists, but it is another terminal."""
     monkeypatch.setattr(os, "ttyname", lambda fd: "/dev/null")
-    assert "/dev/null" not in raw_tty._names(pty.slave)
+    assert "/dev/null" not in raw_tty._paths_of(pty.slave)
     monkeypatch.setattr(os, "ttyname", lambda fd: "/nonexistent")
-    assert "/nonexistent" not in raw_tty._names(pty.slave)
+    assert "/nonexistent" not in raw_tty._paths_of(pty.slave)
 
 
-# ---- as a file by itself
+# ---- as a single file
 
 
-def test_it_needs_nothing_but_the_standard_library():
-    """In an interpreter with neither site nor mitogen, and what it imports is little."""
+def test_only_the_standard_library_is_needed():
+    """It runs in an interpreter without site and mitogen, and imports few modules."""
     script = (
         "import sys\n"
         "before = set(sys.modules)\n"

@@ -1,16 +1,16 @@
 """
-What an SFTP server does with files, directories and names: a method per request. Who reads the
-requests and sends the replies: server.py; bytes of the protocol: packets.py.
+File operations of the SFTP server: one method per request. server.py reads requests and sends
+replies, and packets.py encodes and decodes packets.
 
-draft-ietf-secsh-filexfer-02 is the protocol, section 4 of OpenSSH's PROTOCOL file its extensions.
-Where they leave a choice, OpenSSH's sftp-server is followed.
+The protocol is draft-ietf-secsh-filexfer-02, with the extensions in section 4 of OpenSSH's PROTOCOL
+file. Where they leave a choice, OpenSSH's sftp-server is followed.
 
 Rules
-    1. It shares its process: the working directory, the umask, signals and the environment are
-       never changed. A relative path is put after the session's home.
-    2. Paths are bytes, and go to the system as they came.
-    3. What a client can make it hold is bounded: handles, entries read ahead, names remembered.
-    4. Nothing waits for a FIFO, a tty or a device: what is opened is O_NONBLOCK.
+    1. The process is shared: the working directory, the umask, signals and the environment are
+       never changed. A relative path is joined to the session's home.
+    2. Paths are bytes, and are passed to the system unchanged.
+    3. Memory used for a client is bounded: handles, entries read ahead, cached names.
+    4. Opening a FIFO, a tty or a device does not block: O_NONBLOCK is always set.
 
 Threads: any, one at a time per object.
 """
@@ -44,38 +44,38 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from typing import Any, Union
 
-    # None: a STATUS that says OK; int: that Status; else the packet, b"" if it was added already.
+    # None: a STATUS of OK; int: that Status; bytes: the packet, b"" if it is in `replies` already.
     Reply = Union[None, int, bytes]
-    # How a request is carried out, and what takes the fields that it carries after its id.
+    # The method of a request, and the parsers of the fields that follow its id.
     Row = tuple[Callable[..., Reply], tuple[Callable[[Fields], Any], ...]]
     Listed = tuple[bytes, os.stat_result]
 
-__all__ = ["EXTENSIONS", "REQUESTS", "Files", "refusal"]
+__all__ = ["EXTENSIONS", "REQUESTS", "Files", "error_reply"]
 
 LOG = logging.getLogger("mitogen.sftp")
 
-# PyPy has no names for these flags of statvfs() and open(). The numbers are those of Linux, the
-# first two also those of the BSDs.
+# Flags of statvfs() and open() that PyPy does not define. The values are Linux's; the first two are
+# also those of the BSDs.
 ST_RDONLY: int = getattr(os, "ST_RDONLY", 1)
 ST_NOSUID: int = getattr(os, "ST_NOSUID", 2)
 O_PATH: int = getattr(os, "O_PATH", 0o10000000)
 
-#: Entries of a directory in a reply, as in sftp-server: 64 KB with the longest names.
+#: Directory entries in a reply, as in sftp-server: 64 KB with the longest names.
 BATCH_ENTRIES = 100
-#: Symlinks on the way of one path, as in sftp-server.
+#: Symlinks followed in one path, as in sftp-server.
 MAX_LINKS = 32
-#: Bytes of a path, its NUL included: PATH_MAX of Linux.
+#: Bytes in a path including its NUL: PATH_MAX of Linux.
 MAX_PATH = 4096
-#: Names of accounts that are remembered.
+#: Cached names of accounts and groups.
 MAX_NAMES = 4096
-#: Bytes that copy-data has in memory.
+#: Bytes copied at once by copy-data.
 COPY_BYTES = 256 * 1024
-#: Seconds; what is older shows its year in a listing: half a year, as in ls.
+#: Seconds: a listing shows the year of files older than half a year, as ls does.
 RECENT = 365 * 24 * 60 * 60 // 2
-# strftime() would take the locale's.
+# Not from strftime(), which depends on the locale.
 MONTHS = b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 
-# errno_to_portable() of sftp-server; the rest is FAILURE.
+# errno_to_portable() of sftp-server; all other errors are FAILURE.
 STATUS_OF = {
     errno.ENOENT: Status.NO_SUCH_FILE,
     errno.ENOTDIR: Status.NO_SUCH_FILE,
@@ -88,9 +88,9 @@ STATUS_OF = {
     errno.EINVAL: Status.BAD_MESSAGE,
     errno.ENOSYS: Status.OP_UNSUPPORTED,
 }
-# A file system, or its policy for somebody else's files, that has no link().
+# Errors of link() on a file system without it, or whose policy forbids it for files of others.
 NO_LINK = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EPERM, errno.EMLINK)
-# Rule 4; and a tty must not become the process' own.
+# Rule 4; and a tty must not become the controlling terminal.
 OPEN_ALWAYS = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 _U32 = struct.Struct(">I")
@@ -99,8 +99,8 @@ _STATVFS = struct.Struct(">11Q")
 _U64_MASK = (1 << 64) - 1
 
 
-class _Refused(Exception):
-    """A request that no system call refused: a Status, and a text in place of its usual one."""
+class _RequestError(Exception):
+    """A request refused by this module: a Status, and a text that replaces its usual one."""
 
     def __init__(self, code: int, message: bytes | None = None) -> None:
         super().__init__(code, message)
@@ -112,7 +112,7 @@ class _Refused(Exception):
 
 
 class _Accounts:
-    """Names by number, remembered: a directory of a network may be behind them."""
+    """Cache of account and group names: looking them up may involve a network."""
 
     def __init__(self) -> None:
         self._names: dict[tuple[Any, int], bytes | None] = {}
@@ -147,7 +147,7 @@ def _when(seconds: int, now: int) -> bytes:
 
 
 def _line(name: bytes, found: os.stat_result, accounts: _Accounts, now: int) -> bytes:
-    """Return what `ls -l` shows of a file, as sftp-server formats it."""
+    """Return the line of `ls -l` for a file, as sftp-server formats it."""
     uid, gid = found.st_uid, found.st_gid
     return b"%s  %3d %-8s %-8s %8d %s %s" % (
         stat.filemode(found.st_mode).encode(),
@@ -169,17 +169,18 @@ def _too_long(path: bytes) -> OSError:
 
 def _realpath(path: bytes, home: bytes) -> bytes:
     """
-    Return the absolute path without symlinks; its last part may be missing, as in sftp-server.
+    Return the absolute path without symlinks. The last component may be missing, as in
+    sftp-server.
 
-    :raises OSError: something else is missing, or may not be looked at
+    :raises OSError: another component is missing or not accessible
     """
     if len(path) >= MAX_PATH:
         raise _too_long(path)
     resolved = b"" if path.startswith(b"/") else home.rstrip(b"/")
-    left = path.split(b"/")[::-1]
+    remaining = path.split(b"/")[::-1]
     links = 0
-    while left:
-        part = left.pop()
+    while remaining:
+        part = remaining.pop()
         if part in (b"", b"."):
             continue
         above = resolved
@@ -192,7 +193,7 @@ def _realpath(path: bytes, home: bytes) -> bytes:
         try:
             found = os.lstat(resolved)
         except FileNotFoundError:
-            if left:
+            if remaining:
                 raise
             break
         if stat.S_ISLNK(found.st_mode):
@@ -201,12 +202,12 @@ def _realpath(path: bytes, home: bytes) -> bytes:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
             target = os.readlink(resolved)
             resolved = b"" if target.startswith(b"/") else above
-            left += target.split(b"/")[::-1]
+            remaining += target.split(b"/")[::-1]
     return resolved or b"/"
 
 
 def _chmod_link(path: bytes, mode: int) -> None:
-    """Change the mode of `path` itself; a symlink has none on Linux, which is an error."""
+    """Change the mode of `path` itself. An error for symlinks, which have no mode on Linux."""
     if os.chmod in os.supports_follow_symlinks:
         os.chmod(path, mode, follow_symlinks=False)
         return
@@ -214,13 +215,13 @@ def _chmod_link(path: bytes, mode: int) -> None:
     try:
         if stat.S_ISLNK(os.fstat(fd).st_mode):
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), path)
-        # What libc does too: fchmod() refuses a descriptor of this kind.
+        # As in libc: fchmod() does not accept a descriptor of this kind.
         os.chmod("/proc/self/fd/%d" % fd, mode)
     finally:
         os.close(fd)
 
 
-# -- what handles stand for
+# -- objects behind handles
 
 
 class _File:
@@ -229,7 +230,7 @@ class _File:
         self.append = append
 
     def write(self, data: bytes | memoryview, offset: int) -> int:
-        # On Linux pwrite() would append as well; elsewhere it takes the offset.
+        # With O_APPEND, pwrite() appends on Linux, but uses the offset on other systems.
         return os.write(self.fd, data) if self.append else os.pwrite(self.fd, data, offset)
 
     def close(self) -> None:
@@ -250,7 +251,7 @@ class _Directory:
         for entry in self._scan:
             try:
                 found = entry.stat(follow_symlinks=False)
-            except OSError:  # removed meanwhile, or nobody may look: sftp-server leaves it out
+            except OSError:  # removed meanwhile or not accessible: omitted, as in sftp-server
                 continue
             yield entry.name, found
 
@@ -284,34 +285,34 @@ def _code_of(error: Exception) -> int:
     if isinstance(error, OSError):
         return STATUS_OF.get(error.errno or 0, Status.FAILURE)
     if isinstance(error, (BadMessage, OverflowError)):
-        # A size or an offset over what the system's types hold: negative to a C program.
+        # A size or offset beyond the system's types. To a C program it would be negative.
         return Status.BAD_MESSAGE
-    LOG.error("an SFTP request failed in a way that is a bug of this library", exc_info=error)
+    LOG.error("an SFTP request failed: this is a bug in mitogen", exc_info=error)
     return Status.FAILURE
 
 
-def refusal(request: int, error: Exception) -> bytes:
+def error_reply(request: int, error: Exception) -> bytes:
     """
-    Return the STATUS that tells a client of an error.
+    Return the STATUS for an error.
 
     :param int request: id of the request
-    :param error: what carrying it out raised
+    :param error: exception raised by the request's method
     """
-    if isinstance(error, _Refused):
+    if isinstance(error, _RequestError):
         return packets.status_reply(request, error.code, error.message)
     return packets.status_reply(request, _code_of(error))
 
 
 class Files:
     """
-    Carries out requests: one method each, which takes the request's id and its fields. It returns
-    the packet to answer with (b"": it is in `replies` already), a Status, or None for OK, or raises
-    what status_of() knows.
+    Methods that run requests, one for each type. A method takes the request's id and fields. It
+    returns the packet of the reply (b"" if it is in `replies` already), a Status, or None for OK,
+    or raises an exception for error_reply().
 
-    :param bytes home: absolute; relative paths begin there
-    :param Replies replies: where READ puts the bytes of files; it has room
-    :param int max_handles: open files and directories at most
-    :param is_gone: is asked, while a request takes long, if its client is still there
+    :param bytes home: absolute path of the directory in which relative paths begin
+    :param Replies replies: replies, to which READ adds the bytes of files; it has room
+    :param int max_handles: limit of open files and directories
+    :param is_gone: called during a long request; returns whether its client is gone
     """
 
     def __init__(
@@ -331,56 +332,56 @@ class Files:
         self._accounts = _Accounts()
 
     def close_all(self) -> None:
-        """Close what the client left open."""
+        """Close the files and directories that the client left open."""
         while self._handles:
             try:
                 self._handles.popitem()[1].close()
             except OSError as error:
-                LOG.debug("closing what an SFTP client left open: %s", error)
+                LOG.debug("closing a handle that an SFTP client left open failed: %s", error)
 
     def _path(self, name: bytes) -> bytes:
-        # An empty path stays one: the system refuses it.
+        # An empty path stays empty: the system rejects it.
         return self._prefix + name if name and not name.startswith(b"/") else name
 
     # -- handles
 
     def _check_room(self) -> None:
         if len(self._handles) >= self._max_handles:
-            raise _Refused(Status.FAILURE, b"Too many open handles")
+            raise _RequestError(Status.FAILURE, b"Too many open handles")
 
-    def _keep(self, request: int, held: _File | _Directory) -> bytes:
-        # Not used again within a session: a client that closes twice must not hit another file.
+    def _add_handle(self, request: int, opened: _File | _Directory) -> bytes:
+        # Numbers are not reused: a client that closes twice must not close another file.
         handle = b"%x" % next(self._numbers)
-        self._handles[handle] = held
+        self._handles[handle] = opened
         return packets.handle_reply(request, handle)
 
     def _file(self, handle: bytes, otherwise: int = Status.FAILURE) -> _File:
-        held = self._handles.get(handle)
-        if not isinstance(held, _File):
-            raise _Refused(otherwise)
-        return held
+        opened = self._handles.get(handle)
+        if not isinstance(opened, _File):
+            raise _RequestError(otherwise)
+        return opened
 
     def open(self, request: int, name: bytes, flags: int, attrs: Attributes) -> Reply:
         self._check_room()
         fd = os.open(self._path(name), _open_flags(flags), attrs.mode(0o666))
-        return self._keep(request, _File(fd, bool(flags & OpenFlags.APPEND)))
+        return self._add_handle(request, _File(fd, bool(flags & OpenFlags.APPEND)))
 
     def opendir(self, request: int, name: bytes) -> Reply:
         self._check_room()
-        if not name:  # to scandir() the working directory
+        if not name:  # scandir() would list the working directory
             return Status.NO_SUCH_FILE
-        return self._keep(request, _Directory(self._path(name)))
+        return self._add_handle(request, _Directory(self._path(name)))
 
     def close(self, request: int, handle: bytes) -> Reply:
-        held = self._handles.pop(handle, None)
-        if held is None:
+        opened = self._handles.pop(handle, None)
+        if opened is None:
             return Status.NO_SUCH_FILE
-        held.close()
+        opened.close()
         return None
 
     def read(self, request: int, handle: bytes, offset: int, size: int) -> Reply:
         fd = self._file(handle).fd
-        # preadv() came with 3.7; nobody else moves this descriptor.
+        # preadv() requires Python 3.7. No other code uses this descriptor's position.
         os.lseek(fd, offset, os.SEEK_SET)
         count = os.readv(fd, [self._replies.data_space(size)]) if size else 0
         if size and not count:
@@ -394,10 +395,10 @@ class Files:
         return None
 
     def readdir(self, request: int, handle: bytes) -> Reply:
-        held = self._handles.get(handle)
-        if not isinstance(held, _Directory):
+        opened = self._handles.get(handle)
+        if not isinstance(opened, _Directory):
             return Status.FAILURE
-        entries = held.take(BATCH_ENTRIES)
+        entries = opened.take(BATCH_ENTRIES)
         if not entries:
             return Status.EOF
         now = int(time.time())
@@ -418,7 +419,7 @@ class Files:
         return packets.attrs_reply(request, os.fstat(self._file(handle).fd))
 
     def _change(self, attrs: Attributes, target: int | bytes, chmod: Any, **kwargs: Any) -> None:
-        """Change whatever is asked for, whichever fails; raise the last error."""
+        """Change all requested attributes even if some fail; raise the last error."""
         failed: Exception | None = None
         for wanted, change in (
             (attrs.size, lambda size: os.truncate(target, size)),
@@ -443,7 +444,7 @@ class Files:
         return None
 
     def lsetstat(self, request: int, name: bytes, attrs: Attributes) -> Reply:
-        if attrs.size is not None:  # a symlink has none to set
+        if attrs.size is not None:  # symlinks have no size to set
             return Status.BAD_MESSAGE
         self._change(attrs, self._path(name), _chmod_link, follow_symlinks=False)
         return None
@@ -466,14 +467,14 @@ class Files:
         old, new = self._path(old_name), self._path(new_name)
         if stat.S_ISREG(os.lstat(old).st_mode) and self._move(old, new):
             return None
-        # The draft forbids to replace; nothing in POSIX does both at once for what has no links.
+        # The draft forbids replacing. Without hard links, POSIX has no atomic way to ensure that.
         if os.path.exists(new):
             return Status.FAILURE
         os.rename(old, new)
         return None
 
     def _move(self, old: bytes, new: bytes) -> bool:
-        """Rename without replacing; False if the file system has no link()."""
+        """Rename without replacing; return False if the file system has no link()."""
         try:
             os.link(old, new, follow_symlinks=False)
         except OSError as error:
@@ -496,7 +497,7 @@ class Files:
         return None
 
     def symlink(self, request: int, target: bytes, name: bytes) -> Reply:
-        # The draft has them the other way round; every client does as OpenSSH: PROTOCOL, 4.1.
+        # In the draft their order is reversed. All clients follow OpenSSH: PROTOCOL, 4.1.
         os.symlink(target, self._path(name))
         return None
 
@@ -519,9 +520,9 @@ class Files:
         try:
             return os.fsencode(pwd.getpwnam(os.fsdecode(user)).pw_dir)
         except KeyError:
-            raise _Refused(Status.NO_SUCH_FILE, b"no such user") from None
+            raise _RequestError(Status.NO_SUCH_FILE, b"no such user") from None
 
-    # -- the rest of OpenSSH's extensions
+    # -- other extensions of OpenSSH
 
     def statvfs(self, request: int, name: bytes) -> Reply:
         return self._space(request, os.statvfs(self._path(name)))
@@ -530,7 +531,7 @@ class Files:
         return self._space(request, os.fstatvfs(self._file(handle).fd))
 
     def _space(self, request: int, found: os.statvfs_result) -> bytes:
-        # Of f_flag only these two have numbers in the protocol: PROTOCOL, 4.4.
+        # The protocol defines only these two flags: PROTOCOL, 4.4.
         flag = (1 if found.f_flag & ST_RDONLY else 0) | (2 if found.f_flag & ST_NOSUID else 0)
         body = _STATVFS.pack(
             found.f_bsize,
@@ -541,7 +542,7 @@ class Files:
             found.f_files,
             found.f_ffree,
             found.f_favail,
-            getattr(found, "f_fsid", 0) & _U64_MASK,  # Python has it from 3.7 on
+            getattr(found, "f_fsid", 0) & _U64_MASK,  # since Python 3.7
             flag,
             found.f_namemax,
         )
@@ -574,7 +575,7 @@ class Files:
         target_offset: int,
     ) -> Reply:
         source, target = self._file(source_handle), self._file(target_handle)
-        # To its own end, a file would grow for ever.
+        # A file copied to its own end would grow forever.
         if os.path.sameopenfile(source.fd, target.fd):
             return Status.FAILURE
         done = 0
@@ -589,7 +590,7 @@ class Files:
         return None
 
 
-# What each request carries after its id, and who answers it.
+# Request type to its method and the parsers of the fields that follow its id.
 REQUESTS: dict[int, Row] = {
     Packet.OPEN: (Files.open, (Fields.name, Fields.u32, Fields.attrs)),
     Packet.CLOSE: (Files.close, (Fields.string,)),
@@ -610,7 +611,7 @@ REQUESTS: dict[int, Row] = {
     Packet.READLINK: (Files.readlink, (Fields.name,)),
     Packet.SYMLINK: (Files.symlink, (Fields.name, Fields.name)),
 }
-# Name of an extension: its version, then as above.
+# Name of an extension to its version and a row as above.
 EXTENSIONS: dict[bytes, tuple[bytes, Row]] = {
     b"posix-rename@openssh.com": (b"1", (Files.posix_rename, (Fields.name, Fields.name))),
     b"statvfs@openssh.com": (b"2", (Files.statvfs, (Fields.name,))),

@@ -1,16 +1,16 @@
 """
-Packets of the SFTP protocol, version 3: cut from a stream of bytes, parsed, built. Who serves them:
-server.py.
+Packets of the SFTP protocol, version 3: splitting a stream into packets, parsing, and building.
+server.py serves them.
 
-The protocol is draft-ietf-secsh-filexfer-02; what OpenSSH adds and does otherwise is section 4 of
-its PROTOCOL file, and the length of a packet is that of its sftp-server. Names are those of the
-draft without their SSH_FX... prefixes.
+The protocol is draft-ietf-secsh-filexfer-02. OpenSSH's additions and deviations are in section 4 of
+its PROTOCOL file, and the maximum length of a packet is that of its sftp-server. Names are those of
+the draft without their SSH_FX... prefixes.
 
 Rules
-    1. Pure: no descriptor, no thread, no clock.
-    2. A length that a packet claims is compared with what is there before anything is taken by it.
-    3. A name is bytes and holds no NUL; nothing here knows an encoding.
-    4. What a WRITE or a READ moves is never copied, and no memory is taken for it: it is a view of
+    1. Pure: no descriptors, threads or clocks.
+    2. A length in a packet is checked against the data available before it is used.
+    3. A name is bytes without NUL. Encodings are not interpreted.
+    4. Data of WRITE and READ is not copied, and no memory is allocated for it: it is a view of
        Buffer or of Replies.
 
 Threads: any, one at a time per object.
@@ -49,16 +49,16 @@ __all__ = [
     "version_reply",
 ]
 
-#: The version of the protocol that is spoken.
+#: Version of the protocol.
 VERSION = 3
-#: Bytes of a packet without its length, in either direction: SFTP_MAX_MSG_LENGTH of OpenSSH.
+#: Bytes in a packet without its length, in either direction: SFTP_MAX_MSG_LENGTH of OpenSSH.
 MAX_PACKET = 256 * 1024
-#: Bytes of file that one packet carries: what leaves 1 KiB for the rest, as in OpenSSH.
+#: Bytes of a file in one packet. It leaves 1 KiB for the other fields, as in OpenSSH.
 MAX_DATA = MAX_PACKET - 1024
 
 _LENGTH = struct.Struct(">I")
 _HEAD = struct.Struct(">IBI")  # length, type, request id
-_DATA = struct.Struct(">IBII")  # and the length of its bytes
+_DATA = struct.Struct(">IBII")  # and the length of the data
 _U64 = struct.Struct(">Q")
 _ATTRS = struct.Struct(">IQIIIII")
 _MASK = 0xFFFFFFFF
@@ -109,14 +109,14 @@ class Status:
 
 
 class Attrs:
-    """Which attributes a packet has: section 5 of the draft."""
+    """Flags of the attributes in a packet: section 5 of the draft."""
 
     SIZE = 0x1
     UIDGID = 0x2
     PERMISSIONS = 0x4
     ACMODTIME = 0x8
     EXTENDED = 0x80000000
-    #: What a file has: all but EXTENDED.
+    #: Attributes of a file: all but EXTENDED.
     OF_FILE = SIZE | UIDGID | PERMISSIONS | ACMODTIME
 
 
@@ -131,7 +131,7 @@ class OpenFlags:
     EXCL = 0x20
 
 
-# Texts of OpenSSH's server: clients show them.
+# Texts of OpenSSH's server. Clients show them.
 _MESSAGES = {
     Status.OK: b"Success",
     Status.EOF: b"End of file",
@@ -144,34 +144,34 @@ _MESSAGES = {
 
 
 class FramingError(Exception):
-    """Where a packet ends is unknown: the session can't go on."""
+    """The end of a packet is unknown, so the session cannot continue."""
 
 
 class BadMessage(Exception):
-    """A packet is not what its type says; the next one may be."""
+    """A packet is malformed. The next one may be valid."""
 
 
-# -- in
+# -- received data
 
 
 class Buffer:
     """
-    Cuts a stream of bytes into packets; its memory is taken once and never grows.
+    Splitter of a stream into packets. Its memory is allocated once and never grows.
 
-    :param int limit: bytes of a packet, without its length, that are taken
+    :param int limit: maximum length of a packet, in bytes, without the length field
     """
 
     def __init__(self, limit: int = MAX_PACKET) -> None:
         self._limit = limit
-        # Two packets: what is moved to make room is then less than what was read.
+        # Room for two packets: then fewer bytes are moved than were read.
         self._bytes = bytearray(2 * (limit + _LENGTH.size))
         self._view = memoryview(self._bytes)
         self._start = self._end = 0
 
     def space(self) -> memoryview:
         """
-        Return where the next bytes belong. It invalidates what take() returned, and is never empty
-        after that returned None.
+        Return the memory for the next bytes. This invalidates the result of take(). The memory is
+        never empty after take() returned None.
         """
         have = self._end - self._start
         if not have:
@@ -183,24 +183,24 @@ class Buffer:
 
     def filled(self, count: int) -> None:
         """
-        Take note that space() got bytes.
+        Record that bytes were read into space().
 
-        :param int count: how many
+        :param int count: number of bytes
         """
         self._end += count
 
     def take(self) -> memoryview | None:
         """
-        Return the next packet from its type on, None while it is incomplete.
+        Return the next packet, starting with its type, or None while it is incomplete.
 
-        :raises FramingError: its length is zero or over the limit; it is the same ever after
+        :raises FramingError: the length is zero or above the limit; all later calls raise it too
         """
         have = self._end - self._start
         if have < _LENGTH.size:
             return None
         (length,) = _LENGTH.unpack_from(self._bytes, self._start)
         if not 1 <= length <= self._limit:
-            raise FramingError("a packet of %d bytes; 1 to %d are taken" % (length, self._limit))
+            raise FramingError("invalid packet length %d: not 1 to %d" % (length, self._limit))
         if have < _LENGTH.size + length:
             return None
         first = self._start + _LENGTH.size
@@ -210,43 +210,43 @@ class Buffer:
 
 class Attributes:
     """
-    What a client wants a file to be like; what `flags` does not name is None.
+    Attributes that a client sets. Those not in `flags` are None.
 
-    :param int flags: of Attrs
+    :param int flags: flags of Attrs
     """
 
     def __init__(self, flags: int) -> None:
         self.flags = flags
-        #: Bytes.
+        #: Size in bytes.
         self.size: int | None = None
-        #: (uid, gid); -1 stands for leaving it alone, as in chown(2).
+        #: (uid, gid); -1 leaves an id unchanged, as in chown(2).
         self.owner: tuple[int, int] | None = None
         #: Mode, as in st_mode.
         self.permissions: int | None = None
-        #: (access, modification), seconds since 1970.
+        #: (access time, modification time), in seconds since 1970.
         self.times: tuple[int, int] | None = None
 
     def mode(self, otherwise: int) -> int:
         """
-        Return permission bits for something new.
+        Return the permission bits for a new file.
 
-        :param int otherwise: what they are if the client gave none
+        :param int otherwise: bits to use if the client sent none
         """
         return otherwise if self.permissions is None else self.permissions & 0o7777
 
 
 def _identity(number: int) -> int:
-    # (uid_t) -1: os.chown() wants it written so.
+    # (uid_t) -1, which os.chown() expects as -1.
     return -1 if number == _MASK else number
 
 
 class Fields:
     """
-    Takes the fields of a packet, in order; whatever follows them is of no interest.
+    Parser of a packet's fields, in order. Data after the last field is ignored.
 
-    Each method raises BadMessage where less is left than the field needs.
+    Each method raises BadMessage if the packet is too short for the field.
 
-    :param packet: from its type on
+    :param packet: the packet, starting with its type
     """
 
     def __init__(self, packet: memoryview) -> None:
@@ -256,43 +256,43 @@ class Fields:
     def _step(self, size: int) -> int:
         at = self._at
         if size > len(self._packet) - at:
-            raise BadMessage("%d bytes of %d are left" % (len(self._packet) - at, size))
+            raise BadMessage("a field of %d bytes, with %d left" % (size, len(self._packet) - at))
         self._at = at + size
         return at
 
     def u8(self) -> int:
-        """Return an unsigned number of one byte."""
+        """Parse an unsigned one-byte number."""
         return self._packet[self._step(1)]
 
     def u32(self) -> int:
-        """Return an unsigned number of four bytes."""
+        """Parse an unsigned four-byte number."""
         number: int = _LENGTH.unpack_from(self._packet, self._step(4))[0]
         return number
 
     def u64(self) -> int:
-        """Return an unsigned number of eight bytes."""
+        """Parse an unsigned eight-byte number."""
         number: int = _U64.unpack_from(self._packet, self._step(8))[0]
         return number
 
     def data(self) -> memoryview:
-        """Return a string without copying it: rule 4."""
+        """Parse a string without copying it: rule 4."""
         size = self.u32()
         at = self._step(size)
         return self._packet[at : at + size]
 
     def string(self) -> bytes:
-        """Return a string of any bytes."""
+        """Parse a string of any bytes."""
         return bytes(self.data())
 
     def name(self) -> bytes:
-        """Return a string that can be a path: without NUL."""
+        """Parse a string that can be a path: without NUL."""
         name = self.string()
         if b"\0" in name:
             raise BadMessage("a name with a NUL")
         return name
 
     def attrs(self) -> Attributes:
-        """Return attributes: section 5 of the draft."""
+        """Parse attributes: section 5 of the draft."""
         found = Attributes(self.u32())
         if found.flags & Attrs.SIZE:
             found.size = self.u64()
@@ -309,24 +309,24 @@ class Fields:
         return found
 
 
-# -- out
+# -- replies
 
 
 class Replies:
     """
-    Replies that were not sent yet; its memory is taken once and never grows.
+    Queue of replies to be sent. Its memory is allocated once and never grows.
 
-    What is added must fit: ask has_room() first. All that is built here does fit then.
+    Call has_room() before adding a reply. All replies built in this module fit then.
     """
 
     def __init__(self) -> None:
-        # Two packets: one may be read while the other waits.
+        # Room for two packets: one is filled while the other waits.
         self._bytes = bytearray(2 * (MAX_PACKET + _LENGTH.size))
         self._view = memoryview(self._bytes)
         self._start = self._end = 0
 
     def has_room(self) -> bool:
-        """Return whether the longest packet still fits."""
+        """Return whether a packet of the maximum length fits."""
         return len(self._view) - self._end >= MAX_PACKET + _LENGTH.size
 
     def add(self, reply: bytes) -> None:
@@ -337,19 +337,19 @@ class Replies:
 
     def data_space(self, size: int) -> memoryview:
         """
-        Return where the bytes of a DATA belong.
+        Return the memory for the bytes of a DATA.
 
-        :param int size: bytes that are wanted; it has MAX_DATA at most
+        :param int size: number of bytes requested; the result has MAX_DATA at most
         """
         first = self._end + _DATA.size
         return self._view[first : first + min(size, MAX_DATA)]
 
     def add_data(self, request: int, size: int) -> None:
         """
-        Add a DATA, whose bytes are in data_space() already.
+        Add a DATA whose bytes are in data_space() already.
 
         :param int request: id of the request
-        :param int size: how many these are
+        :param int size: number of bytes
         """
         head = (size + _DATA.size - _LENGTH.size, Packet.DATA, request, size)
         _DATA.pack_into(self._bytes, self._end, *head)
@@ -361,9 +361,9 @@ class Replies:
 
     def sent(self, count: int) -> None:
         """
-        Take note that some of pending() was sent.
+        Remove bytes of pending() that were sent.
 
-        :param int count: bytes
+        :param int count: number of bytes
         """
         self._start += count
         if self._start == self._end:
@@ -371,7 +371,7 @@ class Replies:
 
 
 def string(value: bytes) -> bytes:
-    """Return bytes with their length before them."""
+    """Return bytes preceded by their length."""
     return _LENGTH.pack(len(value)) + value
 
 
@@ -383,9 +383,9 @@ def _reply(kind: int, request: int, body: bytes) -> bytes:
 
 def version_reply(extensions: Sequence[tuple[bytes, bytes]]) -> bytes:
     """
-    Return the answer to INIT.
+    Return the VERSION that answers an INIT.
 
-    :param extensions: (name, version) of each
+    :param extensions: (name, version) of each extension
     """
     body = b"".join(string(part) for pair in extensions for part in pair)
     return _HEAD.pack(len(body) + 5, Packet.VERSION, VERSION) + body
@@ -396,8 +396,8 @@ def status_reply(request: int, code: int, message: bytes | None = None) -> bytes
     Return a STATUS.
 
     :param int request: id of the request
-    :param int code: of Status
-    :param bytes message: for people, UTF-8; None: what OpenSSH says
+    :param int code: one of Status
+    :param bytes message: text for users, UTF-8; None for OpenSSH's text
     """
     text = _MESSAGES[code] if message is None else message
     return _reply(Packet.STATUS, request, _LENGTH.pack(code) + string(text) + string(b""))
@@ -409,7 +409,7 @@ def handle_reply(request: int, handle: bytes) -> bytes:
 
 
 def _attrs(found: os.stat_result) -> bytes:
-    # By index: whole seconds, rounded as the kernel does; the attributes are floats.
+    # By index: whole seconds, rounded by the kernel. The named attributes are floats.
     return _ATTRS.pack(
         Attrs.OF_FILE,
         found.st_size,
@@ -428,9 +428,9 @@ def attrs_reply(request: int, found: os.stat_result) -> bytes:
 
 def names_reply(request: int, entries: Sequence[tuple[bytes, bytes, os.stat_result]]) -> bytes:
     """
-    Return a NAME for what a directory has.
+    Return a NAME for the entries of a directory.
 
-    :param entries: (name, line as of `ls -l`, status) of each
+    :param entries: (name, line of `ls -l`, status) of each entry
     """
     parts = [_LENGTH.pack(len(entries))]
     for name, line, found in entries:

@@ -1,18 +1,20 @@
 """
-An SFTP server, version 3, for targets that have none: file copy by sftp, scp and sshfs works into
-containers and service accounts. What it does with files: files.py; bytes of the protocol:
-packets.py; how it compares with OpenSSH's sftp-server, and what is left out:
-docs/design/sftp.rst.
+An SFTP server, version 3, for targets that have none. With it sftp, scp and sshfs can copy files
+to containers and service accounts. files.py has the file operations and packets.py the protocol's
+encoding. docs/design/sftp.rst compares it with OpenSSH's sftp-server and lists the omissions.
 
 Rules
-    1. Each request gets one reply, in order. Where a packet ends is unknown, the session ends.
-    2. Requests that are there already are answered by one write, if that takes no longer than HOLD.
-    3. The two descriptors are the caller's, and may be shared: they are neither changed nor closed.
-    4. While replies can't be sent, requests are read and answered, as long as there is room: a
-       client that sends many before it reads (sftp -R 1000) would wait for ever otherwise.
-    5. However a session ends, what its client left open is closed.
+    1. Each request gets one reply, in order. If the end of a packet is unknown, the session ends.
+    2. Requests that have arrived together are answered by one write, unless that takes longer than
+       HOLD.
+    3. The two descriptors belong to the caller and may be shared: they are neither changed nor
+       closed.
+    4. While replies cannot be sent, requests are read and answered as long as there is room.
+       Otherwise a client that sends many requests before it reads (sftp -R 1000) would block
+       forever.
+    5. However a session ends, the handles that its client left open are closed.
 
-Threads: a session is its caller's thread; it blocks on its two descriptors, and on disks.
+Threads: a session runs on its caller's thread. It blocks on its two descriptors and on disks.
 `python3 -m mitogen.sftp` is a session on stdin and stdout, as sftp-server is.
 """
 
@@ -39,34 +41,34 @@ __all__ = ["MAX_HANDLES", "main", "serve"]
 
 LOG = logging.getLogger("mitogen.sftp")
 
-#: Handles of a session at most, if the process may have twice as many descriptors.
+#: Maximum number of handles in a session, if the process may have twice as many descriptors.
 MAX_HANDLES = 1024
-#: Seconds that a reply waits for those to the next requests.
+#: Seconds that a reply may wait for the replies to the next requests.
 HOLD = 0.01
 
 
-class _Lost(Exception):
-    """The client takes no more replies."""
+class _ClientGone(Exception):
+    """The client does not accept replies any more."""
 
 
 def _default_home() -> bytes:
-    # As a shell's `~`: HOME, else what passwd has.
+    # As for `~` in a shell: HOME, or the directory in passwd.
     home = os.path.expanduser(b"~")
     return home if home.startswith(b"/") and os.path.isdir(home) else b"/"
 
 
 def _default_handles() -> int:
-    # Half of what the process may have: others share it.
+    # Half of the process' limit, since other code uses descriptors too.
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return MAX_HANDLES if soft == resource.RLIM_INFINITY else max(1, min(MAX_HANDLES, soft // 2))
 
 
 class _Writer:
     """
-    Writes what is taken at once, without O_NONBLOCK: that would be everybody's who shares the
-    descriptor.
+    Writer that does not block. It does not set O_NONBLOCK, which would affect all processes that
+    share the descriptor.
 
-    :param int fd: blocking or not
+    :param int fd: the descriptor, blocking or not
     """
 
     def __init__(self, fd: int) -> None:
@@ -84,7 +86,7 @@ class _Writer:
             self._own = self._reopen()
 
     def _reopen(self) -> int:
-        # Linux: the same pipe with flags of its own. Refused where it is another account's.
+        # On Linux this gives the pipe's private flags. It fails for another account's pipe.
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             return os.open("/proc/self/fd/%d" % self.fd, flags)
@@ -93,9 +95,9 @@ class _Writer:
 
     def write(self, data: memoryview) -> int:
         """
-        Return how many bytes were taken.
+        Write as much as is possible at once; return the number of bytes.
 
-        :raises BlockingIOError: none, as of now
+        :raises BlockingIOError: nothing can be written now
         """
         if self._socket is not None:
             count: int = self._socket.send(data, self._flags)
@@ -103,14 +105,14 @@ class _Writer:
         if self._own >= 0:
             return os.write(self._own, data)
         if self._is_pipe:
-            # Of a pipe with room POSIX promises no more than that it takes these.
+            # POSIX guarantees only that a pipe reported as writable accepts this many bytes.
             if not _poll({self.fd: select.POLLOUT}, 0):
                 raise BlockingIOError
             data = data[: select.PIPE_BUF]
         return os.write(self.fd, data)
 
     def close(self) -> None:
-        """Close what is its own."""
+        """Close the descriptors that this object opened."""
         if self._socket is not None:
             self._socket.detach()
         if self._own >= 0:
@@ -118,7 +120,7 @@ class _Writer:
 
 
 def _poll(events: dict[int, int], timeout: int | None = None) -> dict[int, int]:
-    """Return what poll(2) says of {fd: events}; `timeout` is in ms."""
+    """Return the result of poll(2) for {fd: events}. `timeout` is in milliseconds."""
     poller = select.poll()
     for fd in events:
         poller.register(fd, events[fd])
@@ -126,7 +128,7 @@ def _poll(events: dict[int, int], timeout: int | None = None) -> dict[int, int]:
 
 
 class _Session:
-    """Reads requests from one descriptor and writes replies to another."""
+    """A session that reads requests from one descriptor and writes replies to another."""
 
     def __init__(self, rfd: int, wfd: int, home: bytes, max_handles: int) -> None:
         self._rfd = rfd
@@ -135,18 +137,19 @@ class _Session:
         self._files = files.Files(home, self._replies, max_handles, self._is_gone)
         self._begun = self._ended = False
         self._sent_at = 0.0
-        # Last: what has a writer must close it, or a socket of the caller's goes with it.
+        # Last of all: an error after it would leave a socket object that closes the caller's
+        # descriptor.
         self._writer = _Writer(wfd)
 
     def _is_gone(self) -> bool:
         return bool(_poll({self._writer.fd: 0}, 0))
 
     def run(self) -> int:
-        """Answer until the client ends; return an exit status."""
+        """Answer requests until the client ends the session; return an exit status."""
         try:
             return self._run()
-        except _Lost as error:
-            LOG.debug("an SFTP session ends: its client is gone: %s", error)
+        except _ClientGone as error:
+            LOG.debug("SFTP session ends: the client is gone: %s", error)
             return 1
         finally:
             self._files.close_all()
@@ -157,7 +160,8 @@ class _Session:
             self._answer_all()
             return 0
         except (FramingError, BadMessage) as error:
-            LOG.warning("an SFTP session ends: its client sent %s", error)
+            LOG.warning("SFTP session ends: protocol error by the client: %s", error)
+        # All previous requests were answered. Nothing more is read.
         # Requests before that were answered; nothing is read any more.
         self._ended = True
         while self._replies.pending():
@@ -192,17 +196,17 @@ class _Session:
             return self._replies.add(packets.version_reply(extensions))
         if not self._begun:
             raise FramingError("request %d before INIT" % kind)
-        # Without an id there is nobody to tell: that ends the session.
+        # Without an id no reply is possible, so an error here ends the session.
         request = fields.u32()
         try:
-            reply = self._carry_out(kind, request, fields)
+            reply = self._run_request(kind, request, fields)
         except Exception as error:
-            reply = files.refusal(request, error)
+            reply = files.error_reply(request, error)
         if reply is None or isinstance(reply, int):
             reply = packets.status_reply(request, reply or Status.OK)
         self._replies.add(reply)
 
-    def _carry_out(self, kind: int, request: int, fields: Fields) -> Reply:
+    def _run_request(self, kind: int, request: int, fields: Fields) -> Reply:
         if kind == Packet.EXTENDED:
             row = files.EXTENSIONS.get(fields.string(), (b"", None))[1]
         else:
@@ -215,31 +219,31 @@ class _Session:
     # -- bytes
 
     def _read(self) -> None:
-        """Wait for requests, or for their end."""
+        """Wait for requests, or for the end of file."""
         try:
             count = os.readv(self._rfd, [self._requests.space()])
         except BlockingIOError:
-            # Whoever shares this descriptor made it so; it is not ours to change.
+            # Another process that shares the descriptor has set O_NONBLOCK. It is not changed.
             _poll({self._rfd: select.POLLIN})
             return
         except OSError as error:
-            raise _Lost(error) from None
+            raise _ClientGone(error) from None
         self._requests.filled(count)
         self._ended = not count
 
     def _send(self) -> bool:
-        """Send some of the replies; return False if none is taken now."""
+        """Send some of the replies; return False if none can be sent now."""
         self._sent_at = time.monotonic()
         try:
             self._replies.sent(self._writer.write(self._replies.pending()))
         except BlockingIOError:
             return False
         except OSError as error:
-            raise _Lost(error) from None
+            raise _ClientGone(error) from None
         return True
 
     def _wait(self) -> None:
-        """Wait until replies are taken; read meanwhile, if there is room."""
+        """Wait until replies can be sent. Meanwhile, read requests if there is room."""
         events = {self._writer.fd: select.POLLOUT}
         if not self._ended and self._requests.space():
             events[self._rfd] = events.get(self._rfd, 0) | select.POLLIN
@@ -255,50 +259,53 @@ def serve(
     max_handles: int | None = None,
 ) -> int:
     """
-    Answer one client until it ends, on this thread; files it left open are closed.
+    Serve one client on this thread until it ends the session. Handles it left open are closed.
 
-    The two descriptors stay open. To end a session from outside, end the client's side of them, or
-    shutdown() a socket: closing `rfd` wakes nobody.
+    The two descriptors stay open. To end a session from outside, close the client's ends of them,
+    or call shutdown() on a socket: closing `rfd` does not wake this thread.
 
     The protocol is draft-ietf-secsh-filexfer-02, with extensions of OpenSSH's PROTOCOL file,
     section 4.
 
-    :param int rfd: where requests come from: a pipe or socket, blocking or not
-    :param int wfd: where replies go to; may be the same
-    :param home: directory that relative paths begin at; None: HOME, or that of the account, or `/`
-    :param int max_handles: open files and directories of the client at most; None: 1024, or half of
-        what RLIMIT_NOFILE lets the process have
-    :returns int: an exit status: 0 the client ended the session, 1 it went while it was answered,
-        255 what it sent was no SFTP
+    :param int rfd: descriptor to read requests from: a pipe or socket, blocking or not
+    :param int wfd: descriptor to write replies to; may be the same as `rfd`
+    :param home: directory in which relative paths begin; None: HOME, the account's home directory,
+        or `/`
+    :param int max_handles: limit of open files and directories; None: 1024, or half of
+        RLIMIT_NOFILE if that is less
+    :returns int: exit status: 0: the client ended the session; 1: the client was lost; 255: the
+        client violated the protocol
     :raises OSError: a descriptor is not open
     :raises ValueError: `home` is not absolute, or `max_handles` is less than 1
     """
     for fd in (rfd, wfd):
-        os.fstat(fd)  # or a file that the client opens gets the number, and the replies
+        os.fstat(fd)  # a closed number could be reused for a file that the client opens
     where = _default_home() if home is None else os.fsencode(home)
     if not where.startswith(b"/"):
-        raise ValueError("home=%r: give an absolute path" % (home,))
+        raise ValueError("home must be an absolute path, not %r" % (home,))
     limit = _default_handles() if max_handles is None else max_handles
     if limit < 1:
-        raise ValueError("max_handles=%d: give 1 or more" % limit)
+        raise ValueError("max_handles must be at least 1, not %d" % limit)
     return _Session(rfd, wfd, where, limit).run()
 
 
 def main() -> int:
     """
-    Be an sftp-server: a session on stdin and stdout, whose paths begin at the working directory.
+    Run a session on stdin and stdout, as sftp-server does. Paths begin at the working directory.
 
-    :returns int: the exit status
+    :returns int: exit status
     """
     import signal
 
     if len(sys.argv) > 1:
         sys.stderr.write("usage: python3 -m mitogen.sftp, which takes no arguments: see serve()\n")
         return 2
-    # Not a traceback; and without an end of its own, nothing needs to be done.
+    # No traceback on SIGINT. There is nothing to clean up.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         return serve(0, 1, os.getcwdb())
     except OSError as error:
-        sys.stderr.write("mitogen.sftp: %s: stdin, stdout and a directory are needed\n" % error)
+        sys.stderr.write(
+            "mitogen.sftp: stdin, stdout and a working directory are required: %s\n" % error
+        )
         return 1

@@ -10,7 +10,7 @@ Rules
     3. The flags of open files that others share are not changed: the terminal is opened again to
        write to it without blocking. relay() waits only in poll(), so that `~.` always works.
     4. Signal handlers are installed and removed on the main thread only. On other threads only a
-       new size is take_resized, within a second.
+       new size is noticed, within a second.
 
 Threads: a RawTty and its relay() belong to one thread. Signal handlers run on the main thread.
 """

@@ -1055,7 +1055,7 @@ def test_a_context_that_is_gone(far, seats):
 
 
 def test_a_bad_escape_character(far):
-    with pytest.raises(ValueError, match="no escape character"):
+    with pytest.raises(ValueError, match="not an escape character"):
         far.shell(escape="~~")
 
 

@@ -1,7 +1,7 @@
-"""sftp/server.py, files.py, packets.py: each request and its errors, hostile bytes, dead peers.
+"""sftp/server.py, files.py, packets.py: each request and its errors, hostile bytes, lost peers.
 
-The client is here, over a socketpair; the server is a thread of this process. What OpenSSH's
-programs say of it is in tests/integration/test_sftp_server.py.
+The client is in this file, over a socketpair; the server is a thread of this process.
+tests/integration/test_sftp_server.py uses OpenSSH's programs.
 """
 
 import errno
@@ -42,7 +42,7 @@ from tests.checkout import ROOT
 
 SOON = 20.0
 NEW = OpenFlags.WRITE | OpenFlags.CREAT
-#: A number that no off_t holds.
+#: A number beyond off_t.
 HUGE = 1 << 63
 
 
@@ -59,7 +59,7 @@ def s(value):
 
 
 def attrs(size=None, owner=None, mode=None, times=None):
-    """Return attributes as a client packs them."""
+    """Return attributes in a client's encoding."""
     flags, body = 0, b""
     for flag, value, pack in (
         (Attrs.SIZE, size, u64),
@@ -81,7 +81,7 @@ def fields_of(data):
 
 
 class Client:
-    """One end of a session, `home` and the thread that serves it."""
+    """A client: one end of a session, `home`, and the thread that serves it."""
 
     def __init__(self, home, **kwargs):
         self.sock, self.far = socket.socketpair()
@@ -98,14 +98,14 @@ class Client:
         try:
             fd = self.far.fileno()
             self.results.append(server.serve(fd, fd, **self.kwargs))
-        except BaseException as error:  # what the tests are to see
+        except BaseException as error:  # shown by join()
             self.errors.append(error)
         finally:
-            # As the owner of the descriptors does: the client sees the end.
+            # As the owner of the descriptors does: the client sees the end of file.
             self.far.close()
 
     def packet(self):
-        """Return the next packet, b'' at the end of the session."""
+        """Return the next packet, or b'' at the end of the session."""
         head = self._exactly(4)
         return head and self._exactly(struct.unpack(">I", head)[0])
 
@@ -126,7 +126,7 @@ class Client:
         return self.number
 
     def answer(self, number):
-        """Return (type, its fields) of the next packet, which must have that id."""
+        """Return (type, its fields) of the next packet, and check its id."""
         fields = fields_of(self.packet())
         kind = fields.u8()
         assert fields.u32() == number
@@ -143,7 +143,7 @@ class Client:
         return self.packet()
 
     def end(self):
-        """Close this end; return what serve() did."""
+        """Close this end; return the result of serve()."""
         self.sock.close()
         return self.join()
 
@@ -153,7 +153,7 @@ class Client:
         assert self.errors == [], self.errors
         return self.results[0]
 
-    # -- as a client's program would
+    # -- for the tests
 
     def handle(self, kind, *fields):
         kind, reply = self.ask(kind, *fields)
@@ -186,7 +186,7 @@ def status(answer):
 
 
 def names(answer):
-    """Return [(name, long name)] of a NAME, and leave what follows the last unread."""
+    """Return [(name, long name)] of a NAME. Fields after the last are left unread."""
     kind, reply = answer
     assert kind == Packet.NAME, "type {}".format(kind)
     return [(reply.string(), reply.string(), reply.attrs()) for _ in range(reply.u32())]
@@ -210,7 +210,7 @@ def descriptors():
 
 @pytest.fixture
 def start(tmp_path):
-    """`start(**kwargs)` makes a Client with its home in tmp_path; all are ended."""
+    """`start(**kwargs)` starts a Client with its home in tmp_path. All sessions are ended."""
     clients = []
 
     def make(begin=True, home=None, **kwargs):
@@ -235,7 +235,7 @@ def client(start):
 
 
 @pytest.mark.parametrize("step", [1, 3, 7, 1000])
-def test_a_buffer_cuts_packets_wherever_the_bytes_were_cut(step):
+def test_packets_divided_anywhere(step):
     buffer = Buffer(limit=16)
     sent = [bytes([65 + n % 20]) * (n % 16 + 1) for n in range(200)]
     stream, got = io.BytesIO(b"".join(map(s, sent))), []
@@ -254,7 +254,7 @@ def test_a_buffer_cuts_packets_wherever_the_bytes_were_cut(step):
 
 
 @pytest.mark.parametrize("length", [0, 17, 1 << 31, (1 << 32) - 1])
-def test_a_length_out_of_range_is_an_error_before_the_bytes_come(length):
+def test_an_invalid_length_is_an_error_at_once(length):
     buffer = Buffer(limit=16)
     buffer.space()[:4] = u32(length)
     buffer.filled(4)
@@ -263,7 +263,7 @@ def test_a_length_out_of_range_is_an_error_before_the_bytes_come(length):
             buffer.take()
 
 
-def test_replies_fit_and_are_sent_in_any_pieces():
+def test_replies_are_sent_in_any_pieces():
     replies = Replies()
     expected = b""
     while replies.has_room():
@@ -284,7 +284,7 @@ def test_replies_fit_and_are_sent_in_any_pieces():
     assert replies.has_room()
 
 
-def test_the_longest_data_leaves_room_for_one_more():
+def test_room_for_a_second_data_of_the_maximum_length():
     replies = Replies()
     replies.add_data(1, MAX_DATA)
     assert replies.has_room()
@@ -292,7 +292,7 @@ def test_the_longest_data_leaves_room_for_one_more():
     assert not replies.has_room()
 
 
-def test_a_reply_over_the_limit_is_a_failure():
+def test_a_reply_above_the_limit_is_a_failure():
     reply = fields_of(sftp_packets.extended_reply(9, bytes(MAX_PACKET))[4:])
     assert (reply.u8(), reply.u32(), reply.u32()) == (Packet.STATUS, 9, Status.FAILURE)
 
@@ -311,7 +311,7 @@ def test_a_reply_over_the_limit_is_a_failure():
         (Fields.attrs, u32(Attrs.EXTENDED) + u32(1) + s(b"name")),
     ],
 )
-def test_fields_that_are_not_there(take, data):
+def test_missing_fields(take, data):
     with pytest.raises(BadMessage):
         take(fields_of(data))
 
@@ -328,14 +328,14 @@ def test_attributes_of_a_client():
     fields = fields_of(extended)
     assert fields.attrs().size == 5
     assert fields.u32() == 8
-    # chown(2)'s "leave it" is a number of its own in Python.
+    # -1, as in chown(2), for an id that stays unchanged.
     assert fields_of(attrs(owner=(0xFFFFFFFF, 5))).attrs().owner == (-1, 5)
 
 
 # ---- the session
 
 
-def test_init_names_the_version_and_the_extensions(start):
+def test_init_returns_the_version_and_the_extensions(start):
     client = start(begin=False)
     reply = fields_of(client.begin())
     assert (reply.u8(), reply.u32()) == (Packet.VERSION, 3)
@@ -346,7 +346,7 @@ def test_init_names_the_version_and_the_extensions(start):
             found[name] = reply.string()
     assert found[b"statvfs@openssh.com"] == b"2"
     assert set(found) == set(sftp_files.EXTENSIONS)
-    # Once more is harmless.
+    # A second INIT is harmless.
     assert client.begin()
 
 
@@ -361,17 +361,17 @@ def test_init_names_the_version_and_the_extensions(start):
         (b"SSH-2.0-OpenSSH\r\n", 255),
         (s(b"\1"), 255),  # INIT without a version
         (s(bytes([Packet.STAT]) + u32(1) + s(b".")), 255),  # before INIT
-        (s(b"\1\0\0\0\3") + s(bytes([Packet.STAT])), 255),  # no id: nobody to tell
+        (s(b"\1\0\0\0\3") + s(bytes([Packet.STAT])), 255),  # no id, so no reply is possible
     ],
 )
-def test_what_ends_a_session(start, sent, result):
+def test_packets_that_end_a_session(start, sent, result):
     client = start(begin=False)
     client.sock.sendall(sent)
     client.sock.shutdown(socket.SHUT_WR)
     assert client.join() == result
 
 
-def test_every_request_cut_short_is_a_bad_message_and_the_session_goes_on(client):
+def test_a_truncated_request_is_a_bad_message(client):
     (client.home / "file").write_bytes(b"kept")
     full = {
         "name": s(b"missing"),
@@ -405,11 +405,11 @@ def test_an_unknown_extension_is_unsupported(client):
     assert status(client.extended(b"")) == Status.OP_UNSUPPORTED
 
 
-def test_what_follows_the_fields_is_ignored(client):
+def test_data_after_the_fields_is_ignored(client):
     assert found(client.ask(Packet.STAT, s(b"."), b"more")).flags == Attrs.OF_FILE
 
 
-def test_requests_that_wait_are_answered_in_order_by_few_writes(start, monkeypatch):
+def test_queued_requests_are_answered_by_few_writes(start, monkeypatch):
     writes, client = [], start()
     real = server._Writer.write
     count = lambda self, data: writes.append(1) or real(self, data)  # noqa: E731
@@ -423,8 +423,8 @@ def test_requests_that_wait_are_answered_in_order_by_few_writes(start, monkeypat
     assert len(writes) < 200
 
 
-def test_a_session_of_many_big_replies_takes_little_memory(client):
-    """Replies that nobody reads are not kept: the client is left waiting."""
+def test_many_big_replies_use_little_memory(client):
+    """Replies are not queued for a client that does not read: its requests wait."""
     (client.home / "big").write_bytes(bytes(4 * MAX_DATA))
     handle = client.open(b"big")
     sent = [
@@ -435,21 +435,21 @@ def test_a_session_of_many_big_replies_takes_little_memory(client):
         assert (kind, len(reply.data())) == (Packet.DATA, MAX_DATA)
 
 
-def test_descriptors_that_do_not_block_are_waited_for(start):
+def test_non_blocking_descriptors(start):
     client = start()
     client.far.setblocking(False)
     data = os.urandom(MAX_DATA)
     handle = client.open(b"f", NEW | OpenFlags.READ)
     assert client.write(handle, data) == Status.OK
     sent = [client.send(Packet.READ, s(handle), u64(0), u32(MAX_DATA)) for _ in range(32)]
-    # Nothing is read until the server has more than the socket takes.
+    # Nothing is read until the server's replies exceed the socket's buffer.
     select.select([client.sock], [], [], SOON)
     for number in sent:
         assert client.answer(number)[1].string() == data
     assert not os.get_blocking(client.far.fileno())
 
 
-def test_pipes_will_do(tmp_path):
+def test_a_session_over_pipes(tmp_path):
     requests, replies = os.pipe(), os.pipe()
     results = []
     thread = threading.Thread(
@@ -461,12 +461,12 @@ def test_pipes_will_do(tmp_path):
     os.close(requests[1])
     thread.join(SOON)
     assert results == [0]
-    # They are the caller's.
+    # The descriptors belong to the caller.
     for fd in (requests[0], replies[0], replies[1]):
         os.close(fd)
 
 
-def test_a_client_that_dies_while_it_is_answered(start):
+def test_a_client_lost_during_a_reply(start):
     client = start()
     (client.home / "big").write_bytes(bytes(MAX_DATA))
     handle = client.open(b"big")
@@ -474,12 +474,12 @@ def test_a_client_that_dies_while_it_is_answered(start):
     client.handle(Packet.OPENDIR, s(b"."))
     for _ in range(8):
         client.send(Packet.READ, s(handle), u64(0), u32(MAX_DATA))
-    # The first bytes are there, so it is in the middle of writing; start() counts descriptors.
+    # The first bytes have arrived, so the server is writing; start() counts descriptors.
     client.sock.recv(1)
     assert client.end() == 1
 
 
-def test_a_client_that_resets(start):
+def test_a_client_that_resets_the_connection(start):
     client = start()
     client.open(b"new", NEW)
     client.sock.send(b"\0")
@@ -489,7 +489,7 @@ def test_a_client_that_resets(start):
 
 @pytest.fixture(params=["socket", "pipe", "another account's pipe"])
 def channel(request, tmp_path, monkeypatch):
-    """(write requests, read replies): the descriptors of a session that runs."""
+    """(write requests, read replies): the descriptors of a running session."""
     if request.param == "socket":
         near, far = socket.socketpair()
         ends = [near.detach(), far.detach()]
@@ -521,9 +521,9 @@ def channel(request, tmp_path, monkeypatch):
 
 
 def replies_after_all_is_sent(channel, requests):
-    """Return [(type, id)] of the replies, read only once everything was taken."""
+    """Return [(type, id)] of the replies, read only after all requests were sent."""
     to, back = channel
-    # Each on its own, which takes a socket the most room.
+    # One at a time, which uses the most room in a socket.
     for packet in requests:
         assert os.write(to, packet) == len(packet)
     found = []
@@ -537,8 +537,8 @@ def replies_after_all_is_sent(channel, requests):
 BEGIN = [s(b"\1" + u32(3)), s(bytes([Packet.OPEN]) + u32(0) + s(b"f") + u32(11) + NO_ATTRS)]
 
 
-def test_a_client_may_ask_for_all_before_it_reads(channel, tmp_path):
-    """More than the kernel holds of replies: `sftp -R 1000 -B 1000` waited for ever."""
+def test_a_client_that_sends_all_reads_first(channel, tmp_path):
+    """The replies exceed the kernel's buffers: `sftp -R 1000 -B 1000` blocked forever."""
     (tmp_path / "f").write_bytes(bytes(1000))
     read = bytes([Packet.READ])
     sent = [s(read + u32(n) + s(b"0") + u64(0) + u32(1000)) for n in range(1, 5000)]
@@ -546,8 +546,8 @@ def test_a_client_may_ask_for_all_before_it_reads(channel, tmp_path):
     assert found[1:] == [(Packet.HANDLE, 0)] + [(Packet.DATA, n) for n in range(1, 5000)]
 
 
-def test_a_client_may_write_all_before_it_reads(channel, tmp_path):
-    """More than there is room for of requests, and than the kernel holds of replies."""
+def test_a_client_that_sends_all_writes_first(channel, tmp_path):
+    """The requests exceed the server's buffer, and the replies the kernel's."""
     write = bytes([Packet.WRITE])
     sent = [s(write + u32(n) + s(b"0") + u64(n) + s(bytes(1000))) for n in range(1, 5000)]
     found = replies_after_all_is_sent(channel, BEGIN + sent)
@@ -555,8 +555,8 @@ def test_a_client_may_write_all_before_it_reads(channel, tmp_path):
     assert (tmp_path / "f").stat().st_size == 5999
 
 
-def test_a_reply_does_not_wait_long_for_others(start, monkeypatch):
-    """Of requests that are slow the first is answered while the second is carried out."""
+def test_a_reply_is_not_held_long(start, monkeypatch):
+    """Of two slow requests, the first is answered while the second runs."""
     going_on = threading.Event()
 
     def slow(files, request, name):
@@ -574,7 +574,7 @@ def test_a_reply_does_not_wait_long_for_others(start, monkeypatch):
     assert status(client.answer(9)) == Status.OK
 
 
-def test_a_bug_is_a_failure_and_logged(client, monkeypatch, caplog):
+def test_a_bug_is_a_failure_and_is_logged(client, monkeypatch, caplog):
     def broken(*args):
         raise RuntimeError("broken")
 
@@ -584,14 +584,14 @@ def test_a_bug_is_a_failure_and_logged(client, monkeypatch, caplog):
     assert found(client.ask(Packet.LSTAT, s(b".")))
 
 
-def test_the_end_of_a_broken_session_says_why(start, caplog):
+def test_a_protocol_error_is_logged(start, caplog):
     client = start()
     client.sock.sendall(u32(1 << 30))
     assert client.join() == 255
-    assert "a packet of 1073741824 bytes" in caplog.text
+    assert "invalid packet length 1073741824" in caplog.text
 
 
-def test_what_came_before_nonsense_is_answered(start):
+def test_requests_before_a_protocol_error_are_answered(start):
     client = start()
     (client.home / "f").write_bytes(bytes(MAX_DATA))
     handle = client.open(b"f")
@@ -603,7 +603,7 @@ def test_what_came_before_nonsense_is_answered(start):
     assert client.join() == 255
 
 
-def test_a_home_that_no_system_takes_leaves_the_socket_alone():
+def test_an_invalid_home_leaves_the_socket_open():
     near, far = socket.socketpair()
     with near, far:
         with pytest.raises(ValueError):
@@ -612,7 +612,7 @@ def test_a_home_that_no_system_takes_leaves_the_socket_alone():
         assert far.recv(1) == b"x"
 
 
-def test_closing_goes_on_after_an_error(start, monkeypatch, caplog):
+def test_closing_handles_continues_after_an_error(start, monkeypatch, caplog):
     client = start()
     client.open(b"a", NEW)
     client.open(b"b", NEW)
@@ -631,7 +631,7 @@ def test_closing_goes_on_after_an_error(start, monkeypatch, caplog):
     assert caplog.text.count("disk gone") == 2
 
 
-def test_its_process_is_left_alone(client):
+def test_the_process_is_not_changed(client):
     directory, mask = os.getcwd(), os.umask(0o022)
     os.umask(mask)
     status(client.ask(Packet.MKDIR, s(b"d"), attrs(mode=0o777)))
@@ -642,7 +642,7 @@ def test_its_process_is_left_alone(client):
     assert os.umask(mask) == mask
 
 
-def test_two_sessions_know_nothing_of_each_other(start):
+def test_sessions_are_independent(start):
     one, two = start(), start()
     handle = one.open(b"f", NEW)
     assert two.close(handle) == Status.NO_SUCH_FILE
@@ -657,12 +657,12 @@ def test_two_sessions_know_nothing_of_each_other(start):
 @pytest.mark.parametrize(
     "kwargs", [{"home": "relative"}, {"home": ""}, {"home": "/", "max_handles": 0}]
 )
-def test_wrong_arguments(kwargs):
+def test_invalid_arguments(kwargs):
     with open(os.devnull, "rb") as null, pytest.raises(ValueError):
         server.serve(null.fileno(), null.fileno(), **kwargs)
 
 
-def test_a_descriptor_that_is_not_open(tmp_path):
+def test_a_closed_descriptor(tmp_path):
     fd = os.open(os.devnull, os.O_RDWR)
     os.close(fd)
     with pytest.raises(OSError):
@@ -670,14 +670,14 @@ def test_a_descriptor_that_is_not_open(tmp_path):
 
 
 @pytest.mark.parametrize("variable, expected", [("{}", "{}"), ("/no/such", "/"), ("x", "/")])
-def test_home_is_what_the_environment_says(monkeypatch, tmp_path, variable, expected):
+def test_home_from_the_environment(monkeypatch, tmp_path, variable, expected):
     monkeypatch.setenv("HOME", variable.format(tmp_path))
     (tmp_path / "x").mkdir()
     monkeypatch.chdir(tmp_path)
     assert server._default_home() == os.fsencode(expected.format(tmp_path))
 
 
-def test_without_a_home_it_is_the_accounts(tmp_path, monkeypatch):
+def test_home_from_passwd(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     near, far = socket.socketpair()
     with near, far:
@@ -687,7 +687,7 @@ def test_without_a_home_it_is_the_accounts(tmp_path, monkeypatch):
         assert os.fsencode(tmp_path.resolve()) in near.recv(65536)
 
 
-def test_home_may_be_a_str_a_link_or_the_root(start, tmp_path):
+def test_home_as_a_str_a_symlink_or_the_root(start, tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     client = start(home=str(tmp_path / "link"))
@@ -708,7 +708,7 @@ def run_main(tmp_path, *args, **kwargs):
     )
 
 
-def test_as_a_program(tmp_path):
+def test_main(tmp_path):
     (tmp_path / "here").touch()
     request = s(b"\1" + u32(3)) + s(bytes([Packet.LSTAT]) + u32(7) + s(b"here"))
     done = run_main(tmp_path, input=request)
@@ -717,17 +717,17 @@ def test_as_a_program(tmp_path):
     assert done.stdout[first + 4] == Packet.ATTRS
 
 
-def test_a_program_with_arguments(tmp_path):
+def test_main_with_arguments(tmp_path):
     done = run_main(tmp_path, "-e", stdin=subprocess.DEVNULL)
     assert done.returncode == 2 and b"usage" in done.stderr
 
 
-def test_a_program_without_stdin(tmp_path):
+def test_main_without_stdin(tmp_path):
     done = run_main(tmp_path, preexec_fn=lambda: os.close(0))
     assert done.returncode == 1 and b"Bad file descriptor" in done.stderr
 
 
-def test_a_program_that_is_interrupted(tmp_path):
+def test_main_is_interrupted(tmp_path):
     child = subprocess.Popen(
         [sys.executable, "-m", "mitogen.sftp"],
         cwd=str(tmp_path),
@@ -745,7 +745,7 @@ def test_a_program_that_is_interrupted(tmp_path):
         assert child.stderr.read() == b""
 
 
-def test_main_without_what_it_needs(monkeypatch, capsys):
+def test_main_without_a_working_directory(monkeypatch, capsys):
     monkeypatch.setattr(signal, "signal", lambda *args: None)
     monkeypatch.setattr(sys, "argv", ["mitogen.sftp", "-h"])
     assert server.main() == 2
@@ -760,14 +760,14 @@ def test_main_without_what_it_needs(monkeypatch, capsys):
     assert "it was removed" in capsys.readouterr().err
 
 
-def test_a_descriptor_of_the_wrong_kind(tmp_path):
+def test_an_unsuitable_descriptor(tmp_path):
     rfd, wfd = os.pipe()
     assert server.serve(wfd, wfd, str(tmp_path)) == 1
     os.close(rfd)
     os.close(wfd)
 
 
-def test_replies_may_go_into_a_file(tmp_path):
+def test_replies_to_a_file(tmp_path):
     rfd, wfd = os.pipe()
     os.write(wfd, s(b"\1" + u32(3)))
     os.close(wfd)
@@ -781,7 +781,7 @@ def test_replies_may_go_into_a_file(tmp_path):
 @pytest.mark.parametrize(
     "soft, expected", [(1024, 512), (3, 1), (1 << 20, 1024), (resource.RLIM_INFINITY, 1024)]
 )
-def test_handles_are_half_of_the_descriptors(monkeypatch, soft, expected):
+def test_the_handle_limit_is_half_of_the_descriptors(monkeypatch, soft, expected):
     monkeypatch.setattr(server.resource, "getrlimit", lambda which: (soft, soft))
     assert server._default_handles() == expected
 
@@ -789,7 +789,7 @@ def test_handles_are_half_of_the_descriptors(monkeypatch, soft, expected):
 # ---- files
 
 
-def test_a_file_is_written_and_read(client):
+def test_write_and_read(client):
     handle = client.open(b"f", NEW | OpenFlags.READ)
     assert client.write(handle, b"hello") == Status.OK
     assert client.write(handle, b"J") == Status.OK
@@ -799,7 +799,7 @@ def test_a_file_is_written_and_read(client):
     assert (client.home / "f").read_bytes() == b"Jello"
 
 
-def test_names_need_not_be_utf8(client):
+def test_names_that_are_not_utf8(client):
     name = b"\xff\xfe \n\x01"
     client.close(client.open(name, NEW))
     assert name in os.listdir(os.fsencode(client.home))
@@ -808,7 +808,7 @@ def test_names_need_not_be_utf8(client):
     assert path(client.ask(Packet.REALPATH, s(name))).endswith(b"/" + name)
 
 
-def test_an_absolute_path_is_one(client, tmp_path):
+def test_absolute_paths(client, tmp_path):
     client.close(client.open(os.fsencode(tmp_path / "f"), NEW))
     assert (tmp_path / "f").exists()
 
@@ -823,12 +823,12 @@ def test_reading_at_the_end(client):
     assert client.read(handle, 2, 10) == b"c"
 
 
-def test_a_read_has_255_KiB_at_most(client):
+def test_a_read_returns_at_most_255_KiB(client):
     (client.home / "f").write_bytes(bytes(MAX_PACKET))
     assert len(client.read(client.open(b"f"), 0, (1 << 32) - 1)) == MAX_DATA
 
 
-def test_an_offset_that_no_file_has(client):
+def test_an_offset_beyond_off_t(client):
     handle = client.open(b"f", NEW | OpenFlags.READ)
     for offset in (HUGE, (1 << 64) - 1):
         answer = client.ask(Packet.READ, s(handle), u64(offset), u32(10))
@@ -855,7 +855,7 @@ def test_writing_past_the_end_leaves_a_hole(client):
         (OpenFlags.WRITE | OpenFlags.APPEND, b"abcdXY"),
     ],
 )
-def test_how_a_file_is_opened(client, flags, content):
+def test_open_flags(client, flags, content):
     (client.home / "f").write_bytes(b"abcd")
     assert client.write(client.open(b"f", flags), b"XY") == Status.OK
     assert (client.home / "f").read_bytes() == content
@@ -876,13 +876,13 @@ def test_how_a_file_is_opened(client, flags, content):
         (b"f\0", NEW, Status.BAD_MESSAGE),
     ],
 )
-def test_what_does_not_open(client, name, flags, code):
+def test_errors_of_open(client, name, flags, code):
     (client.home / "f").touch()
     (client.home / "loop").symlink_to("loop")
     assert status(client.ask(Packet.OPEN, s(name), u32(flags), NO_ATTRS)) == code
 
 
-def test_an_exclusive_file_is_new(client):
+def test_exclusive_open(client):
     client.close(client.open(b"f", NEW | OpenFlags.EXCL))
     answer = client.ask(Packet.OPEN, s(b"f"), u32(NEW | OpenFlags.EXCL), NO_ATTRS)
     assert status(answer) == Status.FAILURE
@@ -894,7 +894,7 @@ def test_the_mode_of_a_new_file(client, mode, expected):
     assert stat.S_IMODE((client.home / "f").stat().st_mode) == expected
 
 
-def test_a_handle_opened_for_one_thing_does_no_other(client):
+def test_handles_for_reading_or_writing_only(client):
     (client.home / "f").write_bytes(b"abc")
     assert client.write(client.open(b"f"), b"x") == Status.NO_SUCH_FILE  # EBADF
     handle = client.open(b"f", OpenFlags.WRITE)
@@ -915,17 +915,17 @@ def test_a_short_write_is_a_failure(client, monkeypatch):
 
 
 @pytest.mark.parametrize("flags", [OpenFlags.READ, OpenFlags.WRITE, NEW | OpenFlags.READ])
-def test_a_fifo_is_not_waited_for(client, flags):
+def test_opening_a_fifo_does_not_block(client, flags):
     os.mkfifo(str(client.home / "fifo"))
     kind, reply = client.ask(Packet.OPEN, s(b"fifo"), u32(flags), NO_ATTRS)
     if flags == OpenFlags.WRITE:
-        assert kind == Packet.STATUS  # nobody reads it: ENXIO
+        assert kind == Packet.STATUS  # ENXIO: the FIFO has no reader
         return
     handle = reply.string()
     assert status(client.ask(Packet.READ, s(handle), u64(0), u32(1))) == Status.FAILURE
 
 
-def test_a_fifo_that_is_full_is_not_waited_for(client):
+def test_writing_to_a_full_fifo_does_not_block(client):
     os.mkfifo(str(client.home / "fifo"))
     flags = OpenFlags.READ | OpenFlags.WRITE | OpenFlags.APPEND
     handle = client.open(b"fifo", flags)
@@ -933,7 +933,7 @@ def test_a_fifo_that_is_full_is_not_waited_for(client):
     assert codes[-1] == Status.FAILURE
 
 
-def test_a_directory_opens_but_does_not_read(client):
+def test_a_directory_can_be_opened_but_not_read(client):
     answer = client.ask(Packet.READ, s(client.open(b".")), u64(0), u32(1))
     assert status(answer) == Status.FAILURE
 
@@ -942,7 +942,7 @@ def test_a_directory_opens_but_does_not_read(client):
 
 
 @pytest.mark.parametrize("handle", [b"", b"9", b"\0\0\0\0", b"x" * 1000])
-def test_a_handle_that_is_none(client, handle):
+def test_an_unknown_handle(client, handle):
     h = s(handle)
     assert client.close(handle) == Status.NO_SUCH_FILE
     assert client.write(handle, b"x") == Status.FAILURE
@@ -957,7 +957,7 @@ def test_a_handle_that_is_none(client, handle):
     assert status(client.extended(b"fsync@openssh.com", h)) == Status.NO_SUCH_FILE
 
 
-def test_a_handle_is_never_used_again(client):
+def test_handles_are_not_reused(client):
     (client.home / "f").touch()
     seen = set()
     for _ in range(20):
@@ -997,7 +997,7 @@ def test_handles_are_limited(start):
 
 
 def listing(client, name):
-    """Return ([name, long name, attributes], [how many came at once])."""
+    """Return ([name, long name, attributes], [number of entries in each reply])."""
     handle = client.handle(Packet.OPENDIR, s(name))
     entries, counts = [], []
     while True:
@@ -1022,7 +1022,7 @@ def test_a_directory_is_listed_in_batches(client):
     assert counts == [100, 100, 52]
 
 
-def test_a_line_of_a_listing(client):
+def test_the_format_of_a_listing(client):
     f = client.home / "f"
     f.write_bytes(b"12345")
     os.utime(str(f), (0, 86400 * 366))
@@ -1039,7 +1039,7 @@ def test_a_line_of_a_listing(client):
     assert b":" in entries[b"."][1]
 
 
-def test_times_that_no_calendar_has():
+def test_times_outside_of_the_calendar():
     assert sftp_files._when(1 << 62, 0) == b""
     assert sftp_files._when(1000, 900).endswith(b"1970")  # in the future
 
@@ -1053,7 +1053,7 @@ def test_accounts_without_a_name_are_numbers(client):
     assert b" 4294967000 4294967001 " in sftp_files._line(b"f", found, accounts, 0)
 
 
-def test_names_of_accounts_are_bounded(monkeypatch):
+def test_the_cache_of_names_is_bounded(monkeypatch):
     monkeypatch.setattr(sftp_files, "MAX_NAMES", 3)
     accounts = sftp_files._Accounts()
     for n in range(10):
@@ -1061,7 +1061,7 @@ def test_names_of_accounts_are_bounded(monkeypatch):
     assert len(accounts._names) <= 3
 
 
-def test_what_is_removed_meanwhile_is_left_out(client):
+def test_entries_removed_meanwhile_are_omitted(client):
     for n in range(150):
         (client.home / str(n)).touch()
     handle = client.handle(Packet.OPENDIR, s(b"."))
@@ -1073,14 +1073,14 @@ def test_what_is_removed_meanwhile_is_left_out(client):
     assert status(rest) == Status.EOF
 
 
-def test_a_directory_that_is_gone_meanwhile(client):
+def test_a_directory_removed_meanwhile(client):
     (client.home / "d").mkdir()
     handle = client.handle(Packet.OPENDIR, s(b"d"))
     (client.home / "d").rmdir()
     assert status(client.ask(Packet.READDIR, s(handle))) == Status.EOF
 
 
-def test_a_directory_that_the_disk_cannot_read_is_a_failure(client, monkeypatch):
+def test_a_disk_error_in_readdir_is_a_failure(client, monkeypatch):
     class Broken:
         def __iter__(self):
             raise OSError(errno.EIO, "disk gone")
@@ -1095,7 +1095,7 @@ def test_a_directory_that_the_disk_cannot_read_is_a_failure(client, monkeypatch)
 
 
 @pytest.mark.parametrize("name", [b"missing", b"f", b""])
-def test_what_is_no_directory(client, name):
+def test_opendir_of_other_files(client, name):
     (client.home / "f").touch()
     assert status(client.ask(Packet.OPENDIR, s(name))) == Status.NO_SUCH_FILE
 
@@ -1103,7 +1103,7 @@ def test_what_is_no_directory(client, name):
 # ---- attributes
 
 
-def test_attributes_of_a_file_a_link_and_a_handle(client):
+def test_attributes_of_a_file_a_symlink_and_a_handle(client):
     f = client.home / "f"
     f.write_bytes(b"abc")
     os.utime(str(f), (1000, 2000))
@@ -1121,7 +1121,7 @@ def test_attributes_of_a_file_a_link_and_a_handle(client):
     assert stat.S_ISLNK(found(client.ask(Packet.LSTAT, s(b"link"))).permissions)
 
 
-def test_what_has_no_attributes(client):
+def test_attributes_of_missing_files(client):
     (client.home / "f").touch()
     (client.home / "dangling").symlink_to("nothing")
     for kind in (Packet.STAT, Packet.LSTAT):
@@ -1153,7 +1153,7 @@ def change(request, client):
     return change
 
 
-def test_a_size_is_set(change):
+def test_setting_the_size(change):
     if change.of_link:
         assert change(attrs(size=3)) == Status.BAD_MESSAGE
         return
@@ -1164,29 +1164,29 @@ def test_a_size_is_set(change):
     assert change(attrs(size=HUGE)) == Status.BAD_MESSAGE
 
 
-def test_permissions_are_set_and_nothing_else_of_a_mode(change):
+def test_setting_permissions_ignores_other_mode_bits(change):
     assert change(attrs(mode=0o170000 | 0o2714)) == Status.OK
     assert change.file.stat().st_mode == stat.S_IFREG | 0o2714
 
 
-def test_times_are_set(change):
+def test_setting_times(change):
     assert change(attrs(times=(5, (1 << 32) - 1))) == Status.OK
     assert (change.file.stat().st_atime, change.file.stat().st_mtime) == (5, (1 << 32) - 1)
 
 
 @pytest.mark.root
-def test_owners_are_set(change):
+def test_setting_the_owner(change):
     assert change(attrs(owner=(12, 34))) == Status.OK
     assert (change.file.stat().st_uid, change.file.stat().st_gid) == (12, 34)
     assert change(attrs(owner=(0xFFFFFFFF, 35))) == Status.OK
     assert (change.file.stat().st_uid, change.file.stat().st_gid) == (12, 35)
 
 
-def test_nothing_is_set(change):
+def test_setting_nothing(change):
     assert change(NO_ATTRS) == Status.OK
 
 
-def test_the_rest_is_set_though_one_fails(client):
+def test_setting_continues_after_an_error(client):
     (client.home / "f").write_bytes(b"abc")
     given = attrs(size=HUGE, mode=0o600, times=(7, 8))
     assert status(client.ask(Packet.SETSTAT, s(b"f"), given)) == Status.BAD_MESSAGE
@@ -1195,13 +1195,13 @@ def test_the_rest_is_set_though_one_fails(client):
 
 
 @pytest.mark.parametrize("change", [{"mode": 1}, {"times": (1, 1)}, {"owner": (1, 1)}])
-def test_attributes_of_what_is_missing(client, change):
+def test_setting_attributes_of_missing_files(client, change):
     fields = (s(b"x"), attrs(**change))
     assert status(client.ask(Packet.SETSTAT, *fields)) == Status.NO_SUCH_FILE
     assert status(client.extended(b"lsetstat@openssh.com", *fields)) == Status.NO_SUCH_FILE
 
 
-def test_a_links_own_attributes(client):
+def test_setting_attributes_of_a_symlink(client):
     (client.home / "f").touch(mode=0o640)
     link = client.home / "link"
     link.symlink_to("f")
@@ -1209,13 +1209,13 @@ def test_a_links_own_attributes(client):
     answer = client.extended(b"lsetstat@openssh.com", s(b"link"), attrs(times=(8, 9)))
     assert status(answer) == Status.OK
     assert link.lstat().st_mtime == 9 and link.stat().st_mtime == 1
-    # Linux has no mode of a symlink; that of the file must not change instead.
+    # On Linux symlinks have no mode. The mode of the target must not change instead.
     answer = client.extended(b"lsetstat@openssh.com", s(b"link"), attrs(mode=0o777))
     assert status(answer) == Status.FAILURE
     assert stat.S_IMODE(link.stat().st_mode) == 0o640
 
 
-def test_a_system_that_can_change_a_links_mode(monkeypatch):
+def test_a_system_that_can_change_the_mode_of_a_symlink(monkeypatch):
     calls = []
 
     def chmod(path, mode, **kwargs):
@@ -1230,7 +1230,7 @@ def test_a_system_that_can_change_a_links_mode(monkeypatch):
 # ---- names
 
 
-def test_directories_are_made_and_removed(client):
+def test_mkdir_and_rmdir(client):
     assert status(client.ask(Packet.MKDIR, s(b"d"), attrs(mode=0o40700))) == Status.OK
     assert stat.S_IMODE((client.home / "d").stat().st_mode) == 0o700
     assert status(client.ask(Packet.MKDIR, s(b"d"), NO_ATTRS)) == Status.FAILURE
@@ -1243,7 +1243,7 @@ def test_directories_are_made_and_removed(client):
     assert os.listdir(client.home) == []
 
 
-def test_removing(client):
+def test_remove(client):
     (client.home / "d").mkdir()
     assert status(client.ask(Packet.REMOVE, s(b"x"))) == Status.NO_SUCH_FILE
     assert status(client.ask(Packet.REMOVE, s(b""))) == Status.NO_SUCH_FILE
@@ -1256,7 +1256,7 @@ def rename(client, old, new):
     return status(client.ask(Packet.RENAME, s(old), s(new)))
 
 
-def test_a_rename_replaces_nothing(client):
+def test_rename_does_not_replace(client):
     for name in ("a", "b"):
         (client.home / name).write_text(name)
     (client.home / "d").mkdir()
@@ -1270,7 +1270,7 @@ def test_a_rename_replaces_nothing(client):
     assert (client.home / "a").read_text() + (client.home / "b").read_text() == "ab"
 
 
-def test_files_directories_and_links_are_renamed(client):
+def test_rename(client):
     (client.home / "a").write_text("a")
     (client.home / "d").mkdir()
     (client.home / "link").symlink_to("missing")
@@ -1282,7 +1282,7 @@ def test_files_directories_and_links_are_renamed(client):
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV])
-def test_a_rename_where_there_are_no_links(client, monkeypatch, number):
+def test_rename_without_hard_links(client, monkeypatch, number):
     def link(*args, **kwargs):
         raise OSError(number, "no links here")
 
@@ -1294,7 +1294,7 @@ def test_a_rename_where_there_are_no_links(client, monkeypatch, number):
     assert sorted(os.listdir(client.home)) == ["b", "c"]
 
 
-def test_a_rename_that_fails_is_not_tried_in_another_way(client, monkeypatch):
+def test_a_failed_rename_is_not_retried(client, monkeypatch):
     def link(*args, **kwargs):
         raise OSError(errno.EACCES, "not yours")
 
@@ -1304,7 +1304,7 @@ def test_a_rename_that_fails_is_not_tried_in_another_way(client, monkeypatch):
     assert os.listdir(client.home) == ["a"]
 
 
-def test_a_rename_that_cannot_remove_the_old_name_leaves_it(client, monkeypatch):
+def test_rename_is_undone_if_the_old_name_cannot_be_removed(client, monkeypatch):
     real = os.unlink
 
     def unlink(path):
@@ -1338,7 +1338,7 @@ def test_hard_links(client):
     assert (client.home / "c").is_symlink()
 
 
-def test_symlinks_take_openssh_order_and_keep_their_text(client):
+def test_symlinks_use_the_argument_order_of_openssh(client):
     assert status(client.ask(Packet.SYMLINK, s(b"the target"), s(b"link"))) == Status.OK
     assert os.readlink(client.home / "link") == "the target"
     assert path(client.ask(Packet.READLINK, s(b"link"))) == b"the target"
@@ -1346,7 +1346,7 @@ def test_symlinks_take_openssh_order_and_keep_their_text(client):
     assert status(client.ask(Packet.SYMLINK, s(b""), s(b"new"))) == Status.NO_SUCH_FILE
 
 
-def test_what_is_no_link(client):
+def test_readlink_of_other_files(client):
     (client.home / "f").touch()
     assert status(client.ask(Packet.READLINK, s(b"f"))) == Status.BAD_MESSAGE  # EINVAL
     assert status(client.ask(Packet.READLINK, s(b"x"))) == Status.NO_SUCH_FILE
@@ -1377,7 +1377,7 @@ def test_what_is_no_link(client):
         (b"d/../" * 100000, Status.BAD_MESSAGE),
     ],
 )
-def test_a_real_path(client, tmp_path, name, expected):
+def test_realpath(client, tmp_path, name, expected):
     (tmp_path / "d/e").mkdir(parents=True)
     (tmp_path / "f").touch()
     (tmp_path / "to-d").symlink_to("d")
@@ -1394,7 +1394,7 @@ def test_a_real_path(client, tmp_path, name, expected):
             assert path(answer) == os.fsencode(tmp_path) + expected
 
 
-def test_a_path_that_grows_too_long_by_its_links(client, tmp_path):
+def test_realpath_too_long_after_following_symlinks(client, tmp_path):
     part = "y" * 250
     fd = os.open(str(tmp_path), os.O_RDONLY)
     for _ in range(18):
@@ -1413,7 +1413,7 @@ def test_a_path_that_grows_too_long_by_its_links(client, tmp_path):
 # ---- OpenSSH's extensions
 
 
-def test_space_of_a_file_system(client):
+def test_statvfs(client):
     (client.home / "f").touch()
     handle = client.open(b"f")
     expected = os.statvfs(str(client.home))
@@ -1436,7 +1436,7 @@ def test_space_of_a_file_system(client):
         (1 << 10, 0),
     ],
 )
-def test_flags_of_a_file_system(client, monkeypatch, flag, expected):
+def test_statvfs_flags(client, monkeypatch, flag, expected):
     class Found:
         f_bsize = f_frsize = f_blocks = f_bfree = f_bavail = f_files = f_ffree = f_favail = 1
         f_namemax = 255
@@ -1456,7 +1456,7 @@ def test_fsync(client, monkeypatch):
     assert len(called) == 1
 
 
-def test_paths_are_expanded(client, tmp_path):
+def test_expand_path(client, tmp_path):
     (tmp_path / "d").mkdir()
     home = os.fsencode(tmp_path)
     for name, expected in (
@@ -1474,14 +1474,14 @@ def test_paths_are_expanded(client, tmp_path):
         assert status(answer) == Status.NO_SUCH_FILE
 
 
-def test_homes(client, tmp_path):
+def test_home_directory(client, tmp_path):
     ask = b"home-directory"
     assert path(client.extended(ask, s(b"root"))) == os.path.expanduser(b"~root")
     assert path(client.extended(ask, s(b""))) == os.fsencode(tmp_path)
     assert status(client.extended(ask, s(b"no_such_user"))) == Status.NO_SUCH_FILE
 
 
-def test_names_by_number(client):
+def test_users_groups_by_id(client):
     ask = b"users-groups-by-id@openssh.com"
     kind, reply = client.extended(ask, s(u32(0) + u32(4294967000)), s(u32(0)))
     assert kind == Packet.EXTENDED_REPLY
@@ -1490,13 +1490,13 @@ def test_names_by_number(client):
     assert status(client.extended(ask, s(b"abc"), s(b""))) == Status.BAD_MESSAGE
     kind, reply = client.extended(ask, s(b""), s(b""))
     assert (reply.string(), reply.string()) == (b"", b"")
-    # More than a packet holds.
+    # The reply exceeds a packet.
     assert status(client.extended(ask, s(u32(0) * 40000), s(b""))) == Status.FAILURE
 
 
 @pytest.fixture
 def copy(client):
-    """`copy(offset, size, offset)` from home/a, 600,000 bytes, to home/b."""
+    """`copy(offset, size, offset)` copies from home/a, 600,000 bytes, to home/b."""
     (client.home / "a").write_bytes(b"0123456789" * 60000)
     source = client.open(b"a")
     target = client.open(b"b", NEW | OpenFlags.READ)
@@ -1511,7 +1511,7 @@ def copy(client):
     return copy
 
 
-def test_data_is_copied(copy):
+def test_copy_data(copy):
     assert copy() == Status.OK
     assert copy.target.read_bytes() == b"0123456789" * 60000
     assert copy(5, 3, 600000) == Status.OK
@@ -1520,25 +1520,25 @@ def test_data_is_copied(copy):
     assert copy(599999, 2) == Status.EOF
 
 
-def test_data_is_not_copied(copy):
+def test_errors_of_copy_data(copy):
     assert copy(HUGE) == Status.BAD_MESSAGE
     assert copy(0, 0, HUGE) == Status.BAD_MESSAGE
     assert copy(source=b"none") == Status.FAILURE
-    # A file copied to its own end would never have one.
+    # A file copied to its own end would grow forever.
     assert copy(target=copy.source) == Status.FAILURE
     same = copy.client.open(b"a", OpenFlags.WRITE | OpenFlags.APPEND)
     assert copy(target=same) == Status.FAILURE
     assert copy.target.read_bytes() == b""
 
 
-def test_a_copy_without_end_ends_with_its_client(start):
+def test_an_endless_copy_ends_with_its_client(start):
     client = start()
     source, target = client.open(b"/dev/zero"), client.open(b"/dev/null", OpenFlags.WRITE)
     client.send(Packet.EXTENDED, s(b"copy-data"), s(source), u64(0), u64(0), s(target), u64(0))
     assert client.end() in (0, 1)
 
 
-# ---- hostile bytes, in a jail: they are of a root's session, and name any path
+# ---- hostile bytes, in a jail: the session runs as root, and the bytes may name any path
 
 JAIL = textwrap.dedent(
     """
@@ -1589,7 +1589,7 @@ JAIL = textwrap.dedent(
 
 @pytest.fixture(scope="module")
 def jail(tmp_path_factory):
-    """`jail(bytes)` is (what a session answers to them, what serve() returned, as text)."""
+    """`jail(bytes)` is (replies of a session, result of serve() as text)."""
     directory = tmp_path_factory.mktemp("jail")
     os.chown(str(directory), 65534, 65534)
     listener = socket.socket(socket.AF_UNIX)
@@ -1624,7 +1624,7 @@ def push(sock, data):
     try:
         sock.sendall(data)
         sock.shutdown(socket.SHUT_WR)
-    except OSError:  # the session ended before it had read all
+    except OSError:  # the session ended before it had read all requests
         pass
 
 
@@ -1670,7 +1670,7 @@ REQUESTS = st.one_of(
         for name, (_, row) in sftp_files.EXTENSIONS.items()
     ]
 )
-#: (type, the rest): whole, cut, with bytes altered, or any.
+#: (type, the rest): complete, truncated, with altered bytes, or random.
 PACKETS = st.one_of(
     REQUESTS,
     REQUESTS,
@@ -1686,7 +1686,7 @@ PACKETS = st.one_of(
 
 
 def replies_in(stream):
-    """Return the ids of the replies; the whole stream must be replies."""
+    """Return the ids of the replies, and check that the stream contains nothing else."""
     ids, at = [], 0
     while at < len(stream):
         (length,) = struct.unpack_from(">I", stream, at)
@@ -1700,7 +1700,7 @@ def replies_in(stream):
 @pytest.mark.root
 @settings(max_examples=300, deadline=None)
 @given(packets=st.lists(PACKETS, max_size=30))
-def test_each_packet_has_one_reply_or_is_the_end(jail, packets):
+def test_hostile_packets_get_one_reply_or_end_the_session(jail, packets):
     sent, expected = [s(bytes([Packet.INIT]) + u32(3))], [3]
     for number, packet in enumerate(packets):
         if packet[0] == Packet.INIT:
@@ -1719,11 +1719,11 @@ def test_each_packet_has_one_reply_or_is_the_end(jail, packets):
     garbage=st.binary(max_size=200),
     begin=st.booleans(),
 )
-def test_any_bytes_are_answered_or_are_the_end(jail, packets, garbage, begin):
+def test_hostile_bytes_are_answered_or_end_the_session(jail, packets, garbage, begin):
     good = [s(bytes([Packet.INIT]) + u32(3))] if begin else []
     good += [s(packet[:1] + u32(7) + packet[1:]) for packet in packets]
     stream, result = jail(b"".join(good) + garbage)
     assert result in ("0", "1", "255")
-    # What was cut off by the end of the session may be in the middle of a reply.
+    # The end of the session may have truncated the last reply.
     if result == "0" and begin and not garbage:
         assert replies_in(stream)[1:] == [7] * len(packets)

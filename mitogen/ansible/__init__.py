@@ -1,8 +1,8 @@
 """
-Ansible over contexts: connection plugins, what makes them faster, and the process that holds the
+Ansible over contexts: connection plugins, accelerators of Ansible, and the process that holds the
 contexts of a run. See docs/ansible/ and docs/design/ansible.rst.
 
-agent/ and broker/server.py, with all that they use, import nothing of Ansible: agent/ runs on
+agent/ and broker/server.py, and the modules they use, import nothing of Ansible: agent/ runs on
 targets, and the broker process starts without it.
 """
 

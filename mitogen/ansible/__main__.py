@@ -1,7 +1,7 @@
 """
-`python -m mitogen.ansible`: whether playbooks use mitogen here, and to have them do so or not.
+`python -m mitogen.ansible`: show whether playbooks here use mitogen, and turn that on or off.
 
-Exit status: 0 on, or done; 1 off, or done to no avail; 2 an error, which is said.
+Exit status: 0 on, or done; 1 off, or done without effect; 2 an error, reported on stderr.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import sys
 
 from mitogen.ansible.setup import enabling, installation
 
-EPILOG = "Exit status: 0 on, or done; 1 off, or done to no avail; 2 an error."
+EPILOG = "Exit status: 0 on, or done; 1 off, or done without effect; 2 an error."
 
 
 def _values(found: installation.Installation) -> dict[str, list[str]]:
-    """Return what Ansible has now for the lists that the callback needs."""
+    """Return Ansible's current values of the lists that must contain the callback."""
     from ansible import constants
 
     names = {
@@ -29,24 +29,24 @@ def _values(found: installation.Installation) -> dict[str, list[str]]:
     }
 
 
-def _tell(lines: list[str]) -> None:
+def _print_problems(lines: list[str]) -> None:
     for line in lines:
         print("! " + line, file=sys.stderr)
 
 
 def status(found: installation.Installation, options: argparse.Namespace) -> int:
-    """Print what Ansible does here."""
+    """Show whether playbooks here use mitogen, and any problems found."""
     print("ansible-core:  %s, run by %s" % (found.release, sys.executable))
     print("configuration: %s" % (found.config or "no ansible.cfg"))
     print("plugins:       %s" % found.plugins)
     for number, line in enumerate(found.on or ["off; 'python -m mitogen.ansible enable'"]):
         print("%s %s" % ("              " if number else "mitogen:      ", line))
-    _tell(found.problems + found.elsewhere)
+    _print_problems(found.problems + found.elsewhere)
     return 0 if found.on and not found.elsewhere else 1
 
 
 def enable(found: installation.Installation, options: argparse.Namespace) -> int:
-    """Put the callback into the ansible.cfg in force."""
+    """Add the callback to the ansible.cfg in use."""
     path = options.config or enabling.target(found.config)
     done = enabling.enable(path, found.settings)
     names = ", ".join("%s: %s" % (each.key, each.entry) for each in found.settings)
@@ -55,7 +55,7 @@ def enable(found: installation.Installation, options: argparse.Namespace) -> int
     if not _is_read(path, found.config):
         text = "Ansible reads %s here, not %s: set ANSIBLE_CONFIG=%s"
         problems.append(text % (found.config or "no such file", path, path))
-    _tell(problems)
+    _print_problems(problems)
     return 1 if problems else 0
 
 
@@ -67,23 +67,23 @@ def _is_read(path: str, in_force: str | None) -> bool:
 
 
 def disable(found: installation.Installation, options: argparse.Namespace) -> int:
-    """Take the callback out of the ansible.cfg in force."""
+    """Remove the callback from the ansible.cfg in use."""
     path = options.config or found.config
     if not path or not os.path.exists(path):
-        raise installation.Error("%s: there is no such file" % (path or "ansible.cfg"))
+        raise installation.Error("%s: no such file" % (path or "ansible.cfg"))
     done = enabling.disable(path, found.settings)
     names = ", ".join(each.entry for each in found.settings)
     if not os.path.exists(path):
-        print("%s: removed, as there was nothing else in it" % path)
+        print("%s: removed, because nothing else was in it" % path)
     else:
         print("%s: %s" % (path, ("no longer has %s" if done else "had no %s") % names))
     has = [each.variable for each in found.settings if installation.in_variable(each)]
-    _tell(["the variable %s has it: unset it" % variable for variable in has])
+    _print_problems(["the variable %s contains it; unset it" % variable for variable in has])
     return 1 if has else 0
 
 
 def env(found: installation.Installation, options: argparse.Namespace) -> int:
-    """Print what turns it on for the programs of one shell."""
+    """Print shell commands that turn it on for the programs of one shell."""
     print("\n".join(enabling.environment(_values(found), found.settings, options.shell)))
     return 0
 
@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
                 "--config", metavar="PATH", type=os.path.expanduser, help="edit this file instead"
             )
         if name == "env":
-            text = "for whose eval it is: %(choices)s (%(default)s)"
+            text = "shell that evaluates the output: %(choices)s (%(default)s)"
             command.add_argument("--shell", choices=list(enabling.SHELLS), default="sh", help=text)
     return parser
 
@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     Run a command and return its exit status.
 
-    :param arguments: of the command line, without the program; None for the process' own
+    :param arguments: command-line arguments without the program; None for this process's own
     """
     options = _parser().parse_args(arguments)
     try:

@@ -1,4 +1,4 @@
-"""The run's broker process, asked as a worker of Ansible's asks it; no Ansible is needed."""
+"""The run's broker process, with requests like those of Ansible's workers, without Ansible."""
 
 import os
 import subprocess
@@ -13,13 +13,13 @@ from tests import processes
 
 SOON = 30.0
 STEPS = [["local", {"python_path": sys.executable}]]
-#: A script with something long in it, as a module is.
+#: A script with a long line, as a module has.
 LONG = "data = '{}'\nprint(len(data), data[-1], {})\n"
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Make clients of one run, whose main process is there until the test is over."""
+    """Make clients of one run, whose main process lives until the test is over."""
     made = []
     directory = tempfile.mkdtemp(dir=str(tmp_path))
     main = subprocess.Popen(["sleep", "1000"])
@@ -40,7 +40,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def sizes(monkeypatch):
-    """The bytes of each request."""
+    """Record the size of each request, in bytes."""
     found = []
     real = rpc.Connection.send
     monkeypatch.setattr(
@@ -52,28 +52,28 @@ def sizes(monkeypatch):
 
 
 def ask(worker, letter, number, size=100000):
-    """Run a script; return what it prints."""
+    """Run a script; return the words of its output."""
     script = LONG.format(letter * size, number).encode()
     status, output, error = worker.script(STEPS, sys.executable, {}, script, {})
     assert status == 0, error
     return output.decode().split()
 
 
-def test_a_connection_carries_what_is_long_once(run, sizes):
+def test_a_connection_carries_a_long_part_once(run, sizes):
     worker = run()
     assert ask(worker, "a", 1) == ["100000", "a", "1"]
     assert ask(worker, "a", 2) == ["100000", "a", "2"]
     assert ask(worker, "b", 3) == ["100000", "b", "3"], "of the same length"
     assert ask(worker, "a", 4) == ["100000", "a", "4"]
     assert [size > 100000 for size in sizes] == [True, False, True, False]
-    # What it has is its own: another worker knows nothing of it, nor does another connection.
+    # The cache belongs to one connection: another worker or connection sends the part again.
     assert ask(run(), "a", 5) == ["100000", "a", "5"]
     worker.close()
     assert ask(worker, "b", 6) == ["100000", "b", "6"]
     assert [size > 100000 for size in sizes[4:]] == [True, True]
 
 
-def test_what_a_failed_request_has_carried_is_sent_again(run, sizes):
+def test_parts_of_a_failed_request_are_sent_again(run, sizes):
     worker = run()
     script = LONG.format("a" * 100000, 1).encode()
     with pytest.raises(client.Failed):
@@ -84,7 +84,7 @@ def test_what_a_failed_request_has_carried_is_sent_again(run, sizes):
 
 
 def test_many_long_parts():
-    """The digest is that of the part, also where there are more of them than are remembered."""
+    """Digests are right, even if there are more long parts than are cached."""
     divider = scripts.Divider()
     texts = [LONG.format(chr(97 + n % 26) * (65536 + n // 2), n).encode() for n in range(60)]
     for text in texts + texts[::-1]:
@@ -101,7 +101,7 @@ def test_output_of_any_size(run):
 
 
 def test_an_account_is_connected_ahead(run, tmp_path):
-    """By a command for another one, which does not wait for it."""
+    """A command for another account starts the connection, without waiting for it."""
     worker, gate, seen = run(), tmp_path / "gate", tmp_path / "seen"
     os.mkfifo(str(gate))
     python = tmp_path / "python"
@@ -111,14 +111,14 @@ def test_an_account_is_connected_ahead(run, tmp_path):
     ahead = [*STEPS, ["local", {"python_path": str(python)}, "become"]]
     assert worker.request("run", STEPS, "echo a", None, {}, None, ahead)[:2] == [0, b"a\n"]
     processes.wait_until(seen.exists, SOON)
-    # Another one does not begin it again; nor does who needs it, and waits.
+    # Neither another command nor a request that needs and awaits it connects again.
     assert worker.request("run", STEPS, "echo b", None, {}, None, ahead)[:2] == [0, b"b\n"]
     gate.write_text("go\n")
     assert worker.script(ahead, sys.executable, {}, b"print(3)", {})[:2] == [0, b"3\n"]
     assert seen.read_text() == "x\n"
 
 
-def test_an_account_that_can_not_be_had_ahead(run):
+def test_an_account_that_cannot_be_connected_ahead(run):
     worker = run()
     ahead = [*STEPS, ["local", {"python_path": "/no/such/python"}, "become"]]
     assert worker.request("run", STEPS, "echo a", None, {}, None, ahead)[:2] == [0, b"a\n"]

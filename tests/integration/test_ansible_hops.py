@@ -1,4 +1,4 @@
-"""Commands by the program that would connect a step, for hosts that have no Python."""
+"""Commands run by a step's own program, for hosts without Python."""
 
 import subprocess
 
@@ -48,7 +48,7 @@ def test_in_namespaces(users):
             holder.kill()
 
 
-def test_in_namespaces_of_what_is_gone():
+def test_in_namespaces_of_a_process_that_is_gone():
     gone = subprocess.Popen(["true"])
     gone.wait()
     with pytest.raises(core.StreamError, match="there is no process"):

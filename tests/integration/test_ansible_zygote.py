@@ -1,4 +1,4 @@
-"""Scripts in a warm interpreter: what each finds is what a Python that has just started would."""
+"""Scripts in a warm interpreter find the state of a newly started Python."""
 
 import io
 import os
@@ -46,7 +46,7 @@ def run_plain(script, interpreter=sys.executable, environment=None):
         [interpreter],
         input=text_of(script),
         capture_output=True,
-        # Not what this process' own Python has added where there is no locale (PEP 538).
+        # Without the variable that this process's Python has added for lack of a locale (PEP 538).
         env=dict(spawn.own_environment(), **(environment or {})),
         cwd=os.path.expanduser("~"),
     )
@@ -83,7 +83,7 @@ SCRIPTS = {
         os.setsid()
         """,
     "atexit": "import atexit; atexit.register(print, 'at exit')",
-    "a file that nobody closes": """
+    "a file left open": """
         import os, tempfile
         path = tempfile.mktemp()
         f = open(path, 'w')
@@ -114,7 +114,7 @@ SCRIPTS = {
 
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
-def test_a_script_is_what_it_would_be(script, context):
+def test_a_script_behaves_as_in_a_new_python(script, context):
     assert run(context, script) == run_plain(script)
 
 
@@ -139,8 +139,8 @@ def test_every_interpreter(version, context):
     )
 
 
-def test_an_interpreter_that_can_be_no_zygote(context, tmp_path, caplog):
-    """It is tried once, and nobody is told."""
+def test_an_interpreter_that_cannot_be_a_zygote(context, tmp_path, caplog):
+    """It is tried once, without a message."""
     pythons = hosts.find_pythons()
     if (2, 7) not in pythons:
         pytest.skip("needs a Python 2.7 (pyenv or PATH)")
@@ -167,7 +167,7 @@ def test_an_interpreter_is_warm_before_it_is_needed(router):
         return [each.pid for each in processes.process_tree(pid) if "mitogen.zygote" in str(each)]
 
     assert not begun()
-    # There is none: nobody is told before somebody wants it.
+    # A missing interpreter is reported when it is needed, not before.
     context.call(warm.prepare, "/no/such/python")
     context.call(warm.prepare, sys.executable)
     first = begun()
@@ -221,8 +221,8 @@ print(only_here.VALUE, only_here.__file__.startswith(path))
 """
 
 
-def test_modules_imported_ahead_are_those_of_the_script(router):
-    """The same bytes: imported ahead. Other bytes: forgotten, and taken from the script's zip."""
+def test_preloaded_modules_are_those_of_the_script(router):
+    """Modules with the same bytes are preloaded; others are imported from the script's zip."""
     context = router.local(python_path="/usr/bin/python3")
     one = WITH_ZIP.format(archive(basic="VALUE = 1", only_here="VALUE = 'a'"))
     two = WITH_ZIP.format(archive(basic="VALUE = 2", only_here="VALUE = 'b'"))
@@ -239,15 +239,15 @@ def test_modules_imported_ahead_are_those_of_the_script(router):
         assert lines[:3] == [str(is_warm), str(value), name]
 
 
-def test_a_module_that_does_not_want_this_python(router):
-    """As ansible.module_utils.basic, which says so and exits: once for each script."""
+def test_a_module_that_refuses_this_python(router):
+    """It prints a message and exits, once for each script, as ansible.module_utils.basic does."""
     context = router.local(python_path="/usr/bin/python3")
     script = WITH_ZIP.format(archive(basic="print('too old'); raise SystemExit(1)", only_here=""))
     for _ in range(3):
         assert run(context, script) == (1, b"True\ntoo old\n", b"")
 
 
-def test_one_that_hangs_is_ended_with_all_it_has_started(context):
+def test_a_script_that_hangs_is_terminated_with_its_processes(context):
     script = """
         import os, subprocess, sys
         p = subprocess.Popen(['sleep', '1000'])
@@ -275,8 +275,8 @@ with tempfile.TemporaryDirectory() as directory:
 
 
 @pytest.mark.parametrize("kill_zygote", [False, True])
-def test_one_that_is_given_up_may_tidy_up(kill_zygote, context):
-    """It is interrupted before it is killed; what takes no notice of that is killed soon after."""
+def test_an_abandoned_script_may_clean_up(kill_zygote, context):
+    """It is interrupted first; a process that ignores that is killed soon after."""
     parts = [[digest, data] for digest, data in scripts.Divider().parts(TIDY.encode())]
     program = process.Custom(
         "mitogen.ansible.agent.runner.start_script", [sys.executable, parts, {}]
@@ -307,8 +307,8 @@ while True:
 """
 
 
-def test_time_to_tidy_up_where_the_context_ends(router, tmp_path):
-    """Half a second between the exception and what can't be survived, as without that."""
+def test_a_script_may_clean_up_while_its_context_ends(router, tmp_path):
+    """Half a second passes between the exception and the next signal, as in other cases."""
     context = router.local(python_path=sys.executable)
     said = tmp_path / "said"
     script = PATIENT.format(str(said)).encode()
@@ -335,7 +335,7 @@ def group_of(pid):
 
 
 def test_a_zygote_that_was_killed_is_replaced(context):
-    # Above a script is what leads its session, and above that the zygote.
+    # A script's parent leads its session; the parent of that is the zygote.
     hang = "import os, time\nprint(os.getppid(), flush=True)\ntime.sleep(1000)"
     parts = [[digest, data] for digest, data in scripts.Divider().parts(hang.encode())]
     program = process.Custom(

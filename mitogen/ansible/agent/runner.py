@@ -1,14 +1,14 @@
 """
-The part of an account's agent: scripts that the controller would have piped into a Python, run by a
-warm interpreter (warm.py). It is found by programs.start(), which runs them as it runs programs.
+Agent of one account: runs scripts in a warm interpreter (warm.py) that the controller would
+otherwise pipe into a new Python. programs.start() calls it, and treats scripts like programs.
 
 Rules
-    1. A script comes in parts. Those that were sent before are named by their digest only.
-    2. What a zygote can't imitate (the locale, what the interpreter itself reads from its
-       environment), and an interpreter that can't be a zygote, is run as any program is: slower,
-       never otherwise.
+    1. A script is sent in parts. A part that was sent before is represented by its digest only.
+    2. Some settings can't be changed in a running zygote (the locale, variables read by the
+       interpreter itself), and some interpreters can't be zygotes. In these cases the script runs
+       like any program: slower, with the same result.
 
-Threads: start_script() on that of its call.
+Threads: start_script() on its call's thread.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ if TYPE_CHECKING:
 
 __all__ = ["MISSING", "start_script", "surroundings", "unpack"]
 
-#: Bytes of parts that are kept.
+#: Maximum bytes of cached parts.
 KEPT_BYTES = 134217728
-#: Begins the text of a refusal, because a part was named that is not here.
+#: Start of the message of a refusal because a part is named by its digest and not cached here.
 MISSING = "parts of the script are not here"
-#: What an interpreter reads before a script could change it.
+#: Prefixes of variables that an interpreter reads before a script could change them.
 EARLY = ("LANG", "LANGUAGE", "LC_", "PYTHON", "LD_", "MALLOC_", "GLIBC_", "DYLD_")
-#: Login shells that tell a program its path; it would be that of the shell that Ansible has run.
+#: Login shells that set `_` to the path of the program; with Ansible, that of the shell it runs.
 NAMES_PROGRAM = ("bash", "ksh", "zsh")
-#: What ends a script that nobody wants any more. The first one is an exception to a Python, which
-#: removes its temporary files then.
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+#: Signals sent to an abandoned script. In a Python the first raises an exception, so that it
+#: removes its temporary files.
+END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 
 class _Parts:
-    """What was sent, by digest."""
+    """Cache of parts received, by digest."""
 
     def __init__(self) -> None:
         self.kept: dict[bytes, bytes] = {}
@@ -54,10 +54,10 @@ class _Parts:
 
     def join(self, parts: list[Any]) -> bytes:
         """
-        Return a script.
+        Return a script, assembled from its parts.
 
-        :param list parts: pairs of digest, and what scripts.pack() makes of it or None
-        :raises Refused: one is not here
+        :param list parts: pairs of digest and packed part (scripts.pack()); None for a cached part
+        :raises Refused: a part is not cached
         """
         found = []
         for digest, sent in parts:
@@ -75,7 +75,7 @@ class _Parts:
 
 
 def unpack(sent: Any) -> bytes:
-    """Return the part of a script that scripts.pack() was given."""
+    """Return the part of a script that scripts.pack() has packed."""
     if isinstance(sent, bytes):
         return sent
     before, raw, after = sent
@@ -92,7 +92,7 @@ def _is_early(name: str) -> bool:
 
 
 def surroundings() -> list[Any]:
-    """Return the directory and the environment that this context has been given."""
+    """Return this context's working directory and environment."""
     env = own_environment()
     env.setdefault("HOME", server.home())
     return [os.getcwd(), env]
@@ -103,14 +103,14 @@ def start_script(router: Router, spec: dict[str, Any]) -> Any:
     Start a script, for programs.start(): `args` is [interpreter, parts, added environment, cwd].
 
     :raises Refused: MISSING
-    :raises OSError: there is no such interpreter
+    :raises OSError: the interpreter does not exist
     """
     interpreter, parts, added = spec["args"]
     script = _parts(router).join(parts)
     env = server.environment(dict(spec, add_env=added))
     if spec.get("env") is None and os.path.basename(server.login_shell()) in NAMES_PROGRAM:
         env.setdefault("_", "/bin/sh")
-    # Which every shell sets.
+    # As every shell does.
     env.setdefault("PWD", spec.get("cwd") or server.home())
     own = own_environment()
     plain = any(own.get(n) != env.get(n) for n in {*env, *own} if _is_early(n))
@@ -118,8 +118,8 @@ def start_script(router: Router, spec: dict[str, Any]) -> Any:
     if not plain:
         started = _start_warm(router, interpreter, script, env, spec)
     started = started or _start_plain(router, interpreter, script, env, spec)
-    # Also where the context itself is about to end: an exception takes that long.
-    started.end_signals, started.short_pause = ENDINGS, server.CUSTOM_GRACE_PAUSE
+    # Also used while the context itself ends: an exception takes that long.
+    started.end_signals, started.short_pause = END_SIGNALS, server.CUSTOM_GRACE_PAUSE
     return started
 
 
@@ -140,7 +140,7 @@ def _start_warm(
     try:
         child = zygote.run(script, env, cwd, [stdin, out_w, err_w])
     except (OSError, ValueError):
-        # Gone, and this script has not begun: a new one, or none.
+        # The zygote is gone, and the script has not started: the caller runs it without one.
         os.close(out_r)
         os.close(err_r)
         return None
@@ -166,7 +166,7 @@ def _start_plain(
     with tempfile.TemporaryFile() as fp:
         fp.write(script)
         fp.seek(0)
-        # Below a shell, as Ansible does it: it leads neither a session nor a group.
+        # Below a shell, as Ansible does: the script leads neither a session nor a group.
         words = ["/bin/sh", "-c", shlex.quote(interpreter)]
         plain = dict(spec, kind="argv", args=words, env=env, add_env=None)
         return server.start_on_pipes(router, plain, fp.fileno())

@@ -1,13 +1,13 @@
 """
-The warm interpreters of an account's agent, each a process that runs zygote.py. This much can be
-imported fast, so that they begin while the rest of the agent (runner.py) is still on its way.
+Warm interpreters of an account's agent, each a process that runs zygote.py. This module is quick to
+import, so that they start while the rest of the agent (runner.py) is still being sent.
 
 Rules
-    1. One zygote for each interpreter; if it dies, what it ran has failed, and the next script gets
-       a new one.
-    2. An interpreter that can't be a zygote is found out once.
+    1. Each interpreter has one zygote; if it dies, its running scripts have failed, and the next
+       script gets a new one.
+    2. An interpreter that can't be a zygote is tried once only.
 
-Threads: any; one for each zygote, which reads what it says.
+Threads: any; each zygote has a thread that reads its replies.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Zygote", "prepare", "zygote_of"]
 
-#: The module that an interpreter is given.
+#: Module run by the interpreter.
 ZYGOTE = "mitogen.ansible.agent.zygote"
-#: Seconds between the first and the last of them, where their zygote is gone.
-PAUSE = 0.5
-#: Seconds between looks at whether they are gone: no child of ours tells.
-LOOK = 0.02
-#: Makes an interpreter a zygote: its program comes by standard input, which it never is again.
+#: Seconds between SIGINT and SIGKILL for the scripts of a zygote that is gone.
+GRACE = 0.5
+#: Seconds between polls for their exit: they are not children of this process.
+POLL_INTERVAL = 0.02
+#: Program of a zygote: reads its source from standard input, which it does not use again.
 _BOOT = "import sys;exec(compile(sys.stdin.buffer.read(),'mitogen.zygote','exec'));main(%d)"
 
 
 class _Child:
-    """A script's process, as programs.Program wants it: a subprocess.Popen that is no child."""
+    """A script's process: what programs.Program needs of a subprocess.Popen, for a non-child."""
 
     def __init__(self) -> None:
         self.pid = 0
@@ -67,7 +67,7 @@ class Zygote:
         self.router = router
         self.children: dict[int, _Child] = {}
         self.number = 0
-        #: Whether it has ever run anything: an interpreter that is too old ends at once.
+        #: True once it has run a script: an interpreter that is too old exits at once.
         self.has_run = False
         self.lock = _thread.allocate_lock()
         self.alive = True
@@ -88,20 +88,20 @@ class Zygote:
             stdin.write(_source().encode())
             stdin.close()
         except OSError:
-            # It has ended; its own words follow.
+            # It has exited; its error output follows.
             pass
         _thread.start_new_thread(self._read, ())
 
     def run(self, script: bytes, env: dict[str, str], cwd: str, fds: list[int]) -> _Child:
         """
-        Run a script; the descriptors stay the caller's.
+        Run a script; the caller keeps its descriptors.
 
         :raises ConnectionError: the zygote is gone
         """
         child = _Child()
         with self.lock:
             if not self.alive:
-                raise ConnectionError("the zygote has ended")
+                raise ConnectionError("the zygote has exited")
             self.number += 1
             self.children[self.number] = child
             data = marshal.dumps(("run", self.number, script, env, cwd), 2)
@@ -111,17 +111,17 @@ class Zygote:
             self.sock.sendall(memoryview(frame)[sent:])
         child.started.acquire()
         if not child.pid:
-            raise ConnectionError("the zygote has ended")
+            raise ConnectionError("the zygote has exited")
         return child
 
     def _read(self) -> None:
-        """The zygote's own thread."""
+        """Read replies until the zygote's end. Runs on a thread of its own."""
         try:
             with self.sock.makefile("rb") as fp:
                 while self._read_one(fp):
                     pass
         except OSError:
-            # It has ended before it had read everything.
+            # It exited before it had read everything.
             pass
         self._end()
 
@@ -146,7 +146,7 @@ class Zygote:
             children = list(self.children.values())
             self.children.clear()
         self.sock.close()
-        # Killed, as far as anybody can know; nobody else would end them.
+        # The zygote was probably killed, so this process must end its scripts.
         _end_groups([child.pid for child in children if child.pid])
         for child in children:
             child.status = signal.SIGKILL
@@ -157,22 +157,22 @@ class Zygote:
         with stderr:
             words = stderr.read(4096).decode("utf-8", "replace")
         status = self.proc.wait()
-        # Else this interpreter can't be one, and does without.
+        # Otherwise this interpreter can't be a zygote, which is no error.
         if self.has_run:
-            self.router.log(ERROR, "a zygote has ended with status %s: %s", status, words)
+            self.router.log(ERROR, "a zygote has exited with status %s: %s", status, words)
 
 
 def _end_groups(numbers: list[int]) -> None:
-    """End process groups that are not our children's."""
-    deadline = core.now() + PAUSE
+    """End process groups that this process is not the parent of."""
+    deadline = core.now() + GRACE
     _signal_groups(numbers, signal.SIGINT)
     while _signal_groups(numbers, 0) and core.now() < deadline:
-        time.sleep(LOOK)
+        time.sleep(POLL_INTERVAL)
     _signal_groups(numbers, signal.SIGKILL)
 
 
 def _signal_groups(numbers: list[int], signum: int) -> bool:
-    """Return whether there is one of them."""
+    """Signal process groups; return whether any of them exists."""
     found = False
     for number in numbers:
         try:
@@ -184,7 +184,7 @@ def _signal_groups(numbers: list[int], signum: int) -> bool:
 
 
 def _source() -> str:
-    # Not imported: this process has no use for what it would import.
+    # Not imported: its imports are of no use in this process.
     from importlib.util import find_spec
 
     spec: Any = find_spec(ZYGOTE)
@@ -192,23 +192,23 @@ def _source() -> str:
 
 
 class _Zygotes:
-    """Those of a context."""
+    """Zygotes of a context."""
 
     def __init__(self) -> None:
         self.lock = _thread.allocate_lock()
-        #: By interpreter; False for one that can't be any.
+        #: By interpreter's path; False for an interpreter that can't be a zygote.
         self.found: dict[str, Any] = {}
 
 
 def zygote_of(router: Router, interpreter: str) -> Zygote | None:
-    """Return the zygote of an interpreter, a path; None if that can't be one."""
+    """Return the zygote of an interpreter, a path; None if it can't have one."""
     own: _Zygotes = router.__dict__.get("_zygotes") or router.__dict__.setdefault(
         "_zygotes", _Zygotes()
     )
     with own.lock:
         found: Any = own.found.get(interpreter)
         if found is None or (found and not found.alive):
-            # One that has ended before it ran anything: so would the next.
+            # A zygote that exited before it ran a script would do so again.
             found = False if found and not found.has_run else Zygote(router, interpreter)
             own.found[interpreter] = found
         return found or None
@@ -217,12 +217,12 @@ def zygote_of(router: Router, interpreter: str) -> Zygote | None:
 @core.takes_router
 def prepare(interpreter: str, router: Any = None) -> None:
     """
-    Have an interpreter be warm before a script needs it.
+    Start an interpreter's zygote before a script needs it.
 
-    :param str interpreter: its path; "" for the one that this process has
+    :param str interpreter: path of the interpreter; "" for this process's own
     """
     try:
         zygote_of(router, interpreter or sys.executable)
     except OSError:
-        # There is no such interpreter: whoever wants it will be told.
+        # No such interpreter: the first script that needs it will fail with the error.
         pass

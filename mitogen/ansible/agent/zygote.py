@@ -1,21 +1,21 @@
 """
-A warm interpreter that runs scripts: one process with one thread, which splits off a child for each
-script that a Python reading its standard input would have run.
+A warm interpreter that runs scripts: one process with one thread, which forks a child for each
+script that would otherwise be piped into a new Python.
 
-It is a program of its own, given to an interpreter by runner.py, and imports nothing of mitogen.
-Frames on its socket are a length (4 bytes, big-endian) and what marshal makes of a tuple; the
-descriptors 0, 1 and 2 of a script come along with its frame (SCM_RIGHTS).
+This is a program of its own, given to an interpreter by warm.py, and imports nothing of mitogen.
+Frames on its socket are a length (4 bytes, big-endian) and a tuple in marshal's format; a script's
+descriptors 0, 1 and 2 accompany its frame (SCM_RIGHTS).
 
     to it       ("run", number, script, env, cwd); ("kill", number)
     from it     ("pid", number, pid); ("exit", number, status of waitpid(2))
 
 Rules
-    1. A child finds what a Python that was just started would: modules, `__main__`, arguments,
-       descriptors, signals, random numbers, time zone. What cannot be made so (the locale, what
-       PYTHON* variables say) is not given to a zygote at all.
-    2. `ansible.module_utils` is imported ahead from the first script's zip. A script whose zip has
-       other bytes for any of these modules runs in a child that has forgotten them all.
-    3. Each child leads a session and a group. Should the socket end, all groups are ended.
+    1. A child has the state of a newly started Python: modules, `__main__`, arguments, descriptors,
+       signals, random numbers, time zone. A script that depends on unchangeable state (the locale,
+       PYTHON* variables) is not sent to a zygote at all.
+    2. `ansible.module_utils` is preloaded from the first script's zip. A script whose zip has other
+       bytes for any of these modules runs in a child that first drops them all.
+    3. Each child leads a session and a group. When the socket is closed, all groups are terminated.
 
 Threads: one, ever.
 """
@@ -40,28 +40,28 @@ if TYPE_CHECKING:
 
 __all__ = ["ZIP", "main"]
 
-#: A zip in base64 within a script: the first bytes of a local file header, and no less than that.
+#: A zip in base64 within a script: begins with a local file header, and is at least this long.
 ZIP = re.compile(rb"UEsDB[A-Za-z0-9+/]{2000,}={0,2}")
-#: Modules that a script most likely imports first, and which are the same for all.
-AHEAD = (
+#: Modules that most scripts import first.
+PRELOADED = (
     "base64 shutil tempfile runpy json datetime time pwd grp stat subprocess platform shlex "
     "traceback types copy errno fcntl hashlib locale random selectors signal syslog uuid glob "
     "grp atexit functools collections contextlib dataclasses enum typing inspect ast string "
     "struct socket"
 ).split()
-#: What the process between the zygote and a script does not end by.
-OUTLIVED = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM)
-#: Zips whose modules were compared with those imported ahead.
+#: Signals ignored by the process between the zygote and a script.
+IGNORED_SIGNALS = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM)
+#: Maximum number of zips with a cached result of their comparison with the preloaded modules.
 KEPT = 256
-#: What ends children at the end, and the seconds that they have then. The first is an exception to
-#: a Python, which removes its temporary files.
-ENDINGS = ((_signal.SIGINT, 0.5), (_signal.SIGTERM, 0.5), (_signal.SIGKILL, 0))
+#: Signals that terminate children at shutdown, each with the seconds until the next. In a Python
+#: the first raises an exception, so that it removes its temporary files.
+SHUTDOWN_SIGNALS = ((_signal.SIGINT, 0.5), (_signal.SIGTERM, 0.5), (_signal.SIGKILL, 0))
 
 
 class ZipPackages:
     """
-    The `__path__` of a package that was imported ahead from a zip: that zip is gone, and those that
-    a script has put on sys.path since take its place.
+    The `__path__` of a package preloaded from a zip. That zip is gone; the zips that a script has
+    put on sys.path take its place.
 
     :param str inside: the package's directory within a zip
     """
@@ -88,12 +88,14 @@ class ZipPackages:
         return repr(self._paths())
 
     def append(self, item: str) -> None:
-        """As pkgutil.extend_path() does; there is nothing to extend."""
+        """Do nothing. pkgutil.extend_path() calls this, but there is nothing to extend."""
 
 
 class Zygote:
     """
-    :param sock: the socket to who has started it
+    State of the zygote process.
+
+    :param sock: the socket to the agent
     """
 
     def __init__(self, sock: Any) -> None:
@@ -101,11 +103,11 @@ class Zygote:
         self.buffer = b""
         self.fds: list[int] = []
         self.pids: dict[int, int] = {}
-        #: What Python has set by itself, having found no locale (PEP 538).
+        #: The locale that Python itself has set, for lack of one in the environment (PEP 538).
         self.coerced = os.environ.get("LC_CTYPE")
-        #: CRC-32 of each module's source that was imported ahead, by its name within a zip.
+        #: CRC-32 of the source of each preloaded module, by its name within a zip.
         self.sources: dict[str, int] = {}
-        #: Whether a zip, by the CRC-32 of its base64, agrees with these.
+        #: Results of _is_warm(), by CRC-32 and length of the zip's base64.
         self.agrees: dict[Any, bool] = {}
 
     # -- frames
@@ -115,11 +117,11 @@ class Zygote:
         try:
             self.sock.sendall(len(data).to_bytes(4, "big") + data)
         except OSError:
-            # The next recv() says so too.
+            # The next recv() fails too.
             pass
 
     def receive(self) -> bool:
-        """Take in what has come; return False at the end."""
+        """Receive data and handle complete frames; return False at the end."""
         import socket
 
         data, rights, _, _ = self.sock.recvmsg(1 << 20, socket.CMSG_SPACE(4 * 64))
@@ -137,38 +139,38 @@ class Zygote:
             HANDLERS[fields[0]](self, *fields[1:])
         return bool(data)
 
-    # -- what it is told
+    # -- handlers
 
     def run(self, number: int, script: bytes, env: dict[str, str], cwd: str) -> None:
-        """Split off a child for a script."""
+        """Fork a child for a script."""
         fds, self.fds = self.fds[:3], self.fds[3:]
         warm = self._is_warm(script)
         if hasattr(gc, "freeze"):
-            # Or the first collection in a child would copy all that there is.
+            # Otherwise the first collection in a child would copy the whole heap.
             gc.freeze()
         pid = os.fork()
         if not pid:
-            self._become(script, env, cwd, fds, warm)
+            self._run_child(script, env, cwd, fds, warm)
         self.pids[pid] = number
         for fd in fds:
             os.close(fd)
         self.send("pid", number, pid)
 
     def kill(self, number: int) -> None:
-        """End a script, and what it has started."""
+        """Kill a script, and the processes in its group."""
         for pid, each in self.pids.items():
             if each == number:
-                self._end(pid, _signal.SIGKILL)
+                self.signal(pid, _signal.SIGKILL)
 
-    def _end(self, pid: int, signum: int) -> bool:
-        """Send a signal to a script's group; return whether there is anybody."""
+    def signal(self, pid: int, signum: int) -> bool:
+        """Send a signal to a script's group; return whether the group exists."""
         try:
             os.killpg(pid, signum)
             return True
         except OSError:
             if pid not in self.pids:
                 return False
-        # It has not become a leader yet, or has just ended.
+        # The child is not a group leader yet, or has just exited.
         try:
             os.kill(pid, signum)
             return True
@@ -184,10 +186,10 @@ class Zygote:
             if number is not None:
                 self.send("exit", number, status)
 
-    # -- modules imported ahead
+    # -- preloaded modules
 
     def _is_warm(self, script: bytes) -> bool:
-        """Return whether a script may run with the modules that were imported ahead."""
+        """Return whether a script may run with the preloaded modules."""
         found = ZIP.search(script)
         if not found:
             return not self.sources
@@ -199,7 +201,7 @@ class Zygote:
             except (ValueError, zipfile.BadZipFile):
                 return not self.sources
             if not self.sources:
-                self._import_ahead(data, archive)
+                self._preload(data, archive)
             if len(self.agrees) >= KEPT:
                 self.agrees.clear()
             self.agrees[key] = all(
@@ -207,13 +209,13 @@ class Zygote:
             )
         return self.agrees[key]
 
-    def _import_ahead(self, data: bytes, archive: Any) -> None:
-        """Import `ansible.module_utils` from a zip, so that no child has to."""
+    def _preload(self, data: bytes, archive: Any) -> None:
+        """Import `ansible.module_utils` from a zip, so that children don't need to."""
         import tempfile
 
         names = {info.filename: info.CRC for info in archive.infolist()}
         before = set(sys.modules)
-        # Should this process be killed meanwhile, nobody would remove one that has a name.
+        # A named file would be left behind if this process were killed meanwhile.
         nameless = os.path.isdir("/proc/self/fd")
         make: Any = tempfile.TemporaryFile if nameless else tempfile.NamedTemporaryFile
         with make() as fp:
@@ -233,7 +235,7 @@ class Zygote:
                     self.sources[name] = names[name]
             module = sys.modules[fullname]
             if inside + "/__init__.py" in names and hasattr(module, "__path__"):
-                module.__path__ = ZipPackages(inside)  # type: ignore[assignment]  # as one of its own
+                module.__path__ = ZipPackages(inside)  # type: ignore[assignment]  # list-like
 
     @staticmethod
     def _import(name: str) -> None:
@@ -243,38 +245,38 @@ class Zygote:
         if "respawn" in fullname or "_extensions" in fullname:
             return
         streams = sys.stdout, sys.stderr
-        # What it says is not for a script that comes later, whose buffers are copies of these.
+        # Later scripts inherit copies of the stream buffers, so output must not remain there.
         sys.stdout = sys.stderr = io.StringIO()
         try:
             __import__(fullname)
         except BaseException:
-            # What it needs may not be here. It is looked for again by who wants it.
+            # A dependency may be missing here. A script that needs the module imports it again.
             sys.modules.pop(fullname, None)
         finally:
             sys.stdout, sys.stderr = streams
 
-    # -- a child
+    # -- children
 
-    def _become(
+    def _run_child(
         self, script: bytes, env: dict[str, str], cwd: str, fds: list[int], warm: bool
     ) -> NoReturn:
-        """In the child: be a Python that reads `script` from its standard input; never returns."""
-        _signal.pthread_sigmask(_signal.SIG_BLOCK, OUTLIVED)
+        """Child: set up the state of a Python that reads `script` from stdin, and raise Script."""
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, IGNORED_SIGNALS)
         os.setsid()
         _signal.set_wakeup_fd(-1)
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         self.sock.close()
-        # As below a shell: it leads neither a session nor a group, and may make its own.
+        # As below a shell: the script leads neither a session nor a group, and may create its own.
         pid = os.fork()
         if pid:
-            # What ends the group is for the script, which may take its time over it.
-            for number in OUTLIVED:
+            # Signals to the group are for the script, which may take some time to exit.
+            for number in IGNORED_SIGNALS:
                 _signal.signal(number, _signal.SIG_IGN)
-            _end_as(os.waitpid(pid, 0)[1])
-        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, OUTLIVED)
+            _exit_like(os.waitpid(pid, 0)[1])
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, IGNORED_SIGNALS)
         for target, fd in enumerate(fds):
             os.dup2(fd, target)
-        os.closerange(3, 4096 if not hasattr(os, "sysconf") else max(3, _most_open()) + 1)
+        os.closerange(3, 4096 if not hasattr(os, "sysconf") else max(3, _highest_fd()) + 1)
         os.environ.clear()
         os.environ.update(env)
         if self.coerced is not None:
@@ -288,30 +290,30 @@ class Zygote:
         if not warm:
             for name in [n for n in sys.modules if n.partition(".")[0] == "ansible"]:
                 del sys.modules[name]
-        _forget()
+        _reset_caches()
         raise Script(script)
 
 
-def _end_as(status: int) -> NoReturn:
-    """End as another process has ended."""
+def _exit_like(status: int) -> NoReturn:
+    """Exit in the same way as a process with that status of waitpid(2)."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         if number not in (_signal.SIGKILL, _signal.SIGSTOP):
             _signal.signal(number, _signal.SIG_DFL)
-            _signal.pthread_sigmask(_signal.SIG_UNBLOCK, OUTLIVED)
+            _signal.pthread_sigmask(_signal.SIG_UNBLOCK, IGNORED_SIGNALS)
         os.kill(os.getpid(), number)
     os._exit(os.WEXITSTATUS(status))
 
 
-def _most_open() -> int:
+def _highest_fd() -> int:
     try:
         return max(int(name) for name in os.listdir("/proc/self/fd"))
     except (OSError, ValueError):
         return 1024
 
 
-def _forget() -> None:
-    """Forget what a new process would find out for itself."""
+def _reset_caches() -> None:
+    """Reset state that a new process would initialize itself."""
     import time
 
     if hasattr(time, "tzset"):
@@ -330,14 +332,14 @@ def _forget() -> None:
 
 
 class Script(BaseException):
-    """Carries a child's script out of the zygote's own frames."""
+    """Carries a child's script out of the zygote's stack frames."""
 
 
 HANDLERS: dict[str, Any] = {"run": Zygote.run, "kill": Zygote.kill}
 
 
 def serve(zygote: Zygote) -> None:
-    """Serve until the socket's end; in a child, raise Script."""
+    """Serve until the socket is closed; in a child, raise Script."""
     rfd, wfd = os.pipe()
     os.set_blocking(rfd, False)
     os.set_blocking(wfd, False)
@@ -360,28 +362,28 @@ def serve(zygote: Zygote) -> None:
                     serving = zygote.receive()
                 except OSError:
                     serving = False
-    _end_all(zygote)
+    _terminate_children(zygote)
 
 
-def _end_all(zygote: Zygote) -> None:
+def _terminate_children(zygote: Zygote) -> None:
     import time
 
-    # A group may be there yet when its leader has ended.
+    # A group may outlive its leader.
     groups = list(zygote.pids)
-    for signum, grace in ENDINGS:
-        groups = [pid for pid in groups if zygote._end(pid, signum)]
+    for signum, grace in SHUTDOWN_SIGNALS:
+        groups = [pid for pid in groups if zygote.signal(pid, signum)]
         deadline = time.monotonic() + grace
         while groups and time.monotonic() < deadline:
             select.select([], [], [], 0.02)
             zygote.reap()
-            groups = [pid for pid in groups if zygote._end(pid, 0)]
+            groups = [pid for pid in groups if zygote.signal(pid, 0)]
 
 
 def start(fd: int) -> bytes | None:
-    """Be a zygote on a socket; return a script in each child, and None at the end."""
+    """Run a zygote on a socket; return a script in each child, and None at the end."""
     import socket
 
-    for name in AHEAD:
+    for name in PRELOADED:
         try:
             __import__(name)
         except ImportError:
@@ -396,7 +398,7 @@ def start(fd: int) -> bytes | None:
 
 
 def run_script(script: bytes) -> int:
-    """Run a script as `__main__`; return the exit status that a Python would end with."""
+    """Run a script as `__main__`; return the exit status of a Python that runs it."""
     module: Any = type(sys)("__main__")
     module.__builtins__ = __builtins__
     sys.modules["__main__"] = module
@@ -407,12 +409,12 @@ def run_script(script: bytes) -> int:
     except SystemExit as e:
         status = e.code
     except BaseException as e:
-        # Without our own frame.
+        # Leave out this function's frame.
         trace = e.__traceback__ and e.__traceback__.tb_next
         sys.excepthook(type(e), e.with_traceback(trace), trace)
         status = 1
         if isinstance(e, KeyboardInterrupt):
-            # As Python ends: whoever waits is to know what it was.
+            # As Python exits: the parent process sees the signal.
             _flush()
             _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
             os.kill(os.getpid(), _signal.SIGINT)
@@ -424,8 +426,8 @@ def run_script(script: bytes) -> int:
 
 def end(status: int) -> None:
     """
-    End the process as Python does, but for taking apart what the zygote has made: that would copy
-    all of it, page by page, and is half of a short script's time.
+    Exit as Python does, but without tearing down the objects made by the zygote: that would copy
+    their memory page by page, which takes half of a short script's time.
     """
     import atexit
     import gc
@@ -434,14 +436,14 @@ def end(status: int) -> None:
     if threading:
         threading._shutdown()
     atexit._run_exitfuncs()
-    # What only its end writes, as an open file does, was made since gc.freeze().
+    # Objects that write at their destruction, like open files, were created after gc.freeze().
     sys.modules["__main__"].__dict__.clear()
     gc.collect()
     os._exit(status if _flush() else status or 120)
 
 
 def _flush() -> bool:
-    """Write what is buffered; return whether that could be done."""
+    """Flush the standard streams; return whether that succeeded."""
     done = True
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -453,7 +455,7 @@ def _flush() -> bool:
 
 
 def main(fd: int) -> None:
-    """Be a zygote; in each child, what the script makes of it."""
+    """Run a zygote; in each child, run the script and exit."""
     script = start(fd)
     if script is not None:
         end(run_script(script))

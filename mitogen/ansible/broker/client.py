@@ -1,11 +1,11 @@
 """
-A worker's way to the broker process of its run: started by whoever needs it first.
+A worker's client of the broker process of its run; the first client starts that process.
 
 Rules
-    1. The run's directory is private to its account, and named by its main process.
-    2. Who starts the broker holds a lock, so that there is one; one that is started ahead holds it
-       itself until it can be asked.
-    3. A connection is a process' own: a copy of the process makes another.
+    1. The run's directory is private to its account, and named after its main process.
+    2. The process that starts the broker holds a lock, so that there is only one. A broker that is
+       started in advance holds the lock itself until it accepts connections.
+    3. A connection belongs to one process: a fork of it makes its own.
 
 Threads: one at a time for each Client.
 """
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 __all__ = ["Client", "Failed"]
 
 
-#: What the broker process runs: this mitogen, wherever it is.
+#: Program of the broker process: uses this copy of mitogen, wherever it is.
 _MAIN = "import sys;sys.path.insert(0,%r);from mitogen.ansible.broker.server import main;main()"
 
 
 class Failed(core.Error):
     """
-    The broker could not do something.
+    The broker could not carry out a request.
 
-    :param str kind: name of the exception there
+    :param str kind: name of the exception's class in the broker
     """
 
     def __init__(self, kind: str, text: str) -> None:
@@ -48,8 +48,10 @@ class Failed(core.Error):
 
 class Client:
     """
-    :param str directory: the run's; made if need be
-    :param int main_pid: the run's main process
+    Client of one run's broker.
+
+    :param str directory: directory of the run; created if needed
+    :param int main_pid: pid of the run's main process
     """
 
     def __init__(self, directory: str, main_pid: int) -> None:
@@ -58,22 +60,22 @@ class Client:
         self._connection: rpc.Connection | None = None
         self._pid = 0
         self._divider = scripts.Divider()
-        #: Digests of long parts of scripts that the connection has carried.
+        #: Digests of long parts of scripts already sent on this connection.
         self._carried: set[bytes] = set()
 
     def request(self, name: str, *args: Any) -> Any:
         """
-        Ask the broker and return its answer.
+        Send a request to the broker and return its result.
 
-        :raises Failed: it could not do that
-        :raises Lost: it is gone
+        :raises Failed: the broker could not carry it out
+        :raises Lost: the broker is gone
         """
         connection = self._connect()
         try:
             connection.send([name, *args])
             answer = connection.receive()
         except BaseException:
-            # Interrupted, or lost: an answer that comes yet would be the next one's.
+            # Interrupted or lost: a late answer would be taken for the next request's.
             self.close()
             raise
         if answer[0] == "error":
@@ -88,7 +90,7 @@ class Client:
         script: bytes,
         options: dict[str, Any],
     ) -> Any:
-        """Have a Python run a script: as request() of Broker.script()."""
+        """Run a script in a Python, like request() of Broker.script()."""
         parts = self._divider.parts(script)
         self._connect()
         sent = [[digest, None if digest in self._carried else data] for digest, data in parts]
@@ -97,13 +99,13 @@ class Client:
         return answer
 
     def close(self) -> None:
-        """Close the connection; what was asked for is ended."""
+        """Close the connection; the broker cancels a pending request."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
 
     def start(self) -> subprocess.Popen[bytes] | None:
-        """Start the broker process if there is none, without waiting for it; return it."""
+        """Start the broker process if there is none; return it without waiting for it."""
         fd = self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
             if fd is None or os.path.exists(os.path.join(self.directory, SOCKET)):
@@ -124,7 +126,7 @@ class Client:
         try:
             return self._dial()
         except OSError:
-            # None has been started, or it can't be asked yet.
+            # No broker was started, or it does not accept connections yet.
             pass
         fd: Any = self._lock(fcntl.LOCK_EX)
         try:
@@ -137,7 +139,7 @@ class Client:
             os.close(fd)
 
     def _lock(self, how: int) -> int | None:
-        """Return a descriptor that holds the run's lock; None if another does."""
+        """Return a descriptor that holds the run's lock; None if another process holds it."""
         os.makedirs(self.directory, 0o700, exist_ok=True)
         self._check(os.stat(self.directory))
         fd = os.open(os.path.join(self.directory, LOCK), os.O_RDWR | os.O_CREAT, 0o600)
@@ -160,7 +162,7 @@ class Client:
         directory = os.open(self.directory, os.O_RDONLY)
         try:
             self._check(os.fstat(directory))
-            # However long the path is.
+            # A path relative to a descriptor, because the full path may be too long for a socket.
             sock.connect("/proc/self/fd/%d/%s" % (directory, SOCKET))
             return sock
         except BaseException:
@@ -178,11 +180,15 @@ class Client:
         with stdout:
             if not stdout.readline():
                 status = process.wait()
-                raise core.Error("the broker process has ended with status %s", status)
+                raise core.Error(
+                    "the broker process exited at its start with status %s; its output precedes "
+                    "this message",
+                    status,
+                )
 
     def _popen(self, *args: str, **kwargs: Any) -> subprocess.Popen[bytes]:
-        # With the environment as it is: that is what local tasks have. Without packages that are
-        # installed: it needs none, and to look for them takes a fifth of its start.
+        # The environment is inherited, because local tasks need it. -S leaves out installed
+        # packages: none is needed, and looking for them takes a fifth of the start-up time.
         place = str(pathlib.Path(__file__).absolute().parents[3])
         words = [_MAIN % place, self.directory, str(self.main_pid), *args]
         command = [sys.executable, "-S", "-c", *words]

@@ -1,13 +1,13 @@
 """
-Commands that Ansible has a shell run around most tasks, done without one: a table.
+Shell commands that Ansible runs around most tasks, implemented in Python: a table.
 
 Rules
-    1. A command is one of these to the letter, or it is none. `~` and `$HOME` at the beginning of a
-       path are all that a shell would make of one.
-    2. What succeeds is what the command would have done and printed. What does not is left to the
-       command itself, which then says why.
+    1. A command must match a pattern exactly. A leading `~` or `$HOME` in a path is the only thing
+       that a shell would expand.
+    2. A success has the command's effect and output. After an error the command itself is run, for
+       its error message.
 
-Threads: known() any, it is pure; do() that of the context's calls.
+Threads: known() is pure, on any; do() on the thread of the context's calls.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["do", "known"]
 
-#: A path that means the same to a shell; with what may stand for the home directory.
+#: A path without characters that a shell would expand; then with a prefix for the home directory.
 _PATH = r"/[\w@%+=:,./-]*"
 _FROM_HOME = r"(?:~|\$HOME|)" + _PATH
 _MAKE_TEMPORARY = re.compile(
@@ -33,15 +33,15 @@ _MAKE_TEMPORARY = re.compile(
 _REMOVE = re.compile(r"rm -f -r (?P<path>%s) > /dev/null 2>&1\Z" % _PATH)
 _OPEN = re.compile(r"chmod u\+rwx (?P<paths>%s(?: %s)*)\Z" % (_PATH, _PATH))
 _HOME = re.compile(r"echo ~\Z")
-#: What `sh` plugins put after a command that may have a terminal.
+#: Suffix that `sh` plugins add to a command that may have a terminal.
 _PAUSE = " && sleep 0"
 
 
 def known(command: str) -> tuple[str, list[str]] | None:
     """
-    Return the name and the arguments for do() of a command; None if it is none of ours.
+    Return the name and the arguments of a command for do(), or None if it is not in the table.
 
-    :param str command: as `/bin/sh -c` gets it
+    :param str command: the argument of `/bin/sh -c`
     """
     if command.endswith(_PAUSE):
         command = command[: -len(_PAUSE)]
@@ -55,11 +55,11 @@ def known(command: str) -> tuple[str, list[str]] | None:
 
 def do(name: str, arguments: list[str], home: str | None = None) -> bytes | None:
     """
-    Do what the command does; return its output. None: it has to be run.
+    Carry out a command and return its output; None if the command must be run instead.
 
-    :param str name: from known()
-    :param list arguments: text, from known()
-    :param str home: HOME, where it is not this process'
+    :param str name: name from known()
+    :param list arguments: arguments from known(), as text
+    :param str home: HOME, if different from this process's
     """
     home = os.environ.get("HOME", "") if home is None else home
     try:
@@ -72,7 +72,7 @@ def _absolute(home: str, path: str) -> str:
     if path[0] == "/":
         return path
     if home[:1] != "/" or re.search(r"[\s*?\[\\]", home):
-        # A shell would find it elsewhere, or make several words of it.
+        # A shell would resolve the path elsewhere, or split it into several words.
         raise OSError("HOME is %r" % home)
     return home + path[path.index("/") :]
 
@@ -88,19 +88,19 @@ def _make_temporary(home: str, base: str, path: str, name: str) -> str:
         try:
             os.mkdir(each, 0o700)
         except FileExistsError:
-            # By another task: this may be one of several.
+            # Created by a concurrent task.
             pass
     os.mkdir(path, 0o700)
     return "%s=%s\n" % (name, path)
 
 
 def _remove(home: str, path: str) -> str:
-    # Not at the top: it takes the broker process 5 ms, which needs none of it.
+    # Not at the top: importing it takes 5 ms, and the broker process does not need it.
     import shutil
 
     bare = path.rstrip("/")
     if not bare or (bare != path and os.path.islink(bare)):
-        raise OSError("rm may say something else of %s" % path)
+        raise OSError("rm may treat %s differently" % path)
     try:
         if os.path.isdir(bare) and not os.path.islink(bare):
             shutil.rmtree(bare)
@@ -122,7 +122,7 @@ def _home(home: str) -> str:
     return _absolute(home, "~/")[:-1] + "\n"
 
 
-#: Name to pattern and function.
+#: Commands: name to pattern and function.
 _TABLE: dict[str, tuple[re.Pattern[str], Callable[..., str]]] = {
     "make_temporary": (_MAKE_TEMPORARY, _make_temporary),
     "remove": (_REMOVE, _remove),

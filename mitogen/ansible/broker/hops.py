@@ -1,8 +1,7 @@
 """
-A command by the program that would connect a step, and without a context there: for where there is
-no Python.
+Command lines that run a command on a step's target without a context, for targets without Python.
 
-Threads: any; setns asks the tool that knows a container.
+Threads: any; setns runs the container's tool.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ __all__ = ["command_line"]
 
 def command_line(method: str, options: dict[str, Any], command: str) -> list[str]:
     """
-    Return the argument list that runs a shell's command where a step leads to.
+    Return the argument list that runs a shell command on the target of a step.
 
     :param str method: connection method
-    :param dict options: its options
-    :param str command: for `/bin/sh -c` there
-    :raises TypeError, ValueError: the options are not those of the method
+    :param dict options: options of the method
+    :param str command: argument of `/bin/sh -c` on the target
+    :raises TypeError, ValueError: the options are not valid for the method
     :raises StreamError: setns does not find the container
     """
     cls: Any = get_connection_class(method)

@@ -1,4 +1,4 @@
-"""What the broker process and those who look for it agree on. Imports nothing."""
+"""Names shared by the broker process and its clients. Imports nothing."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ __all__ = ["LOCK", "SOCKET"]
 
 #: Name of the socket in a run's directory.
 SOCKET = "socket"
-#: And of what is locked by who starts the broker process.
+#: Name of the file locked by the process that starts the broker process.
 LOCK = "lock"

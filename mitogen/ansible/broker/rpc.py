@@ -1,11 +1,11 @@
 """
-Requests from Ansible's workers to the broker process: frames on a UNIX socket, each a length (4
+Requests of Ansible's workers to the broker process: frames on a Unix socket, each a length (4
 bytes, big-endian) and a CBOR value (core.encode()).
 
 Rules
-    1. One request at a time on a connection; a worker that ends, or gives up, closes it, and what
-       it has asked for is ended.
-    2. Nothing that a context sent is passed on but bytes, text and numbers.
+    1. A connection has one pending request at a time. A worker that ends or gives up closes it,
+       which cancels the request.
+    2. Of data sent by contexts, only bytes, text and numbers are passed on.
 
 Threads: any, one at a time for each connection.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection", "Lost"]
 
-#: Bytes of a frame at most: a module's output, or its input.
+#: Maximum bytes of a frame, which holds a module's input or output.
 MAX_FRAME = 1 << 30
 
 
@@ -45,7 +45,7 @@ class Connection:
         """
         Send a value.
 
-        :raises Lost: nobody is there
+        :raises Lost: the other end is gone
         """
         data = core.encode(value)
         try:
@@ -61,7 +61,7 @@ class Connection:
         """
         size = int.from_bytes(self._read(4), "big")
         if size > MAX_FRAME:
-            raise Lost("a frame of %d bytes", size)
+            raise Lost("received a frame of %d bytes; the limit is %d bytes", size, MAX_FRAME)
         return core.decode(self._read(size))
 
     def _read(self, size: int) -> bytes:
@@ -74,6 +74,6 @@ class Connection:
         return data
 
     def close(self) -> None:
-        """Close it; idempotent."""
+        """Close the connection. Idempotent."""
         self._file.close()
         self.sock.close()

@@ -1,11 +1,11 @@
 """
-Recognises what Ansible runs on a host, and divides scripts into parts that need to be sent once.
+Recognize the commands that Ansible runs on a host, and split scripts into parts to be sent once.
 
 Rules
-    1. Only what is known to mean "this Python, reading a script from its standard input" is taken
-       for that. All else is a command, and is run as it is.
-    2. Nothing is asked of a script but that its bytes are those of an earlier one in part: which
-       release of Ansible has written it does not matter.
+    1. Only a command that certainly means "this Python, reading a script from its standard input"
+       is treated as such. Any other command is run unchanged.
+    2. The only assumption on scripts is that some of their bytes recur in later ones: the release
+       of Ansible that wrote a script does not matter.
 
 Threads: any, one at a time for a Divider.
 """
@@ -30,20 +30,18 @@ else:
 
 __all__ = ["LONG", "Divider", "Piped", "inner_command", "pack", "piped_python"]
 
-#: Bytes of a part from which on it is a zip, or other data.
+#: Bytes from which a part is regarded as data, such as a zip, and cached.
 LONG = 65536
 
-#: What the `sh` plugin puts after a command that runs over a connection with a terminal.
+#: Suffix that the `sh` plugin adds to a command that runs over a connection with a terminal.
 _PAUSE = ["&&", "sleep", "0"]
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)\Z", re.DOTALL)
 _INTERPRETER = re.compile(r"(?:/[\w.+@~-]+)*/?(?:python|pypy)[\w.-]*\Z")
-#: What no word of a command may have to mean the same without a shell.
-_SHELL = set("$`\\\"';|<>()*?[]#~%!{}\n&")
-#: Bytes of a part, about: a boundary is a line's end whose digest says so.
+#: Average number of lines per part: a line ends a part if its digest is below 256 / _BOUNDARY.
 _BOUNDARY = 16
-#: Bytes of a line from which on it is a part by itself.
+#: Bytes above which a line is a part of its own.
 _LONG = 1024
-#: Long parts whose digests are known.
+#: Maximum number of long parts with a cached digest.
 _KNOWN = 8
 #: A zip in base64, as in zygote.py.
 _BASE64 = re.compile(rb"UEsDB[A-Za-z0-9+/]{2000,}={0,2}")
@@ -57,7 +55,7 @@ def _words(command: str) -> list[str] | None:
 
 
 def inner_command(command: str, executable: str = "/bin/sh") -> str | None:
-    """Return what `/bin/sh -c ...` runs; None if it is something else."""
+    """Return the command in `/bin/sh -c ...`; None if the command has another form."""
     words = _words(command)
     if words and len(words) == 3 and words[:2] == [executable, "-c"]:
         return words[2]
@@ -66,9 +64,9 @@ def inner_command(command: str, executable: str = "/bin/sh") -> str | None:
 
 def piped_python(command: str) -> Piped | None:
     """
-    Return (interpreter, environment) of a command that is a Python that reads its standard input.
+    Return (interpreter, environment) of a command that is a Python reading its standard input.
 
-    :param str command: as a shell gets it, without `/bin/sh -c`
+    :param str command: argument of `/bin/sh -c`
     """
     words = _words(command)
     if not words:
@@ -86,24 +84,24 @@ def piped_python(command: str) -> Piped | None:
         return None
     bare = command[: command.index(words[0])] if environment else ""
     if any(char in bare for char in "$`"):
-        # The shell would put something in its place.
+        # The shell would expand it.
         return None
     return Piped(words[0], environment)
 
 
 class Divider:
     """
-    Divides scripts at lines' ends, at the same places where the text is the same. Of what was long
-    in an earlier one the digest is known.
+    Splitter of scripts at line ends, in the same places wherever the text is the same. Digests of
+    long parts are cached.
     """
 
     def __init__(self) -> None:
-        #: Length to (digest, bytes).
+        #: Cache: length to (digest, bytes).
         self._known: dict[int, tuple[bytes, bytes]] = {}
 
     def parts(self, script: bytes) -> list[tuple[bytes, bytes]]:
-        """Return pairs of digest and bytes."""
-        # Not at the top: 5 ms, which there are once ssh has been started.
+        """Split a script; return pairs of digest and bytes."""
+        # Not at the top: importing it takes 5 ms, which are available once ssh has been started.
         from hashlib import md5
 
         found = []
@@ -136,7 +134,7 @@ class Divider:
 
 
 def pack(data: bytes) -> Any:
-    """Return what to send of a part, for target.unpack(): a zip, if it has one, not in base64."""
+    """Pack a part for runner.unpack(), by decoding the base64 of its zip, if it has one."""
     found = _BASE64.search(data)
     if found:
         try:

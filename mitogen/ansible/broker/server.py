@@ -1,16 +1,17 @@
 """
 The process that holds the contexts of one run of Ansible: `python -m
-mitogen.ansible.broker.server`. The run's workers come and go; they ask it through a socket
+mitogen.ansible.broker.server`. The run's workers come and go; they send requests through a socket
 (rpc.py).
 
 Rules
-    1. It is started by whoever needs it first, and ends with the run's main process: then all
-       contexts end, and what runs in them.
-    2. A context is connected once for each account on a host, whoever waits for it. One that is
-       lost is connected again by the next request; a request that was under way has failed.
-       Where none can be (no Python, no such account), Ansible's own way is taken meanwhile; so
-       that this is not much slower, it is tried again after PATIENCE times what it took.
-    3. A worker that goes away has what it asked for ended.
+    1. It is started by the first client, and ends with the run's main process: then all contexts
+       are shut down, and the programs in them terminated.
+    2. A context is connected once for each account on a host, however many workers wait for it. A
+       lost context is connected again by the next request; pending requests have failed. If a
+       context can't be had (no Python, no such account), Ansible's own way is used meanwhile. To
+       limit the cost, connecting is retried only after RETRY_FACTOR times the duration of the
+       failed attempt.
+    3. When a worker goes away, its request is cancelled.
     4. Nothing of Ansible is imported here.
 
 Threads: one for each worker's connection.
@@ -41,15 +42,15 @@ __all__ = ["Broker", "main"]
 
 
 BACKLOG = 128
-#: Seconds between looks at the main process, where the system can't tell.
-LOOK = 0.5
-#: Before a context is tried again where there could be none: as many times what that took; and no
-#: more seconds than that.
-PATIENCE, LONGEST = 10, 60.0
+#: Seconds between polls of the main process, on systems without pidfd_open(2).
+POLL_INTERVAL = 0.5
+#: Delay before a context that can't be had is retried: a multiple of the duration of the failed
+#: attempt, and its maximum in seconds.
+RETRY_FACTOR, MAX_RETRY_DELAY = 10, 60.0
 
 
-#: What tasks need of us on a host: sent at once, rather than asked for one by one. First what an
-#: interpreter is begun with.
+#: Modules that tasks need on a host: sent at once, rather than on request one by one. The first
+#: ones start an interpreter.
 PUSHED = [
     "mitogen.ansible.agent.warm",
     "mitogen.ansible.agent.zygote",
@@ -58,23 +59,23 @@ PUSHED = [
     "mitogen.ansible.broker.commands",
     "mitogen.calls.workers",
 ]
-#: Methods by which nobody logs in: programs have the directory and environment of the context.
+#: Methods without a login: programs inherit directory and environment from the context.
 PLACES = {"docker", "podman", "buildah", "kubectl", "lxc", "lxd", "incus", "jail", "setns"}
 
 
 class NoAccount(core.Error):
-    """The host is there, the other account on it is not."""
+    """The host is reachable, but the other account on it is not."""
 
 
-class NoWay(core.Error):
-    """A host that another is reached through is not reached."""
+class GatewayError(core.Error):
+    """A host on the way to another host is not reachable."""
 
 
 class Account:
     """
-    A context, and what it has been sent.
+    A context, and its state.
 
-    :param list steps: those on the way: see method_options.py
+    :param list steps: steps that lead to it; see method_options.py
     """
 
     def __init__(self, router: mitogen.master.Router, steps: list[Any]) -> None:
@@ -82,23 +83,23 @@ class Account:
         self.steps = steps
         self.lock = threading.Lock()
         self.context: Any = None
-        #: Why there can be none, of the context before and for how long (a monotonic time).
+        #: Last refusal: the via context, the time until which it holds (monotonic), and the error.
         self._refusal: tuple[Any, float, core.StreamError] | None = None
         self.sent: set[bytes] = set()
-        #: Where programs begin, if not in the account's home: those of an account that another has
-        #: become where that one's would.
+        #: Working directory of programs, if not the account's home. An account reached by `become`
+        #: inherits it from the account before.
         self.cwd: str | None = None
-        #: All that programs have in their environment, if not what one gets by logging in.
+        #: Whole environment of programs, if not that of a login.
         self.env: dict[str, str] | None = None
 
     def connect(self, via: Any, cwd: str | None, interpreter: str | None) -> Any:
         """
-        Return the context; connect it if there is none, or not any more.
+        Return the context. Connect it if it is missing or lost.
 
-        :param via: the context before
-        :param cwd: where programs begin there, if not at home
-        :param interpreter: what modules will most likely be run with: a path, "" for the context's
-            own; None for no interpreter
+        :param via: context of the step before
+        :param cwd: working directory of programs there, if not the account's home
+        :param interpreter: the interpreter that modules will probably use: a path, "" for the
+            context's own; None for no interpreter
         """
         with self.lock:
             if self.context is None:
@@ -107,17 +108,17 @@ class Account:
                 self.sent = set()
                 self.router.responder.forward_modules(context, PUSHED)
                 if interpreter is not None:
-                    # While we go on with what has to be done before the first module.
+                    # Starts it while the requests before the first module are handled.
                     context.call_no_reply(warm.prepare, interpreter)
-                self.cwd = self._start(via, context, cwd)
+                self.cwd = self._working_directory(via, context, cwd)
                 self.context = context
             return self.context
 
     def _new_context(self, via: Any) -> Any:
         start = time.monotonic()
         if self._refusal:
-            of, until, error = self._refusal
-            if of is via and start < until:
+            refused_via, until, error = self._refusal
+            if refused_via is via and start < until:
                 raise error.with_traceback(None)
         method, options, *particular = self.steps[-1]
         try:
@@ -125,10 +126,12 @@ class Account:
         except core.StreamError as e:
             if "become" in particular or isinstance(e, handshake.UnsupportedPythonError):
                 now = time.monotonic()
-                self._refusal = via, now + min(PATIENCE * (now - start), LONGEST), e
+                delay = min(RETRY_FACTOR * (now - start), MAX_RETRY_DELAY)
+                self._refusal = via, now + delay, e
             raise
 
-    def _start(self, via: Any, context: Any, cwd: str | None) -> str | None:
+    def _working_directory(self, via: Any, context: Any, cwd: str | None) -> str | None:
+        """Return the working directory of programs; set `env` if they need one."""
         method, _, *particular = self.steps[-1]
         if method in PLACES:
             cwd, self.env = context.call(runner.surroundings)
@@ -143,7 +146,7 @@ class Account:
             self.context = None
 
     def reset(self) -> None:
-        """End the context, if there is one."""
+        """Shut down the context, if there is one."""
         with self.lock:
             context, self.context = self.context, None
             self._refusal = None
@@ -153,7 +156,7 @@ class Account:
 
 class Worker(rpc.Connection):
     """
-    A connection to a worker, whose thread sleeps until something has been done, or it is gone.
+    Connection of a worker. Its thread sleeps until its request is done or the worker is gone.
 
     :param sock: a connected socket
     """
@@ -169,7 +172,7 @@ class Worker(rpc.Connection):
         self._poll.register(self._rfd, select.POLLIN)
 
     def part(self, digest: bytes, data: bytes | None) -> bytes:
-        """Return a part of a script, which is kept if it is long: see Client.script()."""
+        """Return a part of a script; cache it if it is long. See Client.script()."""
         if data is None:
             return self._parts[digest]
         if len(data) >= scripts.LONG:
@@ -177,21 +180,21 @@ class Worker(rpc.Connection):
         return data
 
     def wake(self) -> None:
-        """Any thread: have wait() return."""
+        """Any thread: make wait() return."""
         with self._lock:
             if not self._closed:
                 os.write(self._wfd, b"!")
 
     def wait(self) -> bool:
-        """Sleep until woken; return whether the worker is still there."""
+        """Sleep until woken; return whether the worker is still connected."""
         ready = [fd for fd, _ in self._poll.poll()]
         if self._rfd in ready:
             os.read(self._rfd, 4096)
-        # It says nothing before it has its answer.
+        # A worker sends nothing while it waits for its answer.
         return self.sock.fileno() not in ready
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         with self._lock:
             self._closed = True
             os.close(self._rfd)
@@ -201,7 +204,9 @@ class Worker(rpc.Connection):
 
 class Broker:
     """
-    :param str directory: private to the run; it is the working directory
+    State of the broker process.
+
+    :param str directory: the run's private directory, which becomes the working directory
     """
 
     def __init__(self, directory: str) -> None:
@@ -210,7 +215,7 @@ class Broker:
         self.lock = threading.Lock()
         self.accounts: dict[str, Account] = {}
         self.listener = socket.socket(socket.AF_UNIX)
-        # By its name alone: a path may be longer than a socket's name.
+        # A relative path: the full path may be too long for a socket.
         os.chdir(directory)
         self.listener.bind(SOCKET)
         self.listener.listen(BACKLOG)
@@ -218,21 +223,21 @@ class Broker:
     # -- connections
 
     def serve(self, main_pid: int) -> None:
-        """Serve until the main process has ended."""
+        """Serve until the main process has exited."""
         gone = _Watch(main_pid)
         poll = select.poll()
         poll.register(self.listener, select.POLLIN)
         if gone.fd is not None:
             poll.register(gone.fd, select.POLLIN)
         while gone.is_there():
-            for fd, _ in poll.poll(None if gone.fd is not None else LOOK * 1000):
+            for fd, _ in poll.poll(None if gone.fd is not None else POLL_INTERVAL * 1000):
                 if fd == self.listener.fileno():
                     sock, _ = self.listener.accept()
                     threading.Thread(target=self._serve_one, args=(sock,), daemon=True).start()
         self.close()
 
     def close(self) -> None:
-        """End all contexts, and remove what a main process that was killed has not removed."""
+        """Shut down all contexts, and remove files left behind by a killed main process."""
         self.listener.close()
         for remove, name in ((os.unlink, SOCKET), (os.unlink, LOCK), (os.rmdir, self.directory)):
             try:
@@ -268,7 +273,7 @@ class Broker:
 
     def context(self, steps: list[Any], interpreter: str | None = None) -> tuple[Account, Any]:
         """
-        Return an Account and its context, connected; and so each on the way.
+        Return an Account and its context. Connect it and the accounts before it as needed.
 
         :param interpreter: see Account.connect()
         """
@@ -286,12 +291,12 @@ class Broker:
                     raise NoAccount("%s", e) from e
                 if number < of_host - 1:
                     where = ", ".join(map(_step_name, steps[: number + 1]))
-                    raise NoWay("mitogen_via: no connection by %s: %s", where, e) from e
+                    raise GatewayError("mitogen_via: cannot connect to %s: %s", where, e) from e
                 raise
         return account, via
 
     def _connect_ahead(self, steps: list[Any], interpreter: str | None) -> None:
-        """Begin to connect an account; whoever needs it then is told if it can't be had."""
+        """Start connecting an account; an error is reported by the request that needs it."""
 
         def connect() -> None:
             try:
@@ -302,10 +307,10 @@ class Broker:
         if self.account(steps).context is None:
             threading.Thread(target=connect, daemon=True).start()
 
-    def let_go(self, steps: list[Any], text: bytes) -> None:
+    def release(self, steps: list[Any], text: bytes) -> None:
         """
-        End the contexts of other accounts that a command names: it may be about to remove one,
-        which can't be done while that has processes.
+        Shut down the contexts of other accounts that a command mentions: it may be about to remove
+        an account, which fails while that account has processes.
         """
         with self.lock:
             others = list(self.accounts.values())
@@ -330,8 +335,8 @@ class Broker:
         """
         Run a command string; return [status, output, error output].
 
-        :param likely: the interpreter of modules that will follow: see Account.connect()
-        :param ahead: the steps to another account that these will be for
+        :param likely: interpreter of the modules that will follow; see Account.connect()
+        :param ahead: steps to another account that these modules will be for
         """
         inner = scripts.inner_command(command)
         known = commands.known(inner) if inner and not data else None
@@ -341,11 +346,11 @@ class Broker:
             output = self.context(steps, here)[1].call(commands.do, *known, home)
             if output is not None:
                 return [0, output, b""]
-        self.let_go(steps, command.encode("utf-8", "surrogateescape") + (data or b""))
+        self.release(steps, command.encode("utf-8", "surrogateescape") + (data or b""))
         account, context = self.context(steps, here)
         if ahead:
             self._connect_ahead(ahead, likely)
-        # The login shell would only become that shell; what it sets the context has from its start.
+        # A login shell would only exec that shell; the context already has its variables.
         program = command if inner is None else ["/bin/sh", "-c", inner]
         return self._run(worker, account, context, program, data, options)
 
@@ -359,12 +364,12 @@ class Broker:
         options: dict[str, Any],
     ) -> list[Any]:
         """
-        Have a Python run a script; return [status, output, error output].
+        Run a script in a Python; return [status, output, error output].
 
-        :param parts: lists of digest and bytes; None for what this worker has sent before
+        :param parts: lists of digest and bytes, or None for a part that this worker has sent before
         """
         parts = [[digest, worker.part(digest, data)] for digest, data in parts]
-        self.let_go(steps, b"".join(data for _, data in parts if len(data) < scripts.LONG))
+        self.release(steps, b"".join(data for _, data in parts if len(data) < scripts.LONG))
         account, context = self.context(steps, interpreter)
         try:
             return self._script(worker, account, context, interpreter, environment, parts, options)
@@ -390,7 +395,7 @@ class Broker:
             "mitogen.ansible.agent.runner.start_script", [interpreter, sent, environment]
         )
         answer = self._run(worker, account, context, program, None, options)
-        # Here by now, whatever became of the script.
+        # The parts have arrived by now, whether or not the script succeeded.
         known.update(digest for digest, _ in parts)
         return answer
 
@@ -418,9 +423,9 @@ class Broker:
             popen.when_done(lambda popen: worker.wake())
             while popen.poll() is None and popen.error is None:
                 if not worker.wait():
-                    # ^C, a timeout: what it has started ends too.
+                    # ^C or a timeout: terminate the processes that it has started, too.
                     popen.close(0)
-                    raise rpc.Lost("the worker has ended")
+                    raise rpc.Lost("the worker has exited")
             status = popen.wait()
         return [status, b"".join(output.chunks), b"".join(errors.chunks)]
 
@@ -432,8 +437,8 @@ class Broker:
         data: bytes | None,
     ) -> list[Any]:
         """
-        Run a command by the last step's program, from where that would be started: no context has
-        to be there. Return [status, output, error output].
+        Run a command with the last step's program, started in the context before, so that the
+        step's own context isn't needed. Return [status, output, error output].
         """
         account, context = self.context(steps[:-1])
         method, options, *_ = steps[-1]
@@ -449,11 +454,11 @@ class Broker:
         self.context(steps)[1].get(remote, path, compress=_is_compressed(steps))
 
     def connect(self, _: Worker, steps: list[Any]) -> None:
-        """Connect an account."""
+        """Connect an account's context."""
         self.context(steps)
 
     def reset(self, _: Worker, steps: list[Any]) -> None:
-        """End an account's context: the next request connects it again."""
+        """Shut down an account's context: the next request connects it again."""
         self.account(steps).reset()
 
 
@@ -469,12 +474,12 @@ REQUESTS: dict[str, Any] = {
 
 
 def _is_compressed(steps: list[Any]) -> bool:
-    """Return whether what is sent is to be compressed by us."""
+    """Return whether file transfers should be compressed."""
     return any("compress" in step for step in steps)
 
 
 def _step_name(step: list[Any]) -> str:
-    """Return what a step is, for an error."""
+    """Return a step's name for an error message."""
     method, options, *_ = step
     names = ("hostname", "container", "pod", "username")
     found = [str(options[name]) for name in names if options.get(name)]
@@ -483,14 +488,14 @@ def _step_name(step: list[Any]) -> str:
 
 class _Watch:
     """
-    Whether a process that is no child is still there.
+    Watcher of a process that is not a child.
 
-    :param int pid: the process
+    :param int pid: pid of the process
     """
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        #: Readable once it has ended; None where the system has no such thing.
+        #: Readable once the process has exited; None if the system does not support it.
         self.fd: int | None = None
         try:
             self.fd = os.pidfd_open(pid)
@@ -511,20 +516,20 @@ class _Watch:
 
 def main() -> None:
     """
-    Be the process; its arguments are the run's directory and main process, and a descriptor that
-    holds the run's lock until this process can be asked, if it does.
+    Run the process. Its arguments are the run's directory, the pid of its main process, and
+    optionally a descriptor that holds the run's lock until connections are accepted.
     """
     directory, main_pid, *locks = sys.argv[1:]
     broker = Broker(directory)
     for lock in locks:
         os.close(int(lock))
-    # Whoever has started this one waits for it.
+    # The parent waits for this line.
     os.write(1, b"ready\n")
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 1)
-    # What works at something lets others go on soon: the first to come is to start an ssh.
+    # Yield to other threads soon: the first of them starts an ssh.
     sys.setswitchinterval(0.0005)
-    # A connection takes longer.
+    # Done before the first connection is made.
     threading.Thread(target=broker.router.responder.prepare, args=(PUSHED,), daemon=True).start()
     broker.serve(int(main_pid))
 

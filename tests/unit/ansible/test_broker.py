@@ -1,4 +1,4 @@
-"""When the run's broker process connects an account again which there could be no context of."""
+"""Retries of the run's broker process for an account whose context can't be had."""
 
 import pytest
 
@@ -14,7 +14,7 @@ ROOT = ["sudo", {"username": "root"}, "become"]
 
 
 class Router:
-    """Refuses each connection, after a time; also the clock."""
+    """A router that refuses each connection, after a time; also the clock."""
 
     def __init__(self):
         self.now = 1000.0
@@ -36,7 +36,7 @@ def router(monkeypatch):
 
 
 def tries(router, account, via=None):
-    """Ask for a context; return how often it was tried so far."""
+    """Request a context; return the number of attempts so far."""
     with pytest.raises(core.StreamError) as caught:
         account.connect(via, None, None)
     assert caught.value is router.error
@@ -44,11 +44,11 @@ def tries(router, account, via=None):
 
 
 @pytest.mark.parametrize("step, error", [(HOST, NO_PYTHON), (ROOT, NO_SUDO), (ROOT, NO_PYTHON)])
-def test_what_can_not_be_had_is_tried_again_when_that_costs_little(router, step, error):
+def test_a_failed_account_is_retried_after_a_multiple_of_its_cost(router, step, error):
     router.error = error
     account = server.Account(router, [step])
     assert tries(router, account) == 1
-    router.now += server.PATIENCE * router.takes - 0.01
+    router.now += server.RETRY_FACTOR * router.takes - 0.01
     assert tries(router, account) == 1
     router.now += 0.01
     assert tries(router, account) == 2
@@ -59,7 +59,7 @@ def test_it_is_tried_again_within_a_minute(router):
     router.error, router.takes = NO_SUDO, 30.0
     account = server.Account(router, [HOST, ROOT])
     assert tries(router, account) == 1
-    router.now += server.LONGEST
+    router.now += server.MAX_RETRY_DELAY
     assert tries(router, account) == 2
 
 

@@ -1,4 +1,4 @@
-"""What is done in place of a shell's commands is what a shell does: both are run and compared."""
+"""commands.py and a shell do the same: both are run and compared."""
 
 import os
 import pathlib
@@ -19,7 +19,7 @@ REMOVE = "rm -f -r {}/ > /dev/null 2>&1"
 
 @pytest.fixture
 def homes(tmp_path):
-    """Two directories that are the same, for the shell and for us."""
+    """Create two equal directories, one for the shell and one for commands.py."""
     found = [tmp_path / "shell", tmp_path / "ours"]
     for home in found:
         home.mkdir(mode=0o755)
@@ -43,7 +43,7 @@ def by_shell(command, home):
 
 
 def both(template, homes, prepare=lambda home: None):
-    """Run it by a shell, do it; return our output, None if it has to be run."""
+    """Run a command by a shell and by commands.do(); return the output of do()."""
     shell, ours = homes
     for home in homes:
         prepare(home)
@@ -63,7 +63,7 @@ def both(template, homes, prepare=lambda home: None):
 def test_make_temporary(homes, base, pause):
     output = both(MAKE.format(base, NAME) + pause, homes)
     assert output.startswith(NAME.encode() + b"=/") and output.endswith(NAME.encode() + b"\n")
-    # It is there now: the command has to say so.
+    # It exists now: the command itself must report that.
     assert both(MAKE.format(base, NAME) + pause, homes) is None
 
 
@@ -73,7 +73,7 @@ def test_make_temporary_below_a_file(homes):
 
 
 @pytest.mark.parametrize("home", ["", "relative", "/with space", "/glob*", "/back\\slash"])
-def test_a_home_that_a_shell_does_something_with(home):
+def test_a_home_that_a_shell_would_expand(home):
     assert commands.do("home", [], home=home) is None
     assert commands.do("make_temporary", ["~/x", "~/x/y", "y"], home=home) is None
 
@@ -97,7 +97,7 @@ def test_remove_without_a_slash(homes):
 
 
 @pytest.mark.parametrize("path", ["HERE/link", "HERE/file"])
-def test_remove_what_is_no_directory(homes, path):
+def test_remove_a_file(homes, path):
     assert both(REMOVE.format(path), homes, fill) is None
 
 
@@ -148,5 +148,5 @@ def test_home(homes):
         MAKE.format("/a", NAME).replace("77", "022"),
     ],
 )
-def test_what_is_none_of_them(command):
+def test_other_commands_are_not_known(command):
     assert commands.known(command) is None

@@ -1,4 +1,4 @@
-"""What of Ansible's commands is a Python that reads a script; and scripts in parts."""
+"""Recognition of Ansible's commands that are a Python reading a script; scripts in parts."""
 
 import base64
 import os
@@ -27,7 +27,7 @@ def sh(command):
         ("", None),
     ],
 )
-def test_what_a_shell_is_given(command, inner):
+def test_inner_command(command, inner):
     assert scripts.inner_command(command) == inner
 
 
@@ -70,7 +70,7 @@ def test_a_python_that_reads_a_script(command, interpreter, environment):
         "/usr/bin/pythonic/x",
     ],
 )
-def test_what_is_none(command):
+def test_commands_that_are_not_a_python(command):
     assert scripts.piped_python(command) is None
 
 
@@ -117,7 +117,7 @@ ZIP = b"PK\3\4" + os.urandom(4001)
         (wrapped(ZIP + b"x"), [b"zip_data='", ZIP + b"x", b"',\n"]),
         (b"", b""),
         (b"a line\n", b"a line\n"),
-        # No zip; one that is no base64; one that is not what the zip's base64 would be.
+        # No zip; invalid base64; base64 in a form that encoding the zip would not give.
         (wrapped(b"x" * 4000), wrapped(b"x" * 4000)),
         (b"'UEsDB" + b"A" * 2000 + b"'", b"'UEsDB" + b"A" * 2000 + b"'"),
         (b"'UEsDB" + b"A" * 2000 + b"B=='", b"'UEsDB" + b"A" * 2000 + b"B=='"),
@@ -128,6 +128,6 @@ def test_a_zip_is_sent_without_base64(data, sent):
     assert runner.unpack(sent) == data
 
 
-def test_a_zip_is_the_same_to_both_ends():
-    # The zygote imports nothing of ours, and the broker process none of what it would import.
+def test_both_ends_use_the_same_pattern_for_a_zip():
+    # The zygote imports nothing of mitogen, and the broker process not the zygote's imports.
     assert scripts._BASE64.pattern == zygote.ZIP.pattern

@@ -1,4 +1,4 @@
-"""A program `ssh` for rsync, scp, sftp, git and others, whose connections lead into contexts."""
+"""A replacement for `ssh`, used by rsync, scp, sftp, git and others, that connects to contexts."""
 
 from __future__ import annotations
 

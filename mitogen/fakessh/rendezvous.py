@@ -1,15 +1,16 @@
 """
-Where stand-ins for `ssh` meet the process that has made them: a private directory with the program
-`ssh`, wrappers of tools that know of no other, and a socket at which each stand-in hands over its
-command line and descriptors. What passes there is in stand_in.py.
+The directory and socket through which stand-ins for `ssh` reach the process that created them. The
+private directory contains the program `ssh`, wrappers of tools that would use no other `ssh`, and a
+socket at which each stand-in passes on its command line and descriptors. The protocol is in
+stand_in.py.
 
 Rules
-    1. The directory is 0700 and goes with close(), whoever calls that, and whatever goes on. What
-       a killed process has left is removed by the next Rendezvous of that account and directory.
-    2. Only processes of this account, and root's, are listened to.
-    3. A stand-in that is let down, by close() or by this process's death, ends with 255.
+    1. The directory is 0700 and is removed by close(), on any thread and at any time. A directory
+       left by a killed process is removed by the next Rendezvous of that account and directory.
+    2. Connections are accepted only from processes of this account and of root.
+    3. A stand-in whose connection is cut, by close() or by this process' end, exits with 255.
 
-Threads: one accepts, and each stand-in is served on one of its own; close() on any.
+Threads: one accepts, and each stand-in is served on its own. close() may be called on any thread.
 """
 
 from __future__ import annotations
@@ -39,48 +40,48 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import ModuleType
 
-__all__ = ["Rendezvous", "Visit"]
+__all__ = ["Rendezvous", "Connection"]
 
-#: Begins the names of the directories.
+#: Prefix of the directories' names.
 PREFIX = "mitogen-ssh-"
-#: Bytes of a socket's path at most: unix(7) has 108, other systems 104, with a NUL.
+#: Limit of a socket's path in bytes: unix(7) has 108, other systems 104, including a NUL.
 MAX_PATH = 100
-#: What needs no quotes anywhere: some tools take a path from the environment as it is.
+#: Paths that need no quoting anywhere: some tools use a path from the environment without parsing.
 _PLAIN = re.compile(r"[\w@%+=,./-]+\Z", re.ASCII)
-#: Bytes of one frame at most: a command line and an environment.
+#: Limit of a frame in bytes: a command line and an environment.
 MAX_FRAME = 1 << 25
-#: Stand-ins at once at most: a tool gone wild stops there.
-MAX_VISITS = 500
+#: Limit of concurrent stand-ins: it stops a tool that starts them without end.
+MAX_CONNECTIONS = 500
 #: Seconds that close() waits for threads.
 JOIN_TIMEOUT = 2.0
 #: Connections that may wait to be accepted.
 BACKLOG = 128
-#: Programs that have the path of ssh compiled in, but take `-S`.
+#: Programs that have the path of ssh compiled in, but accept `-S`.
 WRAPPED = ("scp", "sftp")
 
-#: Last words to a stand-in that could not be served.
-FAILED_TEXT = "ssh: mitogen.fakessh: this failed in the process that runs it; see its log\n"
+#: Text for a stand-in that could not be served.
+FAILED_TEXT = "ssh: mitogen.fakessh: error in the process that provides this ssh; see its log\n"
 
 _SCRIPT = '#!/bin/sh\nexec %s "$@"\n'
 
 
-class Visit:
+class Connection:
     """
-    A stand-in that has come: its request, and the way to answer.
+    The connection of a stand-in: its request, and the answers to it.
 
-    :param sock: the connection
+    :param sock: the socket
     """
 
-    #: Which of the three descriptors are terminals.
+    #: For each of the three descriptors, whether it is a terminal.
     terminals = [False, False, False]
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        #: The stand-in's standard input, output and error; close() closes them.
+        #: The stand-in's standard input, output and error. close() closes them.
         self.fds: list[int] = []
         self._buffer = b""
         self._lock = _thread.allocate_lock()
-        self._over = False
+        self._ended = False
         #: The stand-in's arguments.
         self.argv: list[str] = []
         #: The stand-in's environment.
@@ -88,9 +89,9 @@ class Visit:
 
     def take_request(self) -> bool:
         """
-        Read what it wants; return False if it went away before it had said that.
+        Read the request; return False if the stand-in is gone before it was complete.
 
-        :raises Error: it speaks something else
+        :raises Error: the request is malformed
         """
         frame = self.read()
         if frame is None:
@@ -102,14 +103,14 @@ class Visit:
             count = 2 + int(fields[1])
             self.terminals = [digit == "1" for digit in fields[0]]
         except (ValueError, IndexError):
-            raise core.Error("what came is not a stand-in's request") from None
+            raise core.Error("malformed request of an ssh stand-in") from None
         self.argv = fields[2:count]
         pairs = (field.partition("=") for field in fields[count:])
         self.environ = {name: value for name, _, value in pairs}
         return True
 
     def read(self) -> tuple[bytes, bytes] | None:
-        """Return the next frame, (letter, payload); None: it has ended, or was let go."""
+        """Return the next frame, (letter, payload), or None if the connection has ended."""
         while True:
             buffer = self._buffer
             size = 5 + int.from_bytes(buffer[1:5], "big") if len(buffer) >= 5 else 5
@@ -124,7 +125,7 @@ class Visit:
             self._buffer += data
 
     def _receive(self, size: int) -> bytes:
-        # MSG_CMSG_CLOEXEC, where there is one: another thread may start a program in between.
+        # MSG_CMSG_CLOEXEC if available: another thread may start a program before the loop below.
         flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
         room = socket.CMSG_SPACE(3 * 4)
         try:
@@ -141,24 +142,24 @@ class Visit:
         return data
 
     def send(self, kind: bytes, payload: bytes = b"") -> None:
-        """Any thread: send a frame. Never blocks: no more is sent than a socket's buffer holds."""
+        """Any thread: send a frame. Never blocks: frames fit into the socket's buffer."""
         frame = kind + len(payload).to_bytes(4, "big") + payload
         try:
             self.sock.send(frame, socket.MSG_DONTWAIT)
         except OSError:
-            # It has ended.
+            # The stand-in has ended.
             pass
 
     def end(self, status: int, text: str = "") -> None:
-        """Any thread: have the stand-in print `text` and end; read() returns None from now on."""
+        """Any thread: make the stand-in print `text` and exit; read() returns None from then on."""
         with self._lock:
-            if not self._over:
-                self._over = True
+            if not self._ended:
+                self._ended = True
                 data = text.encode("utf-8", "surrogateescape")[:4000]
                 self.send(b"X", bytes([status & 255]) + data)
         self._shut(socket.SHUT_RD)
 
-    def let_down(self) -> None:
+    def disconnect(self) -> None:
         """Any thread: cut the connection."""
         self._shut(socket.SHUT_RDWR)
 
@@ -169,7 +170,7 @@ class Visit:
             pass
 
     def print(self, text: str) -> None:
-        """Write on its standard output; this thread waits for who reads there."""
+        """Write to the stand-in's standard output. May block this thread."""
         data = text.encode("utf-8", "surrogateescape")
         try:
             poll = select.poll()
@@ -183,60 +184,62 @@ class Visit:
         except OSError:
             pass
 
-    def pump(self, raw: bool, escape: int | None) -> tuple[list[int], bytes] | None:
+    def relay_terminal(self, raw: bool, escape: int | None) -> tuple[list[int], bytes] | None:
         """
-        Have it carry keys and screen of its terminal itself, by descriptors that come in place of
-        its own.
+        Make the stand-in carry keys and screen of its terminal itself, through new descriptors that
+        replace its own.
 
-        :param bool raw: the terminal at the far end does what a terminal does
+        :param bool raw: True if the far end has a terminal, so that the local one must be raw
         :param int escape: escape character, or None
-        :returns: ([columns, lines, x, y], modes); None: it has ended
+        :returns: ([columns, lines, x, y], modes), or None if the stand-in has ended
         """
         before = len(self.fds)
         self.send(b"T", (b"r" if raw else b"c") + (b"" if escape is None else bytes([escape])))
         frame = self.read()
         if frame is None or frame[0] != b"K" or len(self.fds) == before:
             return None
-        fresh, self.fds[before:] = self.fds[before:], []
-        for at, fd in enumerate(fresh):
+        received, self.fds[before:] = self.fds[before:], []
+        for at, fd in enumerate(received):
             os.close(self.fds[at])
             self.fds[at] = fd
         size, _, modes = frame[1].partition(b"\0")
         return numbers(size), modes
 
     def close_fds(self) -> None:
-        """Close the descriptors that came: whoever uses them has its own."""
+        """Close the received descriptors. The program has its own copies."""
         fds, self.fds = self.fds, []
         for fd in fds:
             os.close(fd)
 
     def close(self) -> None:
-        """Cut the connection and close all that came with it."""
+        """Close the connection and the received descriptors."""
         self.close_fds()
         self.sock.close()
 
 
 def numbers(text: bytes) -> list[int]:
-    """Return the four numbers of a terminal's size; zeros for what is none."""
+    """Return the four numbers of a terminal's size, with zeros for invalid ones."""
     words = text.split()
     return [int(word) if word.isdigit() else 0 for word in words[:4]] + [0] * (4 - len(words))
 
 
 class Rendezvous:
     """
-    A directory with an `ssh`, and who listens for it.
+    A directory with an `ssh`, and the socket on which its stand-ins are served.
 
-    :param serve: `serve(visit)`, called on a thread for each stand-in; what it raises is logged
-    :param Router router: for the log
-    :param path: the PATH on which wrapped programs are looked for
-    :raises Error: there is no directory that programs can be started from
+    :param serve: `serve(connection)`, called on a thread for each stand-in; errors are logged
+    :param Router router: router, for its log
+    :param path: the PATH on which wrapped programs are looked up
+    :raises Error: no directory allows programs to be started from it
     """
 
-    def __init__(self, serve: Callable[[Visit], object], router: core.Router, path: str) -> None:
+    def __init__(
+        self, serve: Callable[[Connection], object], router: core.Router, path: str
+    ) -> None:
         self.serve = serve
         self.router = router
         self._lock = _thread.allocate_lock()
-        self._visits: set[Visit] = set()
+        self._connections: set[Connection] = set()
         self._threads: set[threading.Thread] = set()
         self._closed = False
         self.directory = make_directory()
@@ -272,14 +275,14 @@ class Rendezvous:
             fp.write(text.encode("utf-8", "surrogateescape"))
 
     def _listen(self) -> None:
-        # Under another name until it listens: to remove_stale() it would be a dead one's.
+        # Under another name before it listens: remove_stale() of another process would remove it.
         with short_path(self.directory) as directory:
             self._socket.bind(os.path.join(directory, "new"))
             self._socket.listen(BACKLOG)
         os.rename(os.path.join(self.directory, "new"), os.path.join(self.directory, "socket"))
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Return an environment in which tools find this `ssh`: `environ`, changed for it."""
+        """Return a copy of `environ` in which tools find this `ssh`."""
         quoted = shlex.quote(self.ssh)
         found = dict(environ)
         found.pop("GIT_SSH", None)
@@ -290,7 +293,7 @@ class Rendezvous:
             RSYNC_RSH=quoted,
             SVN_SSH=quoted,
             BORG_RSH=quoted,
-            # These are taken as a path, whatever is in it.
+            # These programs do not parse the value: it is a path, without quotes.
             CVS_RSH=self.ssh,
             AUTOSSH_PATH=self.ssh,
             ANSIBLE_SSH_EXECUTABLE=self.ssh,
@@ -326,7 +329,8 @@ class Rendezvous:
         try:
             sock = self._socket.accept()[0]
         except OSError as e:
-            # Gone again; or no descriptor is left: it stays in the backlog, and is asked for anew.
+            # The client is gone, or no descriptor is free. Then the connection stays in the
+            # backlog, and the next accept() gets it.
             self.router.log(core.ERROR, "fakessh: %s", e)
             poll = select.poll()
             poll.register(self._woken, select.POLLIN)
@@ -335,70 +339,68 @@ class Rendezvous:
         try:
             uid = unix.peer_credentials(sock)[1]
             if uid not in (0, os.geteuid()):
-                raise core.Error("user %d may not use user %d's ssh", uid, os.geteuid())
-            if len(self._threads) > MAX_VISITS:
-                raise core.Error("more than %d at once", MAX_VISITS)
+                raise core.Error("account %d may not use the ssh of account %d", uid, os.geteuid())
+            if len(self._threads) > MAX_CONNECTIONS:
+                raise core.Error("more than %d stand-ins at once", MAX_CONNECTIONS)
             self._start(self._receive, sock)
         except (core.Error, OSError, RuntimeError) as e:
             self.router.log(core.ERROR, "fakessh: connection refused: %s", e)
             sock.close()
 
     def _receive(self, sock: socket.socket) -> None:
-        visit = Visit(sock)
+        connection = Connection(sock)
         with self._lock:
-            self._visits.add(visit)
+            self._connections.add(connection)
         try:
-            if not self._closed and visit.take_request():
-                self.serve(visit)
+            if not self._closed and connection.take_request():
+                self.serve(connection)
         except Exception as e:
             if not self._closed:
                 self.router.log(core.ERROR, "fakessh: %s: %s", type(e).__name__, e)
         finally:
             with self._lock:
-                self._visits.discard(visit)
-            visit.end(stand_in.FAILED, FAILED_TEXT)
-            visit.close()
+                self._connections.discard(connection)
+            connection.end(stand_in.FAILED, FAILED_TEXT)
+            connection.close()
             self._threads.discard(threading.current_thread())
 
     def close(self) -> None:
-        """Any thread: remove the directory, and let down who is still there. Never blocks."""
+        """Any thread: remove the directory and cut all connections. Never blocks."""
         with self._lock:
             closed, self._closed = self._closed, True
-            visits = list(self._visits)
+            connections = list(self._connections)
         if closed:
             return
         remove(self.directory)
         self._wake.close()
-        for visit in visits:
-            visit.let_down()
+        for connection in connections:
+            connection.disconnect()
 
-    def settle(self, timeout: float) -> None:
-        """Wait until no stand-in is at work, `timeout` seconds at most."""
+    def wait_idle(self, timeout: float) -> None:
+        """Wait until no stand-in is being served, for at most `timeout` seconds."""
         deadline = time.monotonic() + timeout
         for thread in list(self._threads):
             if thread is not self._acceptor:
                 thread.join(max(0.0, deadline - time.monotonic()))
 
     def join(self) -> None:
-        """Wait until what close() has let down is gone, JOIN_TIMEOUT seconds at most."""
+        """Wait for the threads to end after close(), for at most JOIN_TIMEOUT seconds."""
         deadline = time.monotonic() + JOIN_TIMEOUT
         for thread in list(self._threads):
             thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def source_of(module: ModuleType) -> str:
-    """Return a module's source, from wherever it was loaded."""
+    """Return a module's source, whichever loader loaded it."""
     loader = module.__spec__ and module.__spec__.loader
     source = loader.get_source(module.__name__) if loader else None  # type: ignore[attr-defined]
     if source is None:
-        raise core.Error(
-            "%s: its source is not to be had, and a stand-in needs it", module.__name__
-        )
+        raise core.Error("%s: cannot get its source, which an ssh stand-in needs", module.__name__)
     return str(source)
 
 
 def script(*words: str) -> str:
-    """Return a shell script that becomes the program *words*, with its own arguments after them."""
+    """Return a shell script that executes the program `words`, followed by its own arguments."""
     return _SCRIPT % " ".join(map(shlex.quote, words))
 
 
@@ -406,16 +408,16 @@ def script(*words: str) -> str:
 
 
 def remove(directory: str) -> None:
-    """Remove a directory with all in it, as far as that can be done."""
+    """Remove a directory tree as far as possible."""
     shutil.rmtree(directory, ignore_errors=True)
 
 
 class short_path:
     """
-    `with short_path(directory) as path`: a path for the same directory that a socket's name may
-    follow in bind(2).
+    Context manager that returns a path of a directory which is short enough for bind(2) after a
+    socket's name is appended.
 
-    :raises OSError: there is none
+    :raises OSError: there is no such path
     """
 
     def __init__(self, directory: str) -> None:
@@ -433,12 +435,12 @@ class short_path:
             os.close(self.fd)
 
 
-def places() -> Iterator[str]:
-    """Yield directories in which another may be made, the best first."""
+def parent_candidates() -> Iterator[str]:
+    """Yield directories in which the private directory may be created, the best first."""
     try:
         yield tempfile.gettempdir()
     except OSError:
-        # None that it knows of can be written to.
+        # It found no writable directory.
         pass
     for path in ("/tmp", "/var/tmp", os.environ.get("XDG_RUNTIME_DIR"), "~/.cache", "/dev/shm"):
         if path:
@@ -446,54 +448,55 @@ def places() -> Iterator[str]:
     try:
         yield os.getcwd()
     except OSError:
-        # It was removed.
+        # The working directory was removed.
         pass
 
 
 def is_private(directory: str) -> bool:
-    """Return whether nobody but us and root can rename what we make there."""
-    facts = os.stat(directory)
-    shared = facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not facts.st_mode & stat.S_ISVTX
-    return not shared and facts.st_uid in (0, os.geteuid())
+    """Return whether only this account and root can rename files in a directory."""
+    status = os.stat(directory)
+    shared = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX
+    return not shared and status.st_uid in (0, os.geteuid())
 
 
 def make_directory() -> str:
     """
-    Make a directory, 0700, with a `bin` that programs can be started from; return its path.
+    Create the private directory, 0700, with a `bin` from which programs can be started; return its
+    path.
 
-    :raises Error: there is no place for it
+    :raises Error: no directory allows that
     """
-    found = [os.path.abspath(place) for place in places()]
-    # A colon would end a path in PATH.
-    found = [place for place in dict.fromkeys(found) if ":" not in place]
-    found.sort(key=lambda place: not _PLAIN.match(place))
+    found = [os.path.abspath(parent) for parent in parent_candidates()]
+    # A colon would end the path within PATH.
+    found = [parent for parent in dict.fromkeys(found) if ":" not in parent]
+    found.sort(key=lambda parent: not _PLAIN.match(parent))
     tried = []
-    for place in found:
+    for parent in found:
         try:
-            return try_place(place)
+            return create_in(parent)
         except OSError as e:
-            tried.append("%s: %s" % (place, e.strerror or e))
+            tried.append("%s: %s" % (parent, e.strerror or e))
     raise core.Error(
         "no directory to start programs from; set TMPDIR to one that is not mounted noexec (%s)",
         "; ".join(tried),
     )
 
 
-def try_place(place: str) -> str:
+def create_in(parent: str) -> str:
     """
-    Make our directory in `place` and return its path.
+    Create the private directory in `parent` and return its path.
 
-    :raises OSError: that cannot be done, or not be used
+    :raises OSError: it cannot be created, or programs cannot be started from it
     """
-    if not is_private(place):
-        raise OSError(0, "others may rename what is there")
-    remove_stale(place)
-    directory = tempfile.mkdtemp(prefix=PREFIX, dir=place)
+    if not is_private(parent):
+        raise OSError(0, "other accounts may rename files there")
+    remove_stale(parent)
+    directory = tempfile.mkdtemp(prefix=PREFIX, dir=parent)
     try:
         os.mkdir(os.path.join(directory, "bin"), 0o700)
         program = os.path.join(directory, "bin", "ssh")
         os.close(os.open(program, os.O_WRONLY | os.O_CREAT, 0o700))
-        # access(2) knows of noexec.
+        # access(2) takes noexec into account.
         if not os.access(program, os.X_OK):
             raise OSError(0, "mounted noexec")
         with short_path(directory) as path:
@@ -505,7 +508,7 @@ def try_place(place: str) -> str:
 
 
 def is_dead(path: str) -> bool:
-    """Return whether nobody listens at a socket that is there; never waits for who does."""
+    """Return whether a socket exists that no process listens on. Never blocks."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.setblocking(False)
         try:
@@ -515,10 +518,10 @@ def is_dead(path: str) -> bool:
     return False
 
 
-def remove_stale(place: str) -> None:
-    """Remove what processes of ours that were killed have left in `place`."""
-    for name in os.listdir(place):
-        directory = os.path.join(place, name)
+def remove_stale(parent: str) -> None:
+    """Remove directories in `parent` that killed processes of this account have left."""
+    for name in os.listdir(parent):
+        directory = os.path.join(parent, name)
         if name.startswith(PREFIX):
             try:
                 path = os.path.join(directory, "socket")

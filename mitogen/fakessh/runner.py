@@ -1,20 +1,19 @@
 """
-Programs that use `ssh` - rsync, scp, sftp, git and others - work over an established context: run()
-and session() give them an `ssh` whose remote command is run by Context.popen().
+Programs that use `ssh`, such as rsync, scp, sftp and git, over an established context. run() and
+session() provide them with an `ssh` whose remote command is run by Context.popen().
 
-What a command line asks for ssh_options.py says, where its `ssh` comes from rendezvous.py. The same
-as a program: `python3 -m mitogen.fakessh DESTINATION COMMAND ...`.
+ssh_options.py parses its command line, and rendezvous.py provides the program. The same is
+available as a command: `python3 -m mitogen.fakessh DESTINATION COMMAND ...`.
 
 Rules
-    1. Exit status: the remote program's; 128 and its number for a signal; 255 for whatever else,
-       with a line on standard error.
-    2. All output is where it belongs before the stand-in ends with the status.
-    3. A stand-in that has ended, however, has no remote program any more: what is left is ended as
-       Popen.close() does.
-    4. An `ssh` of a remote command that finds this `ssh` again is refused at MAX_DEPTH.
+    1. Exit status: the remote program's; 128 plus the number of a signal; 255 for all other
+       failures, with a line on standard error.
+    2. All output has been delivered before the stand-in exits with the status.
+    3. When a stand-in has ended, its remote program is ended as well, as Popen.close() does.
+    4. At a depth of MAX_DEPTH, an `ssh` in a remote command that is this `ssh` again is refused.
 
-Threads: run() and session() on any, several at once. Each `ssh` is served on a thread of its own;
-its bytes are carried by the broker.
+Threads: run() and session() may be called on any thread, several at once. Each `ssh` is served on
+its own thread; the broker carries its bytes.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ import time
 
 from mitogen import core
 from mitogen.fakessh import ssh_options
-from mitogen.fakessh.rendezvous import Rendezvous, Visit, numbers
+from mitogen.fakessh.rendezvous import Connection, Rendezvous, numbers
 from mitogen.fakessh.ssh_options import FAILED, Answer, Invocation
 from mitogen.programs import client, grants, server
 from mitogen.programs.grants import allow as allow
@@ -43,28 +42,28 @@ if TYPE_CHECKING:
 
 __all__ = ["allow", "main", "run", "session"]
 
-#: An `ssh` within a remote command within an `ssh`, and so on: as deep as that and no deeper.
+#: Limit of nesting: an `ssh` within a remote command within an `ssh`, and so on.
 MAX_DEPTH = 8
 DEPTH_VARIABLE = "MITOGEN_FAKESSH_DEPTH"
-#: Seconds that a program has after SIGTERM, before it gets SIGKILL.
+#: Seconds between SIGTERM and SIGKILL to a program.
 GRACE = 5.0
-#: Seconds that a program has to end, after rsync has ended the `ssh` that it served.
-LAST_WORDS = 2.0
-#: Seconds that an `ssh` has to end after its tool.
-SETTLE = 3.0
-#: Seconds between looks at processes that should end.
-LOOK = 0.02
+#: Seconds that a remote program may run on after rsync has ended its `ssh`, for remaining output.
+OUTPUT_GRACE = 2.0
+#: Seconds that an `ssh` may run on after its tool has ended.
+IDLE_TIMEOUT = 3.0
+#: Seconds between checks of a process that should end.
+POLL_INTERVAL = 0.02
 
 LOST = "ssh: connection to host %s lost: %s\n"
 
 
 class _Session:
     """
-    One Rendezvous and the contexts that its `ssh` leads to.
+    A Rendezvous and the contexts that its `ssh` connects to.
 
-    :param Context dest: where every host name leads, unless there are `hosts`
+    :param Context dest: context for all host names, unless `hosts` is given
     :param hosts: host name to Context
-    :param env: names to set over this process's environment, or None
+    :param env: variables that change this process' environment, or None
     :param bool strict: see run()
     """
 
@@ -81,14 +80,15 @@ class _Session:
         contexts = [dest] if hosts is None else list(hosts.values())
         if not contexts or not all(isinstance(each, core.Context) for each in contexts):
             raise TypeError(
-                "a destination is a Context, and `hosts` a dict of these: %r" % contexts
+                "dest must be a Context, or hosts a dict of Contexts by host name, not %r"
+                % contexts
             )
         self.router: Any = contexts[0].router  # type: ignore[union-attr]
-        #: Called at the broker's shutdown, besides.
+        #: Additional callback for the broker's shutdown.
         self.on_shutdown: Callable[[], object] = int
         plain = dict(os.environ, **(env or {}))
         self.rendezvous = Rendezvous(self.serve, self.router, plain.get("PATH", os.defpath))
-        #: In which tools find our `ssh`.
+        #: Environment in which tools find this `ssh`.
         self.environment = self.rendezvous.environment(plain)
         core.listen(self.router.broker, "shutdown", self._on_shutdown)
         if self.router.broker.closing or not self.router.broker.alive:
@@ -96,7 +96,7 @@ class _Session:
             raise core.Error("fakessh: the broker has been shut down")
 
     def _on_shutdown(self) -> None:
-        # Before anything else: a child's process may not last much longer.
+        # First of all: in a child, the process may end soon.
         self.rendezvous.close()
         self.on_shutdown()
 
@@ -106,37 +106,38 @@ class _Session:
         if not self.router.broker.on_thread():
             self.rendezvous.join()
 
-    # -- one `ssh`, on its thread
+    # -- one `ssh`, on its own thread
 
-    def serve(self, visit: Visit) -> None:
-        """Do what a stand-in has been asked for, until it ends."""
+    def serve(self, connection: Connection) -> None:
+        """Serve a stand-in until it ends."""
         try:
-            found = ssh_options.parse(visit.argv)
+            found = ssh_options.parse(connection.argv)
         except Answer as answer:
-            return visit.end(answer.status, answer.text)
+            return connection.end(answer.status, answer.text)
         if found.kind in LOCAL_KINDS:
-            return LOCAL_KINDS[found.kind](visit, found)
-        problem = self._problem(visit, found)
-        if problem:
-            return visit.end(FAILED, problem if found.shows_errors else "")
-        _warn_of_forwardings(visit, found)
+            return LOCAL_KINDS[found.kind](connection, found)
+        refusal = self._refusal(connection, found)
+        if refusal:
+            return connection.end(FAILED, refusal if found.shows_errors else "")
+        _warn_of_forwardings(connection, found)
         if found.kind == "none":
-            self._serve_none(visit, found)
+            self._serve_none(connection, found)
         else:
-            self._serve_program(visit, found)
+            self._serve_program(connection, found)
 
-    def _serve_none(self, visit: Visit, found: Invocation) -> None:
-        """Be there until the stand-in ends, or the context does."""
+    def _serve_none(self, connection: Connection, found: Invocation) -> None:
+        """Serve `ssh -N`: wait until the stand-in or the context ends."""
         context = self._context(str(found.host))
 
         def on_disconnect() -> None:
-            visit.end(FAILED, LOST % (found.host, "it is gone") if found.shows_errors else "")
+            text = LOST % (found.host, "the context is gone")
+            connection.end(FAILED, text if found.shows_errors else "")
 
-        visit.close_fds()
+        connection.close_fds()
         core.listen(context, "disconnect", on_disconnect)
         try:
-            visit.send(b"O", _opened(found))
-            while visit.read():
+            connection.send(b"O", _opened(found))
+            while connection.read():
                 pass
         finally:
             core.unlisten(context, "disconnect", on_disconnect)
@@ -150,48 +151,51 @@ class _Session:
                 return self.hosts[each]
         return None
 
-    def _problem(self, visit: Visit, found: Invocation) -> str:
-        """Return why this `ssh` cannot be: a line, or ""."""
+    def _refusal(self, connection: Connection, found: Invocation) -> str:
+        """Return a line with the reason why this `ssh` cannot be served, or ""."""
         if self._context(str(found.host)) is None:
             known = ", ".join(sorted(self.hosts or ()))
-            return "ssh: %s: no such host; there are: %s\n" % (found.host, known)
+            return "ssh: %s: unknown host; known hosts: %s\n" % (found.host, known)
         if found.forwardings and found.exit_on_forward_failure:
-            return "ssh: port forwarding is not done here, and ExitOnForwardFailure is yes\n"
-        if _depth(visit.environ) >= MAX_DEPTH:
             return (
-                "ssh: %d remote commands, each in the one before, have run this ssh of "
-                "mitogen.fakessh: is it on the remote PATH?\n" % MAX_DEPTH
+                "ssh: mitogen.fakessh does not support port forwarding, and "
+                "ExitOnForwardFailure is yes\n"
+            )
+        if _depth(connection.environ) >= MAX_DEPTH:
+            return (
+                "ssh: %d nested remote commands have run this ssh of mitogen.fakessh: is it on the "
+                "remote PATH?\n" % MAX_DEPTH
             )
         return ""
 
-    def _serve_program(self, visit: Visit, found: Invocation) -> None:
-        wants_pty, warning = found.wants_pty(visit.terminals[0])
+    def _serve_program(self, connection: Connection, found: Invocation) -> None:
+        wants_pty, warning = found.wants_pty(connection.terminals[0])
         if warning and found.shows_warnings:
-            visit.send(b"E", warning.encode())
+            connection.send(b"E", warning.encode())
         size: list[int] = []
         modes = b""
-        if visit.terminals[0] and not found.stdin_null:
-            pumped = visit.pump(wants_pty, found.escape if wants_pty else None)
-            if pumped is None:
+        if connection.terminals[0] and not found.stdin_null:
+            relayed = connection.relay_terminal(wants_pty, found.escape if wants_pty else None)
+            if relayed is None:
                 return
-            size, modes = pumped
-        pty = _pty(visit, size, modes) if wants_pty else None
-        popen = self._start(visit, found, pty)
+            size, modes = relayed
+        pty = _pty(connection, size, modes) if wants_pty else None
+        popen = self._start(connection, found, pty)
         if popen is None:
             return
-        visit.close_fds()
+        connection.close_fds()
         try:
-            visit.send(b"O", _opened(found))
-            farewell = ""
+            connection.send(b"O", _opened(found))
+            closing_text = ""
             if pty and found.shows_warnings:
-                farewell = "Connection to %s closed.\n" % found.host
-            popen.when_done(lambda popen: self._on_done(visit, found, popen, farewell))
-            _follow(visit, popen)
+                closing_text = "Connection to %s closed.\n" % found.host
+            popen.when_done(lambda popen: self._on_done(connection, found, popen, closing_text))
+            _handle_frames(connection, popen)
         finally:
             popen.close()
 
-    def _start(self, visit: Visit, found: Invocation, pty: Any) -> Any:
-        stdin, stdout, stderr = visit.fds
+    def _start(self, connection: Connection, found: Invocation, pty: Any) -> Any:
+        stdin, stdout, stderr = connection.fds
         context: Any = self._context(str(found.host))
         try:
             return context.popen(
@@ -199,21 +203,23 @@ class _Session:
                 stdin=client.DEVNULL if found.stdin_null else stdin,
                 stdout=stdout,
                 stderr=client.DEVNULL if pty else stderr,
-                add_env=_remote_environment(visit, found),
+                add_env=_remote_environment(connection, found),
                 pty=pty,
             )
         except (core.Error, OSError) as e:
-            visit.end(FAILED, _why_not_started(found, e) if found.shows_errors else "")
+            connection.end(FAILED, _start_error(found, e) if found.shows_errors else "")
             return None
 
-    def _on_done(self, visit: Visit, found: Invocation, popen: Any, farewell: str) -> None:
+    def _on_done(
+        self, connection: Connection, found: Invocation, popen: Any, closing_text: str
+    ) -> None:
         code = popen.returncode
         if code is None:
-            visit.end(FAILED, LOST % (found.host, popen.error) if found.shows_errors else "")
+            connection.end(FAILED, LOST % (found.host, popen.error) if found.shows_errors else "")
         elif code < 0:
-            visit.end(FAILED if self.strict else 128 - code, farewell)
+            connection.end(FAILED if self.strict else 128 - code, closing_text)
         else:
-            visit.end(code, farewell)
+            connection.end(code, closing_text)
 
 
 def _args(found: Invocation) -> Any:
@@ -224,7 +230,7 @@ def _args(found: Invocation) -> Any:
     return found.command
 
 
-def _why_not_started(found: Invocation, error: BaseException) -> str:
+def _start_error(found: Invocation, error: BaseException) -> str:
     if found.kind == "subsystem" and isinstance(error, client.Refused):
         return "subsystem request failed on channel 0\n"
     if found.kind == "forward" and isinstance(error, client.Refused):
@@ -243,70 +249,70 @@ def _depth(environ: Mapping[str, str]) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def _remote_environment(visit: Visit, found: Invocation) -> dict[str, str]:
-    """Return what the remote program's environment has besides its account's own."""
-    env = found.environment(visit.environ)
+def _remote_environment(connection: Connection, found: Invocation) -> dict[str, str]:
+    """Return the variables added to the remote account's environment."""
+    env = found.environment(connection.environ)
     port = found.port or 22
-    # A client's address and port, and the server's: there are none. Programs count the words.
+    # Address and port of a client, and of the server. There are none, but programs count words.
     env["SSH_CLIENT"] = "127.0.0.1 0 %d" % port
     env["SSH_CONNECTION"] = "127.0.0.1 0 127.0.0.1 %d" % port
-    env[DEPTH_VARIABLE] = str(_depth(visit.environ) + 1)
+    env[DEPTH_VARIABLE] = str(_depth(connection.environ) + 1)
     return env
 
 
-def _pty(visit: Visit, size: list[int], modes: bytes) -> client.Pty:
-    term = visit.environ.get("TERM") or "dumb"
+def _pty(connection: Connection, size: list[int], modes: bytes) -> client.Pty:
+    term = connection.environ.get("TERM") or "dumb"
     if size[:2] and all(size[:2]):
         columns, lines, x, y = size
         return client.Pty(term, columns, lines, x, y, modes)
     return client.Pty(term, modes=modes)
 
 
-def _follow(visit: Visit, popen: Any) -> None:
-    """Read what a stand-in has to say until it ends, or has been told to."""
+def _handle_frames(connection: Connection, popen: Any) -> None:
+    """Handle the frames of a stand-in until it ends or was ended."""
     while True:
-        frame = visit.read()
+        frame = connection.read()
         if frame is None:
             return
         if frame[0] == b"W":
             popen.resize(*numbers(frame[1]))
         elif frame[0] == b"S":
             with contextlib.suppress(client.TimeoutExpired, core.Error):
-                popen.wait(LAST_WORDS)
+                popen.wait(OUTPUT_GRACE)
             return
 
 
-def _warn_of_forwardings(visit: Visit, found: Invocation) -> None:
+def _warn_of_forwardings(connection: Connection, found: Invocation) -> None:
     if found.shows_warnings:
         for kind, what in found.forwardings:
-            text = "Warning: %s forwarding %s: not done here (mitogen.fakessh)\n" % (kind, what)
-            visit.send(b"E", os.fsencode(text))
+            text = "Warning: %s forwarding %s: not supported (mitogen.fakessh)\n" % (kind, what)
+            connection.send(b"E", os.fsencode(text))
 
 
-def _print_config(visit: Visit, found: Invocation) -> None:
+def _print_config(connection: Connection, found: Invocation) -> None:
     import pwd
 
     try:
         user = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
         user = str(os.getuid())
-    visit.print(found.config(user))
-    visit.end(0)
+    connection.print(found.config(user))
+    connection.end(0)
 
 
-def _control(visit: Visit, found: Invocation) -> None:
-    """Answer `-O`, as a master connection would that is always there."""
+def _control(connection: Connection, found: Invocation) -> None:
+    """Answer `-O` like a master connection that is always running."""
     answers = {
         "check": (0, "Master running (pid=%d)\n" % os.getpid()),
         "stop": (0, "Stop listening request sent.\n"),
         "exit": (0, "Exit request sent.\n"),
     }
-    text = "mux_client_%s: not done here (mitogen.fakessh)\n" % found.control
-    visit.end(*answers.get(str(found.control), (FAILED, text)))
+    text = "mux_client_%s: not supported (mitogen.fakessh)\n" % found.control
+    connection.end(*answers.get(str(found.control), (FAILED, text)))
 
 
-#: What needs no context.
-LOCAL_KINDS: dict[str, Callable[[Visit, Invocation], None]] = {
+#: Kinds of invocations that need no context.
+LOCAL_KINDS: dict[str, Callable[[Connection, Invocation], None]] = {
     "config": _print_config,
     "control": _control,
 }
@@ -331,62 +337,61 @@ def _at_terminal() -> bool:
 
 class _Tool:
     """
-    The program that uses `ssh`, in a process group of its own.
+    The program that uses `ssh`, in its own process group.
 
-    At a terminal it stays in ours, as a shell's command: so ^C and ^Z reach it, and signals from
-    here only itself.
+    At a terminal it stays in this process' group, as a shell's command does: ^C and ^Z reach it,
+    and signals sent from here reach only the program itself.
 
-    :param Router router: where that is a child's, the program is ended also if this process is
-        killed
+    :param Router router: in a child, the program is also ended if this process is killed
     """
 
     def __init__(self, router: Any, args: Args, **kwargs: Any) -> None:
-        self.alone = not _at_terminal()
+        self.own_group = not _at_terminal()
         self.guard: Any = None
-        if self.alone and router.__dict__.get("econtext"):
+        if self.own_group and router.__dict__.get("econtext"):
             self.guard = server.guard_of(router)
             self.guard.start()
-        self.popen = subprocess.Popen(args, start_new_session=self.alone, **kwargs)
+        self.popen = subprocess.Popen(args, start_new_session=self.own_group, **kwargs)
         if self.guard:
             self.guard.watch(self.popen.pid)
 
-    def forget(self) -> None:
-        """It is over: its number may be another program's."""
+    def unwatch(self) -> None:
+        """Remove the program from the guard: its process id may be reused."""
         if self.guard:
             self.guard.unwatch(self.popen.pid)
 
     def signal(self, number: int) -> None:
-        """Any thread: send a signal, unless it has ended."""
+        """Any thread: send a signal, unless the program has ended."""
         try:
-            if self.alone:
+            if self.own_group:
                 os.killpg(self.popen.pid, number)
             else:
                 self.popen.send_signal(number)
         except (ProcessLookupError, PermissionError):
-            # It has ended; or what is left of its group has become another account's.
+            # It has ended, or the rest of its group runs as another account.
             pass
 
-    def there(self) -> bool:
-        """Return whether anything of it still runs."""
+    def is_running(self) -> bool:
+        """Return whether the program, or any process of its group, is running."""
         if self.popen.poll() is None:
             return True
         try:
-            if self.alone:
-                # A number that a process group has is given to no new process.
+            if self.own_group:
+                # The id of an existing process group is not reused for a new process.
                 os.killpg(self.popen.pid, 0)
-            return self.alone
+            return self.own_group
         except OSError:
             return False
 
     def end(self) -> None:
-        """End it: SIGTERM, and SIGKILL after GRACE seconds."""
+        """End the program with SIGTERM, and with SIGKILL after GRACE seconds."""
         for number in (signal.SIGTERM, signal.SIGKILL):
-            if not self.there():
+            if not self.is_running():
                 return
             self.signal(number)
             deadline = time.monotonic() + GRACE
-            while self.there() and time.monotonic() < deadline:
-                time.sleep(LOOK)
+            while self.is_running() and time.monotonic() < deadline:
+                time.sleep(POLL_INTERVAL)
 
 
 @core.takes_econtext
@@ -406,37 +411,37 @@ def run(
     strict: bool = False,
 ) -> int:
     """
-    Run a program here, whichever context that is, such that the `ssh` that it starts runs its
-    remote command in another context. When it is over, so is each `ssh` that it has left behind.
+    Run a program in this context, whichever that is, with an `ssh` that runs its remote commands in
+    another context. When the program has ended, any `ssh` that it has left is ended.
 
-    Where this process is in the foreground of a terminal the program is in its process group, as
-    any command is, for ^C and ^Z to reach both; elsewhere it has a group of its own, and whatever
-    is in that is ended at the deadline.
+    In the foreground of a terminal the program stays in this process' group, like any command, so
+    that ^C and ^Z reach both. Otherwise it has its own group, all of which is ended at the
+    deadline.
 
-    :param Context dest: where; a user and a port that the program names do not matter
-    :param Router router: not needed (old programs pass it); it may be left out
-    :param args: program and arguments
-    :param float deadline: seconds from now after which the program is ended
-    :param econtext: passed to functions that are called from afar
-    :param dict hosts: host name to Context, instead of `dest`: other names are then unknown
-    :param dict env: names to set over this process's environment
-    :param cwd: directory to run it in
-    :param stdin: as for subprocess.Popen, but not PIPE; so are `stdout` and `stderr`
-    :param bool strict: 255, as OpenSSH has it, and not 128 and its number, is the exit status of an
-        `ssh` whose remote program is ended by a signal
-    :returns: the program's exit status, negative for a signal
-    :raises TimeoutError: (mitogen.core's) the deadline passed; the program has been ended
-    :raises OSError: it cannot be started
-    :raises Error: there is no directory that programs can be started from
+    :param Context dest: context for remote commands; user and port in the command line are ignored
+    :param Router router: not used (old programs pass it); it may be omitted
+    :param args: list: program and arguments
+    :param float deadline: seconds after which the program is ended
+    :param econtext: passed automatically to functions called from another context
+    :param dict hosts: host name to Context, instead of `dest`; other host names are unknown then
+    :param dict env: variables that change this process' environment
+    :param cwd: working directory of the program
+    :param stdin: as for subprocess.Popen, except PIPE; likewise `stdout` and `stderr`
+    :param bool strict: if a signal ends the remote program, the exit status of `ssh` is 255, as in
+        OpenSSH, instead of 128 plus the signal's number
+    :returns: exit status of the program, negative for a signal
+    :raises TimeoutError: (of mitogen.core) the deadline passed, and the program has been ended
+    :raises OSError: the program cannot be started
+    :raises Error: no directory allows programs to be started from it
     """
     if args is None or isinstance(router, (str, bytes, list, tuple)):
         if args is not None:
-            raise TypeError("run(dest, router, args): router is %r" % (router,))
+            raise TypeError("run(dest, router, args): router must be a Router, not %r" % (router,))
         args = router
     if not args or isinstance(args, (str, bytes)):
-        raise TypeError("args: a program and its arguments are wanted, not %r" % (args,))
+        raise TypeError("args must be a list of a program and its arguments, not %r" % (args,))
     if subprocess.PIPE in (stdin, stdout, stderr):
-        raise ValueError("nobody would read or write the pipe; use session()")
+        raise ValueError("PIPE is not supported by run(); use session() with subprocess")
     found = _Session(dest, hosts, env, strict)
     try:
         tool = _Tool(
@@ -449,15 +454,15 @@ def run(
             stderr=stderr,
         )
         status = _wait(found, tool, deadline)
-        # A tool may end before its ssh has: what that has yet to say belongs to it.
-        found.rendezvous.settle(SETTLE)
+        # An `ssh` may run on after its tool has ended, and its output belongs to the tool.
+        found.rendezvous.wait_idle(IDLE_TIMEOUT)
         return status
     finally:
         found.close()
 
 
 def _grant(msg: Any, source: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Let a context that is asked to run() something use the contexts that this is done with."""
+    """Grant a context that is called to run() a program the use of the contexts in `args`."""
     targets = [*args[:1], kwargs.get("dest"), *(kwargs.get("hosts") or {}).values()]
     for target in targets:
         if isinstance(target, core.Context):
@@ -468,22 +473,22 @@ run.mitogen_before_call = _grant  # type: ignore[attr-defined]  # see calls.Call
 
 
 def _wait(found: _Session, tool: _Tool, deadline: float | None) -> int:
-    """Return the tool's exit status; on the way out by an exception it is ended."""
+    """Wait for the tool and return its exit status. If an exception is raised, end it."""
     found.on_shutdown = lambda: tool.signal(signal.SIGTERM)
     try:
         return tool.popen.wait(deadline)
     except BaseException as e:
-        # Each `ssh` first: then it is over at the far end, too.
+        # Each `ssh` first, so that the remote programs are ended as well.
         found.rendezvous.close()
         tool.end()
         if isinstance(e, subprocess.TimeoutExpired):
             raise core.TimeoutError(
-                "%r was not done within %s s and has been ended", tool.popen.args, deadline
+                "%r did not finish within %s s and was ended", tool.popen.args, deadline
             ) from None
         raise
     finally:
         found.on_shutdown = int
-        tool.forget()
+        tool.unwatch()
 
 
 @contextlib.contextmanager
@@ -496,11 +501,11 @@ def session(
     strict: bool = False,
 ) -> Iterator[dict[str, str]]:
     """
-    A `with` block in which programs find an `ssh` as run() gives them; it yields the environment to
-    start them with. At the end of the block that `ssh` is gone, and what it still did is ended.
+    Context manager that yields the environment for starting programs with an `ssh` like run()'s. At
+    the end of the block the `ssh` is removed, and any that still runs is ended.
 
-    :param Context dest: as for run(), and so are `router`, `hosts`, `env` and `strict`
-    :raises Error: there is no directory that programs can be started from
+    :param Context dest: as for run(); likewise `router`, `hosts`, `env` and `strict`
+    :raises Error: no directory allows programs to be started from it
 
     >>> with session(context) as environ:
     ...     subprocess.run(["git", "clone", "ssh://x/srv/repo"], env=environ, check=True)
@@ -522,20 +527,20 @@ def _parser() -> Any:
         prog="python3 -m mitogen.fakessh",
         usage="%(prog)s [--deadline SECONDS] [--strict] DESTINATION COMMAND [ARGUMENT ...]\n"
         "       %(prog)s [...] --host NAME=DESTINATION [--host ...] COMMAND [ARGUMENT ...]",
-        description="Run COMMAND such that the ssh that it starts runs its remote commands in the "
-        "context that DESTINATION names.",
+        description="Run COMMAND with an ssh that runs its remote commands in the context named by "
+        "DESTINATION.",
         epilog="A destination is a text such as ssh:user@bastion/ssh:web/sudo:root or docker:db.",
     )
     add = parser.add_argument
-    add("--deadline", type=float, metavar="SECONDS", help="end the command after that long")
+    add("--deadline", type=float, metavar="SECONDS", help="end the command after this time")
     add(
         "--host",
         action="append",
         default=[],
         metavar="NAME=DESTINATION",
-        help="a host name's destination; names that none is given for are unknown then",
+        help="destination of a host name; other host names are unknown then",
     )
-    add("--strict", action="store_true", help="status 255 for a remote program's end by a signal")
+    add("--strict", action="store_true", help="exit status 255 if a signal ends a remote program")
     add("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
 
@@ -561,13 +566,13 @@ def _run_command(options: Any) -> int:
 
 
 def _on_signal(number: int, _frame: Any) -> None:
-    # As an exception it undoes all that has been done.
+    # SystemExit runs the clean-up.
     sys.exit(128 + number)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """
-    Be the program `python3 -m mitogen.fakessh`; return its exit status.
+    Run the command `python3 -m mitogen.fakessh`; return its exit status.
 
     :param argv: arguments; None for the process' own
     """

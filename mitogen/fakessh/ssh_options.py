@@ -1,15 +1,15 @@
 """
-The command line of OpenSSH's `ssh`, read as OpenSSH 9 reads it: ssh(1), ssh_config(5).
+Parser of the command line of OpenSSH's `ssh`, as OpenSSH 9 reads it: ssh(1), ssh_config(5).
 
-What an option means is in two tables, `_FLAGS` for letters and `_KEYWORDS` for `-o`; what neither
-has is accepted and means nothing here, as there is no connection to make.
+Two tables contain the meaning of options: `_FLAGS` for letters and `_KEYWORDS` for `-o`. Options in
+neither are accepted and ignored, as there is no connection to make.
 
 Rules
-    1. Pure: no descriptor, no environment, no clock. What a program has to be told at once (its
-       usage, a version, an error) is an Answer, an exception.
-    2. Where OpenSSH answers with an error, so does parse(), in the same words and with its 255;
-       but unknown keywords of `-o` are no error, as they may be a newer ssh's.
-    3. The first value of a keyword wins; letters that OpenSSH stores at once overwrite.
+    1. Pure: no descriptors, environment or clocks. Output that must be printed at once (usage,
+       version, error) is an exception, Answer.
+    2. On input that OpenSSH rejects, parse() fails with the same text and with status 255. However,
+       unknown keywords of `-o` are accepted, as they may be a newer ssh's.
+    3. The first value of a keyword is used. Letters that OpenSSH stores at once overwrite.
 
 Threads: any.
 """
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "Invocation", "parse"]
 
-#: What getopt(3) takes; a colon follows a letter that has an argument.
+#: Options for getopt(3). A colon follows each letter that has an argument.
 GETOPT = "1246ACGKMNTVXYZafgknqstvxyB:D:E:F:I:J:L:O:P:Q:R:S:W:b:c:e:i:l:m:o:p:w:"
-#: Exit status of ssh for whatever is not the remote program's own end.
+#: Exit status of ssh for failures other than the remote program's own status.
 FAILED = 255
 VERSION = "OpenSSH_9.9p2 mitogen-fakessh, no cryptography of its own\n"
 USAGE = """\
@@ -39,7 +39,7 @@ usage: ssh [-46AaCfGgKkMNnqsTtVvXxYy] [-B bind_interface] [-b bind_address]
            [-R address] [-S ctl_path] [-W host:port]
            [-w local_tun[:remote_tun]] destination [command [argument ...]]
 """
-#: What `-O` takes; see ssh(1).
+#: Commands of `-O`; see ssh(1).
 CONTROLS = ("check", "forward", "cancel", "exit", "stop", "proxy")
 
 _TRUTHS = {"yes": True, "true": True, "no": False, "false": False}
@@ -49,7 +49,7 @@ _LEVELS = {"quiet": 0, "fatal": 1, "error": 2, "info": 3, "verbose": 4}
 _LEVELS.update({"debug": 5, "debug1": 5, "debug2": 6, "debug3": 7})
 _FORWARDINGS = {"L": "local", "R": "remote", "D": "dynamic", "w": "tunnel"}
 
-# As OpenSSH has them since 9.6: valid_hostname(), valid_ruser() of its ssh.c.
+# The checks of OpenSSH since 9.6: valid_hostname(), valid_ruser() in ssh.c.
 _BAD_HOST = re.compile("^-|['`\"$\\\\;&<>|(){}\\s\0-\x1f\x7f]")
 _BAD_USER = re.compile("^-|['`\";&<>|(){}]|\\s-|\\\\\\Z")
 _DOMAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*\.?\Z")
@@ -57,10 +57,10 @@ _DOMAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*\.?\Z")
 
 class Answer(Exception):
     """
-    A command line that is answered at once.
+    A command line that needs no connection, as an exception.
 
     :param int status: exit status
-    :param str text: for standard error
+    :param str text: text for standard error
     """
 
     def __init__(self, status: int, text: str) -> None:
@@ -78,37 +78,37 @@ def _usage(why: str = "") -> NoReturn:
 
 
 class Invocation:
-    """What a command line asks for."""
+    """The meaning of a command line."""
 
     #: "session", "subsystem", "forward" (-W), "none" (-N), "control" (-O) or "config" (-G).
     kind = "session"
-    #: As given, without the user; brackets of an IPv6 address stay, as in OpenSSH.
+    #: Host as given, without the user. An IPv6 address keeps its brackets, as in OpenSSH.
     host: str | None = None
     user: str | None = None
     port: int | None = None
     hostname: str | None = None
-    #: Command string for the remote shell, or name of the subsystem; None: a login shell.
+    #: Command for the remote shell, or name of the subsystem; None for a login shell.
     command: str | None = None
     #: (host, port) of `-W`.
     forward: tuple[str, int] | None = None
-    #: What `-O` asks, one of CONTROLS.
+    #: Command of `-O`, one of CONTROLS.
     control: str | None = None
-    #: "auto", "no", "yes" or "force".
+    #: Terminal request: "auto", "no", "yes" or "force".
     tty = "auto"
     stdin_null = False
     background = False
     exit_on_forward_failure = False
-    #: As OpenSSH numbers them: 0 is QUIET, 3 is INFO, 7 is DEBUG3.
+    #: Log level with OpenSSH's numbers: 0 is QUIET, 3 is INFO, 7 is DEBUG3.
     log_level = 3
-    #: Byte value of the escape character, None for none.
+    #: Byte value of the escape character, or None.
     escape: int | None = ord("~")
 
     def __init__(self) -> None:
-        #: Globs of names to pass on, ssh_config(5) SendEnv.
+        #: Patterns of variables to send, ssh_config(5) SendEnv.
         self.send_env: list[str] = []
-        #: Names and values to set.
+        #: Variables to set.
         self.set_env: dict[str, str] = {}
-        #: (kind, specification) of each -L, -R, -D, -w.
+        #: (kind, specification) of each -L, -R, -D and -w.
         self.forwardings: list[tuple[str, str]] = []
 
     @property
@@ -118,7 +118,7 @@ class Invocation:
 
     @property
     def shows_warnings(self) -> bool:
-        """Whether what is no error is printed too."""
+        """Whether warnings and notices are printed as well."""
         return self.log_level >= _LEVELS["info"]
 
     def wants_pty(self, stdin_is_tty: bool) -> tuple[bool, str]:
@@ -137,7 +137,7 @@ class Invocation:
         return wanted, ""
 
     def config(self, user: str) -> str:
-        """Return what `-G` prints, the lines that programs look for; `user` is the default."""
+        """Return the output of `-G` that programs look for. `user` is the default user."""
         return "host %s\nuser %s\nhostname %s\nport %d\n" % (
             self.host,
             user if self.user is None else self.user,
@@ -146,7 +146,7 @@ class Invocation:
         )
 
     def environment(self, local: dict[str, str]) -> dict[str, str]:
-        """Return what SendEnv and SetEnv add to the remote environment; `local` is the local."""
+        """Return the variables that SendEnv and SetEnv add to the remote environment."""
         import fnmatch
 
         found = {
@@ -160,21 +160,21 @@ class Invocation:
 
 def parse(argv: Sequence[str]) -> Invocation:
     """
-    Read a command line of ssh.
+    Parse a command line of ssh.
 
-    :param argv: the arguments, without the program's name
-    :raises Answer: it is to be answered at once: `-V`, `-Q`, a usage error
+    :param argv: arguments, without the program's name
+    :raises Answer: the command line needs no connection: `-V`, `-Q`, a usage error
     """
     return _Parser(list(argv)).run()
 
 
 class _Parser:
-    """One command line being read."""
+    """The state of parsing one command line."""
 
     def __init__(self, argv: list[str]) -> None:
         self.argv = argv
         self.found = Invocation()
-        #: What has been set, under the name of Invocation's attribute: the first wins.
+        #: Values by the name of Invocation's attribute, for which the first value is used.
         self.set: dict[str, object] = {}
         self.config = False
         self.remote_command: str | None = None
@@ -196,7 +196,7 @@ class _Parser:
         return self.found
 
     def _options(self, at: int) -> tuple[int, bool]:
-        """Take options from `at` on; return where they end, and whether a `--` ended them."""
+        """Parse options from index `at`; return (the index after them, whether `--` ended them)."""
         start = at
         argv = self.argv
         while at < len(argv):
@@ -207,11 +207,11 @@ class _Parser:
             if word[:1] != "-" or word == "-":
                 break
             at = self._word(word, at + 1)
-        # As OpenSSH looks for it: an option's argument counts, too.
+        # The same check as in OpenSSH: it is also true if `--` is an option's argument.
         return at, at > start and argv[at - 1] == "--"
 
     def _word(self, word: str, at: int) -> int:
-        """Take a word of options; return where the next begins."""
+        """Parse a word of options; return the index of the next word."""
         for pos in range(1, len(word)):
             letter = word[pos]
             where = GETOPT.find(letter) if letter != ":" else -1
@@ -236,11 +236,11 @@ class _Parser:
             take(self, value)
 
     def put(self, name: str, value: object) -> None:
-        """Set an attribute of the result, whatever it was."""
+        """Set an attribute of the result, replacing an earlier value."""
         self.set[name] = value
 
     def put_first(self, name: str, value: object) -> None:
-        """Set an attribute of the result, unless it was set."""
+        """Set an attribute of the result, unless it has a value."""
         self.set.setdefault(name, value)
 
     # -- the destination
@@ -262,7 +262,7 @@ class _Parser:
 
     def _finish(self, words: list[str]) -> None:
         found = self.found
-        # OpenSSH's names for these: a value that came with -N, -W counts like any other.
+        # Named as in OpenSSH. A value set by -N or -W counts like any other.
         session = self.set.pop("session", "session")
         found.__dict__.update(self.set)
         if _BAD_HOST.search(found.host or ""):
@@ -291,7 +291,7 @@ class _Parser:
             found.kind = "forward"
 
     def _expand(self, text: str) -> str:
-        """Replace the tokens of RemoteCommand, ssh_config(5) TOKENS, that mean something here."""
+        """Replace tokens of RemoteCommand, ssh_config(5) TOKENS, that have a meaning here."""
         found = self.found
         name = found.host if found.hostname is None else found.hostname
         known = {"%": "%", "h": name, "n": found.host, "p": found.port or 22, "r": found.user or ""}
@@ -300,7 +300,7 @@ class _Parser:
     # -- keywords
 
     def keyword(self, line: str) -> None:
-        """Take the argument of `-o`: a line of ssh_config(5)."""
+        """Parse the argument of `-o`: a line of ssh_config(5)."""
         name, rest = _delimited(line.rstrip(" \t\r\n\f"))
         if not name and rest:
             name, rest = _delimited(rest)
@@ -327,11 +327,11 @@ class _Parser:
 
 
 def _delimited(text: str) -> tuple[str, str]:
-    """Return (first word, rest): strdelim() of OpenSSH's misc.c; one `=` may stand between."""
+    """Split a text into (first word, rest), like strdelim() in misc.c; one `=` may be between."""
     if text[:1] == '"':
         end = text.find('"', 1)
         if end < 0:
-            # No error in OpenSSH: it is no line then.
+            # OpenSSH reports no error but ignores the line.
             return "", ""
         return text[1:end], re.sub(r"\A[ \t\r\n]*=?", "", text[end + 1 :])
     found = re.match(r"([^ \t\r\n=]*)(?:[ \t\r\n]+=?|=)?[ \t\r\n]*", text)
@@ -339,7 +339,7 @@ def _delimited(text: str) -> tuple[str, str]:
 
 
 def _words(text: str) -> list[str]:
-    """Return the words of a line, quotes and escapes taken away: argv_split() of misc.c."""
+    """Split a line into words, with quotes and escapes removed, like argv_split() in misc.c."""
     found: list[str] = []
     at = 0
     while True:
@@ -352,7 +352,7 @@ def _words(text: str) -> list[str]:
 
 
 def _word(text: str, at: int) -> tuple[str, int]:
-    """Return (the word that begins at `at`, where it ends)."""
+    """Return (the word that begins at `at`, the index of its end)."""
     word = quote = ""
     while at < len(text):
         char, following = text[at], text[at + 1 : at + 2]
@@ -374,7 +374,7 @@ def _word(text: str, at: int) -> tuple[str, int]:
 
 
 def _uri(text: str) -> tuple[str, str, int | None]:
-    """Return (user or "", host, port or None) of what follows `ssh://`: parse_uri() of misc.c."""
+    """Parse text after `ssh://` into (user or "", host, port or None): parse_uri() in misc.c."""
     account, at, where = text.partition("@")
     match = re.match(r"(\[[^\]]*\]|[^:/]*)(?::([^/]*))?(?:/(.*))?\Z", where if at else text)
     user = account.partition(";")[0] if at else ""
@@ -382,7 +382,7 @@ def _uri(text: str) -> tuple[str, str, int | None]:
         _usage()
     host, port, path = match.groups()
     host = host[1:-1] if host[:1] == "[" else host
-    # OpenSSH's own check refuses IPv6 addresses here; those are welcome.
+    # OpenSSH's own check rejects IPv6 addresses here. They are accepted.
     if path or not (_DOMAIN.match(host) or re.match(r"[0-9A-Fa-f:.]+(%\w+)?\Z", host)):
         _usage()
     number = _port(port) if port else None
@@ -392,14 +392,14 @@ def _uri(text: str) -> tuple[str, str, int | None]:
 
 
 def _decoded(text: str) -> str:
-    """Return a text with its `%XX` replaced, RFC 3986, 2.1."""
+    """Return a text with `%XX` decoded, RFC 3986, 2.1."""
     from urllib.parse import unquote
 
     return unquote(text, errors="surrogateescape")
 
 
 def _port(text: str) -> int | None:
-    """Return a port: a number as strtonum(3) reads it, or a service's name (services(5))."""
+    """Parse a port: a number, like strtonum(3), or the name of a service (services(5))."""
     if re.match(r"\s*[+-]?[0-9]+\Z", text):
         number = int(text)
     else:
@@ -413,7 +413,7 @@ def _port(text: str) -> int | None:
 
 
 def _fields(text: str) -> list[str]:
-    """Return the fields of a forwarding, brackets removed; none if they can't be told apart."""
+    """Split a forwarding into fields without brackets; return [] if it is ambiguous."""
     rest, found = text.lstrip(), []
     while rest:
         match = re.match(r"\[([^\]]*)\](?::|\Z)|(?!\[)((?:\\.|[^:\\])*)(?::|\Z)", rest, re.DOTALL)
@@ -425,7 +425,7 @@ def _fields(text: str) -> list[str]:
     return found
 
 
-# ---- what letters mean
+# ---- letters
 
 
 def _take_tty(parser: _Parser, value: str) -> None:
@@ -469,7 +469,7 @@ def _take_stdio_forward(parser: _Parser, value: str) -> None:
         _fail("stdio forward already specified")
     if "control" in parser.set:
         _fail("Cannot specify stdio forward with -O")
-    # Read as that of -D is: a port or a path alone will do, and nothing is forwarded then.
+    # Parsed like the argument of -D: a port or a path alone is valid, and forwards nothing.
     fields = _fields(value)
     has_host = len(fields) == 2 and "/" not in fields[1]
     port = _port(fields[1 if has_host else 0]) if len(fields) in (1, 2) else None
@@ -483,7 +483,7 @@ def _take_stdio_forward(parser: _Parser, value: str) -> None:
 
 
 def _escape(text: str) -> tuple[bool, int | None]:
-    """Return (whether `text` names an escape character, that byte or None)."""
+    """Parse an escape character; return (whether it is valid, the byte or None)."""
     if text == "none":
         return True, None
     if len(text) == 2 and text[0] == "^" and 64 <= ord(text[1]) < 128:
@@ -507,7 +507,7 @@ def _take_port(parser: _Parser, value: str) -> None:
 
 
 def _take_verbose(parser: _Parser, value: str) -> None:
-    # The first overwrites, the others add.
+    # The first -v overwrites the level, the others increase it.
     level: Any = parser.set.get("log_level", 3) if parser.verbose else 4
     parser.verbose = True
     parser.put("log_level", min(level + 1, 7))
@@ -554,7 +554,7 @@ _FLAGS: dict[str, Callable[[_Parser, str], None]] = {
 }
 _FLAGS.update((letter, _forwarding(letter)) for letter in _FORWARDINGS)
 
-# ---- what keywords mean
+# ---- keywords
 
 
 def _choice(attribute: str, choices: dict[str, object]) -> Callable[[_Parser, list[str]], None]:
@@ -642,5 +642,5 @@ _KEYWORDS: dict[str, Callable[[_Parser, list[str]], None]] = {
     "user": _text("user"),
 }
 
-#: Keywords that take any number of words.
+#: Keywords that have any number of arguments.
 _MANY = ("dynamicforward", "localforward", "remoteforward", "sendenv", "setenv")

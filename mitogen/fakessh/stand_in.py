@@ -1,39 +1,39 @@
 """
-The program `ssh` that tools find while fakessh is at work: hands its command line and descriptors
-to the process that made it, waits, and ends as that says.
+The program `ssh` that tools run while fakessh is active. It passes its command line and descriptors
+to the process that created it, waits, and exits as that process directs.
 
-Its file lies in a private directory beside the socket `socket`, and is started by
-`python -I -S`. What passes on the socket are frames, a letter, a length (4 bytes, big-endian) and a
-payload:
+The file is in a private directory beside the socket `socket`, and is run by `python -I -S`. The
+socket carries frames: a letter, a length (4 bytes, big-endian) and a payload:
 
     to fakessh    R  request: which of the descriptors 0, 1, 2 are terminals ("100"), the number of
-                     arguments, the arguments, the environment; NUL between all. The three
-                     descriptors go along (SCM_RIGHTS, unix(7)).
+                     arguments, the arguments, the environment, separated by NUL. The three
+                     descriptors are attached (SCM_RIGHTS, unix(7)).
                   K  "columns lines x y", NUL, terminal modes (RFC 4254, 8): the answer to T, with
-                     one or two descriptors: keys, screen
+                     one or two descriptors attached: keys, screen
                   W  "columns lines x y": the terminal's new size
-                  S  it ends by SIGUSR1: what the program still says on its own is wanted
-    from fakessh  T  "r" or "c": pump keys, in raw mode or as the terminal is; then the escape
+                  S  SIGUSR1 ends this program; remaining output of the remote one is expected
+    from fakessh  T  "r" or "c": carry keys, with the terminal raw or unchanged; then the escape
                      character, if there is one
-                  O  the program has been started: "b": go to the background; "n": there is
-                     none, so that SIGTERM is a good end
+                  O  the remote program has started: "b": go to the background; "n": there is
+                     none, so that SIGTERM counts as success
                   E  text for standard error
                   X  exit status (1 byte), text for standard error: the end
 
 Rules
-    1. Imports nothing of mitogen, little of the standard library, and a terminal's part only where
-       there is one: it is started for each connection of a tool.
-    2. Once O has come it holds neither standard input nor output: who reads waits for their end.
-    3. Never ends by a signal: tools take that for a crash. INT, TERM, HUP, QUIT are status 255.
-       What the parent had ignored stays ignored. SIGUSR1 is how rsync ends its ssh as soon as
-       it has the server's status: what the server has yet to say may still come after that.
+    1. Nothing of mitogen is imported, little of the standard library, and the modules for terminals
+       only if there is one: this program is started for each connection of a tool.
+    2. After O it holds neither standard input nor output open: readers wait for their end of file.
+    3. It never dies by a signal, which tools would take for a crash. INT, TERM, HUP and QUIT give
+       status 255. Signals that the parent process ignored stay ignored. The exception is SIGUSR1:
+       rsync sends it to its ssh as soon as it has the server's status, and remaining output of the
+       server may still arrive after that.
 
 Threads: one.
 """
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # typeshed does not have it
+import _signal  # type: ignore[import-not-found]  # not in typeshed
 import _socket
 import os
 import select
@@ -46,38 +46,38 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 FAILED = 255
-#: What ends it, unless the parent has them ignored.
+#: Signals that end this program, unless the parent process ignored them.
 SIGNALS = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT)
-GONE = b"ssh: mitogen.fakessh: the program that this ssh stands in for has ended\n"
+GONE = b"ssh: mitogen.fakessh: the process that provides this ssh has ended\n"
 
 
-def _say(text: bytes) -> None:
-    """Write to standard error, whatever state that is in."""
+def _print_error(text: bytes) -> None:
+    """Write to standard error, even if it is non-blocking."""
     while text:
         try:
             text = text[os.write(2, text) :]
         except BlockingIOError:
-            # Somebody shares it who has set O_NONBLOCK.
+            # Another process that shares it has set O_NONBLOCK.
             select.select([], [2], [])
         except OSError:
             return
 
 
-def _leave(status: int, text: bytes = b"") -> NoReturn:
-    _say(text)
+def _exit(status: int, text: bytes = b"") -> NoReturn:
+    _print_error(text)
     os._exit(status)
 
 
 def _occupy_stdio() -> None:
-    """Have no other descriptor become 0, 1 or 2: those that are closed get /dev/null."""
+    """Open /dev/null as those of 0, 1 and 2 that are closed, so that they are not reused."""
     fd = 0
     while fd < 3:
         fd = os.open("/dev/null", os.O_RDWR)
     os.close(fd)
 
 
-def _let_go(*fds: int) -> None:
-    """Have /dev/null in the place of these descriptors."""
+def _redirect_to_null(*fds: int) -> None:
+    """Replace descriptors with /dev/null."""
     null = os.open("/dev/null", os.O_RDWR)
     for fd in fds:
         os.dup2(null, fd)
@@ -85,14 +85,14 @@ def _let_go(*fds: int) -> None:
 
 
 def _connect() -> _socket.socket:
-    # By its name alone: a path may be longer than the 108 bytes that unix(7) has for it.
+    # By its name in the working directory: its path may exceed unix(7)'s 108 bytes.
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         os.chdir(os.path.dirname(os.path.abspath(__file__)))
         sock.connect("socket")
     except OSError:
         sock.close()
-        _leave(FAILED, GONE)
+        _exit(FAILED, GONE)
     return sock
 
 
@@ -102,11 +102,11 @@ def _rights(fds: list[int]) -> list[tuple[int, int, bytes]]:
 
 
 class StandIn:
-    """One `ssh` at work."""
+    """A running `ssh`."""
 
-    #: Status of an end by SIGTERM.
+    #: Exit status on SIGTERM.
     terminated = FAILED
-    #: Exit status and last words, once they are known.
+    #: Exit status and final text, once they are known.
     end: tuple[int, bytes] | None = None
 
     def __init__(self, argv: list[str]) -> None:
@@ -120,7 +120,7 @@ class StandIn:
     # -- signals
 
     def catch_signals(self) -> None:
-        # Or a signal just before poll() would be looked at after it.
+        # Without a wakeup descriptor, a signal just before poll() would be handled after it.
         rfd, wfd = os.pipe()
         os.set_blocking(wfd, False)
         _signal.set_wakeup_fd(wfd)
@@ -146,7 +146,7 @@ class StandIn:
                 frame = frame[self.sock.sendmsg([frame], _rights(fds)) :]
             self.sock.sendall(frame)
         except OSError:
-            # What ended it is to be read.
+            # receive() will read the reason.
             pass
 
     def request(self) -> None:
@@ -156,7 +156,7 @@ class StandIn:
         self.send(b"R", b"\0".join(fields), [0, 1, 2])
 
     def receive(self) -> bool:
-        """Take what has come on the socket; return whether it was the end."""
+        """Receive data from the socket and handle its frames; return whether it was the end."""
         try:
             data = self.sock.recv(65536)
         except OSError:
@@ -176,16 +176,17 @@ class StandIn:
     def on_opened(self, how: bytes) -> None:
         if b"n" in how:
             self.terminated = 0
-        # A terminal may still be pumped, and nobody waits for its end.
-        _let_go(*[fd for fd in (0, 1) if not self.terminals[fd]])
+        # Terminals are kept: keys and screen may be carried still, and no program waits for their
+        # end of file.
+        _redirect_to_null(*[fd for fd in (0, 1) if not self.terminals[fd]])
         if b"b" in how:
             if os.fork():
                 os._exit(0)
             os.setsid()
-            _let_go(0, 1, 2)
+            _redirect_to_null(0, 1, 2)
 
     def on_other(self, payload: bytes) -> None:
-        """What nobody knows means nothing."""
+        """Ignore an unknown frame type."""
 
     def on_end(self, payload: bytes) -> None:
         self.end = payload[0], payload[1:]
@@ -203,12 +204,12 @@ class StandIn:
                 os.read(self.wakeup, 64)
             if self.sock.fileno() in ready:
                 self.receive()
-        _leave(*self.end)
+        _exit(*self.end)
 
     def on_terminal(self, how: bytes) -> None:
-        """Pump keys, and the screen if that is a terminal, until the end."""
+        """Carry keys, and the screen if it is a terminal, until the end."""
         sys.path.insert(0, os.getcwd())
-        # As names of files beside this one, which no type checker would find.
+        # By name: they are files beside this one, which a type checker would not find.
         raw_tty: Any = __import__("raw_tty")
         tty_modes: Any = __import__("tty_modes")
 
@@ -238,7 +239,7 @@ class StandIn:
         finally:
             tty.leave()
         if reason in (raw_tty.DISCONNECT, raw_tty.HANGUP):
-            _leave(FAILED)
+            _exit(FAILED)
 
     def on_size(self, *size: int) -> None:
         self.send(b"W", b"%d %d %d %d" % size)
@@ -247,13 +248,13 @@ class StandIn:
 HANDLERS: dict[bytes, Any] = {
     b"T": StandIn.on_terminal,
     b"O": StandIn.on_opened,
-    b"E": lambda self, text: _say(text),
+    b"E": lambda self, text: _print_error(text),
     b"X": StandIn.on_end,
 }
 
 
 def main() -> NoReturn:
-    """Be `ssh` once."""
+    """Run `ssh` once."""
     _occupy_stdio()
     StandIn(sys.argv[1:]).run()
 

@@ -276,7 +276,7 @@ def test_config(ssh):
         (["-O", "check", "x"], 0, "Master running (pid=%d)\n" % os.getpid()),
         (["-O", "exit", "x"], 0, "Exit request sent.\n"),
         (["-O", "stop", "x"], 0, "Stop listening request sent.\n"),
-        (["-O", "forward", "x"], 255, "mux_client_forward: not done here (mitogen.fakessh)\n"),
+        (["-O", "forward", "x"], 255, "mux_client_forward: not supported (mitogen.fakessh)\n"),
         ([], 255, "usage: ssh"),
         (["-z"], 255, "unknown option -- z\nusage: ssh"),
         (["-o", "ControlPersist", "x"], 255, "no argument after keyword"),
@@ -378,7 +378,7 @@ def test_unknown_hosts(router, target):
             assert int(parent("[::1]").stdout) == pids["two"]
             done = parent("three")
             assert done.returncode == 255
-            assert b"three: no such host; there are: ::1, one, two\n" in done.stderr
+            assert b"three: unknown host; known hosts: ::1, one, two\n" in done.stderr
     finally:
         other.shutdown(wait=True)
 
@@ -565,7 +565,7 @@ def test_the_master_killed(target, tmp_path):
     assert done.returncode == -signal.SIGKILL
     directory, pid = done.stdout.decode().split()
     gone(int(pid))
-    assert b"the program that this ssh stands in for has ended" in done.stderr
+    assert b"the process that provides this ssh has ended" in done.stderr
     assert os.path.isdir(directory)
     # The next one cleans up.
     with fakessh.session(target):
@@ -580,7 +580,7 @@ def test_remote_commands_that_find_it_again(ssh, environ, tmp_path):
     loop.chmod(0o700)
     done = ssh("x", str(loop))
     assert done.returncode == 255
-    assert b"8 remote commands" in done.stderr
+    assert b"8 nested remote commands" in done.stderr
     assert (tmp_path / "loop.count").read_text().count("x") == 8
 
 
@@ -634,7 +634,7 @@ def test_deadline(target, tmp_path):
     with open(os.devnull) as null:
         with pytest.raises(mitogen.core.TimeoutError) as caught:
             fakessh.run(target, None, args, deadline=1, stdin=null)
-    assert "not done within 1 s" in str(caught.value)
+    assert "did not finish within 1 s" in str(caught.value)
     gone(read_pid(tmp_path / "near"))
     gone(read_pid(tmp_path / "far"))
 
@@ -768,7 +768,7 @@ def test_the_directory_is_in_tmpdir(target, tmp_path, monkeypatch):
 @pytest.mark.parametrize("make", [long_name, with_spaces])
 def test_odd_directories(make, target, tmp_path, monkeypatch):
     path = make(str(tmp_path))
-    monkeypatch.setattr(rendezvous, "places", lambda: [path])
+    monkeypatch.setattr(rendezvous, "parent_candidates", lambda: [path])
     assert check_session(target) == path
 
 
@@ -777,7 +777,7 @@ def test_a_directory_that_others_are_better_than(make, target, tmp_path, monkeyp
     odd = make(str(tmp_path))
     good = str(tmp_path / "good")
     os.mkdir(good)
-    monkeypatch.setattr(rendezvous, "places", lambda: [odd, good])
+    monkeypatch.setattr(rendezvous, "parent_candidates", lambda: [odd, good])
     assert check_session(target) == good
     assert os.listdir(odd) == []
 
@@ -788,12 +788,12 @@ def test_directories_that_cannot_be(target, tmp_path, monkeypatch):
     open_to_all.chmod(0o777)
     colon = with_colon(str(tmp_path))
     monkeypatch.setattr(
-        rendezvous, "places", lambda: [colon, str(open_to_all), "/nonexistent", "/proc"]
+        rendezvous, "parent_candidates", lambda: [colon, str(open_to_all), "/nonexistent", "/proc"]
     )
     with pytest.raises(mitogen.core.Error) as caught:
         check_session(target)
     assert "set TMPDIR" in str(caught.value)
-    assert "others may rename what is there" in str(caught.value)
+    assert "other accounts may rename files there" in str(caught.value)
     assert os.listdir(str(open_to_all)) == os.listdir(colon) == []
 
 
@@ -804,7 +804,7 @@ def test_a_directory_mounted_noexec(target, tmp_path, monkeypatch):
     if subprocess.call(["mount", "-t", "tmpfs", "-o", "noexec", "none", str(place)], stderr=PIPE):
         pytest.skip("needs the right to mount")
     try:
-        monkeypatch.setattr(rendezvous, "places", lambda: [str(place), str(tmp_path)])
+        monkeypatch.setattr(rendezvous, "parent_candidates", lambda: [str(place), str(tmp_path)])
         assert check_session(target) == str(tmp_path)
         assert os.listdir(str(place)) == []
     finally:
@@ -865,8 +865,8 @@ def program(*args, **options):
         (["local", "ssh", "x", "kill -9 $$"], 137, "", ""),
         (["local", "sh", "-c", "kill -9 $$"], 137, "", ""),
         (["--host", "a=local", "--host=b=local", "ssh", "b", "exit 6"], 6, "", ""),
-        (["--host", "a=local", "ssh", "c"], 255, "", "c: no such host; there are: a"),
-        (["--deadline", "0.5", "local", "sleep", "1000"], 255, "", "was not done within 0.5 s"),
+        (["--host", "a=local", "ssh", "c"], 255, "", "c: unknown host; known hosts: a"),
+        (["--deadline", "0.5", "local", "sleep", "1000"], 255, "", "did not finish within 0.5 s"),
         (["what", "true"], 255, "", "'what' is no connection method"),
         (["local", "/nonexistent/program"], 255, "", "No such file"),
         (["local"], 2, "", "a command is missing"),

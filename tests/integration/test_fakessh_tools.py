@@ -196,7 +196,7 @@ def test_rsync_of_what_is_not_there(near, tool, tmp_path):
     text = tool(near, "rsync", "x:/nonexistent/file", tmp_path / "back", status=23)
     assert "No such file or directory" in text
     text = tool(None, "rsync", "y:/etc/passwd", tmp_path / "back", hosts={"x": near}, status=255)
-    assert "y: no such host; there are: x" in text
+    assert "y: unknown host; known hosts: x" in text
 
 
 @needs("rsync")

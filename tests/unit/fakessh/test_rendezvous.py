@@ -1,4 +1,4 @@
-"""rendezvous.py: the directory, who may come, what comes. The tests play the stand-in."""
+"""rendezvous.py: the directory, the socket and the connections. The tests act as the stand-in."""
 
 import contextlib
 import errno
@@ -16,13 +16,13 @@ from hypothesis import given, settings, strategies as st
 
 from mitogen import core, unix
 from mitogen.fakessh import rendezvous, stand_in
-from mitogen.fakessh.rendezvous import Rendezvous, Visit, numbers
+from mitogen.fakessh.rendezvous import Connection, Rendezvous, numbers
 
 SOON = 20.0
 
 
 class Log:
-    """In the place of a router: what is logged."""
+    """A replacement for a router, which records log lines."""
 
     def __init__(self):
         self.lines = []
@@ -38,11 +38,11 @@ def log():
 
 @pytest.fixture
 def make(log, tmp_path, monkeypatch):
-    """`make(serve)`: a Rendezvous in tmp_path."""
-    monkeypatch.setattr(rendezvous, "places", lambda: [str(tmp_path)])
+    """`make(serve)`: create a Rendezvous in tmp_path."""
+    monkeypatch.setattr(rendezvous, "parent_candidates", lambda: [str(tmp_path)])
     made = []
 
-    def make(serve=lambda visit: visit.end(0)):
+    def make(serve=lambda connection: connection.end(0)):
         made.append(Rendezvous(serve, log, os.environ["PATH"]))
         return made[-1]
 
@@ -77,13 +77,13 @@ def read_all(sock):
 
 @pytest.fixture
 def pair():
-    """(the test's socket, a Visit)."""
+    """(the test's socket, a Connection)."""
     near, far = socket.socketpair()
     near.settimeout(SOON)
-    visit = Visit(far)
+    connection = Connection(far)
     with near:
-        yield near, visit
-        visit.close()
+        yield near, connection
+        connection.close()
 
 
 @pytest.fixture
@@ -97,35 +97,35 @@ def pipe():
             pass
 
 
-# ---- a Visit
+# ---- connections
 
 
 def test_request(pair):
-    near, visit = pair
+    near, connection = pair
     send(near, request([b"-p", b"", b"\xff"], [b"A=1=2", b"B="], b"101"), [0, 1, 2])
-    assert visit.take_request()
-    assert visit.argv == ["-p", "", "\udcff"]
-    assert visit.environ == {"A": "1=2", "B": ""}
-    assert visit.terminals == [True, False, True]
-    for number, fd in enumerate(visit.fds):
+    assert connection.take_request()
+    assert connection.argv == ["-p", "", "\udcff"]
+    assert connection.environ == {"A": "1=2", "B": ""}
+    assert connection.terminals == [True, False, True]
+    for number, fd in enumerate(connection.fds):
         assert os.path.samestat(os.fstat(number), os.fstat(fd))
         assert not os.get_inheritable(fd)
-    fds = list(visit.fds)
-    visit.close_fds()
+    fds = list(connection.fds)
+    connection.close_fds()
     for fd in fds:
         with pytest.raises(OSError):
             os.fstat(fd)
 
 
 def test_request_in_pieces(pair):
-    near, visit = pair
+    near, connection = pair
     data = request([b"x"] * 1000)
     send(near, data[:1], [0, 1, 2])
     sending = threading.Thread(target=lambda: [near.sendall(bytes((each,))) for each in data[1:]])
     sending.start()
-    assert visit.take_request()
+    assert connection.take_request()
     sending.join()
-    assert visit.argv == ["x"] * 1000
+    assert connection.argv == ["x"] * 1000
 
 
 @pytest.mark.parametrize(
@@ -139,115 +139,115 @@ def test_request_in_pieces(pair):
         (frame(b"R", b"000\0many"), [0, 1, 2]),
     ],
 )
-def test_no_request(data, fds, pair):
-    near, visit = pair
+def test_malformed_requests(data, fds, pair):
+    near, connection = pair
     send(near, data, fds)
     with pytest.raises(core.Error):
-        visit.take_request()
+        connection.take_request()
 
 
 @pytest.mark.parametrize("data", [b"", b"R", request()[:-1], b"R\xff\xff\xff\xff", b"\xff" * 99])
-def test_no_whole_request(data, pair):
-    near, visit = pair
+def test_incomplete_requests(data, pair):
+    near, connection = pair
     near.sendall(data)
     near.shutdown(socket.SHUT_WR)
-    assert not visit.take_request()
+    assert not connection.take_request()
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=40), st.booleans())
-def test_any_bytes_are_a_request_or_none(data, framed):
+def test_any_bytes_are_a_request_or_an_error(data, framed):
     near, far = socket.socketpair()
     with near:
-        visit = Visit(far)
+        connection = Connection(far)
         near.sendall(frame(b"R", data) if framed else data)
         near.shutdown(socket.SHUT_WR)
         try:
-            assert not visit.take_request()
+            assert not connection.take_request()
         except core.Error:
             pass
-        visit.close()
+        connection.close()
 
 
-def test_end_is_said_once(pair):
-    near, visit = pair
-    visit.end(300, "bye ä\n")
-    visit.end(1, "again")
-    assert visit.read() is None
-    visit.close()
+def test_end_is_sent_once(pair):
+    near, connection = pair
+    connection.end(300, "bye ä\n")
+    connection.end(1, "again")
+    assert connection.read() is None
+    connection.close()
     assert read_all(near) == frame(b"X", b"\x2c" + "bye ä\n".encode())
 
 
-def test_words_of_any_length_do_not_block(pair):
-    near, visit = pair
-    visit.end(1, "x" * 1000000)
-    visit.close()
+def test_long_texts_do_not_block(pair):
+    near, connection = pair
+    connection.end(1, "x" * 1000000)
+    connection.close()
     assert len(read_all(near)) == 5 + 1 + 4000
 
 
-def test_sending_to_who_is_gone_or_does_not_read(pair):
-    near, visit = pair
+def test_sending_without_a_reader(pair):
+    near, connection = pair
     for _ in range(10000):
-        visit.send(b"E", b"x" * 1000)
+        connection.send(b"E", b"x" * 1000)
     near.close()
-    visit.send(b"E", b"x")
-    visit.end(0)
-    visit.let_down()
+    connection.send(b"E", b"x")
+    connection.end(0)
+    connection.disconnect()
 
 
-def test_let_down(pair):
-    near, visit = pair
-    visit.let_down()
-    assert (visit.read(), near.recv(1)) == (None, b"")
+def test_disconnect(pair):
+    near, connection = pair
+    connection.disconnect()
+    assert (connection.read(), near.recv(1)) == (None, b"")
 
 
 def test_print(pair, pipe):
-    _, visit = pair
+    _, connection = pair
     rfd, wfd = pipe
-    visit.fds = [0, wfd, 2]
-    visit.print("some text\n")
+    connection.fds = [0, wfd, 2]
+    connection.print("some text\n")
     assert os.read(rfd, 100) == b"some text\n"
     os.close(rfd)
-    visit.print("nobody reads")
-    visit.fds = []
+    connection.print("nobody reads")
+    connection.fds = []
 
 
-def test_print_where_others_have_set_nonblock(pair, pipe):
-    _, visit = pair
+def test_print_to_a_non_blocking_descriptor(pair, pipe):
+    _, connection = pair
     rfd, wfd = pipe
     os.set_blocking(wfd, False)
-    visit.fds = [0, wfd, 2]
-    printing = threading.Thread(target=visit.print, args=("x" * 1000000,))
+    connection.fds = [0, wfd, 2]
+    printing = threading.Thread(target=connection.print, args=("x" * 1000000,))
     printing.start()
     size = 0
     while size < 1000000:
         size += len(os.read(rfd, 65536))
     printing.join()
     assert size == 1000000
-    visit.fds = []
+    connection.fds = []
 
 
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("raw, escape, asked", [(True, 126, b"r~"), (False, None, b"c")])
-def test_pump(raw, escape, asked, count, pair, pipe):
-    near, visit = pair
+def test_relay_terminal(raw, escape, asked, count, pair, pipe):
+    near, connection = pair
     send(near, request(), [0, 1, 2])
-    assert visit.take_request()
+    assert connection.take_request()
     send(near, frame(b"K", b"80 24 1 2\0modes \0"), pipe[:count])
-    assert visit.pump(raw, escape) == ([80, 24, 1, 2], b"modes \0")
+    assert connection.relay_terminal(raw, escape) == ([80, 24, 1, 2], b"modes \0")
     assert near.recv(100) == frame(b"T", asked)
-    assert len(visit.fds) == 3
+    assert len(connection.fds) == 3
     for number in range(3):
         wanted = pipe[number] if number < count else number
-        assert os.path.samestat(os.fstat(wanted), os.fstat(visit.fds[number]))
+        assert os.path.samestat(os.fstat(wanted), os.fstat(connection.fds[number]))
 
 
 @pytest.mark.parametrize("data", [b"", frame(b"K", b"80 24 0 0\0"), frame(b"W", b"1 2 3 4")])
-def test_pump_without_an_answer(data, pair):
-    near, visit = pair
+def test_relay_terminal_without_an_answer(data, pair):
+    near, connection = pair
     near.sendall(data)
     near.shutdown(socket.SHUT_WR)
-    assert visit.pump(True, None) is None
+    assert connection.relay_terminal(True, None) is None
 
 
 @pytest.mark.parametrize(
@@ -266,12 +266,12 @@ def test_numbers(text, found):
 # ---- a Rendezvous
 
 
-def come(found, data=None, fds=(0, 1, 2)):
-    """Come to a Rendezvous; return what it says."""
+def connect(found, data=None, fds=(0, 1, 2)):
+    """Connect to a Rendezvous as a stand-in; return the data received."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(SOON)
         sock.connect(os.path.join(found.directory, "socket"))
-        # Who is refused may be so before it has said a word.
+        # A refused connection may be closed before the request is sent.
         with contextlib.suppress(BrokenPipeError):
             send(sock, request() if data is None else data, fds)
         sock.shutdown(socket.SHUT_WR)
@@ -303,66 +303,66 @@ def test_files(make, tmp_path):
     assert not os.path.exists(found.directory)
 
 
-def test_served(make):
+def test_serve(make):
     seen = []
 
-    def serve(visit):
-        seen.append((visit.argv, visit.environ, len(visit.fds)))
-        visit.end(7, "words\n")
+    def serve(connection):
+        seen.append((connection.argv, connection.environ, len(connection.fds)))
+        connection.end(7, "words\n")
 
     found = make(serve)
-    assert come(found) == frame(b"X", b"\x07words\n")
+    assert connect(found) == frame(b"X", b"\x07words\n")
     assert seen == [(["x"], {"A": "1"}, 3)]
 
 
-def test_what_fails_is_logged_and_said(make, log):
-    def serve(visit):
+def test_errors_are_logged_and_shown(make, log):
+    def serve(connection):
         raise ValueError("oops")
 
     found = make(serve)
-    assert come(found) == frame(b"X", b"\xff" + rendezvous.FAILED_TEXT.encode())
+    assert connect(found) == frame(b"X", b"\xff" + rendezvous.FAILED_TEXT.encode())
     assert log.lines == ["fakessh: ValueError: oops"]
-    assert come(found, frame(b"R"))[:1] == b"X"
-    assert "not a stand-in's request" in log.lines[1]
-    # Who only looks whether there is somebody is no reason for a line.
-    come(found, b"", ())
+    assert connect(found, frame(b"R"))[:1] == b"X"
+    assert "malformed request of an ssh stand-in" in log.lines[1]
+    # A connection without data is not logged: another process may check whether the socket is live.
+    connect(found, b"", ())
     assert len(log.lines) == 2
 
 
 def test_another_account_is_refused(make, log, monkeypatch):
     found = make()
     monkeypatch.setattr(unix, "peer_credentials", lambda sock: (1, os.geteuid() + 1))
-    assert come(found, b"", ()) == b""
+    assert connect(found, b"", ()) == b""
     assert "may not use" in log.lines[0]
 
 
-def test_root_is_not_refused(make, monkeypatch):
+def test_root_is_accepted(make, monkeypatch):
     found = make()
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     monkeypatch.setattr(unix, "peer_credentials", lambda sock: (1, 0))
-    assert come(found)[:1] == b"X"
+    assert connect(found)[:1] == b"X"
 
 
-def test_too_many_at_once(make, log, monkeypatch):
-    monkeypatch.setattr(rendezvous, "MAX_VISITS", 1)
+def test_too_many_stand_ins(make, log, monkeypatch):
+    monkeypatch.setattr(rendezvous, "MAX_CONNECTIONS", 1)
     entered, leave = threading.Event(), threading.Event()
 
-    def serve(visit):
+    def serve(connection):
         entered.set()
         leave.wait(SOON)
-        visit.end(0)
+        connection.end(0)
 
     found = make(serve)
-    first = threading.Thread(target=come, args=(found,))
+    first = threading.Thread(target=connect, args=(found,))
     first.start()
     assert entered.wait(SOON)
-    assert come(found, b"", ()) == b""
-    assert log.lines == ["fakessh: connection refused: more than 1 at once"]
+    assert connect(found, b"", ()) == b""
+    assert log.lines == ["fakessh: connection refused: more than 1 stand-ins at once"]
     leave.set()
     first.join()
 
 
-def test_accept_that_fails(make, log):
+def test_an_error_in_accept(make, log):
     found = make()
     real, tries = found._socket, []
 
@@ -373,16 +373,16 @@ def test_accept_that_fails(make, log):
         return real.accept()
 
     found._socket = types.SimpleNamespace(accept=accept, close=real.close)
-    assert come(found)[:1] == b"X"
+    assert connect(found)[:1] == b"X"
     assert "Too many open files" in log.lines[0]
 
 
-def test_close_lets_down_who_is_there(make, log):
+def test_close_cuts_connections(make, log):
     entered, reads = threading.Event(), []
 
-    def serve(visit):
+    def serve(connection):
         entered.set()
-        reads.append(visit.read())
+        reads.append(connection.read())
 
     found = make(serve)
     with socket.socket(socket.AF_UNIX) as sock:
@@ -395,15 +395,15 @@ def test_close_lets_down_who_is_there(make, log):
         assert sock.recv(1) == b""
     found.join()
     assert (reads, log.lines) == ([None], [])
-    assert not found._threads and not found._visits
+    assert not found._threads and not found._connections
 
 
-def test_close_lets_down_who_has_not_said_what_he_wants(make):
+def test_close_cuts_connections_without_a_request(make):
     found = make()
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(SOON)
         sock.connect(os.path.join(found.directory, "socket"))
-        while not found._visits:
+        while not found._connections:
             threading.Event().wait(0.001)
         found.close()
         assert sock.recv(1) == b""
@@ -426,13 +426,13 @@ def test_environment(make):
     assert found.environment({})["PATH"] == found.directory + "/bin:" + os.defpath
 
 
-def test_wrappers_are_of_what_is_there(make, tmp_path, log):
+def test_wrappers_of_installed_programs(make, tmp_path, log):
     programs = tmp_path / "programs"
     programs.mkdir()
     scp = programs / "scp"
     scp.write_text("#!/bin/sh\n")
     scp.chmod(0o755)
-    found = Rendezvous(lambda visit: None, log, str(programs))
+    found = Rendezvous(lambda connection: None, log, str(programs))
     try:
         assert sorted(os.listdir(found.directory + "/bin")) == ["scp", "ssh"]
         with open(found.directory + "/bin/scp") as fp:
@@ -445,7 +445,7 @@ def test_wrappers_are_of_what_is_there(make, tmp_path, log):
 
 
 @pytest.mark.parametrize("broken", ["_write_programs", "_listen", "_start"])
-def test_nothing_is_left_of_one_that_fails(broken, make, tmp_path, monkeypatch):
+def test_a_failed_rendezvous_leaves_no_files(broken, make, tmp_path, monkeypatch):
     def fail(self, *args):
         raise OSError("no")
 
@@ -475,11 +475,11 @@ def test_source_of():
 # ---- directories
 
 
-def test_places(monkeypatch):
+def test_parent_candidates(monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/me")
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setattr(tempfile, "gettempdir", lambda: "/temp")
-    found = list(rendezvous.places())
+    found = list(rendezvous.parent_candidates())
     assert found[0] == "/temp"
     assert set(found) > {"/tmp", "/run/user/me", "/home/me/.cache", "/dev/shm", os.getcwd()}
 
@@ -489,11 +489,16 @@ def test_places(monkeypatch):
     monkeypatch.setattr(tempfile, "gettempdir", fail)
     monkeypatch.setattr(os, "getcwd", fail)
     monkeypatch.delenv("XDG_RUNTIME_DIR")
-    assert list(rendezvous.places()) == ["/tmp", "/var/tmp", "/home/me/.cache", "/dev/shm"]
+    assert list(rendezvous.parent_candidates()) == [
+        "/tmp",
+        "/var/tmp",
+        "/home/me/.cache",
+        "/dev/shm",
+    ]
 
 
 def test_noexec(tmp_path, monkeypatch):
-    monkeypatch.setattr(rendezvous, "places", lambda: [str(tmp_path)])
+    monkeypatch.setattr(rendezvous, "parent_candidates", lambda: [str(tmp_path)])
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(core.Error) as caught:
         rendezvous.make_directory()
@@ -501,23 +506,23 @@ def test_noexec(tmp_path, monkeypatch):
     assert os.listdir(str(tmp_path)) == []
 
 
-def test_others_may_write_there(tmp_path, monkeypatch):
+def test_a_directory_writable_by_others_is_not_used(tmp_path, monkeypatch):
     tmp_path.chmod(0o770)
-    monkeypatch.setattr(rendezvous, "places", lambda: [str(tmp_path)])
+    monkeypatch.setattr(rendezvous, "parent_candidates", lambda: [str(tmp_path)])
     with pytest.raises(core.Error):
         rendezvous.make_directory()
     tmp_path.chmod(0o1777)
     rendezvous.remove(rendezvous.make_directory())
-    # Its owner may rename all that is in it.
+    # The owner of a directory may rename all files in it.
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     assert rendezvous.is_private(str(tmp_path)) == (os.getuid() == 0)
 
 
-def test_a_place_without_spaces_is_better(tmp_path, monkeypatch):
-    places = [str(tmp_path / name) for name in ("a:b", "a b", "ab")]
-    for place in places:
-        os.mkdir(place)
-    monkeypatch.setattr(rendezvous, "places", lambda: places)
+def test_a_path_without_spaces_is_preferred(tmp_path, monkeypatch):
+    parent_candidates = [str(tmp_path / name) for name in ("a:b", "a b", "ab")]
+    for parent in parent_candidates:
+        os.mkdir(parent)
+    monkeypatch.setattr(rendezvous, "parent_candidates", lambda: parent_candidates)
     for best in ("ab", "a b"):
         directory = rendezvous.make_directory()
         assert os.path.dirname(directory) == str(tmp_path / best)
@@ -539,13 +544,13 @@ def test_short_path(tmp_path):
             pass
 
 
-def test_what_killed_processes_left_is_removed(tmp_path):
-    def place(name):
+def test_directories_of_killed_processes_are_removed(tmp_path):
+    def parent(name):
         directory = tmp_path / (rendezvous.PREFIX + name)
         directory.mkdir()
         return directory
 
-    stale, live, fresh = place("stale"), place("live"), place("fresh")
+    stale, live, fresh = parent("stale"), parent("live"), parent("fresh")
     other = tmp_path / "mitogen-other"
     other.mkdir()
     (tmp_path / (rendezvous.PREFIX + "file")).write_text("")
@@ -561,13 +566,13 @@ def test_what_killed_processes_left_is_removed(tmp_path):
     assert live.exists() and fresh.exists() and other.exists()
 
 
-def test_who_does_not_answer_is_not_dead(tmp_path, monkeypatch):
+def test_a_socket_with_a_full_backlog_is_not_dead(tmp_path, monkeypatch):
     monkeypatch.chdir(str(tmp_path))
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind("socket")
         listener.listen(0)
-        # Until there is no room for more: a connection that waited would wait for good.
+        # Fill the backlog: a further connection that waited would wait forever.
         for _ in range(3):
             sock = stack.enter_context(socket.socket(socket.AF_UNIX))
             sock.setblocking(False)
@@ -578,7 +583,7 @@ def test_who_does_not_answer_is_not_dead(tmp_path, monkeypatch):
     assert not rendezvous.is_dead("nothing")
 
 
-def test_anothers_are_left_alone(tmp_path, monkeypatch):
+def test_directories_of_other_accounts_are_not_removed(tmp_path, monkeypatch):
     stale = tmp_path / (rendezvous.PREFIX + "stale")
     stale.mkdir()
     with socket.socket(socket.AF_UNIX) as dead:

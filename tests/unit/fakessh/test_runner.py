@@ -1,5 +1,5 @@
-"""mitogen.fakessh: what becomes of a command line, and of the end of either side. Contexts and
-stand-ins are played by the tests, and no program is started."""
+"""mitogen.fakessh: the effect of a command line, and of the end of either side. Contexts and
+stand-ins are fakes, and no program is started."""
 
 import errno
 import os
@@ -14,14 +14,14 @@ import pytest
 import mitogen.master
 from mitogen import core
 from mitogen.fakessh import rendezvous, runner
-from mitogen.fakessh.rendezvous import Visit
+from mitogen.fakessh.rendezvous import Connection
 from mitogen.programs import client
 
 SOON = 20.0
 
 
 class Program:
-    """In the place of a process.Popen: what is asked of it. It ends as *returncode* says."""
+    """A fake process.Popen that records its calls. It ends with `returncode`."""
 
     error = "the link broke"
 
@@ -44,8 +44,8 @@ class Program:
         self.closed = True
 
 
-class Far(core.Context):
-    """A context in which a Program is all that there is."""
+class FarContext(core.Context):
+    """A context whose only program is the given one."""
 
     def __init__(self, router, context_id, program):
         core.Context.__init__(self, router, context_id)
@@ -61,7 +61,7 @@ class Far(core.Context):
 
 @pytest.fixture
 def router(tmp_path, monkeypatch):
-    monkeypatch.setattr(rendezvous, "places", lambda: [str(tmp_path)])
+    monkeypatch.setattr(rendezvous, "parent_candidates", lambda: [str(tmp_path)])
     broker = types.SimpleNamespace(alive=True, closing=False, on_thread=lambda: False)
     lines = []
     yield types.SimpleNamespace(broker=broker, log=lambda *args: lines.append(args), lines=lines)
@@ -70,11 +70,11 @@ def router(tmp_path, monkeypatch):
 
 @pytest.fixture
 def make(router):
-    """`make(program, hosts=...)`: a session, and the context that it leads to."""
+    """`make(program, hosts=...)`: create a session, and a context for it."""
     made = []
 
     def make(program=None, strict=False, **options):
-        far = Far(router, 5, program if program is not None else Program())
+        far = FarContext(router, 5, program if program is not None else Program())
         dest = None if options.get("hosts") else far
         for name in options.get("hosts") or ():
             options["hosts"][name] = far
@@ -86,21 +86,21 @@ def make(router):
         each.close()
 
 
-class Stand:
-    """What a stand-in has sent, and been told."""
+class FakeStandIn:
+    """A fake stand-in: its connection, and the frames sent to it."""
 
     def __init__(self, *argv, environ=(), terminals="000"):
         self.near, far = socket.socketpair()
         self.near.settimeout(SOON)
-        self.visit = Visit(far)
-        self.visit.argv = list(argv)
-        self.visit.environ = dict(environ)
-        self.visit.terminals = [digit == "1" for digit in terminals]
-        self.visit.fds = [os.open(os.devnull, os.O_RDWR) for _ in range(3)]
+        self.connection = Connection(far)
+        self.connection.argv = list(argv)
+        self.connection.environ = dict(environ)
+        self.connection.terminals = [digit == "1" for digit in terminals]
+        self.connection.fds = [os.open(os.devnull, os.O_RDWR) for _ in range(3)]
 
-    def told(self):
-        """Return the frames that have come until the end."""
-        self.visit.close()
+    def frames(self):
+        """Return the frames received until the end."""
+        self.connection.close()
         data = b""
         while True:
             more = self.near.recv(65536)
@@ -117,10 +117,10 @@ class Stand:
 
 
 def serve(session, *argv, **options):
-    """Have a session serve a stand-in; return what that is told."""
-    stand = Stand(*argv, **options)
-    session.serve(stand.visit)
-    return stand.told()
+    """Serve a stand-in in a session; return the frames sent to it."""
+    stand_in = FakeStandIn(*argv, **options)
+    session.serve(stand_in.connection)
+    return stand_in.frames()
 
 
 def end(status, text=b""):
@@ -129,7 +129,7 @@ def end(status, text=b""):
 
 OPENED = (b"O", b"")
 
-# ---- what is started
+# ---- starting the program
 
 
 def test_a_command(make):
@@ -155,9 +155,9 @@ def test_no_input(make):
 
 def test_a_shell(make):
     session, far = make()
-    told = serve(session, "x")
+    frames = serve(session, "x")
     assert far.asked[0][0] is None
-    assert told[0][0] == b"E" and b"will not be allocated" in told[0][1]
+    assert frames[0][0] == b"E" and b"will not be allocated" in frames[0][1]
     assert serve(session, "-q", "x") == [OPENED, end(0)]
 
 
@@ -190,7 +190,7 @@ def test_environment(make):
     assert "B" not in env
 
 
-# ---- how it ends
+# ---- the end
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_status(returncode, strict, status, make):
 
 
 @pytest.mark.parametrize("quiet", [True, False])
-def test_a_context_that_is_lost(quiet, make):
+def test_a_lost_context(quiet, make):
     session, _ = make(Program(None))
     text = b"" if quiet else b"ssh: connection to host x lost: the link broke\n"
     options = ["-q"] if quiet else []
@@ -229,29 +229,29 @@ REFUSED = client.Refused("the context does not run that")
         (OSError(errno.EMFILE, "Too many"), ["x", "cmd"], "ssh: x: [Errno 24] Too many\n"),
     ],
 )
-def test_what_cannot_be_started(error, argv, text, make):
+def test_programs_that_cannot_be_started(error, argv, text, make):
     session, _ = make(error)
     assert serve(session, *argv) == [end(255, text.encode())]
 
 
-def test_a_stand_in_that_goes(make):
+def test_a_lost_stand_in(make):
     session, far = make(Program(ends=False))
-    stand = Stand("x", "cmd")
-    serving = threading.Thread(target=session.serve, args=(stand.visit,))
+    stand_in = FakeStandIn("x", "cmd")
+    serving = threading.Thread(target=session.serve, args=(stand_in.connection,))
     serving.start()
     assert far.program.followed.wait(SOON)
     assert not far.program.closed
-    stand.near.shutdown(socket.SHUT_WR)
+    stand_in.near.shutdown(socket.SHUT_WR)
     serving.join(SOON)
     assert far.program.closed
-    assert stand.told() == [OPENED]
+    assert stand_in.frames() == [OPENED]
 
 
-def test_a_session_that_ends(make, router):
+def test_closing_a_session(make, router):
     session, far = make(Program(ends=False))
-    stand = Stand("x", "cmd")
-    session.rendezvous._visits.add(stand.visit)
-    serving = threading.Thread(target=session.serve, args=(stand.visit,))
+    stand_in = FakeStandIn("x", "cmd")
+    session.rendezvous._connections.add(stand_in.connection)
+    serving = threading.Thread(target=session.serve, args=(stand_in.connection,))
     serving.start()
     assert far.program.followed.wait(SOON)
     done = []
@@ -260,10 +260,10 @@ def test_a_session_that_ends(make, router):
     serving.join(SOON)
     assert done == [False]
     assert far.program.closed
-    stand.told()
+    stand_in.frames()
 
 
-def test_no_session_without_a_broker(make, router):
+def test_a_session_requires_a_broker(make, router):
     router.broker.closing = True
     with pytest.raises(core.Error):
         make()
@@ -272,23 +272,23 @@ def test_no_session_without_a_broker(make, router):
 # ---- a terminal
 
 
-def pumping(session, far, *argv, size=b"132 50 1 2", terminals="111", then=b"", **options):
-    """Serve a stand-in at a terminal, which answers as it is asked to; return what it is told."""
-    stand = Stand(*argv, terminals=terminals, **options)
+def serve_terminal(session, far, *argv, size=b"132 50 1 2", terminals="111", then=b"", **options):
+    """Serve a stand-in at a terminal that answers the request; return the frames sent to it."""
+    stand_in = FakeStandIn(*argv, terminals=terminals, **options)
     data = size + b"\0modes"
     keys = os.open(os.devnull, os.O_RDONLY)
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, keys.to_bytes(4, "little"))]
-    stand.near.sendmsg([b"K" + len(data).to_bytes(4, "big") + data + then], rights)
+    stand_in.near.sendmsg([b"K" + len(data).to_bytes(4, "big") + data + then], rights)
     os.close(keys)
-    stand.near.shutdown(socket.SHUT_WR)
-    session.serve(stand.visit)
-    return stand.told()
+    stand_in.near.shutdown(socket.SHUT_WR)
+    session.serve(stand_in.connection)
+    return stand_in.frames()
 
 
 def test_a_terminal(make):
     session, far = make()
-    told = pumping(session, far, "-e", "none", "x", environ={"TERM": "vt220"})
-    assert told == [(b"T", b"r"), OPENED, end(0, b"Connection to x closed.\n")]
+    frames = serve_terminal(session, far, "-e", "none", "x", environ={"TERM": "vt220"})
+    assert frames == [(b"T", b"r"), OPENED, end(0, b"Connection to x closed.\n")]
     options = far.asked[0][1]
     pty = options["pty"]
     assert (pty.term, tuple(pty.size), pty.modes) == ("vt220", (132, 50, 1, 2), b"modes")
@@ -297,23 +297,23 @@ def test_a_terminal(make):
 
 def test_a_terminal_without_a_size(make):
     session, far = make()
-    told = pumping(session, far, "-q", "x", size=b"0 0 0 0")
-    assert told == [(b"T", b"r~"), OPENED, end(0)]
+    frames = serve_terminal(session, far, "-q", "x", size=b"0 0 0 0")
+    assert frames == [(b"T", b"r~"), OPENED, end(0)]
     pty = far.asked[0][1]["pty"]
     assert (pty.term, tuple(pty.size)) == ("dumb", (80, 24, 0, 0))
 
 
-def test_a_terminal_that_changes(make):
+def test_a_terminal_that_changes_its_size(make):
     session, far = make(Program(ends=False))
     sizes = b"W\0\0\0\x0a90 40 0 0 " + b"W\0\0\0\x01x" + b"?\0\0\0\0"
-    pumping(session, far, "x", then=sizes)
+    serve_terminal(session, far, "x", then=sizes)
     assert far.program.sizes == [(90, 40, 0, 0), (0, 0, 0, 0)]
     assert far.program.closed
 
 
-def test_a_terminal_for_input(make):
+def test_a_terminal_for_input_only(make):
     session, far = make()
-    assert pumping(session, far, "x", "cmd") == [(b"T", b"c"), OPENED, end(0)]
+    assert serve_terminal(session, far, "x", "cmd") == [(b"T", b"c"), OPENED, end(0)]
     options = far.asked[0][1]
     assert options["pty"] is None and options["stderr"] != client.DEVNULL
 
@@ -323,22 +323,22 @@ def test_a_terminal_that_is_not_read(make):
     assert serve(session, "-n", "x", "cmd", terminals="111") == [OPENED, end(0)]
 
 
-def test_a_terminal_that_goes_at_once(make):
+def test_a_terminal_lost_at_once(make):
     session, far = make()
-    stand = Stand("x", terminals="100")
-    stand.near.shutdown(socket.SHUT_WR)
-    session.serve(stand.visit)
-    assert (stand.told(), far.asked) == ([(b"T", b"r~")], [])
+    stand_in = FakeStandIn("x", terminals="100")
+    stand_in.near.shutdown(socket.SHUT_WR)
+    session.serve(stand_in.connection)
+    assert (stand_in.frames(), far.asked) == ([(b"T", b"r~")], [])
 
 
 def test_a_forced_terminal(make):
     session, far = make()
-    told = serve(session, "-tt", "x", "cmd", environ={"TERM": "vt100"})
-    assert told == [OPENED, end(0, b"Connection to x closed.\n")]
+    frames = serve(session, "-tt", "x", "cmd", environ={"TERM": "vt100"})
+    assert frames == [OPENED, end(0, b"Connection to x closed.\n")]
     assert far.asked[0][1]["pty"].term == "vt100"
 
 
-# ---- what starts nothing
+# ---- invocations that start no program
 
 
 @pytest.mark.parametrize(
@@ -349,11 +349,11 @@ def test_a_forced_terminal(make):
         (["-O", "check", "x"], 0, "Master running (pid=%d)\n" % os.getpid()),
         (["-O", "exit", "x"], 0, "Exit request sent.\n"),
         (["-O", "stop", "x"], 0, "Stop listening request sent.\n"),
-        (["-O", "proxy", "x"], 255, "mux_client_proxy: not done here"),
+        (["-O", "proxy", "x"], 255, "mux_client_proxy: not supported"),
         (["-oExitOnForwardFailure=yes", "-D", "1", "x", "id"], 255, "port forwarding"),
     ],
 )
-def test_answers(argv, status, text, make):
+def test_invocations_without_a_program(argv, status, text, make):
     session, far = make()
     ((kind, payload),) = serve(session, *argv)
     assert (kind, payload[0]) == (b"X", status)
@@ -364,46 +364,46 @@ def test_answers(argv, status, text, make):
 def test_config(make, monkeypatch):
     session, _ = make()
     rfd, wfd = os.pipe()
-    stand = Stand("-G", "-l", "u", "x")
-    os.dup2(wfd, stand.visit.fds[1])
-    session.serve(stand.visit)
+    stand_in = FakeStandIn("-G", "-l", "u", "x")
+    os.dup2(wfd, stand_in.connection.fds[1])
+    session.serve(stand_in.connection)
     assert os.read(rfd, 1000) == b"host x\nuser u\nhostname x\nport 22\n"
-    assert stand.told() == [end(0)]
+    assert stand_in.frames() == [end(0)]
     import pwd
 
     def unknown(uid):
         raise KeyError(uid)
 
     monkeypatch.setattr(pwd, "getpwuid", unknown)
-    stand = Stand("-G", "x")
-    os.dup2(wfd, stand.visit.fds[1])
-    session.serve(stand.visit)
+    stand_in = FakeStandIn("-G", "x")
+    os.dup2(wfd, stand_in.connection.fds[1])
+    session.serve(stand_in.connection)
     assert b"user %d\n" % os.getuid() in os.read(rfd, 1000)
-    stand.told()
+    stand_in.frames()
     os.close(rfd)
     os.close(wfd)
 
 
-def test_forwardings_are_warned_of(make):
+def test_forwardings_cause_warnings(make):
     session, far = make()
-    told = serve(session, "-L", "1:a:2", "-D", "3", "x", "cmd")
-    text = "Warning: %s forwarding %s: not done here (mitogen.fakessh)\n"
+    frames = serve(session, "-L", "1:a:2", "-D", "3", "x", "cmd")
+    text = "Warning: %s forwarding %s: not supported (mitogen.fakessh)\n"
     warnings = [text % ("local", "1:a:2"), text % ("dynamic", "3")]
-    assert told == [(b"E", each.encode()) for each in warnings] + [OPENED, end(0)]
+    assert frames == [(b"E", each.encode()) for each in warnings] + [OPENED, end(0)]
     assert serve(session, "-q", "-D", "3", "x", "cmd") == [OPENED, end(0)]
 
 
-def test_nothing_but_a_connection(make):
+def test_no_remote_command(make):
     session, far = make()
-    stand = Stand("-N", "x")
-    serving = threading.Thread(target=session.serve, args=(stand.visit,))
+    stand_in = FakeStandIn("-N", "x")
+    serving = threading.Thread(target=session.serve, args=(stand_in.connection,))
     serving.start()
-    assert stand.near.recv(100) == b"O\0\0\0\x01n"
-    assert stand.visit.fds == []
+    assert stand_in.near.recv(100) == b"O\0\0\0\x01n"
+    assert stand_in.connection.fds == []
     core.fire(far, "disconnect")
     serving.join(SOON)
-    assert stand.told() == [end(255, b"ssh: connection to host x lost: it is gone\n")]
-    # It listens no more.
+    assert stand_in.frames() == [end(255, b"ssh: connection to host x lost: the context is gone\n")]
+    # The session no longer listens to the context.
     assert far.__dict__["_signals"]["disconnect"] == []
 
 
@@ -411,7 +411,7 @@ def test_hosts(make):
     session, far = make(hosts={"web1": None, "::1": None})
     for host in ("web1", "u@web1", "ssh://WEB1", "[::1]", "::1"):
         assert serve(session, host, "cmd") == [OPENED, end(0)]
-    text = b"ssh: web2: no such host; there are: ::1, web1\n"
+    text = b"ssh: web2: unknown host; known hosts: ::1, web1\n"
     assert serve(session, "web2", "cmd") == [end(255, text)]
     assert serve(session, "-q", "web2", "cmd") == [end(255)]
 
@@ -419,16 +419,16 @@ def test_hosts(make):
 @pytest.mark.parametrize("depth, served", [("7", True), ("8", False), ("9", False), ("\xb2", True)])
 def test_depth(depth, served, make):
     session, far = make()
-    told = serve(session, "x", "cmd", environ={runner.DEPTH_VARIABLE: depth})
-    assert (told == [OPENED, end(0)]) == served
-    assert served or b"is it on the remote PATH?" in told[0][1]
+    frames = serve(session, "x", "cmd", environ={runner.DEPTH_VARIABLE: depth})
+    assert (frames == [OPENED, end(0)]) == served
+    assert served or b"is it on the remote PATH?" in frames[0][1]
 
 
 # ---- run()
 
 
-class Started:
-    """In the place of a subprocess.Popen."""
+class FakeTool:
+    """A fake subprocess.Popen."""
 
     def __init__(self, outcome=0, ignores=()):
         self.outcome = outcome
@@ -454,10 +454,10 @@ class Started:
 
 @pytest.fixture
 def start(monkeypatch):
-    """`start(popen, alone)`: have that be what is started; returns what it is started with."""
+    """`start(popen, own_group)`: make run() start this object; return its arguments."""
     seen = {}
 
-    def start(popen, alone=True):
+    def start(popen, own_group=True):
         def make(args, **options):
             seen.update(options, args=args)
             return popen
@@ -471,63 +471,63 @@ def start(monkeypatch):
 
         monkeypatch.setattr(subprocess, "Popen", make)
         monkeypatch.setattr(os, "killpg", killpg)
-        monkeypatch.setattr(runner, "_at_terminal", lambda: not alone)
+        monkeypatch.setattr(runner, "_at_terminal", lambda: not own_group)
         monkeypatch.setattr(runner, "GRACE", 0.05)
-        monkeypatch.setattr(runner, "LOOK", 0.001)
+        monkeypatch.setattr(runner, "POLL_INTERVAL", 0.001)
         return seen
 
     return start
 
 
-@pytest.mark.parametrize("alone", [True, False])
-def test_run(alone, start, router):
-    seen = start(Started(7), alone)
-    far = Far(router, 5, None)
+@pytest.mark.parametrize("own_group", [True, False])
+def test_run(own_group, start, router):
+    seen = start(FakeTool(7), own_group)
+    far = FarContext(router, 5, None)
     status = runner.run(far, None, ("tool", "arg"), env={"A": "b"}, cwd="/", stdout=3)
     assert status == 7
     assert (seen["args"], seen["cwd"], seen["stdout"]) == (["tool", "arg"], "/", 3)
-    assert seen["start_new_session"] is alone
+    assert seen["start_new_session"] is own_group
     assert seen["env"]["A"] == "b"
     assert seen["env"]["PATH"].endswith("/bin:" + os.environ["PATH"])
     assert core.Context.__hash__(far) and far.router.broker.__dict__["_signals"]["shutdown"] == []
 
 
-def test_wrappers_are_of_the_programs_path(start, router, tmp_path):
-    start(Started())
+def test_wrappers_use_the_path_of_env(start, router, tmp_path):
+    start(FakeTool())
     seen = []
     original = rendezvous.shutil.which
     rendezvous.shutil.which = lambda name, path: seen.append(path)
     try:
-        runner.run(Far(router, 5, None), None, ["tool"], env={"PATH": "/nowhere"})
+        runner.run(FarContext(router, 5, None), None, ["tool"], env={"PATH": "/nowhere"})
     finally:
         rendezvous.shutil.which = original
     assert set(seen) == {"/nowhere"}
 
 
-@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("own_group", [True, False])
 @pytest.mark.parametrize(
     "ignores, signals",
     [((), [signal.SIGTERM]), ((signal.SIGTERM,), [signal.SIGTERM, signal.SIGKILL])],
 )
-def test_deadline(ignores, signals, alone, start, router):
-    popen = Started(subprocess.TimeoutExpired("tool", 3), ignores)
-    start(popen, alone)
+def test_deadline(ignores, signals, own_group, start, router):
+    popen = FakeTool(subprocess.TimeoutExpired("tool", 3), ignores)
+    start(popen, own_group)
     with pytest.raises(core.TimeoutError) as caught:
-        runner.run(Far(router, 5, None), None, ["tool"], 3)
-    assert "['tool'] was not done within 3 s" in str(caught.value)
+        runner.run(FarContext(router, 5, None), None, ["tool"], 3)
+    assert "['tool'] did not finish within 3 s" in str(caught.value)
     assert popen.signals[: len(signals)] == signals
 
 
 def test_interrupted(start, router):
-    popen = Started(KeyboardInterrupt())
+    popen = FakeTool(KeyboardInterrupt())
     start(popen)
     with pytest.raises(KeyboardInterrupt):
-        runner.run(Far(router, 5, None), None, ["tool"])
+        runner.run(FarContext(router, 5, None), None, ["tool"])
     assert popen.signals[0] == signal.SIGTERM
 
 
-def test_the_broker_ends_while_it_runs(start, router, tmp_path):
-    popen = Started()
+def test_the_broker_ends_while_the_program_runs(start, router, tmp_path):
+    popen = FakeTool()
 
     def wait(timeout):
         core.fire(router.broker, "shutdown")
@@ -536,37 +536,37 @@ def test_the_broker_ends_while_it_runs(start, router, tmp_path):
 
     popen.wait = wait
     start(popen)
-    assert runner.run(Far(router, 5, None), None, ["tool"]) == -15
+    assert runner.run(FarContext(router, 5, None), None, ["tool"]) == -15
     assert popen.signals == [signal.SIGTERM]
 
 
-@pytest.mark.parametrize("alone", [True, False])
-def test_in_a_child_it_is_guarded(alone, start, router, monkeypatch):
-    told = []
+@pytest.mark.parametrize("own_group", [True, False])
+def test_in_a_child_the_program_is_guarded(own_group, start, router, monkeypatch):
+    frames = []
     guard = types.SimpleNamespace(
-        start=lambda: told.append("start"),
-        watch=lambda pid: told.append(("+", pid)),
-        unwatch=lambda pid: told.append(("-", pid)),
+        start=lambda: frames.append("start"),
+        watch=lambda pid: frames.append(("+", pid)),
+        unwatch=lambda pid: frames.append(("-", pid)),
     )
     monkeypatch.setattr(runner.server, "guard_of", lambda of: guard)
     router.econtext = "econtext"
-    start(Started(), alone)
-    runner.run(Far(router, 5, None), None, ["tool"])
-    assert told == (["start", ("+", 12345), ("-", 12345)] if alone else [])
+    start(FakeTool(), own_group)
+    runner.run(FarContext(router, 5, None), None, ["tool"])
+    assert frames == (["start", ("+", 12345), ("-", 12345)] if own_group else [])
 
 
-def test_who_is_gone_gets_no_signal(start, router):
-    popen = Started(KeyboardInterrupt())
+def test_an_ended_program_gets_no_signal(start, router):
+    popen = FakeTool(KeyboardInterrupt())
     popen.returncode = 0
     start(popen)
     with pytest.raises(KeyboardInterrupt):
-        runner.run(Far(router, 5, None), None, ["tool"])
+        runner.run(FarContext(router, 5, None), None, ["tool"])
     assert popen.signals == []
 
 
 @pytest.mark.parametrize("error", [ProcessLookupError, PermissionError])
-def test_signals_to_who_is_gone(error, start, router, monkeypatch):
-    start(Started())
+def test_errors_in_signaling_an_ended_program(error, start, router, monkeypatch):
+    start(FakeTool())
     tool = runner._Tool(router, ["tool"])
 
     def killpg(pid, number):
@@ -575,18 +575,18 @@ def test_signals_to_who_is_gone(error, start, router, monkeypatch):
     monkeypatch.setattr(os, "killpg", killpg)
     tool.signal(signal.SIGTERM)
     tool.popen.returncode = 0
-    assert not tool.there()
+    assert not tool.is_running()
 
 
-def test_what_is_left_of_a_group_is_there(start, router, monkeypatch):
-    start(Started())
+def test_a_group_without_its_leader_is_running(start, router, monkeypatch):
+    start(FakeTool())
     tool = runner._Tool(router, ["tool"])
-    assert tool.there()
+    assert tool.is_running()
     tool.popen.returncode = 0
     monkeypatch.setattr(os, "killpg", lambda pid, number: None)
-    assert tool.there()
-    tool.alone = False
-    assert not tool.there()
+    assert tool.is_running()
+    tool.own_group = False
+    assert not tool.is_running()
 
 
 @pytest.mark.parametrize(
@@ -613,12 +613,12 @@ def test_at_terminal(opened, group, found, monkeypatch):
 @pytest.mark.parametrize("args", [None, [], "ssh x", b"ssh x", ()])
 def test_without_a_program(args, router):
     with pytest.raises(TypeError):
-        runner.run(Far(router, 5, None), None, args)
+        runner.run(FarContext(router, 5, None), None, args)
 
 
-def test_arguments_of_calls_from_afar(start, router):
-    far = Far(router, 5, None)
-    seen = start(Started(3))
+def test_arguments_of_remote_calls(start, router):
+    far = FarContext(router, 5, None)
+    seen = start(FakeTool(3))
     assert runner.run(far, ["one"]) == 3
     assert seen["args"] == ["one"]
     assert runner.run(far, router, ["two"], None, "econtext") == 3
@@ -637,7 +637,7 @@ def test_without_a_context(dest, hosts):
 
 def test_session(router, tmp_path):
     with pytest.raises(ZeroDivisionError):
-        with runner.session(Far(router, 5, None), env={"A": "b"}) as environ:
+        with runner.session(FarContext(router, 5, None), env={"A": "b"}) as environ:
             assert environ["A"] == "b"
             assert os.access(environ["CVS_RSH"], os.X_OK)
             raise ZeroDivisionError
@@ -648,7 +648,7 @@ def test_session(router, tmp_path):
 
 
 class Master:
-    """In the place of a master.Router."""
+    """A fake master.Router."""
 
     def __enter__(self):
         return self
@@ -664,7 +664,7 @@ class Master:
 
 @pytest.fixture
 def program(monkeypatch):
-    """`program("local", "tool")`: (exit status, what run() is asked for)."""
+    """`program("local", "tool")`: return (exit status, arguments of run())."""
     seen = {}
     monkeypatch.setattr(mitogen.master, "Router", Master)
     monkeypatch.setattr(runner.signal, "getsignal", lambda number: signal.SIG_IGN)
@@ -682,7 +682,7 @@ def program(monkeypatch):
     return program
 
 
-def test_program(program):
+def test_main(program):
     status, seen = program("--deadline", "3.5", "ssh:x/sudo", "rsync", "-a", "--", "x", outcome=7)
     assert status == 7
     assert seen == {
@@ -694,7 +694,7 @@ def test_program(program):
     }
 
 
-def test_program_with_hosts(program):
+def test_main_with_hosts(program):
     status, seen = program("--strict", "--host", "a=x=y", "--host=b=z", "--", "scp", "-3")
     assert status == 0
     assert seen["hosts"] == {"a": "context of x=y", "b": "context of z"}
@@ -710,25 +710,25 @@ def test_program_with_hosts(program):
         (FileNotFoundError(2, "No such file", "x"), 255, "No such file"),
     ],
 )
-def test_program_ends(outcome, status, text, program, capsys):
+def test_main_exit_status(outcome, status, text, program, capsys):
     assert program("local", "tool", outcome=outcome)[0] == status
     assert text in capsys.readouterr().err
 
 
-def test_program_with_a_wrong_destination(program, capsys):
+def test_main_with_an_invalid_destination(program, capsys):
     assert program("wrong", "tool")[0] == 255
     assert capsys.readouterr().err == "mitogen.fakessh: spec 'wrong'\n"
 
 
 @pytest.mark.parametrize("argv", [[], ["local"], ["local", "--"], ["--host", "a=b"], ["--what"]])
-def test_program_without_a_command(argv, program, capsys):
+def test_main_without_a_command(argv, program, capsys):
     with pytest.raises(SystemExit) as caught:
         program(*argv)
     assert caught.value.code == 2
     assert "usage: python3 -m mitogen.fakessh" in capsys.readouterr().err
 
 
-def test_program_undoes_all_at_a_signal(program, monkeypatch):
+def test_main_cleans_up_at_a_signal(program, monkeypatch):
     handlers = {}
     monkeypatch.setattr(runner.signal, "getsignal", lambda number: signal.SIG_DFL)
     monkeypatch.setattr(runner.signal, "signal", handlers.__setitem__)

@@ -1,5 +1,6 @@
-"""mitogen.fakessh.ssh_options: what a command line of ssh means. The real ssh is asked in
-tests/integration/test_ssh_options.py; here is what it does not tell, and where we differ."""
+"""mitogen.fakessh.ssh_options: the meaning of ssh's command lines. It is compared with the real ssh
+in tests/integration/test_ssh_options.py; here are the differences, and values that ssh does not
+print."""
 
 import shlex
 
@@ -29,7 +30,7 @@ GOOD = {
     "-- x -t": {"command": "-t"},
     "x echo -t": {"command": "echo -t"},
     "ssh://u%20v;p=1@x:2222/ id": {"user": "u v", "host": "x", "port": 2222, "command": "id"},
-    # OpenSSH refuses this one.
+    # OpenSSH rejects this one.
     "ssh://u@[fe80::1%eth0]:22": {"host": "fe80::1%eth0", "port": 22},
     "-s x sftp": {"kind": "subsystem", "command": "sftp"},
     "-s -oClearAllForwardings=yes -L 1:a:1 -- x sftp": {"kind": "subsystem", "forwardings": []},
@@ -74,7 +75,7 @@ GOOD = {
     r"""-o 'SetEnv A=\"\ b\c "D=e\"f\g" H=i # j' x""": {
         "set_env": {"A": '" b\\c', "D": 'e"f\\g', "H": "i"}
     },
-    # What there is no use for here is accepted, and what nobody knows.
+    # Options and keywords without a use here, and unknown keywords, are accepted.
     "-M -S /x -o ControlMaster=auto -o ControlPersist=60 -A -a -x -X -C -i k -J j -F f x": {},
     "-4 -6 -c a -m b -b c -B d -E e -I f -P g -K -k -g -y -Y -Z -1 -2 x": {"host": "x"},
     "-o Nobody=knows -o 'TheseWords at all' x": {"host": "x"},
@@ -83,7 +84,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("text", GOOD)
-def test_what_a_command_line_asks_for(text):
+def test_the_meaning_of_command_lines(text):
     found = line(text)
     assert {name: getattr(found, name) for name in GOOD[text]} == GOOD[text]
 
@@ -132,20 +133,20 @@ WRONG = {
 
 
 @pytest.mark.parametrize("text", WRONG)
-def test_what_is_wrong_is_said_with_255(text):
+def test_errors_have_status_255(text):
     status, said = answer(text)
     assert status == 255
     assert WRONG[text] in said
     assert said.endswith("\n")
 
 
-def test_version_comes_at_once():
+def test_version():
     assert answer("-V -z") == (0, ssh_options.VERSION)
     assert ssh_options.VERSION.startswith("OpenSSH_9.9p2 mitogen-fakessh")
     assert answer("-tV -p") == (0, ssh_options.VERSION)
 
 
-def test_query_lists_nothing():
+def test_query():
     assert answer("-Q cipher") == (0, "")
 
 
@@ -200,7 +201,7 @@ WORD = st.one_of(
 
 
 @given(st.lists(WORD, max_size=6))
-def test_any_words_are_an_invocation_or_an_answer(argv):
+def test_any_words_give_an_invocation_or_an_answer(argv):
     try:
         found = parse(argv)
     except Answer as answer:

@@ -1,5 +1,5 @@
-"""stand_in.py: what it says to fakessh, and what it does as it is told. No program is started:
-its way out, its signals and its place in the background are taken from it."""
+"""stand_in.py: its messages to fakessh, and its actions. No program is started: the functions that
+exit, handle signals or fork are replaced."""
 
 import _socket
 import ast
@@ -18,8 +18,8 @@ from mitogen.fakessh.stand_in import GONE, StandIn
 IMPORTS = {"_signal", "_socket", "os", "select", "sys"}
 
 
-class Left(Exception):
-    """It would have ended: status and last words."""
+class Exited(Exception):
+    """The stand-in would have exited, with this status and final text."""
 
 
 def frame(kind, payload=b""):
@@ -28,16 +28,16 @@ def frame(kind, payload=b""):
 
 @pytest.fixture
 def far(monkeypatch):
-    """The other end of the socket that it gets."""
+    """The far end of the stand-in's socket."""
     near, far = _socket.socketpair()
     monkeypatch.setattr(stand_in, "_connect", lambda: near)
     monkeypatch.setattr(StandIn, "catch_signals", lambda self: None)
 
-    def leave(status, text=b""):
-        raise Left(status, text)
+    def exit(status, text=b""):
+        raise Exited(status, text)
 
-    monkeypatch.setattr(stand_in, "_leave", leave)
-    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(stand_in, "_exit", exit)
+    monkeypatch.setattr(os, "_exit", exit)
     far = socket.socket(fileno=far.detach())
     far.settimeout(5)
     with far:
@@ -46,14 +46,14 @@ def far(monkeypatch):
 
 
 @pytest.fixture
-def it(far):
-    it = StandIn(["x", "id"])
-    it.terminals = [False, False, False]
-    return it
+def standin(far):
+    standin = StandIn(["x", "id"])
+    standin.terminals = [False, False, False]
+    return standin
 
 
 def receive(far):
-    """Return (kind, payload, descriptors) of a frame."""
+    """Return (kind, payload, descriptors) of the next frame."""
     data, messages, _, _ = far.recvmsg(5, socket.CMSG_SPACE(12))
     fds = []
     for _, _, payload in messages:
@@ -66,7 +66,7 @@ def receive(far):
     return data[:1], data[5:], fds
 
 
-def test_it_imports_next_to_nothing():
+def test_few_modules_are_imported():
     tree = ast.parse(pathlib.Path(stand_in.__file__).read_text())
     top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
     assert ast.unparse(top.pop(0)) == "from __future__ import annotations"
@@ -74,11 +74,11 @@ def test_it_imports_next_to_nothing():
     assert names == IMPORTS and all(isinstance(node, ast.Import) for node in top)
 
 
-def test_request(it, far, monkeypatch):
+def test_request(standin, far, monkeypatch):
     monkeypatch.setattr(os, "environb", {b"A": b"1=2", b"B": b"\xff"})
-    it.argv = ["-p", "22", "u@x", "", "\udcff ä"]
-    it.terminals = [True, False, True]
-    it.request()
+    standin.argv = ["-p", "22", "u@x", "", "\udcff ä"]
+    standin.terminals = [True, False, True]
+    standin.request()
     kind, payload, fds = receive(far)
     assert kind == b"R"
     assert payload.split(b"\0") == [b"101", b"5", b"-p", b"22", b"u@x", b""] + [
@@ -92,11 +92,11 @@ def test_request(it, far, monkeypatch):
         os.close(fd)
 
 
-def test_a_request_of_any_size(it, far, monkeypatch):
+def test_a_request_of_any_size(standin, far, monkeypatch):
     import threading
 
     monkeypatch.setattr(os, "environb", {b"A": b"x" * 3000000})
-    sending = threading.Thread(target=it.request)
+    sending = threading.Thread(target=standin.request)
     sending.start()
     kind, payload, fds = receive(far)
     sending.join()
@@ -105,96 +105,96 @@ def test_a_request_of_any_size(it, far, monkeypatch):
         os.close(fd)
 
 
-def test_end(it, far):
-    far.sendall(frame(b"X", b"\x07that was it\n"))
-    assert it.receive()
-    assert it.end == (7, b"that was it\n")
-    # What comes after it does not count.
+def test_end(standin, far):
+    far.sendall(frame(b"X", b"\x07that was standin\n"))
+    assert standin.receive()
+    assert standin.end == (7, b"that was standin\n")
+    # Frames after it are ignored.
     far.close()
-    assert it.receive()
-    assert it.end == (7, b"that was it\n")
+    assert standin.receive()
+    assert standin.end == (7, b"that was standin\n")
 
 
-def test_frames_in_any_pieces(it, far, monkeypatch):
+def test_frames_in_any_pieces(standin, far, monkeypatch):
     said = []
-    monkeypatch.setattr(stand_in, "_say", said.append)
+    monkeypatch.setattr(stand_in, "_print_error", said.append)
     data = frame(b"E", b"one") + frame(b"?", b"unknown") + frame(b"E") + frame(b"X", b"\0")
     for byte in data[:-1]:
         far.sendall(bytes((byte,)))
-        assert not it.receive()
+        assert not standin.receive()
     far.sendall(data[-1:])
-    assert it.receive()
-    assert (said, it.end) == ([b"one", b""], (0, b""))
+    assert standin.receive()
+    assert (said, standin.end) == ([b"one", b""], (0, b""))
 
 
-def test_all_frames_at_once(it, far, monkeypatch):
+def test_all_frames_at_once(standin, far, monkeypatch):
     said = []
-    monkeypatch.setattr(stand_in, "_say", said.append)
+    monkeypatch.setattr(stand_in, "_print_error", said.append)
     far.sendall(frame(b"E", b"one") + frame(b"E", b"two") + frame(b"X", b"\xff"))
-    assert it.receive()
-    assert (said, it.end) == ([b"one", b"two"], (255, b""))
+    assert standin.receive()
+    assert (said, standin.end) == ([b"one", b"two"], (255, b""))
 
 
 @pytest.mark.parametrize("data", [b"", b"X", frame(b"E", b"long")[:-1]])
-def test_let_down(data, it, far, monkeypatch):
-    monkeypatch.setattr(stand_in, "_say", lambda text: None)
+def test_the_connection_is_cut(data, standin, far, monkeypatch):
+    monkeypatch.setattr(stand_in, "_print_error", lambda text: None)
     far.sendall(data)
     far.close()
-    while not it.receive():
+    while not standin.receive():
         pass
-    assert it.end == (255, GONE)
+    assert standin.end == (255, GONE)
 
 
-def test_a_connection_that_breaks(it, far):
-    it.sock.close()
-    it.send(b"W", b"1 2 3 4")
-    assert it.receive()
-    assert it.end == (255, GONE)
+def test_a_broken_connection(standin, far):
+    standin.sock.close()
+    standin.send(b"W", b"1 2 3 4")
+    assert standin.receive()
+    assert standin.end == (255, GONE)
 
 
 @pytest.mark.parametrize(
-    "terminals, let_go",
+    "terminals, redirected",
     [("000", (0, 1)), ("100", (1,)), ("010", (0,)), ("111", ()), ("001", (0, 1))],
 )
-def test_opened(terminals, let_go, it, far, monkeypatch):
+def test_opened(terminals, redirected, standin, far, monkeypatch):
     found = []
-    monkeypatch.setattr(stand_in, "_let_go", lambda *fds: found.append(fds))
-    it.terminals = [digit == "1" for digit in terminals]
+    monkeypatch.setattr(stand_in, "_redirect_to_null", lambda *fds: found.append(fds))
+    standin.terminals = [digit == "1" for digit in terminals]
     far.sendall(frame(b"O"))
-    assert not it.receive()
-    assert (found, it.terminated) == ([let_go], 255)
+    assert not standin.receive()
+    assert (found, standin.terminated) == ([redirected], 255)
 
 
-def test_to_the_background(it, far, monkeypatch):
+def test_going_to_the_background(standin, far, monkeypatch):
     done = []
-    monkeypatch.setattr(stand_in, "_let_go", lambda *fds: done.append(fds))
+    monkeypatch.setattr(stand_in, "_redirect_to_null", lambda *fds: done.append(fds))
     monkeypatch.setattr(os, "fork", lambda: 0)
     monkeypatch.setattr(os, "setsid", lambda: done.append("setsid"))
     far.sendall(frame(b"O", b"bn"))
-    assert not it.receive()
+    assert not standin.receive()
     assert done == [(0, 1), "setsid", (0, 1, 2)]
-    assert it.terminated == 0
+    assert standin.terminated == 0
     monkeypatch.setattr(os, "fork", lambda: 123)
     far.sendall(frame(b"O", b"b"))
-    with pytest.raises(Left) as caught:
-        it.receive()
+    with pytest.raises(Exited) as caught:
+        standin.receive()
     assert caught.value.args[0] == 0
 
 
-def test_signals(it):
+def test_signals(standin):
     for number, terminated, status in (
         (signal.SIGINT, 255, 255),
         (signal.SIGTERM, 255, 255),
         (signal.SIGTERM, 0, 0),
         (signal.SIGHUP, 0, 255),
     ):
-        it.terminated = terminated
-        with pytest.raises(Left) as caught:
-            it.on_signal(number, None)
+        standin.terminated = terminated
+        with pytest.raises(Exited) as caught:
+            standin.on_signal(number, None)
         assert caught.value.args[0] == status
 
 
-def test_signals_are_caught_but_those_that_are_ignored(monkeypatch):
+def test_signals_are_handled_unless_ignored(monkeypatch):
     caught, wakeups = [], []
     ignored = {signal.SIGHUP}
     get = lambda number: signal.SIG_IGN if number in ignored else signal.SIG_DFL  # noqa: E731
@@ -202,21 +202,21 @@ def test_signals_are_caught_but_those_that_are_ignored(monkeypatch):
     monkeypatch.setattr(stand_in._signal, "signal", lambda number, _: caught.append(number))
     monkeypatch.setattr(stand_in._signal, "set_wakeup_fd", wakeups.append)
     monkeypatch.setattr(stand_in, "_connect", lambda: None)
-    it = StandIn([])
+    standin = StandIn([])
     assert caught == [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1]
     assert not os.get_blocking(wakeups[0])
-    os.close(it.wakeup)
+    os.close(standin.wakeup)
     os.close(wakeups[0])
 
 
-def test_run(it, far, monkeypatch):
+def test_run(standin, far, monkeypatch):
     rfd, wfd = os.pipe()
-    it.wakeup = rfd
-    os.write(wfd, b"\x1c")  # a signal that somebody else's handler has seen
+    standin.wakeup = rfd
+    os.write(wfd, b"\x1c")  # a signal that another handler has handled
     far.sendall(frame(b"O") + frame(b"X", b"\x05bye\n"))
-    monkeypatch.setattr(stand_in, "_let_go", lambda *fds: None)
-    with pytest.raises(Left) as caught:
-        it.run()
+    monkeypatch.setattr(stand_in, "_redirect_to_null", lambda *fds: None)
+    with pytest.raises(Exited) as caught:
+        standin.run()
     assert caught.value.args == (5, b"bye\n")
     kind, _, fds = receive(far)
     assert kind == b"R"
@@ -228,7 +228,7 @@ def test_run(it, far, monkeypatch):
 
 
 class Terminal:
-    """In the place of the module raw_tty: what is asked of it."""
+    """A fake module raw_tty, which records its calls."""
 
     DISCONNECT, HANGUP = "disconnect", "hangup"
 
@@ -263,10 +263,10 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(it, monkeypatch):
+def terminal(standin, monkeypatch):
     def terminal(reason="closed"):
         found = Terminal(reason)
-        found.sock = it.sock
+        found.sock = standin.sock
         modes = types.SimpleNamespace(encode=lambda attrs: b"modes of " + attrs[0].encode())
         monkeypatch.setitem(sys.modules, "raw_tty", found)
         monkeypatch.setitem(sys.modules, "tty_modes", modes)
@@ -277,14 +277,14 @@ def terminal(it, monkeypatch):
 
 
 @pytest.mark.parametrize("screen", [True, False])
-def test_a_terminal(screen, it, far, terminal):
+def test_a_terminal(screen, standin, far, terminal):
     found = terminal()
-    it.terminals = [True, screen, True]
+    standin.terminals = [True, screen, True]
     far.sendall(frame(b"T", b"r~"))
-    assert not it.receive()
+    assert not standin.receive()
     escapes = "escapes with b'~'"
-    leave = ["enter", ("relay", screen, escapes, None), "leave"]
-    assert found.log == [("RawTty", 0, 1), *leave]
+    calls = ["enter", ("relay", screen, escapes, None), "leave"]
+    assert found.log == [("RawTty", 0, 1), *calls]
     kind, payload, fds = receive(far)
     assert (kind, payload) == (b"K", b"80 24 0 0\0modes of attributes")
     assert receive(far) == (b"W", b"132 50 1 2", [])
@@ -293,12 +293,12 @@ def test_a_terminal(screen, it, far, terminal):
         os.close(fd)
 
 
-def test_a_terminal_that_stays_as_it_is(it, far, terminal):
+def test_a_terminal_that_is_not_raw(standin, far, terminal):
     found = terminal("watch")
     found.before = None
-    it.terminals = [True, True, True]
+    standin.terminals = [True, True, True]
     far.sendall(frame(b"T", b"c"))
-    assert not it.receive()
+    assert not standin.receive()
     assert found.log[1:] == [("relay", True, None, None), "leave"]
     _, payload, fds = receive(far)
     assert payload == b"80 24 0 0\0"
@@ -307,22 +307,22 @@ def test_a_terminal_that_stays_as_it_is(it, far, terminal):
 
 
 @pytest.mark.parametrize("reason", ["disconnect", "hangup"])
-def test_a_terminal_that_goes(reason, it, far, terminal):
+def test_a_lost_terminal(reason, standin, far, terminal):
     found = terminal(reason)
-    it.terminals = [True, True, True]
+    standin.terminals = [True, True, True]
     far.sendall(frame(b"T", b"r"))
-    with pytest.raises(Left) as caught:
-        it.receive()
+    with pytest.raises(Exited) as caught:
+        standin.receive()
     assert caught.value.args == (255, b"")
     assert found.log[-1] == "leave"
     for fd in receive(far)[2]:
         os.close(fd)
 
 
-# ---- parts
+# ---- functions
 
 
-def test_say(monkeypatch):
+def test_print_error(monkeypatch):
     written, waited = [], []
 
     def write(fd, data):
@@ -336,20 +336,20 @@ def test_say(monkeypatch):
 
     monkeypatch.setattr(os, "write", write)
     monkeypatch.setattr(stand_in.select, "select", lambda *args: waited.append(args[1]))
-    stand_in._say(b"abcde")
+    stand_in._print_error(b"abcde")
     assert (written, waited) == ([b"ab", b"cd"], [[2]])
 
 
-def test_leave(monkeypatch):
+def test_exit(monkeypatch):
     said = []
 
-    def leave(status):
-        raise Left(status)
+    def exit(status):
+        raise Exited(status)
 
-    monkeypatch.setattr(os, "_exit", leave)
-    monkeypatch.setattr(stand_in, "_say", said.append)
-    with pytest.raises(Left) as caught:
-        stand_in._leave(3, b"text")
+    monkeypatch.setattr(os, "_exit", exit)
+    monkeypatch.setattr(stand_in, "_print_error", said.append)
+    with pytest.raises(Exited) as caught:
+        stand_in._exit(3, b"text")
     assert (caught.value.args, said) == ((3,), [b"text"])
 
 
@@ -361,9 +361,9 @@ def test_occupy_stdio(monkeypatch):
     assert closed == [3]
 
 
-def test_let_go():
+def test_redirect_to_null():
     rfd, wfd = os.pipe()
-    stand_in._let_go(wfd)
+    stand_in._redirect_to_null(wfd)
     assert os.read(rfd, 1) == b""
     os.close(rfd)
     os.close(wfd)
@@ -381,14 +381,14 @@ def test_connect(tmp_path, monkeypatch):
         sock.close()
 
 
-def test_connect_to_nobody(tmp_path, monkeypatch):
-    def leave(status, text):
-        raise Left(status, text)
+def test_connect_without_a_listener(tmp_path, monkeypatch):
+    def exit(status, text):
+        raise Exited(status, text)
 
-    monkeypatch.setattr(stand_in, "_leave", leave)
+    monkeypatch.setattr(stand_in, "_exit", exit)
     monkeypatch.setattr(stand_in, "__file__", str(tmp_path / "stand_in.py"))
     monkeypatch.chdir(str(tmp_path))
-    with pytest.raises(Left) as caught:
+    with pytest.raises(Exited) as caught:
         stand_in._connect()
     assert caught.value.args == (255, GONE)
 

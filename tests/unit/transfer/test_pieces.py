@@ -269,7 +269,7 @@ def test_one_file(net, pair, tmp_path, size):
     assert out.getvalue() == data
 
 
-def test_a_raw_file_takes_what_it_can(net, pair, tmp_path):
+def test_a_raw_file_with_partial_writes(net, pair, tmp_path):
     got = bytearray()
 
     def write(piece):

@@ -88,7 +88,7 @@ STATUS_OF = {
     errno.EINVAL: Status.BAD_MESSAGE,
     errno.ENOSYS: Status.OP_UNSUPPORTED,
 }
-# Errors of link() on a file system without it, or whose policy forbids it for files of other accounts.
+# Errors of link() on a file system without it, or with a policy against it for files of others.
 NO_LINK = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EPERM, errno.EMLINK)
 # Rule 4; and a tty must not become the controlling terminal.
 OPEN_ALWAYS = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC

@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        return int(options.function(installation.look(), options))
+        return int(options.function(installation.examine(), options))
     except installation.Error as e:
         print("mitogen.ansible: %s" % e, file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""accelerators.py within an environment of Ansible's: what it changes besides the time, nothing."""
+"""accelerators.py in an environment of Ansible's: it changes nothing but the time."""
 
 import json
 import subprocess
@@ -227,7 +227,7 @@ class Base:
             taken.append(self._results.popleft())
         return taken
 
-accelerators.LOOK = 60
+accelerators.POLL_INTERVAL = 60
 accelerators.await_results(Base)
 accelerators.await_results(Base)
 strategy = Base()

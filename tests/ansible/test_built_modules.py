@@ -122,7 +122,7 @@ def test_other_sources_have_another_place(site):
     done = fresh_output(
         site,
         "import os, sys, tempfile\n"
-        "from mitogen.ansible import built_modules as it\n"
+        "from mitogen.ansible.plugins import built_modules as it\n"
         "with tempfile.TemporaryDirectory() as it.CORE:\n"
         "    os.makedirs(it.CORE + '/module_utils/common')\n"
         "    path = it.CORE + '/module_utils/common/x.py'\n"

@@ -1,21 +1,22 @@
 """
-Where Ansible itself spends time on what it need not do: a table of what is wrapped, and by what.
+Accelerators of Ansible itself: wrappers of functions that take avoidable time.
 
-    awaited results    its main process asks every millisecond whether a worker has brought one: a
-                       sixth of a play's processor time. It sleeps until one has.
-    quoted modules     a module's zip, as base64, is written as a Python literal: 1 ms a task.
-    kept templates     a loop compiles the same templates for each item: 1.2 ms.
-    unneeded parser    each `ssh` connection makes an argument parser that only a command with a
+    awaited results    Ansible's main process polls every millisecond for results from workers: a
+                       sixth of a play's CPU time. The wrapper sleeps until one arrives.
+    quoted modules     Ansible writes a module's zip, as base64, as a Python literal: 1 ms a task.
+    cached templates   A loop compiles the same templates for each item: 1.2 ms.
+    unneeded parser    Each `ssh` connection makes an argument parser that only a command with a
                        terminal needs: 1.5 ms a task.
-    known settings     a worker works out some sixty settings anew, of which a task's variables
-                       change two or three: 2 ms.
+    cached settings    A worker computes some sixty settings for each task, of which the task's
+                       variables change two or three: 2 ms.
 
 Rules
-    1. What is done is what core would have done: results, their order and all texts are the same.
-    2. Nothing is wrapped that is not as we know it: then core does it as ever, with a line at -vvv.
+    1. The effect is that of core's own code: results, their order and all texts are the same.
+    2. A function with unexpected parameters is not wrapped: core works as without mitogen, and a
+       line is logged at -vvv.
 
-Threads: the main process' main one waits for results, which the strategy's thread appends; else a
-worker's only one.
+Threads: the main process's main thread waits for results, which the strategy's thread appends;
+everything else runs on a worker's only thread.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import importlib
 import inspect
 import re
 import threading
+import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -42,16 +44,16 @@ __all__ = [
     "remember_settings",
 ]
 
-#: Seconds between looks at what nobody tells of: a worker that has died, a run that is to end.
-LOOK = 0.05
+#: Seconds between polls for events without a notification: a worker's death, the end of the run.
+POLL_INTERVAL = 0.05
 
 
 def _wrap(owner: Any, wrappers: dict[str, tuple[list[str], Callable[[Any], Any]]]) -> None:
     """
-    Put wrappers in place of attributes, of all of them or of none.
+    Replace attributes by wrappers: all of them, or none.
 
     :param owner: class
-    :param wrappers: attribute to (names of its first parameters, what makes the wrapper of it)
+    :param wrappers: attribute to (names of its first parameters, function that makes its wrapper)
     """
     if all(hasattr(getattr(owner, name, None), "is_mitogen") for name in wrappers):
         return
@@ -60,8 +62,9 @@ def _wrap(owner: Any, wrappers: dict[str, tuple[list[str], Callable[[Any], Any]]
         found = getattr(owner, name, None)
         begin = [*inspect.signature(found).parameters][: len(parameters)] if callable(found) else []
         if begin != parameters:
-            where = getattr(owner, "__name__", "nowhere")
-            run.say_once("%s.%s is not as we know it: it stays" % (where, name))
+            where = getattr(owner, "__name__", "(not found)")
+            text = "%s.%s is missing or has unexpected parameters: it is not accelerated"
+            run.log_once(text % (where, name))
             return
         wrapper: Any = functools.wraps(found)(make(found))  # type: ignore[arg-type]  # it is callable
         wrapper.is_mitogen = True
@@ -74,46 +77,46 @@ def _wrap(owner: Any, wrappers: dict[str, tuple[list[str], Callable[[Any], Any]]
 
 
 class Results(collections.deque[Any]):
-    """A strategy's results, whose arrival can be waited for."""
+    """A strategy's queue of results, with a method to wait for one."""
 
-    #: Nothing else is done meanwhile.
+    #: True while the strategy does nothing but wait for results.
     is_awaited = False
 
     def __init__(self, items: Any = ()) -> None:
         super().__init__(items)
-        self._came = threading.Event()
+        self._arrived = threading.Event()
 
     def append(self, item: Any) -> None:
-        """Called by the strategy's thread."""
+        """Append a result. Called by the strategy's thread."""
         super().append(item)
-        self._came.set()
+        self._arrived.set()
 
     def wait(self) -> None:
-        """Return when there is one, or after LOOK."""
-        self._came.clear()
+        """Wait for a result, for at most POLL_INTERVAL."""
+        self._arrived.clear()
         if not self:
-            self._came.wait(LOOK)
+            self._arrived.wait(POLL_INTERVAL)
 
 
 def await_results(strategy_base: Any) -> None:
     """
-    Have plays wait for results.
+    Make plays sleep until a result arrives, instead of polling.
 
     :param strategy_base: core's StrategyBase
     """
     parameters = ["self", "iterator"]
-    # What loops; and what takes the results in each turn of that, which others call, too, who have
-    # other things to do.
+    # The first function loops over the second, which takes the results. The second also has other
+    # callers, which must not wait.
     _wrap(
         strategy_base,
         {
-            "_wait_on_pending_results": (parameters, _loop),
-            "_process_pending_results": (parameters, _turn),
+            "_wait_on_pending_results": (parameters, _wrap_wait),
+            "_process_pending_results": (parameters, _wrap_process),
         },
     )
 
 
-def _loop(original: Any) -> Any:
+def _wrap_wait(original: Any) -> Any:
     def wait_on_pending_results(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             with self._results_lock:
@@ -130,7 +133,7 @@ def _loop(original: Any) -> Any:
     return wait_on_pending_results
 
 
-def _turn(original: Any) -> Any:
+def _wrap_process(original: Any) -> Any:
     def process_pending_results(self: Any, *args: Any, **kwargs: Any) -> Any:
         if getattr(getattr(self, "_results", None), "is_awaited", False):
             self._results.wait()
@@ -143,7 +146,7 @@ def _turn(original: Any) -> Any:
 
 
 class Quoted(str):
-    """Text that is the same in quotes."""
+    """Text without characters that repr() would escape."""
 
     def __repr__(self) -> str:
         return "'%s'" % str.__str__(self)
@@ -151,15 +154,15 @@ class Quoted(str):
 
 def quote_modules(cached_module: Any) -> None:
     """
-    Have built modules be written without being looked at, byte by byte.
+    Make core write built modules without scanning them byte by byte.
 
-    :param cached_module: core's _CachedModule, from ansible-core 2.19 on; None before
+    :param cached_module: core's _CachedModule, since ansible-core 2.19; None before
     """
     if cached_module is not None:
-        _wrap(cached_module, {"load": (["path"], _loaded)})
+        _wrap(cached_module, {"load": (["path"], _wrap_load)})
 
 
-def _loaded(original: Any) -> Any:
+def _wrap_load(original: Any) -> Any:
     def load(path: Any) -> Any:
         found = original(path)
         data = getattr(found, "zip_data", None)
@@ -170,52 +173,52 @@ def _loaded(original: Any) -> Any:
     return load
 
 
-# ---- kept templates
+# ---- cached templates
 
-#: A template of text and of variables, with whatever names after them: what that is compiled to
-#: depends on nothing else, as it would with a filter, which is looked up by the way.
+#: A template of text and variables, with attributes and items of any names. Its compiled code
+#: depends on nothing else; with a filter it would, because filters are looked up at that time.
 PLAIN = re.compile(
     r"""(?x) (?: [^{}\\]*
                  \{\{ \s* [^\W\d]\w* (?: \.\w+ | \[\d+\] | \['\w+'\] )* \s* \}\} )+
              [^{}\\]*"""
 )
-#: What of a Jinja environment says how a template is read, and written as Python.
-READING = """
+#: Attributes of a Jinja environment that affect parsing and code generation.
+COMPILER_SETTINGS = """
     block_start_string block_end_string variable_start_string variable_end_string
     comment_start_string comment_end_string line_statement_prefix line_comment_prefix trim_blocks
     lstrip_blocks newline_sequence keep_trailing_newline autoescape optimized is_async
     _debuggable_template_source
 """.split()
-#: How many are kept.
-KEPT = 500
-#: Where core's subclass of jinja2.Environment is: from 2.19 on, and before.
-PLACES = ("ansible._internal._templating._jinja_bits", "ansible.template")
+#: Maximum number of cached templates.
+CACHE_SIZE = 500
+#: Modules with core's subclass of jinja2.Environment: since 2.19, and before.
+ENVIRONMENT_MODULES = ("ansible._internal._templating._jinja_bits", "ansible.template")
 
 
 def keep_templates() -> None:
-    """Have plain templates be compiled once in each process."""
+    """Compile plain templates only once in each process."""
     environment = None
-    for name in PLACES:
+    for name in ENVIRONMENT_MODULES:
         with contextlib.suppress(ImportError):
             module = importlib.import_module(name)
             environment = environment or getattr(module, "AnsibleEnvironment", None)
-    _wrap(environment, {"compile": (["self", "source", "name", "filename", "raw"], _kept)})
+    _wrap(environment, {"compile": (["self", "source", "name", "filename", "raw"], _wrap_compile)})
 
 
-def _kept(original: Any) -> Any:
-    known: dict[Any, Any] = {}
+def _wrap_compile(original: Any) -> Any:
+    cache: dict[Any, Any] = {}
 
     def compile(self: Any, source: Any, *args: Any, **kwargs: Any) -> Any:
         if args or kwargs or not isinstance(source, str) or not PLAIN.fullmatch(source):
             return original(self, source, *args, **kwargs)
-        how = [getattr(self, name, None) for name in READING]
-        key = (type(self), str.__str__(source), *how, *self.extensions)
-        code = known.get(key)
+        settings = [getattr(self, name, None) for name in COMPILER_SETTINGS]
+        key = (type(self), str.__str__(source), *settings, *self.extensions)
+        code = cache.get(key)
         if code is None:
             code = original(self, source)
-            if len(known) >= KEPT:
-                known.clear()
-            known[key] = code
+            if len(cache) >= CACHE_SIZE:
+                cache.clear()
+            cache[key] = code
         return code
 
     return compile
@@ -225,50 +228,51 @@ def _kept(original: Any) -> Any:
 
 
 class LateParser:
-    """In place of argparse.ArgumentParser: is made when it is used."""
+    """A replacement of argparse.ArgumentParser, which creates the real one when it is used."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._calls: list[Any] = [(args, kwargs)]
 
     def add_argument(self, *args: Any, **kwargs: Any) -> None:
-        """Note an argument; what argparse would return is not known yet."""
+        """Record an argument; argparse's result is not available yet."""
         self._calls.append((args, kwargs))
 
-    def __getattr__(self, name: str) -> Any:
-        (args, kwargs), *calls = self._calls
-        parser = argparse.ArgumentParser(*args, **kwargs)
-        for args, kwargs in calls:
-            parser.add_argument(*args, **kwargs)
-        return getattr(parser, name)
+    def use(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Create the parser, and call its method *name*."""
+        (init_args, init_kwargs), *calls = self._calls
+        parser = argparse.ArgumentParser(*init_args, **init_kwargs)
+        for call_args, call_kwargs in calls:
+            parser.add_argument(*call_args, **call_kwargs)
+        return getattr(parser, name)(*args, **kwargs)
 
 
-class _LateArgparse:
-    ArgumentParser = LateParser
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(argparse, name)
+for _name in dir(argparse.ArgumentParser):
+    if not _name.startswith("_") and not hasattr(LateParser, _name):
+        setattr(LateParser, _name, functools.partialmethod(LateParser.use, _name))
 
 
 def make_parsers_late(module: Any) -> None:
     """
-    Have a module make its argument parsers when they are used.
+    Make a module create its argument parsers only when they are used.
 
-    :param module: of a stock plugin
+    :param module: module of a stock plugin
     """
     if getattr(module, "argparse", None) is argparse:
-        module.argparse = _LateArgparse()
+        late = types.ModuleType(argparse.__name__)
+        vars(late).update(vars(argparse), ArgumentParser=LateParser)
+        module.argparse = late
 
 
-# ---- known settings
+# ---- cached settings
 
 
 class Setting(NamedTuple):
     """
-    What a setting is where nothing that is particular to a task says otherwise.
+    A setting with its value in the absence of overrides by a task.
 
-    :param definition: core's
-    :param variables: names of the variables that may say otherwise
-    :param keywords: likewise, of keywords of tasks and plays
+    :param definition: core's definition
+    :param variables: names of the variables that override it
+    :param keywords: names of the keywords of tasks and plays that override it
     :param answer: (value, origin)
     """
 
@@ -277,15 +281,15 @@ class Setting(NamedTuple):
     keywords: frozenset[str]
     answer: Any
 
-    def is_particular(self, keys: Any, variables: Any) -> bool:
-        """Return whether one of these says something."""
+    def is_overridden(self, keys: Any, variables: Any) -> bool:
+        """Return whether any of these keywords or variables overrides the setting."""
         return bool(
             (variables and any(name in variables for name in self.variables))
             or (keys and any(name in keys for name in self.keywords))
         )
 
-    def given(self) -> Any:
-        """Return the answer, which is the caller's own to change."""
+    def copy(self) -> Any:
+        """Return the answer with a copy of a list, which the caller may change."""
         value, origin = self.answer
         return (value[:], origin) if type(value) is list else self.answer
 
@@ -297,16 +301,16 @@ PARAMETERS += ["direct"]
 
 def remember_settings(config_manager: Any) -> None:
     """
-    Have settings that can't change be looked up once: the command line, the environment and
+    Look up settings only once if they can't change: the command line, the environment and
     ansible.cfg are those of the run.
 
     :param config_manager: core's ConfigManager
     """
-    _wrap(config_manager, {"get_config_value_and_origin": (PARAMETERS, _remembered)})
+    _wrap(config_manager, {"get_config_value_and_origin": (PARAMETERS, _wrap_get)})
 
 
-def _remembered(original: Any) -> Any:
-    known: dict[Any, Setting] = {}
+def _wrap_get(original: Any) -> Any:
+    cache: dict[Any, Setting] = {}
 
     def get_config_value_and_origin(
         self: Any,
@@ -319,39 +323,39 @@ def _remembered(original: Any) -> Any:
         direct: Any = None,
         **more: Any,
     ) -> Any:
-        def ask() -> Any:
+        def look_up() -> Any:
             return original(
                 self, config, cfile, plugin_type, plugin_name, keys, variables, direct, **more
             )
 
         if cfile is not None or direct or any(more.values()):
-            return ask()
+            return look_up()
         try:
             definition = self.get_configuration_definitions(plugin_type, plugin_name)[config]
         except (AttributeError, LookupError, TypeError):
-            return ask()
+            return look_up()
         key = (id(self), plugin_type, plugin_name, config)
-        found = known.get(key)
+        found = cache.get(key)
         if found is None or found.definition is not definition:
-            answer = ask()
+            answer = look_up()
             found = _setting(config, definition, answer)
-            if found is not None and not found.is_particular(keys, variables):
-                known[key] = found._replace(answer=found.given())
+            if found is not None and not found.is_overridden(keys, variables):
+                cache[key] = Setting(definition, found.variables, found.keywords, found.copy())
             return answer
-        return ask() if found.is_particular(keys, variables) else found.given()
+        return look_up() if found.is_overridden(keys, variables) else found.copy()
 
     return get_config_value_and_origin
 
 
 def _setting(config: str, definition: Any, answer: Any) -> Setting | None:
-    """Return a setting with an answer; None if it can't be known what may change it."""
+    """Return a setting with its answer; None if its possible overrides are not known."""
     if not isinstance(definition, dict) or "{{" in str(definition.get("default")):
         return None
     if not (isinstance(answer, tuple) and len(answer) == 2):
         return None
     values = answer[0] if type(answer[0]) is list else [answer[0]]
     if not all(isinstance(value, (str, int, float, type(None))) for value in values):
-        # What has others in it, or is of a kind of its own, may be changed by who asks.
+        # Nested values and those of other types may be changed by the caller.
         return None
     try:
         aliases = definition.get("aliases") or []

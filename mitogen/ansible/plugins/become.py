@@ -1,9 +1,10 @@
 """
-What become plugins make of commands: the command and the account that it is for, apart.
+Commands without their become part: watches how become plugins build commands, to know the original
+command and the account.
 
 Rules
-    1. A plugin's own build_become_command() is watched: nothing is read out of what it has made.
-    2. What is not seen being made is a command like any other.
+    1. A plugin's own build_become_command() is wrapped: its result is never parsed.
+    2. A command that was not built under watch is a command like any other.
 
 Threads: a worker's only one.
 """
@@ -15,35 +16,35 @@ from typing import Any, NamedTuple
 from mitogen.ansible.broker import scripts
 from mitogen.ansible.plugins import method_options
 
-__all__ = ["Apart", "Watch"]
+__all__ = ["Unwrapped", "Watch"]
 
 
-class Apart(NamedTuple):
-    """A command, taken apart.
+class Unwrapped(NamedTuple):
+    """A command and its become part, separated.
 
-    :param command: what is to be run; where there is a step, a shell's
-    :param step: to the account that it is for; None for the one that is logged in to
-    :param asks: it asks for a password, which only the stock connection knows how to give
+    :param command: the command; with a step, an argument of a shell
+    :param step: step to the command's account; None for the account of the login
+    :param prompts: True if it prompts for a password, which only the stock connection can answer
     """
 
     command: str
     step: list[Any] | None
-    asks: bool
+    prompts: bool
 
 
 class Watch:
     """
-    Notes what a become plugin makes of commands.
+    Recorder of commands built by a become plugin.
 
     :param plugin: the become plugin; None for none
     """
 
     def __init__(self, plugin: Any) -> None:
         self._plugin = plugin
-        #: What was made to what of: (command, step).
+        #: Built command to (original command, step).
         self._made: dict[str, tuple[str, Any]] = {}
         build = getattr(plugin, "build_become_command", None)
-        self._is_blind = plugin is not None and build is None
+        self._cannot_watch = plugin is not None and build is None
         if plugin is not None and build is not None:
             self._wrap(build)
 
@@ -58,22 +59,22 @@ class Watch:
         self._plugin.build_become_command = build_become_command
 
     def step(self) -> list[Any] | None:
-        """Return the step to the account that modules will likely be for; None for none."""
+        """Return the step to the account that modules will probably run as; None for none."""
         step = self._plugin and method_options.become_step(self._plugin)
         return [*step, "become"] if step else None
 
-    def take_apart(self, cmd: str) -> Apart:
+    def unwrap(self, cmd: str) -> Unwrapped:
         """
-        Return a command without its become.
+        Return a command without its become part.
 
-        :param cmd: as a connection gets it
+        :param cmd: command as passed to a connection
         """
         inner = scripts.inner_command(cmd)
         for built, (command, step) in self._made.items():
-            # Where a task wants no shell around it, the command is all there is.
+            # Without a shell around it, the built command is the whole command.
             if cmd != built and (inner is None or inner not in (built, built + " && sleep 0")):
                 continue
             if step is None:
-                return Apart(cmd, None, bool(self._plugin.expect_prompt()))
-            return Apart(command, [*step, "become"], False)
-        return Apart(cmd, None, bool(self._is_blind and self._plugin.expect_prompt()))
+                return Unwrapped(cmd, None, bool(self._plugin.expect_prompt()))
+            return Unwrapped(command, [*step, "become"], False)
+        return Unwrapped(cmd, None, bool(self._cannot_watch and self._plugin.expect_prompt()))

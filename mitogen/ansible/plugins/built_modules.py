@@ -1,12 +1,12 @@
 """
-Modules as ansible-core has built them for hosts, kept from one run to the next: to build one takes
-80 ms of each run that uses it.
+Cache of modules as built by ansible-core for hosts, kept between runs: building one takes 80 ms of
+each run that uses it.
 
 Rules
-    1. Only core's own modules are kept, and only while nothing takes the place of its module_utils.
-    2. They are kept by a digest of the names, sizes and times of all that they could be made of.
-    3. Core finds them where it keeps those of the run itself, its `ansiballz_cache`. Whatever fails
-       is left undone: then core builds them.
+    1. Only core's own modules are cached, and only while its module_utils are not shadowed.
+    2. The cache's key is a digest of the names, sizes and times of all possible source files.
+    3. Core finds the modules in its own cache of the run, `ansiballz_cache`. After any error
+       nothing more is done: core builds the modules itself.
 
 Threads: a worker's only one.
 """
@@ -28,21 +28,21 @@ from ansible import constants as C
 from ansible.module_utils.common.text.converters import to_text
 from ansible.plugins.loader import module_utils_loader
 
-__all__ = ["keeper"]
+__all__ = ["build_cache"]
 
-#: What core calls those of its own modules, without an extension for debuggers.
+#: Core's file names of its own modules, without an extension for debuggers.
 NAME = re.compile(r"ansible\.modules\.\w+-ZIP_[A-Z]+(-none)?\Z")
 CORE = os.path.dirname(os.path.abspath(ansible.__file__))
 MODULE_UTILS = os.path.join(CORE, "module_utils")
-#: What a module is made of, and by.
+#: Directories of the modules' sources, and of the code that builds them.
 SOURCES = ("modules", "module_utils", "executor", "config", "_internal/_ansiballz")
-#: Seconds after which those of another release, say, are removed.
+#: Seconds after which an unused directory of the cache, as of another release, is removed.
 MAX_AGE = 30 * 86400
 
 
-class Keeper:
+class BuildCache:
     """
-    Gives core what earlier runs have built, and keeps what this process has, which is of one task.
+    Cache of built modules: loads those of earlier runs, and saves those of this process's task.
     """
 
     def __init__(self) -> None:
@@ -52,17 +52,17 @@ class Keeper:
     def _run(self) -> str:
         return os.path.join(to_text(C.DEFAULT_LOCAL_TMP), "ansiballz_cache")
 
-    def offer(self) -> None:
-        """Before a module is built: have core find what is kept."""
+    def load(self) -> None:
+        """Make cached modules available to core. Called before a module is built."""
         with contextlib.suppress(OSError, AttributeError, TypeError):
             if shadowed():
-                self._withdraw()
+                self._remove_loaded()
             elif not os.path.isdir(self._run):
                 self._link_all()
             self._known = set(os.listdir(self._run))
 
-    def keep(self) -> None:
-        """After one has been: keep it."""
+    def save(self) -> None:
+        """Add newly built modules to the cache. Called after a module was built."""
         with contextlib.suppress(OSError, AttributeError, TypeError):
             fresh = {name for name in os.listdir(self._run) if NAME.match(name)} - self._known
             if fresh and not shadowed():
@@ -79,28 +79,28 @@ class Keeper:
             if NAME.match(name):
                 _copy(os.path.join(store, name), os.path.join(self._run, name))
 
-    def _withdraw(self) -> None:
-        """Take back what another task of this run was given: here it would be another."""
+    def _remove_loaded(self) -> None:
+        """Remove modules loaded for another task of this run: this task would build others."""
         for name in os.listdir(self._run):
-            kept = os.path.join(_store(), name)
-            if NAME.match(name) and os.path.exists(kept):
+            cached = os.path.join(_store(), name)
+            if NAME.match(name) and os.path.exists(cached):
                 os.unlink(os.path.join(self._run, name))
 
 
 @functools.cache
-def keeper(pid: int) -> Keeper:
+def build_cache(pid: int) -> BuildCache:
     """
-    Return the keeper of this process, which has offered what there is.
+    Return the cache of this process, after loading.
 
-    :param pid: os.getpid(): a worker's is not that of the process it was split off
+    :param pid: os.getpid(): a worker needs a cache other than its parent's
     """
-    found = Keeper()
-    found.offer()
+    found = BuildCache()
+    found.load()
     return found
 
 
 def shadowed() -> bool:
-    """Return whether a role's, a playbook's or a user's module_utils has a name of core's."""
+    """Return whether module_utils of a role, playbook or user have the name of one of core's."""
     paths = {os.path.abspath(path) for path in module_utils_loader._get_paths(subdirs=False)}
     others = [path for path in paths - {MODULE_UTILS} if os.path.isdir(path)]
     if not others:
@@ -118,7 +118,7 @@ def _private(path: str) -> bool:
 
 
 def _store() -> str:
-    """Return the directory of what is made of the sources as they are now."""
+    """Return the directory of the modules built from the current sources."""
     digest = hashlib.sha256(repr((ansible.__version__, sys.version, CORE)).encode())
     for source in SOURCES:
         for entry in _files(os.path.join(CORE, *source.split("/"))):
@@ -139,7 +139,7 @@ def _files(directory: str) -> Iterator[os.DirEntry[str]]:
 
 
 def _make_store() -> str:
-    """Make the directory, and remove those that nothing was kept in for long."""
+    """Create the directory, and remove those that have not been changed for MAX_AGE."""
     store = _store()
     if not os.path.isdir(store):
         os.makedirs(store, 0o700, exist_ok=True)
@@ -154,7 +154,7 @@ def _make_store() -> str:
 
 
 def _copy(source: str, target: str) -> None:
-    """Have the file under another name, whole from the first moment."""
+    """Link or copy a file atomically."""
     if os.path.exists(target):
         return
     try:
@@ -162,7 +162,7 @@ def _copy(source: str, target: str) -> None:
     except FileExistsError:
         pass
     except OSError:
-        # Another file system, or one without links.
+        # The target is on another file system, or links are not supported.
         draft = "%s.%d" % (target, os.getpid())
         shutil.copyfile(source, draft)
         os.rename(draft, target)

@@ -1,16 +1,16 @@
 """
-Connection plugins over contexts: what each of them adds to Ansible's own of that name.
+Connection plugins over contexts: the common additions to Ansible's own plugins.
 
-A plugin is its stock counterpart whose exec_command(), put_file(), fetch_file() and reset() ask the
-run's broker process. So everything else (options, become, results) is Ansible's own code, of
-whatever release.
+A plugin is its stock counterpart whose exec_command(), put_file(), fetch_file() and reset() send
+requests to the run's broker process. Everything else (options, become, results) is Ansible's own
+code, of any release.
 
 Rules
-    1. What is not understood is run as it is: slower, never otherwise.
-    2. A host that no context can be made on, as there is no Python, is left to the stock plugin.
+    1. A command that is not recognized is run unchanged: slower, with the same result.
+    2. A host on which no context can be made, for lack of Python, is left to the stock plugin.
     3. Nothing is printed; errors are Ansible's.
-    4. What an Ansible that we don't know has changed is noticed before anything is asked for, and
-       then the stock plugin does it: with one line at -vvv.
+    4. An incompatible change in a future Ansible is detected before a request is sent, and then the
+       stock plugin is used: with one line at -vvv.
 
 Threads: a worker's only one.
 """
@@ -54,33 +54,33 @@ accelerators.quote_modules(getattr(module_common, "_CachedModule", None))
 accelerators.remember_settings(type(C.config))
 accelerators.keep_templates()
 
-#: Kinds of error that mean "log in with something else".
+#: Kinds of error after which a login with other credentials may succeed.
 AUTHENTICATION = ("PasswordError", "HostKeyError")
-#: Kinds of error that mean that a context can't be had, though the host be there.
+#: Kinds of error that mean that a context can't be had, although the host is reachable.
 NO_PYTHON = "UnsupportedPythonError"
 NO_CONTEXT = ("NoAccount", NO_PYTHON)
-#: Kinds of error by which a script has not begun: it may be run otherwise. After any other one it
-#: may have.
-NOT_BEGUN = ("FileNotFoundError", "NotADirectoryError", "OSError", "PermissionError", "Refused")
-#: What shows that Ansible is not as we know it: a name that is gone, other arguments.
-ALIEN = (AttributeError, LookupError, TypeError)
-#: ssh's exit status for what is its own fault.
+#: Kinds of error that mean that a script has not started, so that it may be run in another way.
+#: After any other error it may have started.
+NOT_STARTED = ("FileNotFoundError", "NotADirectoryError", "OSError", "PermissionError", "Refused")
+#: Errors that an incompatible Ansible causes: a missing name, other arguments.
+INCOMPATIBLE = (AttributeError, LookupError, TypeError)
+#: Exit status of ssh for its own errors.
 SSH_ERROR = 255
 
 
 def documentation(stock: Any, name: str) -> str:
     """
-    Return what is said of the options of a plugin of ours, for its DOCUMENTATION: the stock one's,
-    and ours in place of those that it may have.
+    Return the options part of a plugin's DOCUMENTATION: the stock plugin's options, with mitogen's
+    added or in place of those of the same name.
 
-    As text, since each worker needs it: to parse it takes longer than a task.
+    The result is text, because each worker needs it: parsing it takes longer than a task.
 
     :param stock: module of the stock plugin
-    :param name: ours
+    :param name: name of mitogen's plugin
     """
     text: str = textwrap.dedent(stock.DOCUMENTATION).strip("\n") + "\n"
     text = re.sub(r"(?m)^( *)pipelining:\n(?:\1 .*\n|\s*\n)*", "", text)
-    # Each with the lines that are not at the margin, or an item of a list that is.
+    # Each key with its lines: those not at the margin, or at the margin and part of a list.
     found: dict[str, str] = dict(re.findall(r"(?m)^(\w+):(.*\n(?:[ -].*\n|\s*\n)*)", text))
     listed = found.get("options", "\n")
     indent = re.search(r"^ *(?=\w)", listed, re.MULTILINE)
@@ -90,15 +90,15 @@ def documentation(stock: Any, name: str) -> str:
     return lines + ("%s:%s" % (key, found[key]) if key in found else "")
 
 
-def _last_words(signum: int) -> bytes:
-    """Return what a shell says of a command that a signal has ended."""
+def _signal_message(signum: int) -> bytes:
+    """Return a shell's message for a command that was terminated by a signal."""
     if signum in (signal.SIGINT, signal.SIGPIPE):
         return b""
     return to_bytes("%s\n" % signal.strsignal(signum))  # type: ignore[no-any-return]
 
 
 def plain(value: Any) -> Any:
-    """Return a value without what Ansible's own kinds of text and containers carry besides."""
+    """Return a value converted from Ansible's subclasses of text and containers to plain types."""
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, dict):
@@ -111,74 +111,74 @@ def plain(value: Any) -> Any:
 
 
 class Plugin:
-    """Mixed into a stock connection plugin, before it."""
+    """Base class of connection plugins, placed before the stock plugin's class."""
 
     has_pipelining = True
     _client: Any = None
-    #: What the become plugin makes of commands.
+    #: Recorder of commands built by the become plugin.
     _watch: become.Watch | None = None
-    #: Nothing goes over a context: none can be made on this host, or Ansible is not as we know it.
+    #: True if no context is used: none can be made on this host, or Ansible is incompatible.
     _is_stock = False
-    #: There is a stock plugin of this kind, which can do without a context.
+    #: True if a stock plugin of this kind exists, which needs no context.
     _has_stock = True
-    #: The task's variables, and the keywords of it and its play.
+    #: Variables of the task, and keywords of the task and its play.
     variables: Any = {}
     task_keys: Any = None
-    #: Inventory names of the hosts that are reached through this one: see via.py.
+    #: Inventory names of the hosts reached through this one: see via.py.
     chain: list[str] = []
     _via_steps: list[Any] | None = None
 
-    # -- what a plugin says of itself
+    # -- parts that differ between plugins
 
     def _step(self, is_first: bool) -> Any:
         """
-        Return the step to the account that Ansible logs in to.
+        Return the step to the account of the login.
 
-        :param is_first: it is from the controller, through no other host
+        :param is_first: True if the step starts from the controller, not through another host
         """
         raise NotImplementedError
 
     def _via(self) -> list[Any]:
-        """Return the steps to the host that this one is reached through."""
+        """Return the steps to the host in `mitogen_via`."""
         if self._via_steps is None:
             spec = self.get_option("mitogen_via")  # type: ignore[attr-defined]
             try:
                 self._via_steps = via.steps_to(self, str(plain(spec))) if spec else []
-            except ALIEN as e:
-                # Not left to the stock plugin, which would go straight to the host.
+            except INCOMPATIBLE as e:
+                # The stock plugin is no fallback: it would connect to the host directly.
                 text = "mitogen_via=%s: %s: %s" % (spec, type(e).__name__, e)
                 raise AnsibleConnectionFailure(text) from e
         return self._via_steps
 
     def steps(self) -> list[Any]:
-        """Return the steps from the controller to the account that Ansible logs in to."""
+        """Return the steps from the controller to the account of the login."""
         before = self._via()
         return [*before, self._step(not before)]
 
     def _program_options(self) -> dict[str, Any]:
-        """Return options of Popen for each program."""
+        """Return arguments of popen() for each program."""
         return {}
 
     def update_vars(self, variables: Any) -> None:
-        """Called with the task's variables, after set_options()."""
+        """Store the task's variables. Called after set_options()."""
         self.variables = variables
         super().update_vars(variables)  # type: ignore[misc]
 
     def _resolve_option_variables(self, variables: Any, templar: Any) -> Any:
-        # That's all of them also for `meta: reset_connection`.
+        # For `meta: reset_connection` too, these are all variables.
         self.variables = variables
         return super()._resolve_option_variables(variables, templar)  # type: ignore[misc]
 
     def set_options(self, *args: Any, **kwargs: Any) -> None:
-        """Have our options known by our full name too, which Ansible looks for in results."""
+        """Register the options under the plugin's full name too, which Ansible uses in results."""
         self._via_steps = None
         self.task_keys = kwargs.get("task_keys")
         if "hostvars" in (kwargs.get("var_options") or ()):
-            # As they were for `meta: reset_connection` before ansible-core 2.17.
+            # For `meta: reset_connection` before ansible-core 2.17.
             self.variables = kwargs["var_options"]
         self._guarded(self._name_options)
         super().set_options(*args, **kwargs)  # type: ignore[misc]
-        built_modules.keeper(os.getpid())
+        built_modules.build_cache(os.getpid())
 
     def _name_options(self) -> None:
         load_name = self._load_name  # type: ignore[attr-defined]
@@ -188,20 +188,20 @@ class Plugin:
             C.config.initialize_plugin_configuration_definitions("connection", full_name, found)
 
     def _guarded(self, function: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return what a function says that asks for nothing yet; if it fails, ours do nothing."""
+        """Call a function that sends no request; fall back to the stock plugin if it fails."""
         try:
             return function(*args, **kwargs)
-        except ALIEN as e:
+        except INCOMPATIBLE as e:
             self._is_stock = True
-            text = "connections are Ansible's own, which is not as we know it: %s: %s"
-            run.say_once(text % (type(e).__name__, e))
+            text = "this Ansible is not supported, so its own connections are used: %s: %s"
+            run.log_once(text % (type(e).__name__, e))
             return None
 
-    # -- asking
+    # -- requests
 
     def _prepare(self) -> None:
-        """Be ready to ask."""
-        # A loop's items have one connection then.
+        """Prepare for requests."""
+        # So that all items of a loop use one connection.
         self._connected = True
         if self._client is None:
             self._client = client.Client(run.directory(), run.main_pid())
@@ -216,35 +216,35 @@ class Plugin:
             text = method_options.readable(str(e))
             if e.kind in AUTHENTICATION:
                 raise AnsibleAuthenticationFailure("%s: %s" % (host, text)) from e
-            if e.kind in NO_CONTEXT or (name == "script" and e.kind in NOT_BEGUN):
+            if e.kind in NO_CONTEXT or (name == "script" and e.kind in NOT_STARTED):
                 raise
             if e.kind == "FileNotFoundError":
                 raise AnsibleFileNotFound(text) from e
-            raise AnsibleConnectionFailure(self._why_not(host, text)) from None
+            raise AnsibleConnectionFailure(self.connection_error(host, text)) from None
         except (rpc.Lost, OSError) as e:
             raise AnsibleConnectionFailure("mitogen's broker process is gone: %s" % e) from e
 
-    def _why_not(self, host: Any, text: str) -> str:
-        """Return what to say of a host that is not reached."""
+    def connection_error(self, host: Any, text: str) -> str:
+        """Return the message for a host that is not reachable."""
         return "%s: %s" % (host, text)
 
     def set_become_plugin(self, plugin: Any) -> None:
-        """Note what the plugin makes of commands, to know the command and the account apart."""
+        """Watch the plugin build commands, to know the original command and the account."""
         super().set_become_plugin(plugin)  # type: ignore[misc]
         self._is_stock = False
         self._watch = self._guarded(become.Watch, plugin)
 
-    def _take_apart(self, cmd: str) -> tuple[str, list[Any], bool]:
+    def _unwrap(self, cmd: str) -> tuple[str, list[Any], bool]:
         """
-        Return a command without its become, the steps to the account that it is for, and whether
-        it is one that asks for a password which only the stock plugin knows how to give.
+        Return a command without its become part, the steps to its account, and whether it prompts
+        for a password that only the stock plugin can answer.
         """
         steps = self.steps()
         if self._watch is None:
             return cmd, steps, False
-        found = self._watch.take_apart(cmd)
+        found = self._watch.unwrap(cmd)
         if found.step is None:
-            return found.command, steps, found.asks
+            return found.command, steps, found.prompts
         executable = self._play_context.executable or "/bin/sh"  # type: ignore[attr-defined]
         words = "%s -c %s" % (executable, shlex.quote(found.command))
         return words, [*steps, found.step], False
@@ -252,7 +252,7 @@ class Plugin:
     # -- Ansible's interface
 
     def is_pipelining_enabled(self, wrap_async: bool = False) -> bool:
-        """Return whether modules may go by standard input (from ansible-core 2.19)."""
+        """Return whether modules may be sent on standard input (since ansible-core 2.19)."""
         plugin: Any = self.become  # type: ignore[attr-defined]
         if plugin and not plugin.pipelining and not method_options.become_step(plugin):
             return False
@@ -267,40 +267,40 @@ class Plugin:
         """Run a command; return (status, output, error output)."""
         wanted = None if self._is_stock else self._guarded(self._command, *args, **kwargs)
         found = wanted and self._execute(*wanted)
-        # Not from within an except clause: what is raised from here on has no cause of ours.
-        return found or self._without(*args, **kwargs)
+        # Not within an except clause: errors raised from here on must have no cause.
+        return found or self._exec_fallback(*args, **kwargs)
 
     def _command(self, cmd: Any, in_data: Any = None, sudoable: bool = True) -> Any:
-        """Return what to ask for to have a command run; None if it has to be done without."""
+        """Return the arguments of _execute() for a command; None to use the fallback."""
         self._prepare()
         whole = to_text(cmd, errors="surrogateescape")
-        command, steps, asks = self._take_apart(whole)
-        if asks:
+        command, steps, prompts = self._unwrap(whole)
+        if prompts:
             return None
-        self._say_what(whole, steps)
+        self._log_command(whole, steps)
         data = None if in_data is None else to_bytes(in_data, errors="surrogateescape")
         options = self._program_options()
         if sudoable and not data and self._wants_terminal():
             options["terminal"] = os.environ.get("TERM", "")
         return command, steps, data, options
 
-    def _say_what(self, cmd: str, steps: list[Any]) -> None:
-        """Say what is run, its become too, as the stock plugin does."""
+    def _log_command(self, cmd: str, steps: list[Any]) -> None:
+        """Log a command with its become part, as the stock plugin does."""
         display.vvv("MITOGEN: EXEC %s" % cmd, host=steps[0][1].get("hostname"))
 
-    def _without(self, *args: Any, **kwargs: Any) -> Any:
-        """Run a command where the account that it is for has no context."""
+    def _exec_fallback(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command without a context of its account."""
         if self._guarded(self._via):
-            return self._beyond(*args, **kwargs)
-        return self._exec_stock(*args, **kwargs)
+            return self._exec_via(*args, **kwargs)
+        return self.exec_stock(*args, **kwargs)
 
-    def _beyond(self, cmd: Any, in_data: Any = None, sudoable: bool = True) -> Any:
-        """Run a command on a host that another one leads to."""
+    def _exec_via(self, cmd: Any, in_data: Any = None, sudoable: bool = True) -> Any:
+        """Run a command on a host behind another one."""
         command = to_text(cmd, errors="surrogateescape")
         data = None if in_data is None else to_bytes(in_data, errors="surrogateescape")
         if not self._is_stock:
             steps = self.steps()
-            self._say_what(command, steps)
+            self._log_command(command, steps)
             found = self._execute(command, steps, data, self._program_options())
             if found:
                 return found
@@ -309,32 +309,32 @@ class Plugin:
             raise AnsibleConnectionFailure(to_text(stderr))
         return status, stdout, stderr
 
-    def _exec_stock(self, *args: Any, **kwargs: Any) -> Any:
-        """Run a command with no context, from the controller."""
+    def exec_stock(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command from the controller, without a context."""
         return super().exec_command(*args, **kwargs)  # type: ignore[misc]
 
     def _execute(
         self, command: str, steps: list[Any], data: bytes | None, options: dict[str, Any]
     ) -> tuple[int, bytes, bytes] | None:
-        """Run a command; return None if the stock plugin has to."""
+        """Run a command; return None if the fallback must be used."""
         terminal = "terminal" in options
         try:
             status, stdout, stderr = self._request(command, steps, data, options)
             if status < 0:
-                status, stderr = 128 - status, stderr + _last_words(-status)
-            return status, stdout, stderr + (self._farewell() if terminal else b"")
+                status, stderr = 128 - status, stderr + _signal_message(-status)
+            return status, stdout, stderr + (self._closing_message() if terminal else b"")
         except client.Failed as e:
-            # Also how become fails is then told by the command itself.
-            display.vvv("MITOGEN: %s; going on without" % e)
+            # Errors of become, too, are then reported by the command itself.
+            display.vvv("MITOGEN: %s; continuing without mitogen" % e)
             self._is_stock = e.kind == NO_PYTHON
             return None
 
     def _wants_terminal(self) -> bool:
-        """Return whether the stock plugin would ask for a terminal, where there is no input."""
+        """Return whether the stock plugin would request a terminal for a command without input."""
         return False
 
-    def _farewell(self) -> bytes:
-        """Return what the stock plugin's client says at the end of a terminal."""
+    def _closing_message(self) -> bytes:
+        """Return the message of the stock plugin's client when it closes a terminal."""
         return b""
 
     def _request(
@@ -348,25 +348,25 @@ class Plugin:
             except client.Failed as e:
                 if e.kind in NO_CONTEXT:
                     raise
-                # No such interpreter, say: the command itself tells that best.
+                # For example, a missing interpreter: the command itself has the best message.
                 display.vvv("MITOGEN: %s" % e)
         likely, ahead = self._guarded(self._likely, steps) or (None, None)
         return self._ask("run", steps, command, data, options, likely, ahead)
 
     def _likely(self, steps: list[Any]) -> tuple[str | None, list[Any] | None]:
         """
-        Return what modules will most likely be run with (see Broker.run()), and the steps to the
-        account that they are for, if a command's steps are not.
+        Return the interpreter that modules will probably use (see Broker.run()), and the steps to
+        their account, if it isn't the command's.
 
-        :param steps: of the command
+        :param steps: steps to the command's account
         """
         step = self._watch.step() if self._watch and "become" not in steps[-1] else None
         return self._likely_interpreter(), [*steps, step] if step else None
 
     def _likely_interpreter(self) -> str | None:
         """
-        Return what modules will most likely be run with: a path, '' for what Ansible would find;
-        None if that can't be said.
+        Return the interpreter that modules will probably use: a path, '' for the one that Ansible
+        would discover; None if it can't be predicted.
         """
         given = self.variables.get("ansible_python_interpreter") or "auto"
         if isinstance(given, str) and given.startswith("auto"):
@@ -412,20 +412,20 @@ class Plugin:
             fp.write(data)
 
     def _transfer(self, name: str, steps: list[Any], source: str, target: str) -> bool:
-        """Send or fetch a file; return whether there is a context that can do it."""
+        """Send or fetch a file; return False if there is no context for it."""
         display.vvv("MITOGEN: %s %s TO %s" % (name.upper(), source, target))
         try:
             self._ask(name, steps, source, target)
             return True
         except client.Failed as e:
-            display.vvv("MITOGEN: %s; going on without" % e)
+            display.vvv("MITOGEN: %s; continuing without mitogen" % e)
             self._is_stock = True
             return False
 
     def _copy(self, command: str, path: Any, data: bytes | None) -> bytes:
-        """Send or fetch a file by the standard input or output of a command."""
+        """Send or fetch a file through the standard input or output of a command."""
         words = command % shlex.quote(self._remote_path(path))
-        status, stdout, stderr = self._without(words, data, False)
+        status, stdout, stderr = self._exec_fallback(words, data, False)
         if status:
             raise AnsibleError("%s: status %s: %s" % (words, status, to_text(stderr)))
         return bytes(stdout)
@@ -435,7 +435,7 @@ class Plugin:
         return text
 
     def reset(self) -> None:
-        """End the context; the next command connects anew."""
+        """Shut down the context; the next command connects again."""
         steps = None if self._is_stock else self._guarded(self.steps)
         if steps is None:
             return super().reset()  # type: ignore[misc,no-any-return]
@@ -443,8 +443,8 @@ class Plugin:
         self.close()
 
     def close(self) -> None:
-        """Close the way to the broker; the context stays."""
+        """Close the connection to the broker; the context remains."""
         if self._client is not None:
             self._client.close()
-        built_modules.keeper(os.getpid()).keep()
+        built_modules.build_cache(os.getpid()).save()
         self._connected = False

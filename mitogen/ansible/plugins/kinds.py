@@ -1,8 +1,8 @@
 """
-The kinds of connection: a class for each, made of Plugin and Ansible's stock plugin.
+The kinds of connection: a class for each, combining Plugin and Ansible's stock plugin.
 
 Rules
-    1. What a kind's options mean is method_options.py's; here is only what else is its own.
+    1. Options are translated by method_options.py; this module has the other differences only.
 
 Threads: a worker's only one.
 """
@@ -27,7 +27,7 @@ __all__ = ["account", "documentation", "local", "options", "ssh", "tool"]
 
 
 def ssh(stock: Any) -> Any:
-    """Return the class of our `ssh` plugin."""
+    """Return the class of mitogen's `ssh` plugin."""
     accelerators.make_parsers_late(stock)
 
     class Connection(Plugin, stock.Connection):  # type: ignore[misc]
@@ -39,14 +39,14 @@ def ssh(stock: Any) -> Any:
         def _wants_terminal(self) -> bool:
             return bool(self.get_option("use_tty"))
 
-        def _why_not(self, host: Any, text: str) -> str:
-            # The client's own words, as the stock plugin has them.
+        def connection_error(self, host: Any, text: str) -> str:
+            # The client's own output, as in the stock plugin.
             found = re.search(r"(?s)lines received:\n(.*)\nprocess exited", text)
             if self._via():
-                return super()._why_not(host, text)
+                return super().connection_error(host, text)
             return "Failed to connect to the host via ssh: %s" % (found.group(1) if found else text)
 
-        def _farewell(self) -> bytes:
+        def _closing_message(self) -> bytes:
             shared = "ControlPersist" in str(self.get_option("ssh_args"))
             text = (
                 "Shared connection to %s closed.\r\n" if shared else "Connection to %s closed.\r\n"
@@ -57,13 +57,13 @@ def ssh(stock: Any) -> Any:
 
 
 def local(stock: Any) -> Any:
-    """Return the class of our `local` plugin."""
+    """Return the class of mitogen's `local` plugin."""
 
     class Connection(Plugin, stock.Connection):  # type: ignore[misc]
         transport = "local"
 
         def _via(self) -> list[Any]:
-            # Here is here: a variable of a whole group may say something else.
+            # A variable of a whole group may define mitogen_via, which does not apply here.
             return []
 
         def _step(self, is_first: bool) -> Any:
@@ -76,37 +76,37 @@ def local(stock: Any) -> Any:
     return Connection
 
 
-class _OfOurs(Plugin, stock_local.Connection):  # type: ignore[misc]
+class _ProgramConnection(Plugin, stock_local.Connection):  # type: ignore[misc]
     """
-    A kind that Ansible itself has no plugin for. Where no context can be made, its program runs the
-    command, as any other is run on the controller.
+    A kind of connection without a stock plugin in Ansible. If no context can be made, its program
+    runs the command, itself run on the controller like any local command.
     """
 
     _has_stock = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Not the controller's account, as `local` has it.
+        # Not the controller's account, which `local` sets.
         self.default_user = "root"
 
-    def _exec_stock(self, cmd: Any, in_data: Any = None, sudoable: bool = True) -> Any:
+    def exec_stock(self, cmd: Any, in_data: Any = None, sudoable: bool = True) -> Any:
         method, keywords, *_ = self._step(True)
         command = to_text(cmd, errors="surrogateescape")
         try:
             argv = hops.command_line(method, keywords, command)
         except (core.StreamError, TypeError, ValueError) as e:
             raise AnsibleConnectionFailure(str(e)) from e
-        return super()._exec_stock(shlex.join(argv), in_data, sudoable)
+        return super().exec_stock(shlex.join(argv), in_data, sudoable)
 
 
 def tool(kind: str) -> Any:
     """
-    Return the class of a plugin for containers, or what is like them.
+    Return the class of a plugin for containers and the like.
 
-    :param kind: a key of transports.KINDS
+    :param kind: a key of method_options.KINDS
     """
 
-    class Connection(_OfOurs):
+    class Connection(_ProgramConnection):
         transport = kind
 
         def _step(self, is_first: bool) -> Any:
@@ -117,22 +117,23 @@ def tool(kind: str) -> Any:
 
 def account(kind: str) -> Any:
     """
-    Return the class of a plugin whose host is an account of the host before, or of this one.
+    Return the class of a plugin whose host is an account: of the host before, or of this one.
 
     :param kind: "sudo", "su" or "doas"
     """
 
-    class Connection(_OfOurs):
+    class Connection(_ProgramConnection):
         transport = kind
 
         def _step(self, is_first: bool) -> Any:
             step = method_options.account_step(self, kind)
             if step is None:
                 raise AnsibleConnectionFailure(
-                    "ansible_%s_flags=%r can't be taken" % (kind, self.get_option(kind + "_flags"))
+                    "ansible_%s_flags=%r contains an option that mitogen does not support"
+                    % (kind, self.get_option(kind + "_flags"))
                 )
             if is_first:
-                # The controller's own interpreter may be nobody else's.
+                # The controller's own interpreter may not be executable by other accounts.
                 step[1]["python_path"] = method_options.local_step(self)[1]["python_path"]
             return step
 

@@ -1,12 +1,13 @@
 """
-What Ansible's options of a connection or of become mean as mitogen's connection methods: tables.
+Translation of Ansible's options of connections and become into mitogen's connection methods:
+tables.
 
-A step is [method, options], and what is particular to it behind that: "login", if it begins in a
-home of its own, "become", if it leads from a host's account to another. The steps to an account are
-connected one through the other. What a table does not know (a flag of sudo's, say) has no step:
-then the command itself is run, as Ansible has built it.
+A step is [method, options], followed by flags: "login" if it begins in its account's home, "become"
+if it leads from a host's account to another one, "compress" if mitogen compresses files. The steps
+to an account are connected one through the other. An option that no table has, such as a flag of
+sudo's, makes a step impossible: then the command is run as Ansible has built it.
 
-Threads: any; pure, but for the plugins' own get_option().
+Threads: any; pure, except for the plugins' own get_option().
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Union
 
-    #: A keyword of a method, from: an option's text by its name, or what asks the plugin.
+    #: Source of a keyword of a method: the name of an option with text, or a function of the
+    #: plugin.
     Source = Union[str, Callable[[Any], Any]]
 
 __all__ = [
@@ -41,9 +43,9 @@ __all__ = [
     "tool_step",
 ]
 
-#: The interpreter of a host's context: the system's, if there is one that can be used, as what is
-#: first on somebody's PATH may be a wrapper that changes what modules see; else what can be found.
-#: The names of versions tell, without a start, which are old enough.
+#: The interpreter of a host's context: the system's own, if there is a usable one, because the
+#: first on an account's PATH may be a wrapper that changes what modules see; else any that is
+#: found. Names with a version show without a start which ones are too old.
 PYTHON = [
     "sh",
     "-c",
@@ -53,9 +55,9 @@ PYTHON = [
     'command -v $p>/dev/null&&exec $p "$0" "$@";done;done;echo MITO:NONE'
     % " ".join(handshake.SUFFIXES),
 ]
-#: What that is called where it is not found.
+#: Description of PYTHON for error messages.
 PYTHON_TEXT = "python3 in /usr/bin, /usr/libexec/platform-python, python3, python3.X and python"
-#: What sudo may be told, besides who and how to ask, without a difference to what is run.
+#: Options of sudo, besides those for account and prompt, that steps support.
 SUDO_OPTIONS = {
     "close_from",
     "group",
@@ -67,17 +69,17 @@ SUDO_OPTIONS = {
     "selinux_type",
     "set_home",
 }
-#: Options of become plugins that no step has: where they are set, there is none.
+#: Options of become plugins that steps don't support: if one is set, there is no step.
 UNKNOWN_OPTIONS = ("sudo_chdir", "prompt_l10n", "alt_method")
-#: What may stand behind `su` itself, and with what the account's login shell is one.
+#: Arguments of `su` that make the account's shell a login shell.
 SU_LOGIN = {"-", "-l", "--login"}
-#: What Ansible gives ssh where nobody says otherwise. For its `-C` we compress files and modules
-#: ourselves, once and if they get smaller by it: ssh does so with all there is, 30 ms a megabyte.
+#: Ansible's default arguments of ssh. In place of their `-C`, mitogen compresses files and modules
+#: itself, once and only if they get smaller: ssh compresses everything, at 30 ms a megabyte.
 STOCK_SSH_ARGS = ["-C", "-o", "ControlMaster=auto", "-o", "ControlPersist=60s"]
-#: Seconds that a session and an interpreter may take to start once there is a connection, to which
-#: alone Ansible's `timeout` applies: fifty at once, on a machine that does other things.
-STARTING = 60.0
-#: The same connection stays open for the whole run: OpenSSH need not keep another.
+#: Seconds that a session and an interpreter may take to start after the connection, which alone is
+#: limited by Ansible's `timeout`: enough for fifty at once, on a busy machine.
+START_TIMEOUT = 60.0
+#: One connection stays open for the whole run, so OpenSSH need not share it.
 NO_SHARING = ["-o", "ControlMaster=no", "-o", "ControlPath=none"]
 
 
@@ -90,13 +92,13 @@ def _option(plugin: Any, name: str, default: Any = None) -> Any:
 
 
 def _text(value: Any) -> Any:
-    # Of Ansible's own kinds of text, which carry more than text.
+    # Also converts Ansible's subclasses of str, which carry more than text.
     return None if value is None else "".join(str(value))
 
 
 def _words(value: Any) -> list[str]:
     text = _text(value) or ""
-    # Most have nothing to be taken out: each worker does this.
+    # Most values have no quotes. Each worker does this, so shlex is avoided.
     return shlex.split(text) if any(c in text for c in "'\"\\") else text.split()
 
 
@@ -137,7 +139,7 @@ def ssh_step(plugin: Any) -> list[Any]:
 
 def local_step(plugin: Any) -> list[Any]:
     """Return the step of a `local` connection."""
-    # Which one does not matter: modules name theirs. Any account may run the system's.
+    # Any will do, because modules name their own. Any account may run the system's.
     found = [path for path in ("/usr/bin/python3", sys.executable) if os.access(path, os.X_OK)]
     return ["local", {"python_path": found[0]}]
 
@@ -146,7 +148,7 @@ def local_step(plugin: Any) -> list[Any]:
 
 
 def _path(program: str, arguments: str = "") -> Source:
-    """Return the command: the option `program`, and the words of the option `arguments`."""
+    """Return a source of words: the option `program`, then the words of the option `arguments`."""
 
     def command(plugin: Any) -> list[str]:
         extra = _words(_option(plugin, arguments, "")) if arguments else []
@@ -156,7 +158,7 @@ def _path(program: str, arguments: str = "") -> Source:
 
 
 def _timeout(plugin: Any, name: str = "timeout") -> float:
-    return float(_option(plugin, name, 10)) + STARTING
+    return float(_option(plugin, name, 10)) + START_TIMEOUT
 
 
 def _docker_args(plugin: Any) -> list[str]:
@@ -169,7 +171,7 @@ def _docker_args(plugin: Any) -> list[str]:
 
 
 def _instance(plugin: Any) -> str:
-    # An instance's name has no dots: what is before the first, of a host's full name.
+    # An instance's name has no dots: it is the first label of a host's full name.
     name = _text(_option(plugin, "remote_addr")).split(".")[0]
     return "%s:%s" % (_text(_option(plugin, "remote", "local")), name)
 
@@ -183,7 +185,7 @@ def _of_project(program: str) -> Source:
     return command
 
 
-#: Option of kubectl's plugin to what it is on its command line.
+#: Options of kubectl's plugin: name to option on kubectl's command line.
 KUBECTL = {
     "kubectl_namespace": "--namespace",
     "kubectl_kubeconfig": "--kubeconfig",
@@ -220,7 +222,7 @@ def _pod(plugin: Any) -> str:
 
 
 def _kind(plugin: Any) -> str:
-    # What is not set is told by the method, with what there is.
+    # If it is not set, the method raises the error, with a list of the known kinds.
     return _text(_option(plugin, "kind")) or "(mitogen_kind is not set)"
 
 
@@ -231,8 +233,8 @@ _NAMESPACES: dict[str, Source] = {
     "machinectl_path": "machinectl_path",
 }
 
-#: What a kind of connection is: the method, where its keywords come from (the name of an option,
-#: or what makes it of the plugin), and the plugins of collections that it comes in place of.
+#: A kind of connection: its method, the sources of the method's keywords, and the plugins of other
+#: collections that it can replace.
 Kind = namedtuple("Kind", "method keywords stock")
 KINDS: dict[str, Kind] = {
     "docker": Kind(
@@ -306,7 +308,7 @@ KINDS: dict[str, Kind] = {
 
 def tool_step(plugin: Any, kind: str) -> list[Any]:
     """
-    Return the step into a container, or what is like one.
+    Return the step into a container or the like.
 
     :param plugin: the connection plugin
     :param str kind: a key of KINDS
@@ -322,7 +324,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value not in (None, "", [])}
 
 
-#: Any name of a connection plugin to the kind of ours that it is, or that comes in its place.
+#: Names of connection plugins: name to the kind that it is, or that can replace it.
 NAMES: dict[str, str] = {
     **{
         prefix + name: kind
@@ -339,20 +341,20 @@ NAMES: dict[str, str] = {
 
 
 def readable(text: str) -> str:
-    """Return an error's text with what PYTHON is in fewer words."""
+    """Return an error's text with PYTHON replaced by its short description."""
     return text.replace(" ".join(["exec", *PYTHON]), PYTHON_TEXT)
 
 
 def kind_of(name: Any) -> str | None:
-    """Return the kind of ours for the name of a connection plugin; None if there is none."""
+    """Return the kind for the name of a connection plugin; None if there is none."""
     return NAMES.get(str(name))
 
 
 def parse_via(spec: str) -> tuple[str, str, str]:
     """
-    Return (become method, account, inventory name) of a `mitogen_via`; '' for what it does not say.
+    Return (become method, account, inventory name) in a `mitogen_via`; '' for a missing part.
 
-    :raises ValueError: it is not `[[method:]user@]name`
+    :raises ValueError: it is not of the form `[[method:]user@]name`
 
     >>> parse_via("sudo:root@bastion")
     ('sudo', 'root', 'bastion')
@@ -360,7 +362,7 @@ def parse_via(spec: str) -> tuple[str, str, str]:
     before, at, name = spec.rpartition("@")
     method, colon, user = before.rpartition(":")
     if not name or (at and not user) or (colon and not method):
-        raise ValueError("mitogen_via=%r is not [[method:]user@]name" % spec)
+        raise ValueError("mitogen_via=%r is not of the form [[method:]user@]name" % spec)
     return method, user, name
 
 
@@ -394,14 +396,14 @@ def _su(user: str, password: Any, program: Any, flags: Any) -> list[Any] | None:
     if _words(flags):
         return None
     if words[1:]:
-        # What is asked, and in which language, is known to the plugin only.
+        # Only the plugin knows the text and the language of the prompt.
         return None if password else _su_of_another(words, _text(user))
     options = {"username": _text(user), "password": _text(password), "su_path": words[0]}
     return ["su", _given(options)]
 
 
 def _su_of_another(words: list[str], user: str) -> list[Any] | None:
-    """Return the step of a su that sudo or the like starts, with no password: `sudo su -`."""
+    """Return the step of a su started by sudo or the like without a password: `sudo su -`."""
     command = words[:-1] if words[-1] in SU_LOGIN else words
     if os.path.basename(command[-1]) != "su":
         return None
@@ -412,7 +414,8 @@ def _su_of_another(words: list[str], user: str) -> list[Any] | None:
 
 def _doas(user: str, password: Any, program: Any, flags: Any) -> list[Any] | None:
     words = _words(program) or ["doas"]
-    # Not to ask: as it can't be answered then, the command itself tells best.
+    # -n forbids a prompt. It is dropped, because a prompt without a password fails anyway; then the
+    # command itself is run for its message.
     if set(words[1:] + _words(flags)) - {"-n"}:
         return None
     options = {"username": _text(user), "password": _text(password), "doas_path": words[0]}
@@ -423,7 +426,8 @@ def _sudosu(user: str, password: Any, program: Any, flags: Any) -> list[Any] | N
     return None if password else _su_of_another(["sudo", *_words(flags), "su", "-l"], _text(user))
 
 
-#: Name of a become plugin to what makes its step, or None, of: account, password, program, flags.
+#: Functions that return the step of a become plugin, or None, by the plugin's name. Arguments:
+#: account, password, program, flags.
 BECOME: dict[str, Callable[..., Any]] = {
     "sudo": _sudo,
     "ansible.builtin.sudo": _sudo,
@@ -437,7 +441,7 @@ BECOME: dict[str, Callable[..., Any]] = {
 
 def become_step(plugin: Any) -> list[Any] | None:
     """
-    Return the step of a become plugin; None if its own command is to be run.
+    Return the step of a become plugin; None if the command that it builds must be run.
 
     :param plugin: the become plugin
     """
@@ -454,7 +458,7 @@ def become_step(plugin: Any) -> list[Any] | None:
 
 def account_step(plugin: Any, kind: str) -> list[Any] | None:
     """
-    Return the step of a connection whose host is an account; None if its options can't be taken.
+    Return the step of a connection whose host is an account; None if an option isn't supported.
 
     :param plugin: the connection plugin
     :param str kind: "sudo", "su" or "doas"

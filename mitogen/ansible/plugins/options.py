@@ -1,12 +1,13 @@
 """
-The options of connection plugins that Ansible itself has no plugin for: a table, and Ansible's
-DOCUMENTATION made of it.
+Options of the connection plugins that have no counterpart in Ansible itself: a table, and the
+DOCUMENTATION generated from it.
 
 Rules
-    1. Where a collection has a plugin for the same, names, variables and defaults are that one's:
-       community.docker.docker, containers.podman.podman and .buildah, kubernetes.core.kubectl,
-       community.general.lxc, .lxd, .incus and .jail. None of them has to be installed.
-    2. As text, a line for each option, since each worker parses it.
+    1. If a collection has a plugin for the same purpose, names, variables and defaults are taken
+       from it: community.docker.docker, containers.podman.podman and .buildah,
+       kubernetes.core.kubectl, community.general.lxc, .lxd, .incus and .jail. None of them has to
+       be installed.
+    2. The result is text, a line for each option, because each worker parses it.
 
 Threads: any; pure.
 """
@@ -36,10 +37,10 @@ else:
 
 __all__ = ["KINDS", "PIPELINING", "VIA", "documentation"]
 
-#: Modules by standard input unless told otherwise; put among a stock plugin's options, too.
+#: Option for modules on standard input, on by default; added to a stock plugin's options, too.
 PIPELINING = """
 pipelining:
-  description: Send modules by the standard input of an interpreter, rather than copy them first.
+  description: Send modules on an interpreter's standard input instead of copying them first.
   type: boolean
   default: true
   env: [{name: ANSIBLE_PIPELINING}, {name: ANSIBLE_SSH_PIPELINING}]
@@ -49,12 +50,12 @@ pipelining:
     - {section: ssh_connection, key: pipelining}
   vars: [{name: ansible_pipelining}, {name: ansible_ssh_pipelining}]
 """
-#: Likewise.
+#: Option for a connection through another host; added likewise.
 VIA = """
 mitogen_via:
   description:
-    - Inventory name of the host that this one is reached through, by that host's own connection.
-    - C(user@name) becomes that user there first, C(method:user@name) by that become method.
+    - Inventory name of a host. This host is reached through it, by that host's own connection.
+    - C(user@name) first becomes that user there, C(method:user@name) with that become method.
   type: str
   vars: [{name: mitogen_via}]
 """
@@ -73,24 +74,24 @@ def _option(
     return Option(description, variables, default, type, env, ini, cli, keyword)
 
 
-def _where(what: str, *variables: str) -> Option:
+def _remote_addr(what: str, *variables: str) -> Option:
     variables = ("inventory_hostname", "ansible_host", *variables)
     return _option("Name of the %s." % what, *variables, default="inventory_hostname")
 
 
-def _who(*variables: str, **where: Any) -> Option:
-    return _option("The account in there.", "ansible_user", *variables, **where)
+def _remote_user(*variables: str, **sources: Any) -> Option:
+    return _option("Account in the container.", "ansible_user", *variables, **sources)
 
 
-def _timeout(*variables: str, **where: Any) -> Option:
+def _timeout(*variables: str, **sources: Any) -> Option:
     given = {"env": ["ANSIBLE_TIMEOUT"], "ini": [("defaults", "timeout")], "cli": "timeout"}
-    given.update(where)
-    text = "Seconds until it must be connected, besides a minute for an interpreter to start."
+    given.update(sources)
+    text = "Seconds until it must be connected. An interpreter gets another minute to start."
     return _option(text, *variables, default=10, type="int", **given)  # type: ignore[arg-type]
 
 
-#: Whoever is meant where nothing is said of this kind.
-_ANYWHERE = {
+#: Sources of the account that apply to all kinds of connection.
+_COMMON_USER = {
     "env": ["ANSIBLE_REMOTE_USER"],
     "ini": [("defaults", "remote_user")],
     "cli": "user",
@@ -99,31 +100,31 @@ _ANYWHERE = {
 
 _KUBECTL: dict[str, Option] = {
     "kubectl_pod": _option(
-        "Name of the pod; the host's address otherwise.",
+        "Name of the pod, if it is not the host's address.",
         "ansible_kubectl_pod",
         default="",
         env=["K8S_AUTH_POD"],
     ),
     "kubectl_container": _option(
-        "Which of the pod's containers.",
+        "Name of one of the pod's containers.",
         "ansible_kubectl_container",
         default="",
         env=["K8S_AUTH_CONTAINER"],
     ),
     "kubectl_namespace": _option(
-        "The pod's namespace.",
+        "Namespace of the pod.",
         "ansible_kubectl_namespace",
         default="",
         env=["K8S_AUTH_NAMESPACE"],
     ),
     "kubectl_extra_args": _option(
-        "More arguments of kubectl, before its command.",
+        "More arguments of kubectl, placed before its command.",
         "ansible_kubectl_extra_args",
         default="",
         env=["K8S_AUTH_EXTRA_ARGS"],
     ),
     "kubectl_local_env_vars": _option(
-        "What kubectl has in its environment besides.",
+        "Variables added to kubectl's environment.",
         "ansible_kubectl_local_env_vars",
         default={},
         type="dict",
@@ -136,60 +137,60 @@ _KUBECTL: dict[str, Option] = {
         env=["K8S_AUTH_KUBECONFIG"],
     ),
     "kubectl_context": _option(
-        "Context of that configuration.",
+        "Context in that configuration.",
         "ansible_kubectl_context",
         default="",
         env=["K8S_AUTH_CONTEXT"],
     ),
     "kubectl_host": _option(
-        "URL of the API's server.",
+        "URL of the API server.",
         "ansible_kubectl_host",
         "ansible_kubectl_server",
         default="",
         env=["K8S_AUTH_HOST", "K8S_AUTH_SERVER"],
     ),
     "kubectl_username": _option(
-        "Who asks it.",
+        "User name for the API server.",
         "ansible_kubectl_username",
         "ansible_kubectl_user",
         default="",
         env=["K8S_AUTH_USERNAME"],
     ),
     "kubectl_password": _option(
-        "Its password; ps shows it.",
+        "Password for the API server; visible in ps.",
         "ansible_kubectl_password",
         default="",
         env=["K8S_AUTH_PASSWORD"],
     ),
     "kubectl_token": _option(
-        "A token of the API; ps shows it.",
+        "Token for the API server; visible in ps.",
         "ansible_kubectl_token",
         "ansible_kubectl_api_key",
         env=["K8S_AUTH_TOKEN", "K8S_AUTH_API_KEY"],
     ),
     "client_cert": _option(
-        "Path of a certificate.",
+        "Path of a client certificate.",
         "ansible_kubectl_cert_file",
         "ansible_kubectl_client_cert",
         default="",
         env=["K8S_AUTH_CERT_FILE"],
     ),
     "client_key": _option(
-        "Path of its key.",
+        "Path of the client certificate's key.",
         "ansible_kubectl_key_file",
         "ansible_kubectl_client_key",
         default="",
         env=["K8S_AUTH_KEY_FILE"],
     ),
     "ca_cert": _option(
-        "Path of the authority's certificate.",
+        "Path of the certificate of the authority.",
         "ansible_kubectl_ssl_ca_cert",
         "ansible_kubectl_ca_cert",
         default="",
         env=["K8S_AUTH_SSL_CA_CERT"],
     ),
     "validate_certs": _option(
-        "Whether the server's certificate is checked.",
+        "Check the server's certificate.",
         "ansible_kubectl_verify_ssl",
         "ansible_kubectl_validate_certs",
         default="",
@@ -200,7 +201,7 @@ _KUBECTL: dict[str, Option] = {
 
 def _paths(**programs: str) -> dict[str, Option]:
     """Return an option for the path of each program: `name="program"`, variable `mitogen_name`."""
-    text = "The program %s."
+    text = "Path of the program %s."
     return {
         name: _option(text % program, "mitogen_" + name, default=program)
         for name, program in programs.items()
@@ -211,7 +212,7 @@ def _account(name: str) -> dict[str, Option]:
     """Return the options of a connection to another account of the same host."""
     return {
         "remote_user": _option(
-            "The account.",
+            "The account to switch to.",
             "ansible_user",
             "ansible_%s_user" % name,
             default="root",
@@ -219,24 +220,28 @@ def _account(name: str) -> dict[str, Option]:
             cli="user",
         ),
         "password": _option(
-            "What %s asks for." % name,
+            "Password for %s's prompt." % name,
             "ansible_password",
             "ansible_%s_pass" % name,
             keyword="password",
         ),
-        "%s_exe" % name: _option("The program.", "ansible_%s_exe" % name, default=name),
-        "%s_flags" % name: _option("Its options.", "ansible_%s_flags" % name, default=""),
+        "%s_exe" % name: _option(
+            "Path of the program %s." % name, "ansible_%s_exe" % name, default=name
+        ),
+        "%s_flags" % name: _option(
+            "Options of the program %s." % name, "ansible_%s_flags" % name, default=""
+        ),
         "timeout": _timeout("ansible_timeout"),
     }
 
 
-#: Kind to its options.
+#: Options by kind of connection.
 KINDS: dict[str, dict[str, Option]] = {
     "docker": {
-        "remote_addr": _where("container", "ansible_docker_host"),
-        "remote_user": _who("ansible_docker_user", **_ANYWHERE),
+        "remote_addr": _remote_addr("container", "ansible_docker_host"),
+        "remote_user": _remote_user("ansible_docker_user", **_COMMON_USER),
         "docker_extra_args": _option(
-            "More arguments of docker, before its command.",
+            "More arguments of docker, placed before its command.",
             "ansible_docker_extra_args",
             default="",
             ini=[("docker_connection", "extra_cli_args")],
@@ -247,18 +252,18 @@ KINDS: dict[str, dict[str, Option]] = {
             ini=[("defaults", "timeout"), ("docker_connection", "timeout")],
         ),
         "extra_env": _option(
-            "What is in the environment there besides.",
+            "Variables added to the environment in the container.",
             "ansible_docker_extra_env",
             type="dict",
         ),
         "working_dir": _option(
-            "The working directory there.",
+            "Working directory in the container.",
             "ansible_docker_working_dir",
             env=["ANSIBLE_DOCKER_WORKING_DIR"],
             ini=[("docker_connection", "working_dir")],
         ),
         "privileged": _option(
-            "Whether with all privileges.",
+            "Run with all privileges.",
             "ansible_docker_privileged",
             default=False,
             type="bool",
@@ -268,17 +273,17 @@ KINDS: dict[str, dict[str, Option]] = {
         **_paths(docker_path="docker"),
     },
     "podman": {
-        "remote_addr": _where("container", "ansible_podman_host"),
-        "remote_user": _who(**_ANYWHERE),
+        "remote_addr": _remote_addr("container", "ansible_podman_host"),
+        "remote_user": _remote_user(**_COMMON_USER),
         "podman_extra_args": _option(
-            "More arguments of podman, before its command.",
+            "More arguments of podman, placed before its command.",
             "ansible_podman_extra_args",
             default="",
             env=["ANSIBLE_PODMAN_EXTRA_ARGS"],
             ini=[("defaults", "podman_extra_args")],
         ),
         "podman_executable": _option(
-            "The program.",
+            "Path of the program podman.",
             "ansible_podman_executable",
             default="podman",
             env=["ANSIBLE_PODMAN_EXECUTABLE"],
@@ -286,46 +291,48 @@ KINDS: dict[str, dict[str, Option]] = {
         "timeout": _timeout("ansible_timeout"),
     },
     "buildah": {
-        "remote_addr": _where("container"),
-        "remote_user": _who(**_ANYWHERE),
+        "remote_addr": _remote_addr("container"),
+        "remote_user": _remote_user(**_COMMON_USER),
         "timeout": _timeout("ansible_timeout"),
         **_paths(buildah_path="buildah"),
     },
     "kubectl": {
-        "remote_addr": _where("pod"),
+        "remote_addr": _remote_addr("pod"),
         "timeout": _timeout("ansible_timeout"),
         **_KUBECTL,
         **_paths(kubectl_path="kubectl"),
     },
     "lxc": {
-        "remote_addr": _where("container", "ansible_lxc_host"),
+        "remote_addr": _remote_addr("container", "ansible_lxc_host"),
         "timeout": _timeout("ansible_timeout"),
         **_paths(lxc_attach_path="lxc-attach"),
     },
     "lxd": {
-        "remote_addr": _where("instance", "ansible_lxd_host"),
-        "remote": _option("The server.", "ansible_lxd_remote", default="local"),
-        "project": _option("The project.", "ansible_lxd_project"),
+        "remote_addr": _remote_addr("instance", "ansible_lxd_host"),
+        "remote": _option("Name of the LXD server.", "ansible_lxd_remote", default="local"),
+        "project": _option("Name of the project.", "ansible_lxd_project"),
         "timeout": _timeout("ansible_timeout"),
         **_paths(lxc_path="lxc"),
     },
     "incus": {
-        "remote_addr": _where("instance", "ansible_incus_host"),
-        "remote": _option("The server.", "ansible_incus_remote", default="local"),
-        "project": _option("The project.", "ansible_incus_project", default="default"),
+        "remote_addr": _remote_addr("instance", "ansible_incus_host"),
+        "remote": _option("Name of the Incus server.", "ansible_incus_remote", default="local"),
+        "project": _option("Name of the project.", "ansible_incus_project", default="default"),
         "timeout": _timeout("ansible_timeout"),
         **_paths(incus_path="incus"),
     },
     "jail": {
-        "remote_addr": _where("jail", "ansible_jail_host"),
-        "remote_user": _who("ansible_jail_user"),
+        "remote_addr": _remote_addr("jail", "ansible_jail_host"),
+        "remote_user": _remote_user("ansible_jail_user"),
         "timeout": _timeout("ansible_timeout"),
         **_paths(jexec_path="/usr/sbin/jexec"),
     },
     "setns": {
-        "remote_addr": _where("container, or number of a process"),
-        "remote_user": _who(keyword="remote_user"),
-        "kind": _option("docker, lxc, lxd, machinectl or pid.", "mitogen_kind", default=""),
+        "remote_addr": _remote_addr("container, or pid of a process"),
+        "remote_user": _remote_user(keyword="remote_user"),
+        "kind": _option(
+            "Kind of container: docker, lxc, lxd, machinectl or pid.", "mitogen_kind", default=""
+        ),
         "timeout": _timeout("ansible_timeout"),
         **_paths(
             docker_path="docker",
@@ -336,8 +343,8 @@ KINDS: dict[str, dict[str, Option]] = {
         ),
     },
     "machinectl": {
-        "remote_addr": _where("machine"),
-        "remote_user": _who(keyword="remote_user"),
+        "remote_addr": _remote_addr("machine"),
+        "remote_user": _remote_user(keyword="remote_user"),
         "timeout": _timeout("ansible_timeout"),
         **_paths(machinectl_path="machinectl", nsenter_path="nsenter"),
     },
@@ -346,16 +353,16 @@ KINDS: dict[str, dict[str, Option]] = {
     "doas": _account("doas"),
 }
 
-#: What the stock `local` plugin asks for, whose way to run a command these have.
+#: Options of the stock `local` plugin, which runs the commands of these kinds.
 _OF_LOCAL = {
     "become_success_timeout": _option(
-        "Seconds to wait for become.",
+        "Seconds to wait for the result of become.",
         "ansible_local_become_success_timeout",
         default=10,
         type="int",
     ),
     "become_strip_preamble": _option(
-        "Leave out what become prints.",
+        "Remove the output of become.",
         "ansible_local_become_strip_preamble",
         default=True,
         type="bool",
@@ -378,7 +385,7 @@ def _line(name: str, option: Option) -> str:
 
 def documentation(kind: str) -> str:
     """
-    Return what is said of the options of a plugin, for its DOCUMENTATION: YAML.
+    Return the options part of a plugin's DOCUMENTATION: YAML.
 
     :param kind: a key of KINDS
     """

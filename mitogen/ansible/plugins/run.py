@@ -1,6 +1,6 @@
 """
-What belongs to one run of Ansible, of whose processes each is another's copy: a directory of its
-own, and what is said once.
+State of one run of Ansible, shared by its processes, which are forks of one: its directory, and
+messages logged once.
 
 Threads: any.
 """
@@ -14,27 +14,27 @@ from ansible import constants as C
 from ansible.module_utils.common.text.converters import to_text
 from ansible.utils.display import Display
 
-__all__ = ["directory", "main_pid", "say_once"]
+__all__ = ["directory", "log_once", "main_pid"]
 
 display = Display()
 
 
 def directory() -> str:
-    """Return the directory of the run's broker process; it may not be there yet."""
+    """Return the directory of the run's broker process; it may not exist yet."""
     return os.path.join(to_text(C.DEFAULT_LOCAL_TMP), "mitogen")
 
 
 def main_pid() -> int:
-    """Return the process id of the run's main process, which may be gone: not that of its heir."""
+    """Return the pid of the run's main process, even if that has exited."""
     parent = multiprocessing.parent_process()
     return int(parent.pid) if parent is not None and parent.pid else os.getpid()
 
 
-def say_once(text: str) -> None:
+def log_once(text: str) -> None:
     """
-    Say at -vvv that Ansible is not as we know it, unless it has been said in this run.
+    Log an incompatibility of Ansible at -vvv, unless it was logged before in this run.
 
-    :param text: what of it, and what is done then
+    :param text: the incompatibility, and its consequence
     """
     try:
         path = os.path.join(to_text(C.DEFAULT_LOCAL_TMP), "mitogen-said")
@@ -42,6 +42,6 @@ def say_once(text: str) -> None:
     except FileExistsError:
         return
     except (OSError, AttributeError, LookupError, TypeError):
-        # Then each task says it.
+        # Each task logs it then.
         pass
     display.vvv("mitogen.ansible: %s" % text)

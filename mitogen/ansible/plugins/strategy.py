@@ -1,17 +1,17 @@
 """
 The strategies `mitogen_linear`, `mitogen_free`, `mitogen_host_pinned` and `mitogen`: the stock
-ones, whose plays use our connections.
+strategies, whose plays use mitogen's connections.
 
-For playbooks and configurations that name them already. From ansible-core 2.19 Ansible warns of
-each play with a strategy that is not its own; the callback does the same without.
+They exist for playbooks and configurations that use them already. Since ansible-core 2.19, Ansible
+warns about each play with a third-party strategy; the callback does the same without a warning.
 
 Rules
-    1. Nothing is in them but enable() before a play and disable() after it: plays with another
-       strategy go the stock way.
-    2. Whoever asks what strategy a play has is told the stock one's name: core treats these two by
-       name.
+    1. They only add enable() before a play and disable() after it: plays with another strategy use
+       the stock connections.
+    2. A play's strategy is reported under the stock strategy's name, because core treats two
+       strategies specially by name.
 
-Threads: the main process' main one.
+Threads: the main process's main one.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ __all__ = ["strategy"]
 
 display = Display()
 
-#: The first release that warns.
+#: First release that warns.
 WARNS = (2, 19)
 HINT = (
-    'mitogen.ansible: a strategy is not needed: put "callbacks_enabled = mitogen.ansible.mitogen"'
-    ' into ansible.cfg ("python -m mitogen.ansible enable" does it), and take "strategy" and'
-    ' "strategy_plugins" out.'
+    'mitogen.ansible: no strategy is needed: put "callbacks_enabled = mitogen.ansible.mitogen" into'
+    ' ansible.cfg (or run "python -m mitogen.ansible enable"), and remove "strategy" and'
+    ' "strategy_plugins".'
 )
 
 
 @functools.cache
 def hint() -> None:
-    """Say once in a run how to do without the strategy, where Ansible warns of it."""
+    """Recommend the callback, once in a run; as a warning in releases that warn themselves."""
     warns = tuple(int(part) for part in release.split(".")[:2]) >= WARNS
     (display.warning if warns and C.DEPRECATION_WARNINGS else display.vvv)(HINT)
 
@@ -49,7 +49,7 @@ def hint() -> None:
 def stock_connections() -> list[str]:
     """Return the callback's option `redirect`, whether the callback is enabled or not."""
     name = redirect.find(loader.callback_loader, "callback", "mitogen")
-    # Loading it makes its options known, by a name that depends on the release.
+    # Loading it registers its options, under a name that depends on the release.
     plugin = loader.callback_loader.get(name, class_only=True)
     found = C.config.get_config_value(
         "redirect", plugin_type="callback", plugin_name=plugin._load_name
@@ -58,7 +58,7 @@ def stock_connections() -> list[str]:
 
 
 def enable(play: Any) -> None:
-    """Have a play use our connections; see callback.enable()."""
+    """Make a play use mitogen's connections; see callback.enable()."""
     hint()
     try:
         callback.enable("strategy", stock_connections(), play)
@@ -68,10 +68,10 @@ def enable(play: Any) -> None:
 
 def strategy(stock: Any, name: str) -> Any:
     """
-    Return the class of one of our strategies.
+    Return the class of one of mitogen's strategies.
 
     :param stock: module of the stock plugin
-    :param name: the stock plugin's
+    :param name: name of the stock plugin
     """
 
     class StrategyModule(stock.StrategyModule):  # type: ignore[misc]

@@ -1,12 +1,12 @@
 """
-`mitogen_via`: the steps to a host that another is reached through, by that host's own connection.
+`mitogen_via`: the steps to a host behind another one, through that host's own connection.
 
 Rules
-    1. That connection is a plugin of ours like any other, with the options that it would have for a
-       task on that host; only its steps are used.
-    2. The other host's variables come from `hostvars`, which the task's own variables have. They
-       are looked at only where a host has `mitogen_via`.
-    3. A password that is meant for one host is never offered to another.
+    1. That connection is a plugin of mitogen's like any other, with the options of a task on that
+       host; only its steps are used.
+    2. The other host's variables come from `hostvars` in the task's own variables. They are read
+       only for hosts with `mitogen_via`.
+    3. A password meant for one host is never sent to another.
 
 Threads: a worker's only one.
 """
@@ -24,7 +24,7 @@ from mitogen.ansible.plugins import method_options
 
 __all__ = ["steps_to"]
 
-#: Variables that say a password for a connection, and for become.
+#: Variables with the password of a connection, and of become.
 PASSWORDS = ("ansible_password", "ansible_ssh_pass", "ansible_ssh_password")
 BECOME_PASSWORDS = ("ansible_become_password", "ansible_become_pass")
 
@@ -34,21 +34,21 @@ def steps_to(plugin: Any, spec: str) -> list[Any]:
     Return the steps to the host that a connection goes through.
 
     :param plugin: the connection plugin
-    :param spec: its `mitogen_via`
-    :raises AnsibleConnectionFailure: there is no such way
+    :param spec: value of its option `mitogen_via`
+    :raises AnsibleConnectionFailure: the value is invalid, or the host can't be gone through
     """
     hostvars = plugin.variables.get("hostvars") or {}
     try:
-        # A name may have an @ in it.
+        # The name itself may contain an @.
         method, user, name = ("", "", spec) if spec in hostvars else method_options.parse_via(spec)
     except ValueError as e:
         raise AnsibleConnectionFailure(str(e)) from e
     chain = [*plugin.chain, name]
     if name in plugin.chain:
-        raise AnsibleConnectionFailure("mitogen_via goes in a circle: %s" % " -> ".join(chain))
+        raise AnsibleConnectionFailure("mitogen_via forms a circle: %s" % " -> ".join(chain))
     if name not in hostvars:
         raise AnsibleConnectionFailure(
-            "mitogen_via=%s: there is no host %r in the inventory" % (spec, name)
+            "mitogen_via=%s: host %r is not in the inventory" % (spec, name)
         )
     theirs = hostvars[name]
     steps: list[Any] = _connection(plugin, chain, theirs).steps()
@@ -60,7 +60,8 @@ def _connection(plugin: Any, chain: list[str], theirs: Any) -> Any:
     kind = method_options.kind_of(named)
     if kind is None:
         raise AnsibleConnectionFailure(
-            "mitogen_via: nothing goes through %s, whose connection is %r" % (chain[-1], named)
+            "mitogen_via: host %s can't be gone through: mitogen does not support its connection %r"
+            % (chain[-1], named)
         )
     play_context = copy.copy(plugin._play_context)
     play_context.remote_addr = theirs.get("ansible_host") or chain[-1]
@@ -69,7 +70,9 @@ def _connection(plugin: Any, chain: list[str], theirs: Any) -> Any:
         if found is not None:
             break
     else:
-        raise AnsibleConnectionFailure("there is no connection plugin mitogen.ansible.%s" % kind)
+        raise AnsibleConnectionFailure(
+            "mitogen_via: connection plugin mitogen.ansible.%s not found" % kind
+        )
     found.chain = chain
     found.variables = plugin.variables
     found.set_options(
@@ -84,7 +87,7 @@ def _options(plugin_type: str, plugin: Any, theirs: Any) -> dict[str, Any]:
 
 
 def _keywords(plugin: Any) -> dict[str, Any]:
-    """Return the play's keywords; with them comes a password that is asked for at the start."""
+    """Return the play's keywords; they include a password entered at the start."""
     found = dict(plugin.task_keys or {})
     if not _is_for_all("ask_pass", "connection_password_file", PASSWORDS, plugin):
         found.pop("password", None)
@@ -92,15 +95,15 @@ def _keywords(plugin: Any) -> dict[str, Any]:
 
 
 def _is_for_all(flag: str, file: str, names: tuple[str, ...], plugin: Any) -> bool:
-    said = context.CLIARGS.get(flag) or context.CLIARGS.get(file)
-    return bool(said) and not any(name in plugin.variables for name in names)
+    given = context.CLIARGS.get(flag) or context.CLIARGS.get(file)
+    return bool(given) and not any(name in plugin.variables for name in names)
 
 
 def _become(plugin: Any, name: str, method: str, user: str, theirs: Any) -> Any:
     method = method or theirs.get("ansible_become_method") or C.DEFAULT_BECOME_METHOD
     found = become_loader.get(method)
     if found is None:
-        raise AnsibleConnectionFailure("mitogen_via: there is no become method %r" % method)
+        raise AnsibleConnectionFailure("mitogen_via: become method %r not found" % method)
     keywords = {}
     if _is_for_all("become_ask_pass", "become_password_file", BECOME_PASSWORDS, plugin):
         keywords["become_pass"] = plugin._play_context.become_pass
@@ -112,7 +115,6 @@ def _become(plugin: Any, name: str, method: str, user: str, theirs: Any) -> Any:
     step = method_options.become_step(found)
     if step is None:
         raise AnsibleConnectionFailure(
-            "mitogen_via: %s on %s, with the options that it has there, can't be gone through"
-            % (method, name)
+            "mitogen_via: %s on %s has options there that mitogen does not support" % (method, name)
         )
     return step

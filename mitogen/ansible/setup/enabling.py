@@ -1,10 +1,10 @@
 """
-Turns mitogen on and off in an ansible.cfg, and prints what does the same in a shell.
+Turn mitogen on and off in an ansible.cfg, and print shell commands with the same effect.
 
 Rules
-    1. A file is replaced by a whole one, which has its permissions and owner, or stays as it is.
-    2. Who edits a file holds a lock on its directory: two at once are one after the other.
-    3. Lists are added to, never replaced.
+    1. A file is replaced atomically, with its permissions and owner, or left unchanged.
+    2. An editor holds a lock on the file's directory: concurrent edits are serialized.
+    3. Lists are extended, never replaced.
 
 Threads: one.
 """
@@ -24,25 +24,25 @@ from mitogen.ansible.setup.installation import Error, Setting
 
 __all__ = ["SHELLS", "disable", "enable", "environment", "target"]
 
-#: What a shell calls a variable for the programs that it starts.
+#: Commands that set an environment variable, by shell.
 SHELLS = {"sh": "export %s=%s", "fish": "set -gx %s %s", "csh": "setenv %s %s"}
 
 
-def target(in_force: str | None) -> str:
+def target(current: str | None) -> str:
     """
-    Return the path of the ansible.cfg to edit: the one in force, else one that would be.
+    Return the path of the ansible.cfg to edit: the one in use, else one that Ansible would read.
 
-    :param in_force: path of the file that Ansible reads now, if any
-    :raises Error: Ansible would not read one in this directory
+    :param current: path of the file that Ansible reads now, if any
+    :raises Error: Ansible would not read a file in this directory
     """
-    if in_force:
-        return in_force
+    if current:
+        return current
     named = os.path.expanduser(os.environ.get("ANSIBLE_CONFIG", ""))
     if named:
         return os.path.join(named, "ansible.cfg") if os.path.isdir(named) else named
     if os.stat(".").st_mode & stat.S_IWOTH:
-        text = "everyone may write to %s, so Ansible would not read an ansible.cfg in it: run this "
-        raise Error((text + "elsewhere, or with '--config ~/.ansible.cfg'") % os.getcwd())
+        text = "%s is world-writable, so Ansible would not read an ansible.cfg in it: run this in "
+        raise Error((text + "another directory, or with '--config ~/.ansible.cfg'") % os.getcwd())
     return os.path.abspath("ansible.cfg")
 
 
@@ -57,7 +57,7 @@ def _locked(directory: str) -> Iterator[None]:
 
 
 def _read(path: str) -> str | None:
-    """Return the contents of a file, line ends as they are; None without one."""
+    """Return the contents of a file with its line ends; None if it doesn't exist."""
     try:
         with open(path, encoding="utf-8", newline="") as fp:
             return fp.read()
@@ -66,7 +66,7 @@ def _read(path: str) -> str | None:
 
 
 def _write(path: str, text: str, like: os.stat_result | None) -> None:
-    """Put a file in the place of another, or of none."""
+    """Create or replace a file atomically."""
     fd, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".ansible.cfg.")
     try:
         with open(fd, "w", encoding="utf-8", newline="") as fp:
@@ -88,8 +88,8 @@ def _write(path: str, text: str, like: os.stat_result | None) -> None:
 
 
 def _edit(path: str, change: Callable[[str], str]) -> bool:
-    """Change the contents of a file; return whether they are others now."""
-    # Where it is a link, what it points to is the file.
+    """Change the contents of a file; return whether they differ afterwards."""
+    # A link stays one: its target is edited.
     path = os.path.realpath(path)
     try:
         with _locked(os.path.dirname(path)):
@@ -100,25 +100,25 @@ def _edit(path: str, change: Callable[[str], str]) -> bool:
             if new:
                 _write(path, new, os.stat(path) if old is not None else None)
             else:
-                # All that was in it was ours: enable() had made it.
+                # Nothing else was in it: enable() had created it.
                 os.unlink(path)
             return True
     except ini.Refused as e:
         raise Error("%s: %s" % (path, e)) from None
     except UnicodeDecodeError as e:
-        raise Error("%s: Ansible can't read it: it is not UTF-8: %s" % (path, e)) from None
+        raise Error("%s: Ansible can't read it, because it is not UTF-8: %s" % (path, e)) from None
     except OSError as e:
-        text = "%s: can't be changed: %s: edit it by hand, or name another by --config"
+        text = "%s: can't be changed: %s: edit it by hand, or name another file with --config"
         raise Error(text % (path, e.strerror or e)) from None
 
 
 def enable(path: str, settings: list[Setting]) -> bool:
     """
-    Put what the callback needs into a file; return whether anything had to be done.
+    Add the callback's settings to a file; return whether it was changed.
 
-    :param path: of an ansible.cfg, which is made if need be
-    :param settings: what the callback needs
-    :raises Error: the file can't be read or written, or is none
+    :param path: path of an ansible.cfg, which is created if needed
+    :param settings: settings required by the callback
+    :raises Error: the file can't be read, parsed or written
     """
 
     def change(text: str) -> str:
@@ -131,17 +131,17 @@ def enable(path: str, settings: list[Setting]) -> bool:
 
 def disable(path: str, settings: list[Setting]) -> bool:
     """
-    Take what enable() has put in out of a file again; return whether anything had to be done.
+    Remove the entries added by enable() from a file; return whether it was changed.
 
-    A file that had nothing else in it is removed.
+    A file without other contents is removed.
 
-    :param path: of an ansible.cfg
-    :param settings: what the callback needs
-    :raises Error: the file can't be read or written, or is none
+    :param path: path of an ansible.cfg
+    :param settings: settings required by the callback
+    :raises Error: the file can't be read, parsed or written
     """
 
     def change(text: str) -> str:
-        # The last that came is the first in the file.
+        # In reverse order, because enable() adds each one before the others.
         for each in reversed(settings):
             text = ini.remove(text, each.key, each.entry, each.separator, each.first)
         return text
@@ -151,10 +151,10 @@ def disable(path: str, settings: list[Setting]) -> bool:
 
 def environment(values: dict[str, list[str]], settings: list[Setting], shell: str) -> list[str]:
     """
-    Return commands that have a shell's programs use mitogen: variables *replace* what a file has.
+    Return shell commands that turn mitogen on. Variables *replace* the lists in a file.
 
-    :param values: name of a setting to its entries now, from wherever they are
-    :param settings: what the callback needs
+    :param values: name of a setting to its current entries, from any source
+    :param settings: settings required by the callback
     :param shell: one of SHELLS
     """
     lines = []

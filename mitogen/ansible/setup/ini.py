@@ -1,12 +1,12 @@
 """
-Puts an entry into a list in the [defaults] section of an ansible.cfg, and takes it out again, with
-every other byte as it was.
+Add an entry to a list in the [defaults] section of an ansible.cfg, and remove it again, with every
+other byte unchanged.
 
 Rules
-    1. Lines are told apart as configparser does, with Ansible's settings for it.
-    2. What comes out is read again by configparser: nothing but that list may differ, or Refused is
-       raised and nothing happens.
-    3. What remove() gets from add() it gives back as it was.
+    1. Lines are interpreted as by configparser, with Ansible's settings for it.
+    2. The result is parsed again by configparser: if anything but that list differs, Refused is
+       raised, and nothing is changed.
+    3. remove() restores the original text from the result of add().
 
 Threads: any; pure.
 """
@@ -19,12 +19,12 @@ import re
 __all__ = ["MARK", "Refused", "add", "entries", "remove"]
 
 SECTION = "defaults"
-#: Before a section that add() had to make, so that remove() knows that it may go.
+#: Comment before a section created by add(), so that remove() can remove the section.
 MARK = "# made by: python -m mitogen.ansible enable"
 
 
 class Refused(ValueError):
-    """The text can't be edited; str() of it says why."""
+    """The text can't be edited; the message has the reason."""
 
 
 def _parsed(text: str) -> configparser.ConfigParser:
@@ -42,18 +42,18 @@ def _split(value: str, separator: str) -> list[str]:
 
 def entries(text: str, key: str, separator: str = ",") -> list[str]:
     """
-    Return the entries of a list; [] if it is not there.
+    Return the entries of a list; [] if it is missing.
 
     :param text: contents of an ansible.cfg
     :param key: name of the list
-    :param separator: what is between two entries
-    :raises Refused: this is no such file
+    :param separator: separator of the list's entries
+    :raises Refused: the text is not valid
     """
     return _split(_parsed(text).get(SECTION, key, raw=True, fallback=""), separator)
 
 
 def _checked(old: str, new: str, key: str, expected: list[str], separator: str) -> str:
-    """Return *new*, which has these entries and nothing else that *old* has not."""
+    """Return *new*, after a check that the list is as expected and all else is as in *old*."""
     found = []
     for text in (old, new):
         parser = _parsed(text)
@@ -61,12 +61,12 @@ def _checked(old: str, new: str, key: str, expected: list[str], separator: str) 
         values.setdefault(SECTION, dict(parser.defaults())).pop(key, None)
         found.append(values)
     if found[0] != found[1] or entries(new, key, separator) != expected:
-        raise Refused("the entry for %s has to be edited by hand" % key)
+        raise Refused("the entry for %s must be edited by hand" % key)
     return new
 
 
 class _Line:
-    """A line: what configparser takes of it, before comments and without blanks, and the rest."""
+    """A line, split into the part used by configparser and the rest: blanks and a comment."""
 
     def __init__(self, text: str) -> None:
         comment = re.search(r"\A\s*[#;].*|(?<=\s);.*", text, re.DOTALL)
@@ -81,12 +81,12 @@ class _Line:
 
 
 class _Document:
-    """The lines, and where among them the section and the list are."""
+    """The lines of a file, with the positions of the section and the list."""
 
     def __init__(self, text: str, key: str) -> None:
         self.lines = [_Line(each) for each in re.findall(r"[^\n]*\n|[^\n]+", text)]
         self.newline = "\r\n" if "\r\n" in text else "\n"
-        #: Indices of the section's first heading, its options' first line, the list's own lines.
+        #: Indices of the section's first heading, its first option, and the list's lines.
         self.heading = self.first = -1
         self.own: list[int] = []
         self._locate(key)
@@ -117,14 +117,14 @@ class _Document:
 
 def add(text: str, key: str, entry: str, separator: str = ",", first: str = "") -> str:
     """
-    Return a text with an entry at the end of a list, which is made if need be.
+    Return a text with an entry appended to a list, which is created if needed.
 
     :param text: contents of an ansible.cfg; '' for a new one, which gets a mark
     :param key: name of the list
-    :param entry: what to add; nothing happens if it is there
-    :param separator: what is between two entries: "," or ":"
-    :param first: entries that a list which has to be made begins with
-    :raises Refused: the file is none, or such that it has to be edited by hand
+    :param entry: entry to add; no-op if it is present
+    :param separator: separator of the list's entries: "," or ":"
+    :param first: entries placed first in a newly created list
+    :raises Refused: the text is not valid, or must be edited by hand
     """
     before = entries(text, key, separator)
     if entry in before:
@@ -138,14 +138,14 @@ def add(text: str, key: str, entry: str, separator: str = ",", first: str = "") 
         else:
             last.content += (" " if last.content.endswith(separator) else between) + entry
         return _checked(text, document.text, key, [*before, entry], separator)
-    # Of a section whose options all others have, what is there already would be lost.
+    # Entries in the DEFAULT section, inherited by all others, would be lost in a new list.
     before = [*before, *_split(first, separator)]
     new = _with_line(document, text, "%s = %s" % (key, between.join([*before, entry])))
     return _checked(text, new, key, [*before, entry], separator)
 
 
 def _with_line(document: _Document, text: str, line: str) -> str:
-    """Return the text with a line of the section more: right below the section's heading."""
+    """Return the text with a line added right below the section's heading."""
     newline = document.newline
     end = newline if text.endswith("\n") or not text else ""
     if document.heading < 0:
@@ -153,7 +153,7 @@ def _with_line(document: _Document, text: str, line: str) -> str:
         return text + (newline if end else newline * 2) * bool(text) + section + end
     heading = document.lines[document.heading]
     option = document.lines[document.first].text if document.first >= 0 else ""
-    # With less blanks before it than the next line has, that one would be taken for more of it.
+    # With a smaller indent than the next line, that one would become its continuation.
     line = option[: len(option) - len(option.lstrip())] + line
     heading.rest += line + newline if heading.rest.endswith("\n") else newline + line
     return document.text
@@ -161,14 +161,14 @@ def _with_line(document: _Document, text: str, line: str) -> str:
 
 def remove(text: str, key: str, entry: str, separator: str = ",", first: str = "") -> str:
     """
-    Return a text with an entry of a list taken out, and the list with it if nothing else is in it.
+    Return a text with an entry removed from a list; an empty list is removed, too.
 
     :param text: contents of an ansible.cfg
     :param key: name of the list
-    :param entry: what to take out; nothing happens if it is not there
-    :param separator: what is between two entries: "," or ":"
-    :param first: entries without which add() would not have made the list; they go with it
-    :raises Refused: the file is none, or such that it has to be edited by hand
+    :param entry: entry to remove; no-op if it is missing
+    :param separator: separator of the list's entries: "," or ":"
+    :param first: entries that add() has put first in a new list; they are removed with it
+    :raises Refused: the text is not valid, or must be edited by hand
     """
     before = entries(text, key, separator)
     if entry not in before:
@@ -180,7 +180,7 @@ def remove(text: str, key: str, entry: str, separator: str = ",", first: str = "
     pattern = r"(?:'{0}'|\"{0}\"|{0})".format(re.escape(entry))
     sep = re.escape(separator)
     for index in document.own:
-        _take_out(document.lines[index], pattern, sep)
+        _remove_entry(document.lines[index], pattern, sep)
     kept = [index for index in document.own if document.lines[index].content.strip()]
     for index in set(document.own) - set(kept):
         document.lines[index] = _Line("")
@@ -190,8 +190,8 @@ def remove(text: str, key: str, entry: str, separator: str = ",", first: str = "
     return _checked(text, document.text, key, after, separator)
 
 
-def _take_out(line: _Line, pattern: str, sep: str) -> None:
-    """Take an entry out of one line, with the separator before it, or else the one after it."""
+def _remove_entry(line: _Line, pattern: str, sep: str) -> None:
+    """Remove an entry from one line, with the separator before it, or else the one after it."""
     alone = r"(?<=[\s=:{0}]){1}(?=\s*(?:{0}|\Z))".format(sep, pattern)
     content = re.sub(r"\s*%s\s*%s" % (sep, alone), "", " " + line.content)
     line.content = re.sub(r"%s\s*(?:%s\s*)?" % (alone, sep), "", content)[1:]
@@ -200,7 +200,7 @@ def _take_out(line: _Line, pattern: str, sep: str) -> None:
 def _without_list(document: _Document) -> str:
     lines, own = document.lines, document.own
     texts = [line.text for line in lines]
-    # From the list's first line to its last; comments in between are about its entries.
+    # From the list's first line to its last, with the comments in between.
     begin, end = own[0], own[-1] + 1
     at_end = end == len(lines)
     made = document.heading == begin - 1 and begin >= 2 and lines[begin - 2].rest.strip() == MARK
@@ -208,6 +208,6 @@ def _without_list(document: _Document) -> str:
         begin = max(0, begin - 3)
     head, tail = "".join(texts[:begin]), "".join(texts[end:])
     if at_end and not texts[-1].endswith("\n"):
-        # Nor had the text a newline at its end, before.
+        # The original text had no newline at its end either.
         head = re.sub(r"\r?\n\Z", "", head)
     return head + tail

@@ -1,10 +1,10 @@
 """
-What Ansible does here: which release, with which configuration, and whether by way of us.
+Examination of the Ansible installed here: its release, its configuration, and its use of mitogen.
 
 Rules
-    1. Ansible is asked itself, by its own ConfigManager and loaders; nothing is read past it.
-    2. What is in the way is told with what is to be done about it.
-    3. This module imports nothing of Ansible; look() does, which may not be installed.
+    1. Facts come from Ansible itself, from its ConfigManager and loaders.
+    2. Each problem is reported with its remedy.
+    3. This module imports nothing of Ansible, which may not be installed; only examine() does.
 
 Threads: one.
 """
@@ -26,18 +26,18 @@ __all__ = [
     "Installation",
     "Setting",
     "ansible_python",
+    "examine",
     "in_variable",
-    "look",
     "overridden",
 ]
 
 ROOT = str(pathlib.Path(__file__).absolute().parents[3])
-#: The first and the last release that the tests run.
+#: First and last release that the tests cover.
 SUPPORTED = ((2, 16), (2, 22))
 STRATEGIES = ("mitogen", "mitogen_linear", "mitogen_free", "mitogen_host_pinned")
 COLLECTION = "mitogen.ansible."
-#: What another Python would import: run from the root directory, as Ansible's programs are not run
-#: with the current directory on their path.
+#: Script that shows which packages another Python would import. It is run from the root directory,
+#: because Ansible's programs do not have the current directory on their path.
 PROBE = """
 import importlib.util, json
 def version(name):
@@ -56,18 +56,18 @@ PROBE_LIMIT = 30.0  # seconds; an interpreter starts in a tenth of one
 
 
 class Error(Exception):
-    """What was asked for can't be done; str() of it says why, where, and what to do."""
+    """A request can't be carried out; the message has the reason, the place and the remedy."""
 
 
 class Setting(NamedTuple):
     """
-    A list that Ansible's configuration has to have an entry in.
+    A list in Ansible's configuration that must contain an entry.
 
-    :param key: its name in [defaults]
+    :param key: name of the list in [defaults]
     :param variable: the environment variable that replaces it
-    :param entry: ours
-    :param separator: what is between two entries
-    :param first: what Ansible has by default, which a list of one's own replaces
+    :param entry: the required entry
+    :param separator: separator of the list's entries
+    :param first: Ansible's default entries, which a list in a file replaces
     """
 
     key: str
@@ -79,13 +79,15 @@ class Setting(NamedTuple):
 
 class Installation(NamedTuple):
     """
-    :param release: Ansible's, `2.21.5`
-    :param config: path of the ansible.cfg that is in force; None without one
-    :param plugins: where ours are
-    :param settings: what the callback needs
-    :param on: by which ways playbooks use mitogen, a line each
-    :param problems: what is in the way of that, or will be, a line each
-    :param elsewhere: why the `ansible-playbook` on PATH can't use mitogen, a line each
+    Result of the examination.
+
+    :param release: release of Ansible, such as `2.21.5`
+    :param config: path of the ansible.cfg in use, or None
+    :param plugins: place of mitogen's plugins
+    :param settings: settings required by the callback
+    :param on: the ways in which playbooks use mitogen, a line each
+    :param problems: problems with these ways, a line each
+    :param elsewhere: problems with the `ansible-playbook` on PATH, a line each
     """
 
     release: str
@@ -101,7 +103,7 @@ class Installation(NamedTuple):
 
 
 def ansible_python() -> str | None:
-    """Return the Python that runs the `ansible-playbook` which the shell would find, if any."""
+    """Return the Python that runs the `ansible-playbook` on PATH, if any."""
     program = shutil.which("ansible-playbook")
     if program is None:
         return None
@@ -110,14 +112,14 @@ def ansible_python() -> str | None:
             head = fp.read(4096)
     except OSError:
         return None
-    # The second form is pip's where the path has blanks, or is too long.
+    # pip writes the second form if the path has blanks or is too long.
     found = re.match(r"#! *(?:/usr/bin/env +)?(\S*python\S*)", head)
     found = found or re.match(r"#!/bin/sh\n'''exec' \"?([^\"\n]+?)\"? \"\$0\"", head)
     return shutil.which(found.group(1)) if found else None
 
 
 def _probe(python: str) -> dict[str, Any]:
-    """Return what a Python would import; {} if it can't be run."""
+    """Return the packages that a Python would import; {} if it can't be run."""
     try:
         done = subprocess.run(
             [python, "-c", PROBE], cwd="/", capture_output=True, timeout=PROBE_LIMIT, check=True
@@ -128,10 +130,10 @@ def _probe(python: str) -> dict[str, Any]:
 
 
 def _other_python() -> list[str]:
-    """Return what is wrong with the Python of `ansible-playbook`, which may not be this one."""
+    """Return problems with the Python of `ansible-playbook`, which may be another one."""
     python = ansible_python() or sys.executable
     found = _probe(python)
-    # One that can't be run is nothing that we could say more about than it does itself.
+    # A Python that can't be run reports its own error.
     if not found or found["ours"]:
         return []
     if found.get("mitogen"):
@@ -139,7 +141,7 @@ def _other_python() -> list[str]:
     else:
         what = "no mitogen"
     text = "%s, which runs ansible-playbook, has %s: run '%s -m pip install --upgrade mitogen'"
-    # From a checkout nothing has to be installed, but what is must not be in its place.
+    # A checkout needs no installation, but an installed package would take precedence over it.
     if _is_checkout() and not found.get("mitogen"):
         return []
     return [text % (python, what, python)]
@@ -168,7 +170,7 @@ def _is_checkout() -> bool:
 
 
 def _plugins(constants: Any, callback_loader: Any) -> tuple[str, list[Setting]]:
-    """Return where the plugins are, and what the callback needs in the configuration."""
+    """Return the place of the plugins, and the settings required by the callback."""
     enabled = ("callbacks_enabled", "ANSIBLE_CALLBACKS_ENABLED")
     found = callback_loader.find_plugin_with_context(COLLECTION + "mitogen")
     if found.resolved:
@@ -178,7 +180,7 @@ def _plugins(constants: Any, callback_loader: Any) -> tuple[str, list[Setting]]:
     if _is_checkout():
         default = constants.config.get_configuration_definitions()["DEFAULT_CALLBACK_PLUGIN_PATH"]
         first = default["default"]
-        # "{{ ANSIBLE_HOME ~ "/plugins..." }}", by its usual name where it has that.
+        # "{{ ANSIBLE_HOME ~ "/plugins..." }}", written with the usual path if possible.
         if "ANSIBLE_HOME" in first:
             home = constants.ANSIBLE_HOME
             home = "~/.ansible" if home == os.path.expanduser("~/.ansible") else home
@@ -189,8 +191,10 @@ def _plugins(constants: Any, callback_loader: Any) -> tuple[str, list[Setting]]:
     if os.path.isdir(site) and not constants.COLLECTIONS_SCAN_SYS_PATH:
         text = "collections_scan_sys_path is off, so Ansible does not see %s: turn it on, or put %s"
         raise Error((text + " into collections_path") % (site, ROOT))
-    text = "Ansible finds no plugins of mitogen's, beside %s or elsewhere: install it again ('%s -m"
-    raise Error((text + " pip install --force-reinstall mitogen')") % (ROOT, sys.executable))
+    text = (
+        "Ansible does not find mitogen's plugins next to %s or elsewhere: reinstall mitogen ('%s "
+    )
+    raise Error((text + "-m pip install --force-reinstall mitogen')") % (ROOT, sys.executable))
 
 
 # -- the configuration
@@ -202,13 +206,13 @@ def _values(constants: Any, name: str) -> tuple[list[str], str]:
 
 
 def _by_callback(constants: Any, loader: Any, settings: list[Setting]) -> tuple[list[str], Any]:
-    """Return whether the callback is on, as lines, and what is wrong with it."""
+    """Return lines about the enabled callback, and its problems."""
     enabled, origin = _values(constants, "CALLBACKS_ENABLED")
     found = [each for each in enabled if each in ("mitogen", COLLECTION + "mitogen")]
     if not found:
         return [], []
     if not loader.find_plugin_with_context(found[0]).resolved:
-        text = "callbacks_enabled has %s, which Ansible does not find: take that out; it finds %s: "
+        text = "callbacks_enabled has %s, which Ansible does not find: remove that; it finds %s: "
         names = ", ".join("%s = %s" % (each.key, each.entry) for each in settings)
         return [], [(text + "run 'python -m mitogen.ansible enable'") % (found[0], names)]
     return ["callback: callbacks_enabled has %s (%s)" % (found[0], origin)], []
@@ -220,8 +224,8 @@ def _by_strategy(constants: Any, strategy_loader: Any) -> tuple[list[str], list[
         return [], []
     if strategy_loader.find_plugin_with_context(name).resolved:
         return ["strategy: strategy = %s" % name], []
-    text = "strategy = %s is not found: no strategy is needed with the callback (take it out), or "
-    return [], [(text + "name it %s%s") % (name, COLLECTION, name.rpartition(".")[2])]
+    text = "strategy = %s is not found: remove it, because the callback needs no strategy, or name "
+    return [], [(text + "it %s%s") % (name, COLLECTION, name.rpartition(".")[2])]
 
 
 def _by_connection(constants: Any) -> list[str]:
@@ -231,11 +235,11 @@ def _by_connection(constants: Any) -> list[str]:
 
 def overridden(settings: list[Setting]) -> list[str]:
     """
-    Return what the environment hides of a configuration file, a line each.
+    Return the settings of a configuration file that are replaced by variables, a line each.
 
-    :param settings: what is to be in the file
+    :param settings: settings in the file
     """
-    text = "the variable %s replaces %s of the file, and has no %s: unset it, or run 'eval \"$("
+    text = "the variable %s replaces %s in the file, but has no %s: unset it, or run 'eval \"$("
     text += "python -m mitogen.ansible env)\"'"
     return [
         text % (each.variable, each.key, each.entry)
@@ -245,12 +249,12 @@ def overridden(settings: list[Setting]) -> list[str]:
 
 
 def in_variable(setting: Setting) -> bool:
-    """Return whether the environment has an entry."""
+    """Return whether a setting's environment variable contains the entry."""
     value = os.environ.get(setting.variable, "")
     return setting.entry in [each.strip() for each in value.split(setting.separator)]
 
 
-def _hindrances(constants: Any, settings: list[Setting]) -> list[str]:
+def _problems(constants: Any, settings: list[Setting]) -> list[str]:
     found = []
     number = tuple(int(part) for part in _release().split(".")[:2])
     if not SUPPORTED[0] <= number <= SUPPORTED[1]:
@@ -261,7 +265,7 @@ def _hindrances(constants: Any, settings: list[Setting]) -> list[str]:
     path = constants.CONFIG_FILE
     here = os.path.abspath("ansible.cfg")
     if os.stat(".").st_mode & stat.S_IWOTH and os.path.exists(here) and path != here:
-        text = "everyone may write to %s, so Ansible does not read %s: 'chmod o-w .', or set "
+        text = "%s is world-writable, so Ansible does not read %s: run 'chmod o-w .', or set "
         found.append((text + "ANSIBLE_CONFIG") % (os.getcwd(), here))
     if path:
         with open(path, encoding="utf-8", errors="replace") as fp:
@@ -279,11 +283,11 @@ def _release() -> str:
     return str(__version__)
 
 
-def look() -> Installation:
+def examine() -> Installation:
     """
-    Return what Ansible does here.
+    Examine the installation.
 
-    :raises Error: Ansible is not installed, or can't be used; or it does not find our plugins
+    :raises Error: Ansible is not installed or not usable, or does not find mitogen's plugins
     """
     try:
         _release()
@@ -293,7 +297,7 @@ def look() -> Installation:
         from ansible import constants
         from ansible.plugins import loader
     except Exception as e:
-        raise Error("Ansible does not start: %s" % " ".join(str(e).split())) from None
+        raise Error("Ansible can't be imported: %s" % " ".join(str(e).split())) from None
     loader.init_plugin_loader()
     plugins, settings = _plugins(constants, loader.callback_loader)
     ways = [
@@ -303,6 +307,6 @@ def look() -> Installation:
     ]
     on = [line for lines, _ in ways for line in lines]
     problems = [line for _, lines in ways for line in lines]
-    problems += _hindrances(constants, settings)
+    problems += _problems(constants, settings)
     config, elsewhere = constants.CONFIG_FILE, _other_python()
     return Installation(_release(), config, plugins, settings, on, problems, elsewhere)

@@ -1,4 +1,4 @@
-"""enabling.py: files are edited whole or not at all; shells; the command line."""
+"""enabling.py: atomic edits of files; shells; the command line."""
 
 import os
 import stat
@@ -32,7 +32,7 @@ def both(path):
 
 
 def test_a_new_file(path):
-    """It has the permissions of any new file, and goes when there is nothing else in it."""
+    """It has the permissions of any new file, and is removed when it has no other contents."""
     old = os.umask(0o027)
     try:
         enabling.enable(str(path), SETTINGS)
@@ -73,7 +73,7 @@ def test_a_link_stays_one(path):
     assert path.is_symlink() and target.read_text() == "[defaults]\n"
 
 
-def test_what_is_not_there_is_not_taken_out(path):
+def test_a_missing_entry_is_not_removed(path):
     assert enabling.disable(str(path), SETTINGS) is False
     assert not path.exists()
     path.write_text("[defaults]\n")
@@ -83,7 +83,7 @@ def test_what_is_not_there_is_not_taken_out(path):
 @pytest.mark.parametrize(
     "text, why", [(b"[defaults\n", "can't read it"), (b"[a]\nb=\xff\n", "not UTF-8")]
 )
-def test_no_such_file_as_ansible_reads(path, text, why):
+def test_a_file_that_ansible_cannot_read(path, text, why):
     path.write_bytes(text)
     for change in (enabling.enable, enabling.disable):
         with pytest.raises(installation.Error, match=why) as caught:
@@ -100,7 +100,7 @@ def test_no_directory(path):
 
 
 def test_interrupted(path, monkeypatch):
-    """The file is as it was, and no other is left."""
+    """The file is unchanged, and no other is left behind."""
     path.write_text("[defaults]\n")
 
     def replace(*args):
@@ -113,7 +113,7 @@ def test_interrupted(path, monkeypatch):
 
 
 def test_at_once(path):
-    """Nothing of what several write is lost."""
+    """Concurrent edits are all kept."""
     path.write_text("[defaults]\nforks = 5\n")
     entries = [SETTINGS[0]._replace(entry="e{}".format(number)) for number in range(8)]
     threads = [
@@ -140,11 +140,11 @@ def test_target(monkeypatch, path):
     assert enabling.target(None) == str(path)
 
 
-def test_everyone_may_write(monkeypatch, path):
+def test_a_world_writable_directory(monkeypatch, path):
     monkeypatch.chdir(path.parent)
     monkeypatch.delenv("ANSIBLE_CONFIG", raising=False)
     path.parent.chmod(0o777)
-    with pytest.raises(installation.Error, match="everyone may write to"):
+    with pytest.raises(installation.Error, match="is world-writable, so Ansible"):
         enabling.target(None)
 
 
@@ -154,7 +154,7 @@ def test_everyone_may_write(monkeypatch, path):
 @pytest.mark.parametrize("shell", ["sh", "fish", "csh"])
 @pytest.mark.parametrize("entry", ["/x", "/a b/it's", 'a"b\\c$d'])
 def test_environment(shell, entry):
-    """A shell that runs it has the variable, whatever is in it; entries that were there stay."""
+    """A shell that runs it has the variable, with any characters; earlier entries stay."""
     settings = [SETTINGS[0]._replace(entry=entry)]
     lines = enabling.environment({"callbacks_enabled": ["timer", entry]}, settings, shell)
     script = "\n".join([*lines, "env"])
@@ -167,10 +167,10 @@ def test_environment(shell, entry):
 
 @pytest.fixture
 def found(monkeypatch, path):
-    """What look() gives, to be changed by a test."""
+    """Return a result of examine(), to be changed by a test."""
     made = installation.Installation("2.21.5", str(path), "somewhere", SETTINGS[:1], [], [], [])
     state = [made]
-    monkeypatch.setattr(installation, "look", lambda: state[0])
+    monkeypatch.setattr(installation, "examine", lambda: state[0])
     monkeypatch.setattr(command, "_is_read", lambda path, in_force: path == in_force)
     monkeypatch.delenv("ANSIBLE_CALLBACKS_ENABLED", raising=False)
     return state

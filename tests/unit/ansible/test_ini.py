@@ -1,4 +1,4 @@
-"""mitogen/ansible/setup/ini.py: lists in an ansible.cfg, everything else to the byte."""
+"""mitogen/ansible/setup/ini.py: edits lists in an ansible.cfg, and keeps every other byte."""
 
 import configparser
 
@@ -61,9 +61,9 @@ def test_there_and_back(name):
     found = ini.add(old, KEY, OURS)
     assert new is None or found == new.replace("OURS", OURS)
     assert OURS in ini.entries(found, KEY)
-    assert ini.add(found, KEY, OURS) == found, "a second time"
+    assert ini.add(found, KEY, OURS) == found, "added twice"
     assert ini.remove(found, KEY, OURS) == old
-    assert ini.remove(old, KEY, OURS) == old, "what is not there"
+    assert ini.remove(old, KEY, OURS) == old, "removed twice"
 
 
 @pytest.mark.parametrize(
@@ -122,12 +122,12 @@ def test_refused(text, why):
         ini.add(text, KEY, OURS)
 
 
-def test_an_entry_that_no_file_can_have():
+def test_an_entry_that_cannot_be_written():
     with pytest.raises(ini.Refused, match="by hand"):
         ini.add("", "callback_plugins", "/a ;b", ":")
 
 
-def test_the_section_that_all_inherit():
+def test_the_section_inherited_by_all():
     new = ini.add("[DEFAULT]\ncallbacks_enabled = a\n[defaults]\n", KEY, OURS)
     assert new == "[DEFAULT]\ncallbacks_enabled = a\n[defaults]\ncallbacks_enabled = a, %s\n" % OURS
     assert ini.entries(ini.remove(new, KEY, OURS), KEY) == ["a"]
@@ -142,7 +142,7 @@ LINES = st.sampled_from(
 @given(st.lists(LINES, max_size=8), st.sampled_from(["\n", "\r\n"]), st.booleans())
 @example(["[defaults]", "callbacks_enabled:", "", "# x", "  b, c"], "\n", True)
 def test_any_file(lines, newline, ends):
-    """Refused, or there and nothing else changed; and what was a sensible list comes back."""
+    """A text is refused, or only the list changes; remove() then restores a well-formed list."""
     text = newline.join(lines) + newline * ends
     try:
         new = ini.add(text, KEY, OURS)

@@ -1,4 +1,4 @@
-"""installation.py, as far as it needs no Ansible; tests/ansible has the rest."""
+"""installation.py, as far as it needs no Ansible; the rest is in tests/ansible."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from mitogen.ansible.setup import installation
 
 @pytest.fixture
 def programs(tmp_path, monkeypatch):
-    """A directory that is all of PATH."""
+    """Make a directory, and put only that on PATH."""
     monkeypatch.setenv("PATH", str(tmp_path))
     return tmp_path
 
@@ -25,7 +25,7 @@ def script(directory, name, text):
 
 
 def python(directory, **found):
-    """Make a Python that has what is *found*, and return its path."""
+    """Make a Python that has the packages in *found*, and return its path."""
     answer = {"ansible": "2.21.5", "mitogen": None, "ours": False, **found}
     (directory / "bin").mkdir()
     return script(directory / "bin", "python3", "#!/bin/sh\necho '%s'\n" % json.dumps(answer))
@@ -49,7 +49,7 @@ def test_ansible_python_by_env(programs):
 
 
 @pytest.mark.parametrize("text", ["", "\x7fELF\xff", "#!/bin/sh\nexec docker run ansible\n"])
-def test_no_python_to_be_found(programs, text):
+def test_no_python_found(programs, text):
     assert installation.ansible_python() is None
     script(programs, "ansible-playbook", text)
     assert installation.ansible_python() is None
@@ -65,16 +65,16 @@ def no_ansible(monkeypatch):
 
 def test_no_ansible(programs, no_ansible):
     with pytest.raises(installation.Error, match="has no ansible-core: install it"):
-        installation.look()
+        installation.examine()
 
 
 def test_ansible_is_another_pythons(programs, no_ansible):
-    """The message has the command to run."""
+    """The message contains the command to run."""
     there = python(programs)
     script(programs, "ansible-playbook", "#!%s\n" % there)
     command = "run '{0} -m pip install mitogen && {0} -m mitogen.ansible'".format(there)
     with pytest.raises(installation.Error) as caught:
-        installation.look()
+        installation.examine()
     assert command in str(caught.value) and sys.executable in str(caught.value)
 
 
@@ -82,7 +82,7 @@ def test_ansible_is_another_pythons_that_has_mitogen(programs, no_ansible):
     there = python(programs, mitogen="0.4.0", ours=True)
     script(programs, "ansible-playbook", "#!%s\n" % there)
     with pytest.raises(installation.Error, match="run '%s -m mitogen.ansible'" % there):
-        installation.look()
+        installation.examine()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,4 @@
-"""What options of connection and become plugins mean as steps: as data; and what a shell that looks
-for an interpreter finds.
-"""
+"""Options of connection and become plugins as steps; the interpreter found by the shell command."""
 
 import json
 import os
@@ -14,11 +12,11 @@ from mitogen.ansible.plugins import method_options, options
 from tests.checkout import ROOT
 
 PYTHON = ["exec", *method_options.PYTHON]
-STARTING = method_options.STARTING
+START_TIMEOUT = method_options.START_TIMEOUT
 
 
 class Plugin:
-    """As a plugin of Ansible: has options, and a KeyError for those that it has not."""
+    """A fake plugin of Ansible: has options, and raises KeyError for unknown ones."""
 
     def __init__(self, name="", **given):
         self.name = name
@@ -29,9 +27,9 @@ class Plugin:
 
 
 def connection(which, **given):
-    """Return a connection plugin with the defaults of its options, and what is given."""
+    """Return a connection plugin with default options, except for those given."""
     found = {name: option.default for name, option in options.KINDS[which].items()}
-    assert set(given) <= set(found), "there is no such option"
+    assert set(given) <= set(found), "unknown option"
     return Plugin(**{**found, **given})
 
 
@@ -56,7 +54,7 @@ TOOLS = {
                 "docker_path": ["/opt/docker", "--host", "tcp://a b"],
                 "docker_args": ["--env", "A=x y", "--env", "B=1", "--workdir", "/srv"]
                 + ["--privileged"],
-                "connect_timeout": 7.0 + STARTING,
+                "connect_timeout": 7.0 + START_TIMEOUT,
             },
         ),
     ],
@@ -73,7 +71,7 @@ TOOLS = {
                 "container": "web",
                 "username": "ann",
                 "podman_path": ["/p", "--log-level", "debug"],
-                "connect_timeout": 3.0 + STARTING,
+                "connect_timeout": 3.0 + START_TIMEOUT,
             },
         ),
     ],
@@ -85,7 +83,7 @@ TOOLS = {
                 "container": "web",
                 "username": "ann",
                 "buildah_path": "/b",
-                "connect_timeout": 4.0 + STARTING,
+                "connect_timeout": 4.0 + START_TIMEOUT,
             },
         ),
     ],
@@ -120,7 +118,7 @@ TOOLS = {
                 + ["--client-certificate", "/c", "--client-key", "/ck"]
                 + ["--certificate-authority", "/ca", "--insecure-skip-tls-verify=true"]
                 + ["--v", "2"],
-                "connect_timeout": 5.0 + STARTING,
+                "connect_timeout": 5.0 + START_TIMEOUT,
             },
         ),
         (
@@ -132,7 +130,7 @@ TOOLS = {
         ({}, {"container": "web", "lxc_attach_path": "lxc-attach"}),
         (
             {"lxc_attach_path": "/l", "timeout": 2},
-            {"container": "web", "lxc_attach_path": "/l", "connect_timeout": 2.0 + STARTING},
+            {"container": "web", "lxc_attach_path": "/l", "connect_timeout": 2.0 + START_TIMEOUT},
         ),
     ],
     "lxd": [
@@ -148,7 +146,7 @@ TOOLS = {
             {
                 "container": "far:web",
                 "lxc_path": ["/l", "--project", "x"],
-                "connect_timeout": 2.0 + STARTING,
+                "connect_timeout": 2.0 + START_TIMEOUT,
             },
         ),
     ],
@@ -165,7 +163,7 @@ TOOLS = {
             {
                 "container": "far:web",
                 "incus_path": ["/i", "--project", "x"],
-                "connect_timeout": 2.0 + STARTING,
+                "connect_timeout": 2.0 + START_TIMEOUT,
             },
         ),
     ],
@@ -177,7 +175,7 @@ TOOLS = {
                 "container": "web",
                 "username": "ann",
                 "jexec_path": "/j",
-                "connect_timeout": 2.0 + STARTING,
+                "connect_timeout": 2.0 + START_TIMEOUT,
             },
         ),
     ],
@@ -202,7 +200,7 @@ TOOLS = {
                 "lxc_info_path": "/li",
                 "machinectl_path": "/m",
                 "nsenter_path": "/n",
-                "connect_timeout": 2.0 + STARTING,
+                "connect_timeout": 2.0 + START_TIMEOUT,
             },
         ),
     ],
@@ -215,7 +213,7 @@ TOOLS = {
                 "username": "ann",
                 "machinectl_path": "/m",
                 "nsenter_path": "/n",
-                "connect_timeout": 2.0 + STARTING,
+                "connect_timeout": 2.0 + START_TIMEOUT,
             },
         ),
     ],
@@ -227,8 +225,8 @@ ROWS = [(kind, *row) for kind, rows in TOOLS.items() for row in rows]
 def test_a_tool(kind, given, wanted):
     method, keywords = method_options.tool_step(connection(kind, **{**WEB, **given}), kind)
     assert method == ("setns" if kind in ("setns", "machinectl") else kind)
-    assert keywords == {"connect_timeout": 10.0 + STARTING, "python_path": PYTHON, **wanted}
-    # And so does the method.
+    assert keywords == {"connect_timeout": 10.0 + START_TIMEOUT, "python_path": PYTHON, **wanted}
+    # The method accepts it, too.
     cls = parent.get_connection_class(method)
     cls(cls.options_class(**keywords), None)
 
@@ -239,7 +237,7 @@ def test_every_option_of_a_tool_is_tried():
         assert tried == set(options.KINDS[kind]), kind
 
 
-def test_a_namespace_of_no_kind_is_told_by_the_method():
+def test_a_missing_kind_of_namespace_is_an_error_of_the_method():
     _, keywords = method_options.tool_step(connection("setns", **WEB), "setns")
     with pytest.raises(ValueError, match="mitogen_kind is not set.* docker, lxc, lxd, machinectl"):
         parent.get_connection_class("setns").options_class(**keywords)
@@ -418,7 +416,7 @@ def test_become(name, given, step):
         ("doas", {"become_exe": "env doas"}),
     ],
 )
-def test_what_is_left_to_the_plugin(name, given):
+def test_options_without_a_step(name, given):
     assert become(name, **given) is None
 
 
@@ -427,7 +425,7 @@ def test_an_account_as_a_host(kind):
     step = method_options.account_step(connection(kind), kind)
     assert step == [
         kind,
-        {"username": "root", kind + "_path": kind, "connect_timeout": 10.0 + STARTING},
+        {"username": "root", kind + "_path": kind, "connect_timeout": 10.0 + START_TIMEOUT},
     ]
     given = {"remote_user": "ann", "password": "p", kind + "_exe": "/x", "timeout": 3}
     method, keywords = method_options.account_step(connection(kind, **given), kind)
@@ -435,7 +433,7 @@ def test_an_account_as_a_host(kind):
         "username": "ann",
         "password": "p",
         kind + "_path": "/x",
-        "connect_timeout": 3.0 + STARTING,
+        "connect_timeout": 3.0 + START_TIMEOUT,
     }
     assert (method, keywords) == (kind, wanted)
     assert method_options.account_step(connection(kind, **{kind + "_flags": "-Z"}), kind) is None
@@ -445,7 +443,7 @@ def test_an_account_as_a_host(kind):
 
 
 def found(tmp_path, interpreters, usr=()):
-    """Return what the shell finds: name of an interpreter, or what it says."""
+    """Return the output of the shell: name and arguments of an interpreter, or an error."""
     for number, names in enumerate((interpreters, usr)):
         place = tmp_path / str(number)
         place.mkdir()
@@ -481,7 +479,7 @@ def test_no_interpreter(tmp_path):
     assert found(tmp_path, []) == "MITO:NONE"
 
 
-def test_an_error_names_what_was_looked_for_in_few_words():
+def test_an_error_describes_the_searched_interpreters_briefly():
     text = "looked for %s; found none" % " ".join(PYTHON)
     assert method_options.readable(text) == "looked for %s; found none" % method_options.PYTHON_TEXT
 
@@ -533,7 +531,7 @@ STOCK_SSH = {
 }
 
 
-def test_with_ssh_args_as_ansible_has_them_we_compress_files_and_modules():
+def test_with_ansible_s_own_ssh_args_mitogen_compresses_files_and_modules():
     method, keywords, *particular = method_options.ssh_step(Plugin(**STOCK_SSH))
     assert (method, keywords["compression"], particular) == ("ssh", False, ["compress"])
     assert "-C" not in keywords["ssh_args"]
@@ -548,7 +546,7 @@ def test_with_ssh_args_as_ansible_has_them_we_compress_files_and_modules():
         ({"ssh_args": ""}, False),
     ],
 )
-def test_with_other_ssh_args_ssh_does_as_they_say(given, compression):
+def test_with_other_ssh_args_ssh_compresses_as_configured(given, compression):
     _, keywords, *particular = method_options.ssh_step(Plugin(**{**STOCK_SSH, **given}))
     assert keywords["compression"] == compression
     assert ("-C" in keywords["ssh_args"]) == compression
@@ -559,10 +557,10 @@ def test_with_other_ssh_args_ssh_does_as_they_say(given, compression):
 
 
 def test_ansibles_timeout_is_that_of_sshs_connection():
-    """What comes after it, for fifty hosts at once, has a minute besides."""
+    """The start of a session and an interpreter has another minute, for fifty hosts at once."""
     _, keywords, *_ = method_options.ssh_step(Plugin(**STOCK_SSH, timeout=7))
     assert keywords["ssh_args"][-2:] == ["-o", "ConnectTimeout=7"]
-    assert keywords["connect_timeout"] == 7 + STARTING
+    assert keywords["connect_timeout"] == 7 + START_TIMEOUT
 
 
 def test_a_users_own_time_limit_comes_first():

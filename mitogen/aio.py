@@ -26,6 +26,7 @@ from mitogen.calls.chain import CallChain
 from mitogen.core import mailbox
 from mitogen.programs import client
 from mitogen.programs.output import Capture
+from mitogen.tree import specs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,8 +137,6 @@ class Router(_Base):
 
     async def from_spec(self, text: str, **kwargs: Any) -> Context:
         """Connect hop by hop, as a text such as "ssh:host/sudo:root" says: see specs.parse()."""
-        from mitogen.tree import specs
-
         hops = specs.parse(text)
         made: list[Context] = []
         try:

@@ -10,25 +10,24 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from mitogen import identity
+from mitogen import core, identity, master, utils
+from mitogen.core.late import LATE, fetch
+from mitogen.tree import specs
 
 __all__ = ["main"]
 
+LATE.update(demo="demo.tree", raw_tty="terminal.raw_tty")
+
 
 def _demo(_args: argparse.Namespace) -> int:
-    from mitogen.demo import tree
-
-    return tree.run()
+    return int(fetch("demo").run())
 
 
 def _shell(args: argparse.Namespace) -> int:
     """Connect and run shell(); errors are told as ssh(1) does, with its status."""
-    import mitogen.master
-    from mitogen import core, utils
-
     utils.log_to_file(level="WARNING")
     try:
-        with mitogen.master.Router() as router:
+        with master.Router() as router:
             context = _connect(router, args.spec)
             return _run_shell(context, args)
     except (core.Error, OSError, ValueError, TypeError) as e:
@@ -42,8 +41,6 @@ _STATUSES: dict[type[BaseException], int] = {FileNotFoundError: 127, PermissionE
 
 def _connect(router: Any, texts: Sequence[str]) -> Any:
     """Connect as the specs say, each via the one before; return the last context."""
-    from mitogen.tree import specs
-
     context = None
     for method, options in [hop for text in texts for hop in specs.parse(text)]:
         if method == "ssh":
@@ -54,8 +51,6 @@ def _connect(router: Any, texts: Sequence[str]) -> Any:
 
 
 def _run_shell(context: Any, args: argparse.Namespace) -> int:
-    from mitogen.terminal import interactive
-
     command = args.command
     if command and len(command) == 1:
         command = command[0]
@@ -66,14 +61,13 @@ def _run_shell(context: Any, args: argparse.Namespace) -> int:
         tty = args.tty > 1 or os.isatty(0)
         if not tty:
             print("mitogen shell: standard input is no terminal; -tt forces one", file=sys.stderr)
-    return interactive.shell(context, command, tty=tty, escape=args.escape, quiet=args.quiet)
+    shell = fetch("terminal").shell
+    return int(shell(context, command, tty=tty, escape=args.escape, quiet=args.quiet))
 
 
 def _escape(text: str) -> str:
-    from mitogen.terminal import raw_tty
-
     try:
-        raw_tty.escape_char(text)
+        fetch("raw_tty").escape_char(text)
     except ValueError as e:
         raise argparse.ArgumentTypeError(str(e)) from e
     return text

@@ -72,7 +72,7 @@ def get_routers() -> dict[str, core.Router]:
 
 def _contexts_of(router: core.Router) -> list[core.Context]:
     """Return the contexts that a router knows a way to, by id."""
-    found = [router.context_by_id(i, create=False) for i in sorted(router._stream_by_id)]
+    found = [router.context_by_id(i, create=False) for i in sorted(router.routes.streams)]
     return [context for context in found if context is not None]
 
 
@@ -99,8 +99,8 @@ def get_router_info() -> dict[str, Any]:
             "context_id": router.node.context_id,
             "parent_ids": list(router.node.parent_ids),
             "contexts": {c.context_id: c.name for c in _contexts_of(router)},
-            "routes": {i: s.name for i, s in list(router._stream_by_id.items())},
-            "handles": sorted(router._handlers),
+            "routes": {i: s.name for i, s in list(router.routes.streams.items())},
+            "handles": sorted(router.handlers),
             "dropped": router.dropped,
             "broker_alive": router.broker.alive,
         }
@@ -116,7 +116,7 @@ def get_stream_info(router_id: str) -> dict[str, Any]:
     :raises KeyError: there is no such router (any more)
     """
     router = get_routers()[router_id]
-    streams = set(router._stream_by_id.values())
+    streams = set(router.routes.streams.values())
     if router.routes.parent:
         streams.add(router.routes.parent)
     return {"streams": {"%x" % id(stream): _stream_info(stream) for stream in streams}}

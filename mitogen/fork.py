@@ -158,7 +158,7 @@ def _leave_tree(router: Router) -> None:
             os.close(fd)
         except OSError:
             pass
-    os.close(broker._wake_w)
+    os.close(broker.wake_w)
     getattr(broker.poller, "close", int)()
     import atexit
 

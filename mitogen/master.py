@@ -225,7 +225,7 @@ class Router(parent.Router):
 
     def push_modules(self, context: core.Context, fn: Any) -> None:
         """Any thread: send `fn`'s module and what that imports, as far as it has not gone there."""
-        known = self.responder._known.get(context.context_id)
+        known = self.responder.known.get(context.context_id)
         if known is None or fn.__module__ not in known:
             self.responder.push(context, [fn.__module__])
 

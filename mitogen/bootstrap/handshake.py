@@ -262,7 +262,7 @@ class Handshake:
         self.executable = executable
         self.state = "hello"
         if self.version < MINIMUM_VERSION:
-            return [("failed", self._unsupported("found %s, which is %s" % (executable, version)))]
+            return [("failed", self.unsupported("found %s, which is %s" % (executable, version)))]
         return [("hello",)] + (self._on_pipe(rest) if rest else [])
 
     def _on_ready(self, text: bytes, rest: bytes) -> list[Event]:
@@ -273,7 +273,7 @@ class Handshake:
         return [("eaten",)]
 
     def _on_none(self, text: bytes, rest: bytes) -> list[Event]:
-        return [("failed", self._unsupported("found none"))]
+        return [("failed", self.unsupported("found none"))]
 
     def _on_noise(self, text: bytes, rest: bytes) -> list[Event]:
         return self._on_pipe(rest) if rest else []
@@ -285,7 +285,7 @@ class Handshake:
         b"NONE": _on_none,
     }
 
-    def _unsupported(self, found: str) -> UnsupportedPythonError:
+    def unsupported(self, found: str) -> UnsupportedPythonError:
         return UnsupportedPythonError(
             "no usable Python found: looked for %s; %s; Python %d.%d or later is required "
             "(name an interpreter with python_path=)",

@@ -55,14 +55,14 @@ class _AnswerReceiver(Receiver):
         self.router = router
         self.context = context
         self._latch = Latch()
-        self.handle = router.expect(self._on_receive, context.context_id)
+        self.handle = router.expect(self.on_message, context.context_id)
 
-    def _on_receive(self, msg: Message) -> None:
+    def on_message(self, msg: Message) -> None:
         self.answered = True
         outstanding = self.context.__dict__.get("_outstanding")
         if outstanding:
             outstanding.discard(self.handle)
-        Receiver._on_receive(self, msg)
+        Receiver.on_message(self, msg)
 
 
 class CallChain:
@@ -161,14 +161,15 @@ class CallChain:
         head = self._heads[fn] = self._opening + core.encode(name)
         return head
 
-    def _send(self, fn: Any, msg: Message) -> None:
+    def send(self, fn: Any, msg: Message) -> None:
+        """Send a message of make_msg(), behind the modules that `fn` needs."""
         router = self.context.router
         router.push_modules(self.context, fn)
         router.route(msg)
 
     def call_no_reply(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> None:
         """Call `fn` and go on; an error is logged."""
-        self._send(fn, self.make_msg(fn, *args, **kwargs))
+        self.send(fn, self.make_msg(fn, *args, **kwargs))
 
     def call_async(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Receiver:
         """Call `fn`; return a Receiver for its result."""
@@ -202,12 +203,12 @@ class CallChain:
             in_time = answer.lock.acquire(True, -1 if self.timeout is None else self.timeout)
         except BaseException:
             # Interrupted: nobody will look at an answer.
-            router._handlers.pop(handle, None)
+            router.handlers.pop(handle, None)
             raise
         if not in_time:
             self.cancel(handle)
             if not self.kill:
-                router._handlers.pop(handle, None)
+                router.handlers.pop(handle, None)
             raise core.TimeoutError(
                 "%s in %r: no result within %s seconds; the call was cancelled",
                 "%s.%s" % (fn.__module__, fn.__qualname__),
@@ -240,7 +241,7 @@ class CallChain:
             router.push_modules(self.context, fn)
             router.route(msg, wait)
         except BaseException:
-            router._handlers.pop(handle, None)
+            router.handlers.pop(handle, None)
             raise
         return handle
 
@@ -253,14 +254,14 @@ class CallChain:
         CANCEL_GRACE.
         """
         router = self.context.router
-        msg = core.Message(handle=core.CANCEL, data=core._NUMBER.pack(handle), flags=core.RAW)
+        msg = core.Message(handle=core.CANCEL, data=core.NUMBER.pack(handle), flags=core.RAW)
         self.context.send(msg)
         if self.kill:
             router.broker.defer(router.broker.after, CANCEL_GRACE, lambda: self._kill(handle))
 
     def _kill(self, handle: int) -> None:
         # An answer takes the handler away.
-        if handle in self.context.router._handlers:
+        if handle in self.context.router.handlers:
             self.context.router.kill(self.context)
 
 

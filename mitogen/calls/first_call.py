@@ -209,7 +209,7 @@ class Canceller:
 
     def on_cancel(self, msg: Message) -> Any:
         """A cancel names its call by its answer's handle; it is ignored when that is over."""
-        (handle,) = core._NUMBER.unpack(msg.data)
+        (handle,) = core.NUMBER.unpack(msg.data)
         key = (msg.src_id, handle)
         dispatcher = self.dispatcher
         for runner in [dispatcher, *list(self.diverter.workers)]:
@@ -278,12 +278,12 @@ class Diverter:
             policy = core.has_parent_authority
             add(self.on_call, core.CALL_FUNCTION, True, policy, None, True, True)
             # A fork may have made a pool before it served calls.
-            if self.router._handlers[core.CALL_SERVICE][0] == self.econtext.dispatcher._on_call:
+            if self.router.handlers[core.CALL_SERVICE][0] == self.econtext.dispatcher.on_call:
                 add(self.on_call, core.CALL_SERVICE, True, None, None, True, True)
             add(self.on_cancel, core.CANCEL, True, policy, None, True)
             # Of a long message the rest may be yet to come.
-            for part in self.router._partials.values():
-                part[0] = self.router._handlers.get(part[1].handle, part[0])
+            for part in self.router.partials.values():
+                part[0] = self.router.handlers.get(part[1].handle, part[0])
             done.release()
 
         broker = self.router.broker
@@ -295,7 +295,7 @@ class Diverter:
 
     def on_call(self, msg: Message) -> None:
         if not self.put(msg):
-            self.econtext.dispatcher._on_call(msg)
+            self.econtext.dispatcher.on_call(msg)
 
     def put(self, msg: Message) -> bool:
         """Broker thread: return whether `msg` is not for the main thread; then it was taken."""
@@ -367,7 +367,7 @@ class LogSender:
 
     def is_full(self) -> bool:
         """Whether the flow has no credit now."""
-        flow = self.router._flows.get(self.key)
+        flow = self.router.flows.get(self.key)
         return bool(flow and flow.credit <= 0)
 
     def send(self, fields: list[Any]) -> None:

@@ -343,7 +343,7 @@ class MessageNames:
 
     def pack(self: Any) -> bytes:
         """Return the message as one frame."""
-        return bytes(self._header(len(self.data), self.flags) + self.data)
+        return bytes(self.header(len(self.data), self.flags) + self.data)
 
     def unpickle_iter(
         self: Any, throw: bool = True, throw_dead: bool = True, find_class: Any = None

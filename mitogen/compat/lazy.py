@@ -15,13 +15,15 @@ Threads: any but a child's broker thread, where the module is not loaded yet.
 from __future__ import annotations
 
 from mitogen.core.io import Stream
-from mitogen.core.late import import_module
+from mitogen.core.late import LATE, fetch, import_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 __all__ = ["CLASS_NAMES", "LateAttribute", "find_late", "register"]
+
+LATE.update(streams="compat.streams")
 
 #: Module to the module whose `__all__` has its late names. `ELSEWHERE` there names further modules.
 MODULE_NAMES = {
@@ -84,7 +86,7 @@ class LateAttribute:
 def _new_stream(cls: Any, *args: Any, **kwargs: Any) -> Any:
     if cls is Stream and not args and not kwargs:
         # A stream of a program's own.
-        return import_module("mitogen.compat.streams").BasicStream()
+        return fetch("streams").BasicStream()
     return object.__new__(cls)
 
 

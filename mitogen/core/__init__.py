@@ -52,11 +52,11 @@ from mitogen.core.codec import (
     Blob as Blob,
     Kwargs as Kwargs,
     Secret as Secret,
-    _head as _head,
     check_hashes as check_hashes,
     decode as decode,
     decode_next as decode_next,
     encode as encode,
+    head as head,
 )
 from mitogen.core.contexts import (
     Context as Context,
@@ -76,10 +76,7 @@ from mitogen.core.errors import (
     TimeoutError as TimeoutError,
 )
 from mitogen.core.frames import (
-    _CREDIT as _CREDIT,
     _HEADER as _HEADER,
-    _HEADER_BLOCK as _HEADER_BLOCK,
-    _NUMBER as _NUMBER,
     CALL_FUNCTION as CALL_FUNCTION,
     CALL_SERVICE as CALL_SERVICE,
     CANCEL as CANCEL,
@@ -104,9 +101,12 @@ from mitogen.core.frames import (
     MAX_MESSAGE_SIZE as MAX_MESSAGE_SIZE,
     MESSAGE_COST as MESSAGE_COST,
     MORE as MORE,
+    NUMBER as NUMBER,
+    PAIR as PAIR,
     PING as PING,
     RAW as RAW,
     SHUTDOWN as SHUTDOWN,
+    TRIPLE as TRIPLE,
     WINDOW as WINDOW,
     Framer as Framer,
     Message as Message,

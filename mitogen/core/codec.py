@@ -103,7 +103,7 @@ TAG_DECODERS: dict[int, Callable[[Any, Any], Any]] = {
 }
 
 
-def _head(major: int, number: int) -> bytes:
+def head(major: int, number: int) -> bytes:
     # The initial byte, and the shortest argument (RFC 8949 section 3).
     if number < 24:
         return _BYTES[major + number]
@@ -113,7 +113,7 @@ def _head(major: int, number: int) -> bytes:
 
 def _write(major: int, data: Bytes, out: list[Bytes], budget: list[int]) -> None:
     _put((), len(data), out, budget, 0)
-    out += _head(major, len(data)), data
+    out += head(major, len(data)), data
 
 
 def _put(items: Iterable[Any], size: int, out: list[Bytes], budget: list[int], depth: int) -> None:
@@ -132,7 +132,7 @@ def _put(items: Iterable[Any], size: int, out: list[Bytes], budget: list[int], d
                 data = item.encode()
             except UnicodeEncodeError:
                 data = item.encode("utf-8", "surrogatepass")
-                append(_head(0xC0, TAG_SURROGATES))
+                append(head(0xC0, TAG_SURROGATES))
                 major = 0x40
             size = len(data)
             if size < 24:
@@ -153,7 +153,7 @@ def _put(items: Iterable[Any], size: int, out: list[Bytes], budget: list[int], d
                 append(b"\xc3" if major else b"\xc2")
                 _write(0x40, number.to_bytes(number.bit_length() + 7 >> 3, "big"), out, budget)
             else:
-                append(_head(major, number))
+                append(head(major, number))
         elif item is None:
             append(b"\xf6")
         elif kind is bool:
@@ -163,7 +163,7 @@ def _put(items: Iterable[Any], size: int, out: list[Bytes], budget: list[int], d
                 append(b"\xc7")
             pairs = iter(item.items())  # from here on any change by another thread raises
             size = len(item)
-            append(_BYTES[0xA0 + size] if size < 24 else _head(0xA0, size))
+            append(_BYTES[0xA0 + size] if size < 24 else head(0xA0, size))
             _put(_flatten(pairs), 2 * size, out, budget, depth - 1)
         elif kind is list or kind is tuple:
             if kind is tuple:
@@ -171,13 +171,13 @@ def _put(items: Iterable[Any], size: int, out: list[Bytes], budget: list[int], d
             size = len(item)
             array = size >= MIN_ARRAY and fetch("values").typed_array(item)
             if array:
-                append(_head(0xC0, array[0]))
+                append(head(0xC0, array[0]))
                 _write(0x40, array[1], out, budget)
             else:
                 if kind is list:
                     item = item[:]  # as another thread may change it meanwhile
                     size = len(item)
-                append(_BYTES[0x80 + size] if size < 24 else _head(0x80, size))
+                append(_BYTES[0x80 + size] if size < 24 else head(0x80, size))
                 _put(item, size, out, budget, depth - 1)
         elif kind is float:
             append(_pack_double(0xFB, item))
@@ -187,7 +187,7 @@ def _put(items: Iterable[Any], size: int, out: list[Bytes], budget: list[int], d
             append(b"\xf7")
         else:
             tag, convert = ENCODERS.get(kind) or fetch("values").find_encoder(item)
-            append(_head(0xC0, tag))
+            append(head(0xC0, tag))
             _put((convert(item),), 1, out, budget, depth - 1)
 
 

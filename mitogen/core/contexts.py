@@ -17,7 +17,7 @@ from mitogen.core.codec import (
     TAG_SENDER,
 )
 from mitogen.core.errors import CallError
-from mitogen.core.frames import _NUMBER, Message
+from mitogen.core.frames import NUMBER, Message
 from mitogen.core.late import Late
 
 TYPE_CHECKING = False
@@ -123,7 +123,7 @@ def _encode_call_error(error: CallError) -> list[str | None]:
 ENCODERS[CallError] = (TAG_CALL_ERROR, _encode_call_error)
 # Contexts decoded from peers are not cached: memory would be unbounded.
 TAG_DECODERS[TAG_CONTEXT] = lambda v, router: (
-    _NUMBER.pack(v[0])
+    NUMBER.pack(v[0])
     and router.context_by_id(v[0], None, False)
     or router.context_class(router, *v)
 )

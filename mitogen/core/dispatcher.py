@@ -58,14 +58,14 @@ class Dispatcher:
         # Services answer for themselves; first_call.py sees to what is not for the main thread.
         for handle in CALL_FUNCTION, CALL_SERVICE, CANCEL:
             policy: Any = handle != CALL_SERVICE and has_parent_authority
-            self.router.add_handler(self._on_call, handle, policy=policy, consumer=True)
+            self.router.add_handler(self.on_call, handle, policy=policy, consumer=True)
 
     @staticmethod
     @takes_econtext
     def forget_chain(chain_id: str, econtext: ExternalContext) -> None:
         econtext.dispatcher.errors.pop(chain_id, None)
 
-    def _on_call(self, msg: Message) -> None:
+    def on_call(self, msg: Message) -> None:
         if msg.reply_to != IS_DEAD:
             self.queue.append(msg)
             self.wake()

@@ -44,7 +44,7 @@ class LongSend:
         self.key = (self.msg.dst_id, self.msg.number)
         if flow:
             flow.busy = True
-        router._longs[self.key] = self
+        router.longs[self.key] = self
 
     def pump(self) -> None:
         """Any thread: send as many frames as may go now."""
@@ -55,7 +55,7 @@ class LongSend:
                 chunk = self.view[:FRAME_SIZE]
                 self.view = self.view[FRAME_SIZE:]
                 flags = msg.flags | (CONT if self.started else 0) | (MORE if self.view else 0)
-                stream.send(msg._header(len(chunk), flags), chunk)
+                stream.send(msg.header(len(chunk), flags), chunk)
                 self.started = True
                 self.credit -= len(chunk)
             if self.view and not stream.closed:
@@ -74,10 +74,10 @@ class LongSend:
     def end(self, error: str | None = None) -> None:
         """Any thread: it is out, or will never be; once."""
         self.view = None
-        if self.router._longs.pop(self.key, None):
+        if self.router.longs.pop(self.key, None):
             if self.flow:
                 self.flow.busy = False
-                self.router.broker.defer(self.router._drain, self.flow)
+                self.router.broker.defer(self.router.drain, self.flow)
             self.ticket.done(error)
 
 
@@ -98,7 +98,7 @@ def wait(router: Router, ticket: Ticket | None, stream: Stream) -> None:
         if not router.broker.alive:
             break
         # Where bytes are under way, the link's keepalive ends this.
-        under_way = ticket is None or (ticket.msg.dst_id, ticket.msg.number) in router._longs
+        under_way = ticket is None or (ticket.msg.dst_id, ticket.msg.number) in router.longs
         if ticket and not under_way and _wait_for_credit(router, ticket, lock):
             break
     if ticket and ticket.error:
@@ -115,7 +115,7 @@ def _wait_for_credit(router: Router, ticket: Ticket, lock: Lock) -> bool:
     router.log(WARNING, "%s: nothing was read for %g s", text, core.CREDIT_WARNING)
     if lock.acquire(True, max(0, core.CREDIT_TIMEOUT - core.CREDIT_WARNING)):
         return True
-    flow = router._flows.get((msg.dst_id, msg.handle))
+    flow = router.flows.get((msg.dst_id, msg.handle))
     if flow:
         with flow.lock:
             given_up = flow.withdraw(ticket)

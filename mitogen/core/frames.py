@@ -66,9 +66,9 @@ CREDIT_TIMEOUT = 30.0
 MAX_MESSAGE_SIZE = 134217728
 
 _HEADER = Struct(">HBLLLLLL")
-_NUMBER = Struct(">L")
-_CREDIT = Struct(">LLL")
-_HEADER_BLOCK = Struct(">LL")
+NUMBER = Struct(">L")
+TRIPLE = Struct(">LLL")
+PAIR = Struct(">LL")
 MAGIC = 0x4D47
 MORE, CONT, RAW = 1, 2, 4
 
@@ -136,7 +136,7 @@ class Message:
         """Return a message that carries `obj`: as a value, or with ENC_BIN the bytes themselves."""
         return cls(data=obj if enc else encode(obj), flags=enc, **kwargs)
 
-    def _header(self, size: int, flags: int) -> bytes:
+    def header(self, size: int, flags: int) -> bytes:
         head = _HEADER.pack(
             MAGIC,
             flags,
@@ -147,7 +147,7 @@ class Message:
             self.reply_to or 0,
             size,
         )
-        return head + _NUMBER.pack(self.number) if flags & 3 else head
+        return head + NUMBER.pack(self.number) if flags & 3 else head
 
     def reply(self, msg: Any, router: Any = None, **kwargs: Any) -> None:
         """Answer this message with `msg`, a Message or a value; nothing if no answer is awaited."""
@@ -222,7 +222,7 @@ class Framer:
                 "data": data[start:end],
             }
             if flags & 3:
-                msg.number = _NUMBER.unpack_from(data, pos + 27)[0]
+                msg.number = NUMBER.unpack_from(data, pos + 27)[0]
             frames.append(msg)
             pos = end
         self.rest = data[pos:] if pos else data

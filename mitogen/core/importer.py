@@ -61,7 +61,7 @@ class Importer(Late):
             self.core_source = b""
         #: fullname -> [path, submodules or None, segment, offset, size]; path None: size is why.
         self.modules: dict[str, Entry] = {}
-        self._waiting: dict[str, list[Action]] = {}
+        self.pending: dict[str, list[Action]] = {}
         self._sources: dict[int, bytes] = {}
         router.add_handler(self._on_load_module, LOAD_MODULE, policy=has_parent_authority)
 
@@ -122,7 +122,7 @@ class Importer(Late):
     def _request(self, fullname: str, done: Action) -> Any:
         if fullname in self.modules:
             return done()
-        waiting = self._waiting.setdefault(fullname, [])
+        waiting = self.pending.setdefault(fullname, [])
         waiting.append(done)
         if len(waiting) == 1:
             router = self.router
@@ -145,7 +145,7 @@ class Importer(Late):
                 self.modules[fullname] = (path, submodules, segment, offset, size)
             if path is not None:
                 offset += size or 0
-            for done in self._waiting.pop(fullname, ()):
+            for done in self.pending.pop(fullname, ()):
                 done()
 
     def source(self, fullname: str) -> bytes:

@@ -312,7 +312,7 @@ class Broker:
         self.holds: set[Any] = set()
         self.ident: int | None = None
         self.exit_actions: list[Action] = []
-        self._wake_r, self._wake_w = os.pipe()
+        self._wake_r, self.wake_w = os.pipe()
         self._wake_lock = _thread.allocate_lock()
         self.poller.watch(self._wake_r, self._on_wake)
         self.start()
@@ -331,7 +331,7 @@ class Broker:
             self._awake = True
             with self._wake_lock:
                 if self.alive:
-                    os.write(self._wake_w, b"!")
+                    os.write(self.wake_w, b"!")
 
     def after(self, seconds: float, func: Action) -> list[Action]:
         """Broker thread: have `func()` called later; return a list whose clear() cancels that."""
@@ -359,16 +359,16 @@ class Broker:
             wait = 0
         elif timers:
             wait = max(0, timers[0][0] - now())
-        self._guard(self.poller.poll, wait)
+        self.guard(self.poller.poll, wait)
         # As many as there are: those that they defer wait for the next turn.
         for _ in range(len(self._deferred)):
             func, args, kwargs = self._deferred.popleft()
-            self._guard(func, *args, **kwargs)
+            self.guard(func, *args, **kwargs)
         while timers and timers[0][0] <= now():
             for func in heappop(timers)[2]:
-                self._guard(func)
+                self.guard(func)
 
-    def _guard(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    def guard(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """A program's callback that raises must not end the thread that all I/O hangs on."""
         try:
             func(*args, **kwargs)
@@ -378,12 +378,12 @@ class Broker:
     def _end(self) -> None:
         with self._wake_lock:
             self.alive = False
-            os.close(self._wake_w)
+            os.close(self.wake_w)
         while self._deferred:
             func, args, kwargs = self._deferred.popleft()
-            self._guard(func, *args, **kwargs)
+            self.guard(func, *args, **kwargs)
         for func in list(self.exit_actions):
-            self._guard(func)
+            self.guard(func)
         fire(self, "exit")
         os.close(self._wake_r)
         self._ended.release()

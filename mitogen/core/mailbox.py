@@ -147,7 +147,7 @@ class Receiver:
         if handle is None:
             handle = router.new_handle(persist and window is not None)
         self.handle: Any = router.add_handler(
-            self._on_receive, handle, persist, policy, respondent, overwrite, True
+            self.on_message, handle, persist, policy, respondent, overwrite, True
         )
 
     def __repr__(self) -> str:
@@ -163,7 +163,7 @@ class Receiver:
         """Return a Sender for this mailbox, to pass to another context."""
         return Sender(self.router.context_by_id(self.router.context_id), self.handle)
 
-    def _on_receive(self, msg: Message) -> None:
+    def on_message(self, msg: Message) -> None:
         msg.receiver = self
         try:
             self._latch.put(msg)
@@ -183,11 +183,11 @@ class Receiver:
         self._latch.close()
         while not self._latch.empty():
             self.router.consumed(self._latch.get())
-        for src_id, handle in list(self.router._meters):
+        for src_id, handle in list(self.router.meters):
             if handle == self.handle:
                 # With no bytes: the flow is at its end.
-                self.router._meters.pop((src_id, handle), None)
-                self.router._send_credit(src_id, handle, 0, 0)
+                self.router.meters.pop((src_id, handle), None)
+                self.router.send_credit(src_id, handle, 0, 0)
         self.handle = None
 
     def size(self) -> int:

@@ -21,8 +21,6 @@ from itertools import count
 from mitogen.core.contexts import Context
 from mitogen.core.errors import Error
 from mitogen.core.frames import (
-    _CREDIT,
-    _NUMBER,
     CONT,
     CREDIT,
     DEL_ROUTE,
@@ -36,8 +34,10 @@ from mitogen.core.frames import (
     MAX_MESSAGE_SIZE,
     MESSAGE_COST,
     MORE,
+    NUMBER,
     PING,
     RAW,
+    TRIPLE,
     Message,
     Meter,
     Window,
@@ -158,11 +158,11 @@ class Router:
         self.routes = RouteTable()
         self._stream_by_id = self.routes.streams
         self._contexts: dict[int, Any] = {}
-        self._handlers: dict[int, Any] = {}  # a Handler each
-        self._flows: dict[tuple[int, int], Window] = {}
-        self._meters: dict[tuple[int, int], Meter] = {}
-        self._longs: dict[tuple[int, int], LongSend] = {}
-        self._partials: dict[tuple[int, int], list[Any]] = {}
+        self.handlers: dict[int, Any] = {}  # a Handler each
+        self.flows: dict[tuple[int, int], Window] = {}
+        self.meters: dict[tuple[int, int], Meter] = {}
+        self.longs: dict[tuple[int, int], LongSend] = {}
+        self.partials: dict[tuple[int, int], list[Any]] = {}
         self._lock = _thread.allocate_lock()
         self._handle_numbers = count(FIRST_HANDLE)
         self._reply_numbers = count(FIRST_UNWINDOWED)
@@ -220,10 +220,10 @@ class Router:
             policy, respondent = respondent, policy  # type: ignore[assignment]  # old order
         if handle is None:
             handle = self.new_handle(persist)
-        elif handle in self._handlers and not overwrite:
+        elif handle in self.handlers and not overwrite:
             raise Error(self.duplicate_handle_msg)
         source: Any = respondent and respondent.context_id
-        self._handlers[handle] = (fn, persist, policy, source, consumer)
+        self.handlers[handle] = (fn, persist, policy, source, consumer)
         if not self.broker.alive:
             self._on_broker_exit()
         return handle
@@ -231,7 +231,7 @@ class Router:
     def expect(self, fn: MessageHandler, context_id: int) -> int:
         """Have `fn(msg)` called with one answer, from that context; return its handle."""
         handle = next(self._reply_numbers)
-        self._handlers[handle] = (fn, False, None, context_id, True)
+        self.handlers[handle] = (fn, False, None, context_id, True)
         if not self.broker.alive:
             self._on_broker_exit()
         return handle
@@ -239,22 +239,22 @@ class Router:
     def new_handle(self, windowed: bool = True) -> int:  # type: ignore[return]  # never at its end
         """Return an unused handle; its number tells both ends whether it is a windowed flow."""
         for handle in self._handle_numbers if windowed else self._reply_numbers:
-            if handle not in self._handlers:
+            if handle not in self.handlers:
                 return handle
 
     def del_handler(self, handle: int) -> None:
         """Forget the handler of `handle`; KeyError if there is none."""
-        del self._handlers[handle]
+        del self.handlers[handle]
 
     def _on_broker_exit(self) -> None:
         why = self.broker_exit_msg
-        for key in list(self._flows):
-            self._end_flow(key, why)
-        for long_send in list(self._longs.values()):
+        for key in list(self.flows):
+            self.end_flow(key, why)
+        for long_send in list(self.longs.values()):
             long_send.end(why)
-        for handle, handler in list(self._handlers.items()):
+        for handle, handler in list(self.handlers.items()):
             # Those of the protocol itself wait for nothing.
-            if handle >= FIRST_HANDLE and self._handlers.pop(handle, None):
+            if handle >= FIRST_HANDLE and self.handlers.pop(handle, None):
                 handler[0](self._dead(handle, handler[3], why))
 
     def _dead(self, handle: int, src_id: int, reason: str) -> Message:
@@ -295,7 +295,7 @@ class Router:
         elif size > FRAME_SIZE:
             self._emit(msg, stream, cork, ticket)
         else:
-            stream.send(msg._header(size, msg.flags), msg.data, cork)
+            stream.send(msg.header(size, msg.flags), msg.data, cork)
         if wait and (ticket or stream.queued > HIGH_WATER) and not self.broker.on_thread():
             fetch("waiting").wait(self, ticket, stream)
 
@@ -303,7 +303,7 @@ class Router:
         """Broker thread: what does not leave this context: its own, too large, or lost."""
         if len(msg.data) > self.max_message_size:
             why = self.too_large_msg % self.max_message_size
-            self._bounce(msg, why)
+            self.bounce(msg, why)
             if msg.handle >= FIRST_UNWINDOWED:
                 # An answer: who waits for it gets the reason.
                 msg.__dict__.update(data=why.encode(), reply_to=IS_DEAD)
@@ -311,7 +311,7 @@ class Router:
         elif msg.dst_id == self.context_id:
             self._local(msg)
         else:
-            self._bounce(msg, self.no_route_msg % (msg.dst_id, self.context_id))
+            self.bounce(msg, self.no_route_msg % (msg.dst_id, self.context_id))
 
     def _send_in_flow(
         self,
@@ -322,9 +322,9 @@ class Router:
         ticket: Ticket | None,
     ) -> Ticket | None:
         key = (msg.dst_id, msg.handle)
-        flow = self._flows.get(key)
+        flow = self.flows.get(key)
         if flow is None:
-            flow = self._flows.setdefault(key, Window(window_size(msg.handle)))
+            flow = self.flows.setdefault(key, Window(window_size(msg.handle)))
         cost = 0 if msg.reply_to == IS_DEAD else len(msg.data) + MESSAGE_COST
         with flow.lock:
             if flow.take(cost):
@@ -353,7 +353,7 @@ class Router:
         data = msg.data
         size = len(data)
         if size <= FRAME_SIZE:
-            return stream.send(msg._header(size, msg.flags), data, cork)
+            return stream.send(msg.header(size, msg.flags), data, cork)
         msg.number = next(self._message_numbers) & 0xFFFFFFFF
         if ticket and self.pacer:
             long_send = self.pacer(self, ticket, stream, flow)
@@ -362,11 +362,11 @@ class Router:
         for pos in range(0, size, FRAME_SIZE):
             part = view[pos : pos + FRAME_SIZE]
             more = MORE if pos + FRAME_SIZE < size else 0
-            stream.send(msg._header(len(part), msg.flags | more | (CONT if pos else 0)), part)
+            stream.send(msg.header(len(part), msg.flags | more | (CONT if pos else 0)), part)
         if ticket:
             ticket.done()
 
-    def _drain(self, flow: Window) -> None:
+    def drain(self, flow: Window) -> None:
         """Broker thread: send what waited, as far as there is credit."""
         while 1:
             with flow.lock:
@@ -384,24 +384,24 @@ class Router:
             else:
                 ticket.done()
 
-    def _end_flow(self, key: tuple[int, int], reason: str) -> None:
-        flow = self._flows.pop(key, None)
+    def end_flow(self, key: tuple[int, int], reason: str) -> None:
+        flow = self.flows.pop(key, None)
         if flow:
             with flow.lock:
                 tickets = [entry for entry, _ in flow.queue]
                 flow.queue.clear()
             for ticket in tickets:
                 ticket.done(reason)
-                self._bounce(ticket.msg, reason)
+                self.bounce(ticket.msg, reason)
 
-    def _bounce(self, msg: Message, reason: str) -> None:
+    def bounce(self, msg: Message, reason: str) -> None:
         """Broker thread: end the wait for an answer to `msg`, in the name of its destination."""
         src = msg.src_id
         me = self.context_id
         if msg.is_dead:
             return
         if is_windowed(msg.handle) and src != me:
-            self._send_credit(src, msg.handle, 0, 0, msg.dst_id)
+            self.send_credit(src, msg.handle, 0, 0, msg.dst_id)
         if msg.reply_to:
             dead = self._dead(msg.reply_to, msg.dst_id, reason)
             dead.dst_id = src
@@ -411,7 +411,7 @@ class Router:
             elif stream:
                 self._emit(dead, stream)
 
-    def _send_credit(
+    def send_credit(
         self,
         dst_id: int,
         handle: int,
@@ -424,7 +424,7 @@ class Router:
         if stream:
             msg = Message(dst_id=dst_id, auth_id=me, handle=CREDIT, flags=RAW)
             msg.src_id = me if src_id is None else src_id
-            msg.data = _CREDIT.pack(handle, number, amount)
+            msg.data = TRIPLE.pack(handle, number, amount)
             self._emit(msg, stream)
 
     def consumed(self, msg: Message) -> None:
@@ -432,10 +432,10 @@ class Router:
         cost, msg.cost = msg.cost, 0
         if cost:
             with self._lock:
-                meter = self._meters.get((msg.src_id, msg.handle))
+                meter = self.meters.get((msg.src_id, msg.handle))
                 amount = meter and meter.consume(cost)
             if amount:
-                self._send_credit(msg.src_id, msg.handle, 0, amount)
+                self.send_credit(msg.src_id, msg.handle, 0, amount)
 
     # -- in
 
@@ -444,7 +444,7 @@ class Router:
         if self.routes.admits(msg, stream):
             self.accept(msg, stream)
         else:
-            self._drop(msg, "forged source")
+            self.drop(msg, "forged source")
 
     def accept(self, msg: Message, stream: Stream) -> None:
         """Broker thread: forward a frame whose source is known to be true, or take it in."""
@@ -458,9 +458,9 @@ class Router:
     def forward(self, msg: Message, stream: Stream) -> None:
         """Broker thread: pass a frame on. Here, in a context without children, nothing is."""
         if not msg.flags & CONT:
-            self._bounce(msg, self.no_route_msg % (msg.dst_id, self.context_id))
+            self.bounce(msg, self.no_route_msg % (msg.dst_id, self.context_id))
 
-    def _drop(self, msg: Message, why: str) -> None:
+    def drop(self, msg: Message, why: str) -> None:
         self.dropped += 1
         if now() > self._drop_logged + 1:
             self._drop_logged = now()
@@ -475,31 +475,31 @@ class Router:
         if not msg.flags & CONT:
             handler = self._admit(msg, stream)
             if handler:
-                self._partials[key] = [handler, msg, [], MESSAGE_COST, 0]
-        part = self._partials.get(key)
+                self.partials[key] = [handler, msg, [], MESSAGE_COST, 0]
+        part = self.partials.get(key)
         if not part:
             # Dropped: whoever sends it must not wait for the credit.
-            return self._send_credit(src, 0, msg.number, len(msg.data))
+            return self.send_credit(src, 0, msg.number, len(msg.data))
         handler, first, chunks = part[:3]
         size = len(msg.data)
         chunks.append(msg.data)
         part[3] += size
         part[4] += size
-        if sum(p[3] for k, p in self._partials.items() if k[0] == src) > self.max_message_size:
-            del self._partials[key]
+        if sum(p[3] for k, p in self.partials.items() if k[0] == src) > self.max_message_size:
+            del self.partials[key]
             why = self.too_large_msg % self.max_message_size
             if handler[3] is None:
-                return self._bounce(first, why)
+                return self.bounce(first, why)
             return self._local(self._dead(first.handle, src, why))
         if not msg.flags & MORE:
-            del self._partials[key]
+            del self.partials[key]
             first.data = b"".join(chunks)
             if self._charge(first):
                 self._hand_over(handler, first)
             else:
                 self._refuse(first, "window overrun")
         elif part[4] * 2 >= LONG_WINDOW:
-            self._send_credit(src, 0, msg.number, part[4])
+            self.send_credit(src, 0, msg.number, part[4])
             part[4] = 0
 
     def _charge(self, msg: Message) -> Any:
@@ -509,25 +509,25 @@ class Router:
         msg.cost = len(msg.data) + MESSAGE_COST
         key = (msg.src_id, msg.handle)
         with self._lock:
-            meter = self._meters.get(key)
+            meter = self.meters.get(key)
             if meter is None:
-                meter = self._meters[key] = Meter(window_size(msg.handle))
+                meter = self.meters[key] = Meter(window_size(msg.handle))
             return meter.receive(msg.cost)
 
     def _admit(self, msg: Message, stream: Stream | None) -> Any:
         """Return the handler that takes `msg`, after having answered for it if there is none."""
         msg.router = self
         handle = msg.handle
-        handler = self._handlers.get(handle)
+        handler = self.handlers.get(handle)
         # What comes in several frames is charged when it is whole.
         if stream and not msg.flags & MORE and not self._charge(msg):
             why = "window overrun"
         elif handler is None:
             # The flow begins anew, should the handle be used again.
-            self._meters.pop((msg.src_id, handle), None)
-            return self._bounce(msg, self.invalid_handle_msg)
+            self.meters.pop((msg.src_id, handle), None)
+            return self.bounce(msg, self.invalid_handle_msg)
         elif handler[3] is not None and handler[3] != msg.src_id:
-            return self._drop(msg, self.refused_msg)
+            return self.drop(msg, self.refused_msg)
         elif handler[2] and not handler[2](msg, stream):
             why = self.refused_msg
         else:
@@ -535,18 +535,18 @@ class Router:
         self._refuse(msg, why)
 
     def _refuse(self, msg: Message, why: str) -> None:
-        self._drop(msg, why)
-        self._bounce(msg, why)
+        self.drop(msg, why)
+        self.bounce(msg, why)
 
     def _hand_over(self, handler: Handler, msg: Message) -> None:
         # Another answer, or the respondent's end, may have come first.
-        if handler[1] or self._handlers.pop(msg.handle, None):
+        if handler[1] or self.handlers.pop(msg.handle, None):
             if self.trace:
                 self.trace("receive", msg)
             try:
                 handler[0](msg)
             except Exception as e:
-                self._drop(msg, repr(e))
+                self.drop(msg, repr(e))
             if not handler[4]:
                 self.consumed(msg)
 
@@ -557,19 +557,19 @@ class Router:
             self._hand_over(handler, msg)
 
     def _on_credit(self, msg: Message) -> None:
-        handle, number, amount = _CREDIT.unpack(msg.data)
+        handle, number, amount = TRIPLE.unpack(msg.data)
         key = (msg.src_id, number or handle)
         if number:
-            long_send = self._longs.get(key)
+            long_send = self.longs.get(key)
             if long_send:
                 long_send.give(amount)
         elif not amount:
-            self._end_flow(key, self.invalid_handle_msg)
-        elif key in self._flows:
-            flow = self._flows[key]
+            self.end_flow(key, self.invalid_handle_msg)
+        elif key in self.flows:
+            flow = self.flows[key]
             with flow.lock:
                 flow.credit += amount
-            self._drain(flow)
+            self.drain(flow)
 
     # -- ends
 
@@ -585,7 +585,7 @@ class Router:
 
     def _on_del_route(self, msg: Message) -> None:
         """A neighbour says that a context is gone: believed of those that it leads to."""
-        (context_id,) = _NUMBER.unpack(msg.data)
+        (context_id,) = NUMBER.unpack(msg.data)
         stream = self.routes.get(context_id)
         if stream is self.routes.get(msg.src_id) and context_id != msg.src_id:
             self._stream_by_id.pop(context_id, None)
@@ -595,14 +595,14 @@ class Router:
     def context_lost(self, context_id: int) -> None:
         """Broker thread: end every wait for a context."""
         why = self.respondent_disconnect_msg
-        for handle, handler in list(self._handlers.items()):
+        for handle, handler in list(self.handlers.items()):
             if handler[3] == context_id:
                 self._local(self._dead(handle, context_id, why))
         for table, end in (
-            (self._flows, self._end_flow),
-            (self._longs, lambda key, why: self._longs[key].end(why)),
-            (self._partials, self._partials.pop),
-            (self._meters, self._meters.pop),
+            (self.flows, self.end_flow),
+            (self.longs, lambda key, why: self.longs[key].end(why)),
+            (self.partials, self.partials.pop),
+            (self.meters, self.meters.pop),
         ):
             for key in list(table):
                 if key[0] == context_id:

@@ -167,7 +167,7 @@ class ModuleResponder:
             self.finder.add_source_override(name, name + " (stand-in)", _stub(name), False)
         self._worker = worker
         self._lock = threading.Lock()
-        self._known: dict[int, set[str]] = {}
+        self.known: dict[int, set[str]] = {}
         self._segments: dict[tuple[str, ...], Segment] = {}
         self.get_module_count = 0
         self.get_module_secs = 0.0
@@ -207,11 +207,11 @@ class ModuleResponder:
         :raises ModuleUnservable: one of them is the program's own and can't be sent
         """
         target = context.context_id
-        known = self._known.get(target)
+        known = self.known.get(target)
         if known is not None and known.issuperset(module_names):
             return
         branch = self.router.branch
-        stream = self.router._stream_by_id.get(target)
+        stream = self.router.routes.streams.get(target)
         if stream is None:
             return self._check_main_callable(context, module_names)
         with self._lock:
@@ -219,7 +219,7 @@ class ModuleResponder:
                 if self.finder.kind(name) in ("own", None):
                     # Fail here with the reason; the child would only report a missing module.
                     self.finder.find(name)
-            known = self._known.setdefault(target, set(ALWAYS_THERE))
+            known = self.known.setdefault(target, set(ALWAYS_THERE))
             names = [n for n in module_names if n not in known] + list(FIRST_CALL)
             closure = self._closure(names, known)
             segments = self._push_segments([n for n in closure if n not in stream.sent_modules])
@@ -270,7 +270,7 @@ class ModuleResponder:
 
     def forget(self, context_id: int) -> None:
         """Broker thread: drop the state of a context that is gone."""
-        self._known.pop(context_id, None)
+        self.known.pop(context_id, None)
 
     # -- segments
 

@@ -453,18 +453,18 @@ class Popen:
             return
         self._done = True
         self._in.close()
-        self.router._handlers.pop(self._control, None)
+        self.router.handlers.pop(self._control, None)
         self._finished.release()
         self._call_back()
 
     def _call_back(self) -> None:
         while self._callbacks:
-            self.router.broker._guard(self._callbacks.popleft(), self)
+            self.router.broker.guard(self._callbacks.popleft(), self)
 
     def _abandon(self) -> None:
         """Close all ends of a program that was not started or is no longer needed."""
         if not self._control_to:
-            self.router._handlers.pop(self._control, None)
+            self.router.handlers.pop(self._control, None)
         self._in.close()
         for end in self._outs:
             end.close()

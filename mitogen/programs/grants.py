@@ -161,7 +161,7 @@ class _CallGrant(Grant):
 
     def is_valid(self) -> bool:
         # Before the call is sent it has no such mailbox. No request can arrive then either.
-        return self.call.reply_to in self.grants.router._handlers
+        return self.call.reply_to in self.grants.router.handlers
 
 
 class Grants:

@@ -67,7 +67,7 @@ class _End:
 
     def _end(self, lost: bool) -> None:
         self.ended = True
-        self.router._handlers.pop(self.handle, None)
+        self.router.handlers.pop(self.handle, None)
         self.on_end(lost)
 
 
@@ -131,7 +131,7 @@ class SendingEnd(_End):
         if msg.is_dead or not msg.data:
             self.close(msg.is_dead)
         else:
-            (amount,) = core._NUMBER.unpack(msg.data)
+            (amount,) = core.NUMBER.unpack(msg.data)
             self.credit += amount
             self._resume()
 
@@ -194,7 +194,7 @@ class ReceivingEnd(_End):
         if self.remote and self.owed * 2 >= self.window:
             owed, self.owed = self.owed, 0
             self.held -= owed
-            self._send(core._NUMBER.pack(owed))
+            self._send(core.NUMBER.pack(owed))
 
     def _on_closed(self, broken: bool) -> None:
         """End the pipe: all data was written, or (`broken`) nothing more can be written."""

@@ -28,6 +28,7 @@ import sys
 from mitogen import core
 from mitogen.bootstrap.spawn import own_environment
 from mitogen.core import ERROR, IS_DEAD, Message, takes_router
+from mitogen.core.late import LATE, fetch
 from mitogen.programs.endpoints import PolledReader, PolledWriter, Socket
 from mitogen.programs.pipes import ReceivingEnd, SendingEnd
 
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     Word = Union[str, bytes]
 
 __all__ = ["GRACE", "Guard", "Refused", "Started", "start", "start_on_pipes"]
+
+LATE.update(sftp="sftp.server", tty_modes="programs.tty_modes")
 
 #: Grace period of an abandoned program: seconds between the end of its input and the first signal.
 GRACE = 5.0
@@ -179,12 +182,10 @@ class _Tty:
     """A pseudo-terminal (pty(7)) for a program."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        from mitogen.programs import tty_modes
-
         self.master, self.slave = os.openpty()
         try:
             self.path = os.ttyname(self.slave)
-            tty_modes.apply(self.slave, settings.get("modes", b""))
+            fetch("tty_modes").apply(self.slave, settings.get("modes", b""))
             self.resize(*settings.get("size", (80, 24, 0, 0)))
         except BaseException:
             os.close(self.master)
@@ -346,14 +347,12 @@ def _start_subsystem(router: Router, spec: Spec) -> Started:
         return start_on_pipes(router, dict(spec, kind="argv", args=[path]))
     import socket
 
-    from mitogen.sftp import server
-
     ours, theirs = socket.socketpair()
 
     def serve() -> None:
         fd = theirs.detach()
         try:
-            server.serve(fd, fd, home())
+            fetch("sftp").serve(fd, fd, home())
         finally:
             os.close(fd)
 
@@ -470,7 +469,7 @@ class Program:
             return
         self.finished = True
         self.stdin.close()
-        self.router._handlers.pop(self.control, None)
+        self.router.handlers.pop(self.control, None)
         self._send_control("exit", *self.status)
         if not self.closing:
             self._reap()

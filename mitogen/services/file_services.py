@@ -360,7 +360,7 @@ class PushFileService(Service):
         target = context.context_id
         if target == self.router.context_id:
             return
-        stream = self.router._stream_by_id.get(target)
+        stream = self.router.routes.streams.get(target)
         if stream is None:
             raise Error("context %d is not below context %d" % (target, self.router.context_id))
         # Sent with the lock held: the request to forward a file must not overtake the file.

@@ -133,13 +133,13 @@ class _CallReceiver(Receiver):
         self.enqueue = enqueue
         super().__init__(router, CALL_SERVICE, overwrite=overwrite)
 
-    def _on_receive(self, msg: Any) -> None:
+    def on_message(self, msg: Any) -> None:
         msg.receiver = self
         self.enqueue(msg)
 
     def close(self) -> None:
-        handler = self.router._handlers.get(self.handle)
-        if handler and handler[0] != self._on_receive:
+        handler = self.router.handlers.get(self.handle)
+        if handler and handler[0] != self.on_message:
             # Another pool has replaced this one.
             self.handle = None
         super().close()
@@ -246,7 +246,7 @@ class Pool:
         if not self.closed and isinstance(receiver, _CallReceiver) and _is_stub(self.router):
             # The child's handler that keeps calls until there is a pool was added later.
             add = self.router.add_handler
-            add(receiver._on_receive, CALL_SERVICE, overwrite=True, consumer=True)
+            add(receiver.on_message, CALL_SERVICE, overwrite=True, consumer=True)
 
     def _listen_to(self, recv: Any) -> None:
         recv.notify = lambda _: self._put(lambda: self._take(recv))
@@ -445,7 +445,7 @@ class Pool:
 
 def _is_stub(router: Any) -> bool:
     """Return whether a child's calls are handled by the stub that waits for a pool."""
-    handler = router._handlers.get(CALL_SERVICE)
+    handler = router.handlers.get(CALL_SERVICE)
     owner = getattr(handler[0], "__self__", None) if handler else None
     return owner is not None and not isinstance(owner, Receiver)
 

@@ -181,7 +181,7 @@ class Outlet:
         return self.key[0] == self.router.context_id or routes.get(self.key[0]) is not None
 
     def _route(self, msg: Message) -> None:
-        flows = self.router._flows
+        flows = self.router.flows
         # A closed mailbox ends the flow. Anything sent after that would be dropped.
         if self._window is not None and flows.get(self.key) is not self._window:
             raise ChannelError("context %d has closed the mailbox", self.key[0])

@@ -147,7 +147,7 @@ class _Call:
         """Call `fn` in the other context."""
         msg = self.chain.make_msg(fn, *args)
         msg.reply_to = self.mailbox.handle
-        self.chain._send(fn, msg)
+        self.chain.send(fn, msg)
 
     def get(self) -> Message:
         """Return the next message from the far half."""
@@ -169,7 +169,7 @@ class _Call:
 
     def _set_timer(self, key: Any) -> None:
         left = max(0, (self.deadline or 0) - core.now())
-        timer = self.router.broker.after(left, lambda: self.router._end_flow(key, "timeout"))
+        timer = self.router.broker.after(left, lambda: self.router.end_flow(key, "timeout"))
         self._timers.append(timer)
 
 

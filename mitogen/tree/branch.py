@@ -139,9 +139,9 @@ class Branch:
         else:
             if len(stream.egress_ids) < MAX_EGRESS:
                 stream.egress_ids.add(dst)
-            return out.send(msg._header(len(msg.data), msg.flags), msg.data)
+            return out.send(msg.header(len(msg.data), msg.flags), msg.data)
         if not msg.flags & core.CONT:
-            router._bounce(msg, why)
+            router.bounce(msg, why)
 
     def _are_siblings(self, one: Any, other: Any) -> bool:
         """Whether neither stream leads to who may talk to all: the parent, or a joined process."""
@@ -152,7 +152,7 @@ class Branch:
         """A child is ready, or a process has joined."""
         router = self.router
         self.streams.add(stream)
-        router._stream_by_id[stream.remote_id] = stream
+        router.routes.streams[stream.remote_id] = stream
         self._tell_parent(ADD_ROUTE, stream.remote_id, stream.name)
         if stream.conn.keepalive_interval:
             self._keep_alive(stream, stream.received, 0)
@@ -175,7 +175,7 @@ class Branch:
 
     def _on_await_end(self, msg: Message) -> Any:
         """Answer once a child's process is reaped: after its route has gone."""
-        (context_id,) = core._NUMBER.unpack(msg.data)
+        (context_id,) = core.NUMBER.unpack(msg.data)
         for stream in self.processes:
             if stream.remote_id == context_id:
                 return stream.when_gone.append(lambda: msg.reply(None))
@@ -183,7 +183,7 @@ class Branch:
 
     def _on_detaching(self, msg: Message) -> None:
         """A child is about to leave the tree, and to stay; or it has left: see detach.py."""
-        stream = self.router._stream_by_id.get(msg.src_id)
+        stream = self.router.routes.streams.get(msg.src_id)
         if stream and msg.reply_to:
             stream.detached = True
             msg.reply(None)
@@ -213,17 +213,17 @@ class Branch:
             self._tell(router.node.parent_ids[0], handle, context_id, name)
 
     def _tell(self, dst_id: int, handle: int, context_id: int, name: str | None = "") -> None:
-        data = core._NUMBER.pack(context_id) + (name or "").encode()
+        data = core.NUMBER.pack(context_id) + (name or "").encode()
         self.router.route(Message(dst_id=dst_id, handle=handle, data=data, flags=RAW), False)
 
     def _on_add_route(self, msg: Message) -> Any:
-        (context_id,) = core._NUMBER.unpack_from(msg.data)
+        (context_id,) = core.NUMBER.unpack_from(msg.data)
         name = msg.data[4:].decode("utf-8", "replace")
         router = self.router
-        stream = router._stream_by_id.get(msg.src_id)
-        if stream is None or not stream.allows(context_id) or context_id in router._stream_by_id:
-            return router._drop(msg, "context %d is not its to announce" % context_id)
-        router._stream_by_id[context_id] = stream
+        stream = router.routes.streams.get(msg.src_id)
+        if stream is None or not stream.allows(context_id) or context_id in router.routes.streams:
+            return router.drop(msg, "context %d is not its to announce" % context_id)
+        router.routes.streams[context_id] = stream
         router.context_by_id(context_id, msg.src_id, name=name)
         self._tell_parent(ADD_ROUTE, context_id, name)
 
@@ -247,10 +247,10 @@ class Branch:
         if not (econtext and econtext.detached):
             # Nobody is left to be polite to: the end runs down the tree at once.
             self.cut_off()
-        lost = {handler[3] for handler in list(router._handlers.values())}
-        for table in router._flows, router._longs, router._partials, router._meters:
+        lost = {handler[3] for handler in list(router.handlers.values())}
+        for table in router.flows, router.longs, router.partials, router.meters:
             lost.update(key[0] for key in list(table))
-        for context_id in lost - set(router._stream_by_id) - {None}:
+        for context_id in lost - set(router.routes.streams) - {None}:
             router.context_lost(context_id)
 
     def _on_shutdown(self) -> None:
@@ -273,35 +273,35 @@ class Branch:
         """A neighbour wants a block of ids; or the parent says who has got one further down."""
         router = self.router
         if msg.data:
-            target, first, end = core._CREDIT.unpack(msg.data)
+            target, first, end = core.TRIPLE.unpack(msg.data)
             from_parent = router.routes.parent and msg.src_id == router.node.parent_ids[0]
             # Who joined has this context's own authority.
             if from_parent or msg.auth_id == router.context_id:
                 self.grant(target, first, end)
             return
-        stream = router._stream_by_id.get(msg.src_id)
+        stream = router.routes.streams.get(msg.src_id)
         asked = self.requests[msg.src_id] = self.requests.get(msg.src_id, 0) + 1
         if asked > MAX_BLOCKS:
-            return router._drop(msg, "it has had %d blocks of ids" % MAX_BLOCKS)
+            return router.drop(msg, "it has had %d blocks of ids" % MAX_BLOCKS)
 
         def on_block(block: tuple[int, int] | None) -> None:
             if block is None or stream is None or stream.closed:
                 return
             stream.give(*block)
-            msg.reply(Message(data=core._HEADER_BLOCK.pack(*block), flags=RAW))
+            msg.reply(Message(data=core.PAIR.pack(*block), flags=RAW))
 
         self.ids.request(on_block)
 
     def grant(self, target: int, first: int, end: int) -> None:
         """Record, on every hop towards `target`, that it may announce these ids."""
         router = self.router
-        stream = router._stream_by_id.get(target)
+        stream = router.routes.streams.get(target)
         if stream:
             stream.give(first, end)
         else:
             stream = router.routes.parent
         if stream and stream.remote_id != target:
-            data = core._CREDIT.pack(target, first, end)
+            data = core.TRIPLE.pack(target, first, end)
             router.route(
                 Message(dst_id=stream.remote_id, handle=ALLOCATE_ID, data=data, flags=RAW), False
             )
@@ -310,7 +310,7 @@ class Branch:
 
     def _on_get_module(self, msg: Message) -> None:
         fullname = msg.data.decode("utf-8", "replace")
-        stream = self.router._stream_by_id.get(msg.src_id)
+        stream = self.router.routes.streams.get(msg.src_id)
         if stream:
             sent = stream.sent_modules
             self.modules.fetch(fullname, lambda segment: self._send_segment(stream, segment), sent)
@@ -353,7 +353,7 @@ class Branch:
 
     def _on_forward_module(self, msg: Message) -> None:
         target, fullnames = core.decode(msg.data)
-        stream = self.router._stream_by_id.get(target)
+        stream = self.router.routes.streams.get(target)
         if stream:
             missing = [n for n in fullnames if n not in stream.sent_modules]
             segments = self.modules.segments(missing)

@@ -398,7 +398,7 @@ class Connecting(Attempt):
 
     def _on_eof(self, status: int) -> None:
         if status in (126, 127) and self.shake.state == "login":
-            error: StreamError = self.shake._unsupported("found none\n%s" % self.shake.output())
+            error: StreamError = self.shake.unsupported("found none\n%s" % self.shake.output())
         else:
             error = self.shake.eof(spawn.status_text(status))
         self._report(error)

@@ -172,7 +172,7 @@ def _when_gone(router: Any, context: Context, latch: Latch) -> None:
             latch.put(None)
 
     listen(router.broker, "exit", put)
-    stream = router._stream_by_id.get(context.context_id)
+    stream = router.routes.streams.get(context.context_id)
     if stream is None:
         put()
     elif stream.remote_id == context.context_id:
@@ -180,7 +180,7 @@ def _when_gone(router: Any, context: Context, latch: Latch) -> None:
     elif context.via is not None:
         handle = router.expect(lambda msg: put(), context.via.context_id)
         msg = Message(handle=AWAIT_END, reply_to=handle, flags=RAW)
-        msg.data = core._NUMBER.pack(context.context_id)
+        msg.data = core.NUMBER.pack(context.context_id)
         context.via.send(msg)
     else:
         listen(context, "disconnect", put)

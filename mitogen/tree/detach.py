@@ -106,6 +106,6 @@ def _refuse_imports(router: Any) -> Callable[..., None]:
 
         router.broker.defer(answer)
 
-    for fullname in list(importer._waiting):
+    for fullname in list(importer.pending):
         refuse(fullname, int)
     return refuse

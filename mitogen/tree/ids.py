@@ -105,7 +105,7 @@ class ChildIds:
         """Any thread: call `done((first, end))` on the broker once the parent has answered."""
 
         def on_answer(msg: Message) -> None:
-            done(None if msg.is_dead else core._HEADER_BLOCK.unpack(msg.data))
+            done(None if msg.is_dead else core.PAIR.unpack(msg.data))
 
         router = self.router
         parent = router.context_by_id(router.node.parent_ids[0])

@@ -16,6 +16,7 @@ from collections import deque
 
 from mitogen.calls.chain import CallChain
 from mitogen.core.mailbox import Latch
+from mitogen.tree import specs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,8 +82,6 @@ def hops_of(spec: Any) -> list[tuple[str, dict[str, Any]]]:
     :raises ValueError: the text is not well formed
     """
     if isinstance(spec, str):
-        from mitogen.tree import specs
-
         return list(specs.parse(spec))
     if isinstance(spec, dict) and "method" in spec:
         options = dict(spec)

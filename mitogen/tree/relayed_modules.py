@@ -44,7 +44,7 @@ class RelayedModules:
     def push(self, context: Context, module_names: list[str]) -> None:
         """Any thread: send on what is here of those modules, ahead of a call."""
         target = context.context_id
-        stream = self.router._stream_by_id.get(target)
+        stream = self.router.routes.streams.get(target)
         if (
             stream is None
             or target == stream.remote_id

@@ -170,7 +170,7 @@ class Router(_Base):
 
     def disconnect(self, context: core.Context) -> None:
         """Close the stream to a child of this context; a context further down is told to end."""
-        stream = self._stream_by_id.get(context.context_id)
+        stream = self.routes.streams.get(context.context_id)
         if stream and stream.remote_id == context.context_id:
             self.broker.defer(stream.disconnect, "Router.disconnect()")
         elif stream:
@@ -178,7 +178,7 @@ class Router(_Base):
 
     def kill(self, context: core.Context) -> None:
         """Kill a child of this context; a context further down ends itself, whatever runs there."""
-        stream: Any = self._stream_by_id.get(context.context_id)
+        stream: Any = self.routes.streams.get(context.context_id)
         if stream and stream.remote_id == context.context_id:
             stream.kill()
         self.disconnect(context)
@@ -203,11 +203,11 @@ class Router(_Base):
 
     def add_route(self, target_id: int, stream: Stream) -> None:
         """Broker thread: record that `stream` leads to a context."""
-        self._stream_by_id[target_id] = stream
+        self.routes.streams[target_id] = stream
 
     def del_route(self, target_id: int) -> None:
         """Broker thread: forget a context."""
-        stream = self._stream_by_id.pop(target_id, None)
+        stream = self.routes.streams.pop(target_id, None)
         if stream:
             self.context_lost(target_id)
             core.fire(self, "routes_lost", [target_id], stream)

@@ -28,9 +28,9 @@ IDS = st.one_of(st.sampled_from([0, 1, 2, 5, 6, 77, 100, 1100] * 3), st.integers
 NUMBERS = st.one_of(st.integers(0, 5), st.integers(0, 2**32 - 1))
 PAYLOADS = st.one_of(
     st.binary(max_size=20),
-    st.builds(core._NUMBER.pack, IDS),
-    st.builds(core._CREDIT.pack, st.one_of(IDS, st.sampled_from(KNOWN)), NUMBERS, NUMBERS),
-    st.builds(core._HEADER_BLOCK.pack, IDS, IDS),
+    st.builds(core.NUMBER.pack, IDS),
+    st.builds(core.TRIPLE.pack, st.one_of(IDS, st.sampled_from(KNOWN)), NUMBERS, NUMBERS),
+    st.builds(core.PAIR.pack, IDS, IDS),
     st.sampled_from([b"os", b"../../etc/passwd", b"\xff\xfe", b"mitogen.core", b"app"]),
     st.builds(lambda names: core.encode(names), st.lists(st.one_of(st.text(max_size=5), IDS))),
     st.just(core.encode([[["os", "/evil.py", None, 1]], core.Blob(b"x"), ["os"]])),
@@ -55,7 +55,7 @@ def frames_of(where):
         frame,
         dst=st.sampled_from([where, where, 0]),
         handle=st.sampled_from(KNOWN + [parent.ADD_ROUTE, core.DEL_ROUTE, parent.ALLOCATE_ID] * 4),
-        data=st.one_of(PAYLOADS, st.builds(core._NUMBER.pack, IDS)),
+        data=st.one_of(PAYLOADS, st.builds(core.NUMBER.pack, IDS)),
         src=st.sampled_from([where + 1] * 4 + [2]),
         auth=st.just(where + 1),
         reply_to=st.sampled_from([0, REPLY, 5]),
@@ -80,9 +80,9 @@ class Watched:
         add(self.note, PRIVATE, respondent=node.context(5))
         add(self.note, POLICED, policy=core.has_parent_authority)
         add(self.note, REPLY, persist=False, respondent=node.context(5))
-        router._handlers.pop(core.SHUTDOWN, None)
+        router.handlers.pop(core.SHUTDOWN, None)
         add(self.note, core.SHUTDOWN, policy=core.has_parent_authority)
-        if core.CALL_FUNCTION not in router._handlers:
+        if core.CALL_FUNCTION not in router.handlers:
             add(self.note, core.CALL_FUNCTION, policy=core.has_parent_authority)
         add(self.note, core.FORWARD_LOG)
 
@@ -109,15 +109,15 @@ def tree(net):
 
 
 def routes(node):
-    return {i: end.remote_id for i, end in node.router._stream_by_id.items()}
+    return {i: end.remote_id for i, end in node.router.routes.streams.items()}
 
 
 def state(node):
     """Return how much a router keeps."""
     router = node.router
     tables = (
-        router._handlers, router._flows, router._meters, router._longs, router._contexts,
-        router._stream_by_id,
+        router.handlers, router.flows, router.meters, router.longs, router._contexts,
+        router.routes.streams,
     )  # fmt: skip
     return [len(table) for table in tables]
 
@@ -197,12 +197,12 @@ FLOODS = {
     "unknown handles": lambda n, src: frame(0, 2000 + n, b"x", src, reply_to=5),
     "unknown contexts": lambda n, src: frame(5000 + n, ASK, b"x", src, reply_to=5),
     "unknown sources": lambda n, src: frame(0, ASK, b"x", 5000 + n),
-    "credits": lambda n, src: frame(src - 1, core.CREDIT, core._CREDIT.pack(2000 + n, 0, 5), src),
+    "credits": lambda n, src: frame(src - 1, core.CREDIT, core.TRIPLE.pack(2000 + n, 0, 5), src),
     "refused": lambda n, src: frame(src - 1, POLICED, b"x", src, reply_to=5),
-    "routes": lambda n, src: frame(src - 1, parent.ADD_ROUTE, core._NUMBER.pack(n), src),
-    "withdrawn": lambda n, src: frame(src - 1, core.DEL_ROUTE, core._NUMBER.pack(n), src),
+    "routes": lambda n, src: frame(src - 1, parent.ADD_ROUTE, core.NUMBER.pack(n), src),
+    "withdrawn": lambda n, src: frame(src - 1, core.DEL_ROUTE, core.NUMBER.pack(n), src),
     "granted": lambda n, src: frame(
-        src - 1, parent.ALLOCATE_ID, core._CREDIT.pack(src, n, n + 9), src
+        src - 1, parent.ALLOCATE_ID, core.TRIPLE.pack(src, n, n + 9), src
     ),
     "blocks": lambda n, src: frame(src - 1, parent.ALLOCATE_ID, b"", src, reply_to=5),
     "short payloads": lambda n, src: frame(src - 1, core.CREDIT, b"", src),
@@ -263,7 +263,7 @@ def test_a_flood_leaves_nothing_behind(what, attacker_id):
 def test_contexts_in_values_are_not_kept():
     with nodes.network() as net:
         master = tree(net)[0]
-        tag = core._head(0xC0, core.TAG_CONTEXT)
+        tag = core.head(0xC0, core.TAG_CONTEXT)
         for number in range(1000):
             core.decode(tag + core.encode([5000 + number, "evil"]), master.router)
         assert len(master.router._contexts) < 100
@@ -272,7 +272,7 @@ def test_contexts_in_values_are_not_kept():
 def test_contexts_in_values_have_ids():
     with nodes.network() as net:
         master = tree(net)[0]
-        tag = core._head(0xC0, core.TAG_CONTEXT)
+        tag = core.head(0xC0, core.TAG_CONTEXT)
         for wrong in ("evil", -1, 1 << 40, None, 1.5):
             try:
                 found = core.decode(tag + core.encode([wrong, "evil"]), master.router)

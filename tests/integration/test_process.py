@@ -545,13 +545,13 @@ def test_the_broker_ends_while_a_program_runs(own_router):
 
 def test_nothing_is_kept_of_a_program_that_is_over(local):
     local.run(["true"])
-    here = len(local.router._handlers)
+    here = len(local.router.handlers)
     there = local.call(programs.known_programs)
     for _ in range(5):
         local.run([SH, "-c", "exit 1"])
         with pytest.raises(FileNotFoundError):
             local.run(["no such program"])
-    processes.wait_until(lambda: len(local.router._handlers) == here, SOON)
+    processes.wait_until(lambda: len(local.router.handlers) == here, SOON)
     processes.wait_until(lambda: local.call(programs.known_programs) == there, SOON)
 
 
@@ -609,10 +609,10 @@ def test_sftp(builtin, anywhere):
     ],
 )
 def test_misuse_is_told_at_once(args, kwargs, error, local):
-    before = len(local.router._handlers)
+    before = len(local.router.handlers)
     with pytest.raises(error):
         local.popen(args, **kwargs)
-    processes.wait_until(lambda: len(local.router._handlers) == before, SOON)
+    processes.wait_until(lambda: len(local.router.handlers) == before, SOON)
 
 
 def test_every_python(pythons, router):

@@ -44,7 +44,7 @@ def frame(
     """Return the bytes of one frame; `auth` is `src` if not given."""
     auth = src if auth is None else auth
     head = core._HEADER.pack(magic, flags, dst, src, auth, handle, reply_to, len(data))
-    return head + (core._NUMBER.pack(number) if flags & 3 else b"") + data
+    return head + (core.NUMBER.pack(number) if flags & 3 else b"") + data
 
 
 class Lock:

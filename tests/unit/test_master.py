@@ -132,7 +132,7 @@ def test_records_give_their_credit_back(tree, records):
     _, one, _ = tree
     for _ in range(20):
         log(one, "app", logging.INFO, "x" * 10000, None, 0, None)
-    assert one.router._flows[(0, core.FORWARD_LOG)].credit > 0 and len(records) == 20
+    assert one.router.flows[(0, core.FORWARD_LOG)].credit > 0 and len(records) == 20
 
 
 # ---- ThreadWatcher
@@ -217,7 +217,7 @@ def test_modules_are_pushed_once(router, monkeypatch):
     monkeypatch.setattr(router.responder, "push", lambda context, names: pushed.append(names))
     context = router.context_by_id(7)
     router.push_modules(context, test_ids)
-    router.responder._known[7] = {__name__}
+    router.responder.known[7] = {__name__}
     router.push_modules(context, test_ids)
     assert pushed == [[__name__]]
 

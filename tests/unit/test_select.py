@@ -21,7 +21,7 @@ def receivers(master, count):
 def put(receiver, *values):
     """What the broker does with a message that has arrived."""
     for value in values:
-        receiver._on_receive(Message.pickled(value, src_id=9, handle=receiver.handle))
+        receiver.on_message(Message.pickled(value, src_id=9, handle=receiver.handle))
 
 
 def values(messages):
@@ -107,7 +107,7 @@ def test_the_end_of_a_sender_is_raised_and_the_others_go_on(master, oneshot, nes
     one, other = receivers(master, 2)
     select = Select([one, other], oneshot=oneshot)
     outer = Select([select], oneshot=oneshot) if nested else select
-    one._on_receive(Message.dead("gone"))
+    one.on_message(Message.dead("gone"))
     with pytest.raises(core.ChannelError, match="gone"):
         outer.get()
     assert (one in select._receivers) is not oneshot

@@ -14,7 +14,7 @@ def leader_of(pid):
 def known_programs(router):
     """Return how many programs this context runs for others, and how many mailboxes it has."""
     guard = router.__dict__.get("_guard")
-    return len(guard.programs) if guard else 0, len(router._handlers)
+    return len(guard.programs) if guard else 0, len(router.handlers)
 
 
 def kill_yourself(number):

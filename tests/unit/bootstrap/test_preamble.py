@@ -151,7 +151,7 @@ def test_it_compiles_and_works_there(small, version):
         "    exec(compile(text, 'core.py', 'exec'), m.__dict__)\n"
         "data = m.encode({'a': [1, (2, None), b'x' * 30, 1.5]})\n"
         "msg = m.Message(dst_id=1, src_id=2, auth_id=3, handle=4, data=data)\n"
-        "framer = m.Framer(); frames = framer.feed(msg._header(len(data), 0) + data)\n"
+        "framer = m.Framer(); frames = framer.feed(msg.header(len(data), 0) + data)\n"
         "print(m.decode(frames[0].data), frames[0].src_id)\n"
     )
     done = subprocess.run(

@@ -123,12 +123,12 @@ def test_refusals(there, fn, why):
 
 def test_a_refused_call_leaves_nothing(pair, there):
     master, _ = pair
-    before = dict(master.router._handlers), len(master.down[1].sent)
+    before = dict(master.router.handlers), len(master.down[1].sent)
     for args in ((lambda: 0,), (add, object())):
         for call in (there.call, there.call_async, there.call_no_reply):
             with pytest.raises(TypeError):
                 call(*args)
-    assert (dict(master.router._handlers), len(master.down[1].sent)) == before
+    assert (dict(master.router.handlers), len(master.down[1].sent)) == before
 
 
 def test_an_argument_that_cannot_be_sent_is_named(there):
@@ -241,7 +241,7 @@ def test_the_end_of_the_broker(pair, there):
 def test_an_interrupted_call_leaves_no_slot(pair, there, monkeypatch):
     master, one = pair
     one.serving = False
-    handlers = set(master.router._handlers)
+    handlers = set(master.router.handlers)
 
     def interrupted(*args):
         raise KeyboardInterrupt
@@ -249,7 +249,7 @@ def test_an_interrupted_call_leaves_no_slot(pair, there, monkeypatch):
     monkeypatch.setattr(nodes.Lock, "acquire", interrupted)
     with pytest.raises(KeyboardInterrupt):
         there.call(add, 1)
-    assert set(master.router._handlers) == handlers
+    assert set(master.router.handlers) == handlers
 
 
 def test_more_functions_than_are_kept(there, monkeypatch):
@@ -302,8 +302,8 @@ def test_a_timeout_cancels_the_call(pair, there):
     )
     master.net.pump()
     (call,) = one.router.econtext.dispatcher.queue
-    assert core._NUMBER.unpack(cancels[0].data) == (call.reply_to,)
-    assert call.reply_to not in master.router._handlers
+    assert core.NUMBER.unpack(cancels[0].data) == (call.reply_to,)
+    assert call.reply_to not in master.router.handlers
     # The answer that comes too late is dropped.
     one.run_calls()
     master.net.pump()
@@ -448,7 +448,7 @@ def test_only_who_called_may_cancel(net, canceller=None):
         let_cancel(two)
         receiver = master.context(two).call_async(add, 1)
         net.pump()
-        one.send(2, core.CANCEL, core._NUMBER.pack(receiver.handle))
+        one.send(2, core.CANCEL, core.NUMBER.pack(receiver.handle))
         net.pump()
         assert len(two.router.econtext.dispatcher.queue) == 1
     finally:
@@ -526,7 +526,7 @@ def test_text_and_arguments():
      ["builtins.OSError", 1, 2, 3]],
 )  # fmt: skip
 def test_a_hostile_call_error_is_a_stream_error_or_harmless(fields):
-    data = core._head(0xC0, core.TAG_CALL_ERROR) + core.encode(fields)
+    data = core.head(0xC0, core.TAG_CALL_ERROR) + core.encode(fields)
     try:
         error = core.decode(data)
     except StreamError:

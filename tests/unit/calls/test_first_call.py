@@ -32,7 +32,7 @@ def logs(pair):
 
 def use_up(one):
     """Have the logs' flow without credit; return the flow."""
-    one.router._flows[(0, core.FORWARD_LOG)] = flow = core.Window(core.LOG_WINDOW)
+    one.router.flows[(0, core.FORWARD_LOG)] = flow = core.Window(core.LOG_WINDOW)
     flow.credit = 0
     return flow
 
@@ -145,7 +145,7 @@ def test_while_there_is_no_credit_nothing_is_read(pair, stdio):
     master.net.advance(1)
     assert logger.rfd not in one.broker.poller.table and records == []
     flow.credit = 60000
-    one.router._drain(flow)
+    one.router.drain(flow)
     master.net.advance(0.1)
     turn()
     assert [each[2] for each in records] == ["one", "two"]

@@ -625,7 +625,7 @@ def test_what_holds_the_broker_is_no_child_of_the_tree(broker):
     broker.step()
     assert len(broker.holds) == 2 and broker.closing and not broker.stopping
     answers = []
-    ask = core.Message(data=core._NUMBER.pack(5), src_id=0, reply_to=1, router=router)
+    ask = core.Message(data=core.NUMBER.pack(5), src_id=0, reply_to=1, router=router)
     ask.reply = answers.append
     router.branch._on_await_end(ask)
     assert answers == [None]

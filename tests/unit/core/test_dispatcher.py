@@ -205,7 +205,7 @@ def test_a_function_s_return_gives_credit_back(pair):
     serve(one)
     for _ in range(10):
         there.call(note, bytes(1 << 20))
-    assert master.net.time == 1000 and not master.router._flows[(1, core.CALL_FUNCTION)].queue
+    assert master.net.time == 1000 and not master.router.flows[(1, core.CALL_FUNCTION)].queue
 
 
 def test_an_error_of_a_chain_is_kept_and_forgotten(pair):

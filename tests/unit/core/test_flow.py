@@ -113,7 +113,7 @@ def test_a_handler_gives_credit_by_returning(net):
     for _ in range(20):
         master.send(one, ASK, bytes(PIECE))
     net.pump()
-    assert net.time == 1000 and not master.router._flows[(1, ASK)].queue
+    assert net.time == 1000 and not master.router.flows[(1, ASK)].queue
 
 
 def test_credit_is_per_receiver(net):
@@ -150,7 +150,7 @@ def test_calls_queue_at_the_caller(net, size):
         net.pump()
     arrived = len(one.router.econtext.dispatcher.queue)
     assert net.time == 1000 and 4 <= arrived <= core.WINDOW // size + 1
-    assert len(master.router._flows[(1, core.CALL_FUNCTION)].queue) == count - arrived
+    assert len(master.router.flows[(1, core.CALL_FUNCTION)].queue) == count - arrived
 
 
 def test_too_many_calls_are_refused(net):
@@ -175,14 +175,14 @@ def test_a_receiver_that_closes_ends_the_wait(net):
     master.send(one, ASK, b"credit is given back")
     master.send(one, ASK, b"x")
     net.pump()
-    assert (1, ASK) not in master.router._flows  # ended: the handle is gone
+    assert (1, ASK) not in master.router.flows  # ended: the handle is gone
     assert net.time == 1001
 
 
 def test_an_end_of_the_flow_is_an_error_for_who_waits(net):
     master, one, receiver = pair(net)
     fill(master, one)
-    one.broker.after(1, lambda: one.router._send_credit(0, ASK, 0, 0))
+    one.broker.after(1, lambda: one.router.send_credit(0, ASK, 0, 0))
     with pytest.raises(ChannelError, match="^invalid handle$"):
         master.send(one, ASK, b"x")
 
@@ -265,7 +265,7 @@ def test_a_long_message_waits_for_the_far_ends_broker(net):
     one.down[2].stalled = False
     net.pump()
     assert got[0].data == data
-    assert not master.router._longs and not two.router._partials
+    assert not master.router.longs and not two.router.partials
 
 
 def test_the_sender_of_a_long_message_returns_when_it_is_out(net):
@@ -334,7 +334,7 @@ def test_a_lost_receiver_ends_a_long_message(net):
     two.broker.after(1, two.up.disconnect)
     with pytest.raises(ChannelError, match="respondent Context has disconnected"):
         master.send(two, ASK, data)
-    assert not master.router._longs
+    assert not master.router.longs
 
 
 def test_a_lost_link_ends_a_long_message(net):
@@ -343,7 +343,7 @@ def test_a_lost_link_ends_a_long_message(net):
     master.broker.after(1, lambda: master.down[1].disconnect("lost"))
     with pytest.raises(ChannelError):
         master.send(two, ASK, data)
-    assert not master.router._longs and not master.down[1].waiters
+    assert not master.router.longs and not master.down[1].waiters
 
 
 def test_the_end_of_the_broker_ends_a_long_message(net):
@@ -392,11 +392,11 @@ def test_room_that_comes_meanwhile_is_not_missed(net, monkeypatch):
 
 def test_credit_for_what_is_over_is_ignored(net):
     master, one = net.line(2)
-    one.send(0, core.CREDIT, core._CREDIT.pack(0, 12345, 1000))
-    one.send(0, core.CREDIT, core._CREDIT.pack(4711, 0, 1000))
-    one.send(0, core.CREDIT, core._CREDIT.pack(4711, 0, 0))
+    one.send(0, core.CREDIT, core.TRIPLE.pack(0, 12345, 1000))
+    one.send(0, core.CREDIT, core.TRIPLE.pack(4711, 0, 1000))
+    one.send(0, core.CREDIT, core.TRIPLE.pack(4711, 0, 0))
     net.pump()
-    assert not master.logs and not master.router._flows
+    assert not master.logs and not master.router.flows
 
 
 def test_credit_is_only_for_who_gives_it(net):
@@ -406,9 +406,9 @@ def test_credit_is_only_for_who_gives_it(net):
     fill(master, one)
     master.send(one, ASK, b"last", wait=False)
     for amount in (0, 1 << 30):
-        other.send(0, core.CREDIT, core._CREDIT.pack(ASK, 0, amount))
+        other.send(0, core.CREDIT, core.TRIPLE.pack(ASK, 0, amount))
     net.pump()
-    assert len(master.router._flows[(1, ASK)].queue) == 1
+    assert len(master.router.flows[(1, ASK)].queue) == 1
 
 
 def test_no_pacer_no_pause(net, monkeypatch):

@@ -103,8 +103,8 @@ def test_the_limit_is_exact():
 @pytest.mark.parametrize("flags, size", [(0, 27), (RAW, 27), (MORE, 31), (CONT, 31), (7, 31)])
 def test_a_header_is_as_small_as_that(flags, size):
     msg = Message(dst_id=1, src_id=2, auth_id=3, handle=4, reply_to=5, flags=flags, number=6)
-    assert msg._header(0, flags) == frame(1, 4, b"", 2, 3, 5, flags, 6)
-    assert len(msg._header(0, flags)) == size
+    assert msg.header(0, flags) == frame(1, 4, b"", 2, 3, 5, flags, 6)
+    assert len(msg.header(0, flags)) == size
 
 
 def test_memoryview_of_a_part():

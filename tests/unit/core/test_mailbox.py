@@ -204,7 +204,7 @@ def test_a_closed_receiver(net):
     with receiver as same:
         assert same is receiver
     receiver.close()
-    assert receiver.handle is None and ASK not in one.router._handlers
+    assert receiver.handle is None and ASK not in one.router.handlers
     with pytest.raises(ChannelError, match="the Receiver has been closed"):
         receiver.get()
     assert list(receiver) == []
@@ -219,10 +219,10 @@ def test_a_close_gives_credit_back_for_what_was_not_read(net):
     for _ in range(3):
         master.send(one, ASK, bytes(1 << 20))
     net.pump()
-    before = master.router._flows[(1, ASK)].credit
+    before = master.router.flows[(1, ASK)].credit
     receiver.close()
     net.pump()
-    flow = master.router._flows.get((1, ASK))
+    flow = master.router.flows.get((1, ASK))
     assert flow is None or flow.credit > before
 
 

@@ -96,7 +96,7 @@ def test_along_the_line_and_back(net):
     assert not answers
     net.pump()
     assert answers[0].unpickle() == b"cba" and answers[0].src_id == 2
-    assert not two.router._handlers.keys() & {answers[0].handle}
+    assert not two.router.handlers.keys() & {answers[0].handle}
 
 
 def test_between_siblings(net):
@@ -159,7 +159,7 @@ def test_policy_and_respondent_in_either_order(net):
     respondent = master.context(one)
     master.router.add_handler(print, 1001, True, core.is_neighbour, respondent)
     master.router.add_handler(print, 1002, True, respondent, core.is_neighbour)
-    assert master.router._handlers[1001] == master.router._handlers[1002]
+    assert master.router.handlers[1001] == master.router.handlers[1002]
 
 
 def test_once_means_once(net):
@@ -350,22 +350,22 @@ def test_ping(net):
 
 def test_routes_are_announced_up_to_the_root(net):
     master, one, two, three, four = tree(net)
-    assert master.router._stream_by_id == {i: master.down[1] for i in (1, 2, 3, 4)}
-    assert one.router._stream_by_id == {2: one.down[2], 3: one.down[3], 4: one.down[2]}
+    assert master.router.routes.streams == {i: master.down[1] for i in (1, 2, 3, 4)}
+    assert one.router.routes.streams == {2: one.down[2], 3: one.down[3], 4: one.down[2]}
     assert not master.logs + one.logs + two.logs
 
 
 def add_route(context_id, name=b"x"):
-    return core._NUMBER.pack(context_id) + name
+    return core.NUMBER.pack(context_id) + name
 
 
 @pytest.mark.parametrize("context_id", [0, 1, 3, 2, 77])
 def test_an_id_that_was_not_given_out_there_is_not_believed(net, context_id):
     master, one, two, three, _ = tree(net)
-    before = dict(one.router._stream_by_id)
+    before = dict(one.router.routes.streams)
     two.send(1, parent.ADD_ROUTE, add_route(context_id))
     net.pump()
-    assert one.router._stream_by_id == before
+    assert one.router.routes.streams == before
     assert "not its to announce" in one.logs[-1]
 
 
@@ -375,7 +375,7 @@ def test_only_a_neighbour_announces(net):
     master.down[1].blocks.append((50, 60))
     four.send(0, parent.ADD_ROUTE, add_route(50))
     net.pump()
-    assert 50 not in master.router._stream_by_id
+    assert 50 not in master.router.routes.streams
 
 
 def test_blocks_are_asked_for_hop_by_hop_and_recorded(net):
@@ -396,12 +396,12 @@ def test_a_grant_reaches_each_hop(net):
     assert all(end.allows(500) for end in ends) and not one.down[3].allows(500)
     four.node_five = net.node(500, four)
     net.pump()
-    assert master.router._stream_by_id[500] is master.down[1]
+    assert master.router.routes.streams[500] is master.down[1]
 
 
 def test_only_the_parent_grants(net):
     master, one, two, three, four = tree(net)
-    two.send(1, parent.ALLOCATE_ID, core._CREDIT.pack(2, 0, 2**32 - 1))
+    two.send(1, parent.ALLOCATE_ID, core.TRIPLE.pack(2, 0, 2**32 - 1))
     net.pump()
     assert not one.down[2].allows(77)
 
@@ -419,7 +419,7 @@ def test_a_lost_stream_ends_every_wait_for_what_it_led_to(net):
     net.pump()
     assert [reason(wait) for wait in waits] == ["respondent Context has disconnected"] * 3
     assert gone == [4]
-    assert set(master.router._stream_by_id) == {1, 3}
+    assert set(master.router.routes.streams) == {1, 3}
 
 
 def test_what_was_pushed_to_a_lost_context_is_forgotten(net):
@@ -463,10 +463,10 @@ def test_a_lost_parent_ends_every_wait_for_what_it_led_to(net):
 @pytest.mark.parametrize("context_id, believed", [(4, True), (2, False), (3, False), (0, False)])
 def test_a_context_is_gone_only_where_it_led(net, context_id, believed):
     master, one, two, three, four = tree(net)
-    two.send(1, core.DEL_ROUTE, core._NUMBER.pack(context_id))
+    two.send(1, core.DEL_ROUTE, core.NUMBER.pack(context_id))
     net.pump()
-    assert (context_id not in one.router._stream_by_id) is (believed or context_id == 0)
-    assert (context_id not in master.router._stream_by_id) is (believed or context_id == 0)
+    assert (context_id not in one.router.routes.streams) is (believed or context_id == 0)
+    assert (context_id not in master.router.routes.streams) is (believed or context_id == 0)
 
 
 def test_add_and_del_route_by_hand(net):
@@ -477,7 +477,7 @@ def test_add_and_del_route_by_hand(net):
         assert master.router.stream_by_id(40) is master.down[1]
         master.router.del_route(40)
         master.router.del_route(40)
-    assert 40 not in master.router._stream_by_id and not answers
+    assert 40 not in master.router.routes.streams and not answers
 
 
 def test_keepalives(net):
@@ -491,7 +491,7 @@ def test_keepalives(net):
     other.stalled = True
     net.advance(40)
     assert end.closed and end.reason == "no answer to 2 keepalives"
-    assert len(master.router._handlers) < 20, "each keepalive leaves a handler behind"
+    assert len(master.router.handlers) < 20, "each keepalive leaves a handler behind"
 
 
 def test_shutdown_asks_the_children_then_cuts_them_off(net):
@@ -513,7 +513,7 @@ def test_the_end_of_the_broker_ends_every_wait(net):
     late = master.inbox(1234, persist=False)
     assert reason(late) == "Broker has exitted"
     assert reason([m for m in master.inbox(1235)] or late) == "Broker has exitted"
-    assert core.PING in master.router._handlers
+    assert core.PING in master.router.handlers
 
 
 # ---- putting together
@@ -540,7 +540,7 @@ def test_interleaved_messages_are_put_together(net):
     net.pump()
     assert [msg.data[-1:] for msg in got] == [b"b", b"a"]
     assert [len(msg.data) for msg in got] == [len(FULL) + 1, 2 * len(FULL) + 1]
-    assert not master.router._partials
+    assert not master.router.partials
 
 
 @pytest.mark.parametrize("size", [131071, 131072, 131073, 262144, 262145, 1300000])
@@ -550,7 +550,7 @@ def test_any_size_arrives_whole(net, size):
     data = bytes(range(256)) * (size // 256) + b"!" * (size % 256)
     master.send(two, ASK, data)
     net.pump()
-    assert got[0].data == data and not master.router._longs
+    assert got[0].data == data and not master.router.longs
     assert max(len(sent) for sent, _ in master.down[1].sent) <= core.FRAME_SIZE + 31
 
 
@@ -561,7 +561,7 @@ def test_the_first_frame_decides(net):
         net.ends[1].write(partial(1, FULL, handle=handle, reply_to=2000))
         net.ends[1].write(partial(1, b"", CONT, handle=handle, reply_to=2000))
     net.pump()
-    assert not master.router._partials
+    assert not master.router.partials
     dead = [msg.data for msg in net.ends[0].frames() if msg.is_dead]
     assert dead == [b"refused by policy", b"invalid handle"]
 
@@ -572,7 +572,7 @@ def test_a_continuation_of_nothing_is_ignored(net):
     net.ends[1].write(partial(1, b"x", CONT))
     net.ends[1].write(partial(1, b"x", CONT | MORE))
     net.pump()
-    assert got == [] and not master.router._partials
+    assert got == [] and not master.router.partials
 
 
 def test_unfinished_messages_are_bounded_per_source(net):
@@ -585,7 +585,7 @@ def test_unfinished_messages_are_bounded_per_source(net):
     for number in (1, 2, 3):
         net.ends[1].write(partial(number, FULL, reply_to=2000))
     net.pump()
-    assert len(master.router._partials) == 4
+    assert len(master.router.partials) == 4
     net.ends[1].write(partial(4, FULL, reply_to=2000))  # one too many: that one alone
     net.ends[1].write(partial(1, b"end", CONT))
     other.up.write(partial(1, b"end", CONT, src=5))
@@ -602,7 +602,7 @@ def test_an_answer_that_is_too_large_ends_the_wait(net):
     answers = master.ask(one, ASK)
     net.pump()
     assert reason(answers) == "message too large (max 262144 bytes)"
-    assert not master.router._partials
+    assert not master.router.partials
 
 
 def test_unfinished_messages_are_forgotten_with_their_source(net):
@@ -610,10 +610,10 @@ def test_unfinished_messages_are_forgotten_with_their_source(net):
     master.inbox(ASK)
     net.ends[1].write(partial(1, FULL))
     net.pump()
-    assert master.router._partials
+    assert master.router.partials
     one.up.disconnect("test")
     net.pump()
-    assert not master.router._partials
+    assert not master.router.partials
 
 
 def test_pieces_must_be_full(net):
@@ -624,8 +624,8 @@ def test_pieces_must_be_full(net):
     for _ in range(1200):
         net.ends[1].write(partial(0, b"", MORE | CONT))
     net.pump()
-    pieces = sum(len(part[2]) for part in master.router._partials.values())
-    assert len(master.router._partials) < 1100 and pieces < 1100
+    pieces = sum(len(part[2]) for part in master.router.partials.values())
+    assert len(master.router.partials) < 1100 and pieces < 1100
 
 
 # ---- overrun
@@ -641,7 +641,7 @@ def test_an_overrun_is_dropped_and_ends_the_flow(net):
     assert len(got) == count
     assert "window overrun" in master.logs[0]
     credits = [msg for msg in net.ends[0].frames() if msg.handle == core.CREDIT]
-    assert core._CREDIT.unpack(credits[0].data) == (ASK, 0, 0)
+    assert core.TRIPLE.unpack(credits[0].data) == (ASK, 0, 0)
 
 
 def test_an_overrun_gains_nothing(net):
@@ -672,17 +672,17 @@ def test_what_is_no_frame_ends_the_stream_and_is_named(net):
     net.pump()
     assert master.down[1].closed and "SSH-2.0" in master.down[1].reason
     assert "the stream is dropped" in master.logs[0]
-    assert 1 not in master.router._stream_by_id and one.up.closed
+    assert 1 not in master.router.routes.streams and one.up.closed
 
 
 @pytest.mark.parametrize("handle", [core.CREDIT, core.DEL_ROUTE, parent.ADD_ROUTE])
 @pytest.mark.parametrize("data", [b"", b"\0", b"\xff" * 3])
 def test_short_payloads_of_the_protocol_change_nothing(net, handle, data):
     master, one = net.line(2)
-    before = dict(master.router._stream_by_id)
+    before = dict(master.router.routes.streams)
     one.send(0, handle, data)
     net.pump()
-    assert master.router._stream_by_id == before and not master.down[1].closed
+    assert master.router.routes.streams == before and not master.down[1].closed
 
 
 # ---- modules on the way

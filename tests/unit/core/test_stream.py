@@ -284,7 +284,7 @@ def test_many_wake_ups_cost_one_byte(broker, monkeypatch):
         broker.defer(int)
     gate.set()
     on_broker(broker)
-    assert 1 <= written.count(broker._wake_w) <= 3
+    assert 1 <= written.count(broker.wake_w) <= 3
 
 
 def test_timers(broker, monkeypatch):

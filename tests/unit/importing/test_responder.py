@@ -70,7 +70,7 @@ def router():
         stream=stream,
         node=core.Node(),
         shares_main=False,
-        _stream_by_id={1: stream, 2: stream},
+        routes=SimpleNamespace(streams={1: stream, 2: stream}),
     )
 
 
@@ -190,7 +190,7 @@ def test_only_new_modules_are_sent(server, router):
 
 def test_nothing_is_pushed_to_an_unknown_context(server, router):
     server.push(context(77), ["prog_a"])
-    assert not router.branch.sent and 77 not in server._known
+    assert not router.branch.sent and 77 not in server.known
 
 
 def test_a_joined_process_cannot_call_its_main_in_the_tree(server, router):

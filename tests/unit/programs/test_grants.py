@@ -109,7 +109,7 @@ def test_a_call_grant_lasts_while_the_answer_is_pending(tree):
     assert tree.request(tree.left, tree.right)[0] == "refused", "the call is not sent yet"
     call.reply_to = master.expect(lambda msg: None, 1)
     assert tree.request(tree.left, tree.right)[0] == "started"
-    del master._handlers[call.reply_to]
+    del master.handlers[call.reply_to]
     assert tree.request(tree.left, tree.right)[0] == "refused"
 
 
@@ -166,7 +166,7 @@ def test_the_requester_is_the_verified_source(tree):
         msg.data = core.encode([2, SPEC, HANDLES])
         with tree.right.broker.thread():
             stream = tree.right.router.routes.parent
-            stream.send(msg._header(len(msg.data), 0), msg.data)
+            stream.send(msg.header(len(msg.data), 0), msg.data)
         tree.net.pump()
     assert not tree.started
 

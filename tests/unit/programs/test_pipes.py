@@ -108,7 +108,7 @@ class Pipe:
 
     def handlers(self):
         ends = ((self.near, self.sending), (self.far, self.receiving))
-        return [end for node, end in ends if end.handle in node.router._handlers]
+        return [end for node, end in ends if end.handle in node.router.handlers]
 
 
 @pytest.fixture

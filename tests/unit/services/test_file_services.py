@@ -296,8 +296,8 @@ def test_an_error_in_write_is_raised_and_ends_the_transfer(node, tmp_path):
     with pytest.raises(OSError, match="No space"):
         fetch_with(node, path, fail)
     node.wait_for(lambda: not node.files._transfers)
-    assert not [h for h in node.child._handlers if h >= core.FIRST_HANDLE]
-    assert not [key for key in node.master._flows if key[1] >= core.FIRST_HANDLE]
+    assert not [h for h in node.child.handlers if h >= core.FIRST_HANDLE]
+    assert not [key for key in node.master.flows if key[1] >= core.FIRST_HANDLE]
 
 
 # ---- concurrent transfers
@@ -315,7 +315,7 @@ def test_stopped_readers_do_not_delay_others(node, tmp_path):
     path = write(tmp_path / "f", 6 * MIB)
     node.files.register(str(path))
     stopped = [begin(node, path) for _ in range(5)]
-    node.wait_for(lambda: len([f for f in node.master._flows.values() if f.queue]) == 5)
+    node.wait_for(lambda: len([f for f in node.master.flows.values() if f.queue]) == 5)
     for _ in range(3):
         ok, _, data = get(node, path)
         assert ok and data == path.read_bytes()

@@ -201,7 +201,7 @@ def test_many_calls_keep_their_order(node, make):
     big = bytes(1 << 20)
     waiting = [send(node, Echo.name(), "echo", {"value": big}) for _ in range(12)]
     assert all(each.get(SOON).unpickle() == (big, 1) for each in waiting)
-    meter = node.master._meters[1, core.CALL_SERVICE]
+    meter = node.master.meters[1, core.CALL_SERVICE]
     assert meter.received - meter.credited <= core.WINDOW
 
 
@@ -415,7 +415,7 @@ def test_a_call_that_arrives_during_stop_is_answered(node, make):
     data = core.encode((Echo.name(), "echo", {}))
     msg = core.Message(data=data, src_id=1, auth_id=1, reply_to=answer.handle, handle=110)
     msg.router = node.master
-    node.master.broker.defer(receiver._on_receive, msg)
+    node.master.broker.defer(receiver.on_message, msg)
     with pytest.raises(core.CallError, match="has ended"):
         answer.get(SOON).unpickle()
     assert pool._put(int) is False
@@ -594,7 +594,7 @@ def test_adopt_with_a_stub_added_after_the_pool(node):
     assert send(node, Other.name(), "hello", context=node.context).get(SOON).unpickle() == "hello"
     assert stub.kept == []
     pool.stop()
-    assert core.CALL_SERVICE not in node.child._handlers
+    assert core.CALL_SERVICE not in node.child.handlers
 
 
 def test_adopt_loses_no_calls(node):

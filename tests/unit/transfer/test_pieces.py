@@ -174,7 +174,7 @@ def test_sending_to_a_closed_mailbox(net, pair):
     with pytest.raises(core.ChannelError, match="context 1 has closed the mailbox"):
         outlet.send(b"2")
     outlet.fail(ValueError("dropped"))
-    assert (1, outlet.handle) not in master.router._flows
+    assert (1, outlet.handle) not in master.router.flows
 
 
 def test_sending_to_a_lost_context(net, pair):

@@ -134,9 +134,9 @@ def test_at_most_a_window_is_in_flight(node, way, source, where, monkeypatch):
         arrived.append(type(record))
         # The first message went with the call.
         if arrived.count(bytes) == 3 and not stopped:
-            node.wait_for(lambda: [f for f in sending._flows.values() if f.queue])
+            node.wait_for(lambda: [f for f in sending.flows.values() if f.queue])
             stopped.append(True)
-            meters = [m for (_, h), m in receiving._meters.items() if h >= core.FIRST_HANDLE]
+            meters = [m for (_, h), m in receiving.meters.items() if h >= core.FIRST_HANDLE]
             standing.append(sum(m.received - m.credited for m in meters))
         feed(self, record)
 
@@ -252,7 +252,7 @@ def test_a_full_disk_at_the_receiving_end(node, way, source, where):
             send(node, way, source, where / "g")
     node.settle()
     assert os.listdir(str(where)) == []
-    assert not any(flow.queue for flow in node.master._flows.values())
+    assert not any(flow.queue for flow in node.master.flows.values())
 
 
 @both
@@ -260,9 +260,9 @@ def test_no_mailboxes_and_flows_are_left(node, way, source, where):
     send(node, way, source, where / "g")
     node.settle()
     for router in (node.master, node.child):
-        assert not [h for h in router._handlers if h >= core.FIRST_HANDLE]
-        flows = [key for key in router._flows if key[1] >= core.FIRST_HANDLE]
-        node.wait_for(lambda: not [k for k in flows if k in router._flows])  # noqa: B023
+        assert not [h for h in router.handlers if h >= core.FIRST_HANDLE]
+        flows = [key for key in router.flows if key[1] >= core.FIRST_HANDLE]
+        node.wait_for(lambda: not [k for k in flows if k in router.flows])  # noqa: B023
 
 
 @both
@@ -463,7 +463,7 @@ def test_messages_from_other_contexts_are_dropped(node, where, source):
 
     def progress(path, done, total):
         if not mailbox:
-            mailbox.extend(h for h in node.master._handlers if h >= core.FIRST_HANDLE)
+            mailbox.extend(h for h in node.master.handlers if h >= core.FIRST_HANDLE)
             message = core.Message(dst_id=0, src_id=7, auth_id=7, handle=mailbox[0], data=b"evil")
             message.flags = core.RAW
             node.master.broker.defer(node.master._local, message)

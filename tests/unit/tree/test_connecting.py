@@ -176,7 +176,7 @@ def test_eager(net, begin):
     context = connecting.wait()
     assert (context.context_id, context.name, context.via) == (7, "method", None)
     assert context is connecting.root.context(7)
-    assert connecting.root.router._stream_by_id[7] is connecting.stream
+    assert connecting.root.router.routes.streams[7] is connecting.stream
     assert connecting.root.router.get_streams() == {connecting.stream}
     assert [msg.data for msg in got] == [b"first"]
     connecting.root.send(7, 1000, b"there")
@@ -241,7 +241,7 @@ def test_a_refusal_ends_it(net, begin, channel, text, attributes, why):
     with pytest.raises(PasswordError, match=why):
         connecting.wait()
     assert far.signals == [signal.SIGKILL] and connecting.stream.gone
-    assert 7 not in connecting.root.router._stream_by_id
+    assert 7 not in connecting.root.router.routes.streams
 
 
 def test_an_end_says_what_came_last_and_the_status(net, begin):
@@ -390,7 +390,7 @@ def test_an_interrupt_gives_it_up(net, begin, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             connecting.wait()
     net.advance(1)
-    assert far.signals == [signal.SIGKILL] and not connecting.root.router._stream_by_id
+    assert far.signals == [signal.SIGKILL] and not connecting.root.router.routes.streams
 
 
 def test_a_child_that_ends_later(net, begin):

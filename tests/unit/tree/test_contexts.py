@@ -39,11 +39,11 @@ def test_asking_a_mailbox(pair):
     receiver = there.send_async(msg)
     assert isinstance(receiver, Receiver) and msg.receiver is receiver
     assert receiver.get().unpickle() == ["b"]
-    handlers = len(master.router._handlers)
+    handlers = len(master.router.handlers)
     one.inbox(ASK + 1)
     with pytest.raises(core.TimeoutError):
         there.send_await(Message(handle=ASK + 1), 5)
-    assert master.net.time == 1005 and len(master.router._handlers) == handlers
+    assert master.net.time == 1005 and len(master.router.handlers) == handlers
 
 
 def test_calling_a_service(pair):

@@ -60,7 +60,7 @@ ROOMS = {
     "methods": {"core", "bootstrap"},
     "tree": {"core", "calls", "bootstrap", "methods"},
     "importing": {"core", "calls", "bootstrap"},
-    "programs": {"core", "calls", "bootstrap", "sftp"},
+    "programs": {"core", "calls", "bootstrap"},
     "transfer": {"core", "calls"},
     "services": {"core", "transfer"},
     "terminal": {"core", "bootstrap", "programs"},

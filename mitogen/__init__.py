@@ -1,7 +1,7 @@
 """
 Run Python on other machines and in other accounts, with nothing installed there.
 
-The names here mirror the process's main router; in a child its configuration sets them.
+The names here mirror the process's main router. In a child, its configuration sets them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main(
     In a child the decorator does nothing, so the program needs no `if __name__ == "__main__"`.
 
     :param str log_level: level for log records, by name
-    :param bool profiling: profile every context: see mitogen.profiler; None: if MITOGEN_PROFILING
+    :param bool profiling: profile every context; see mitogen.profiler. None: if MITOGEN_PROFILING
         is in the environment
     """
 

@@ -1,4 +1,4 @@
-"""`python3 -m mitogen`."""
+"""Entry point of `python3 -m mitogen`."""
 
 from __future__ import annotations
 

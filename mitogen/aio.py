@@ -1,18 +1,18 @@
 """
-The same tree for asyncio programs: connections, calls and mailboxes to await.
+Contexts for asyncio programs: awaitable connections, calls and mailboxes.
 
     async with mitogen.aio.Router() as router:
         web = await router.ssh(hostname="web1")
         print(await web.call(os.getpid))
 
 Rules
-    1. The event loop never waits for anything but its own events: what may sleep (starting a
-       process, finding modules, a slow link) happens on threads of the Router's own.
-    2. Whoever is cancelled while it awaits a connection or a call ends that at the far side too.
-    3. Answers are decoded on the loop's thread, by whoever awaits them.
+    1. The event loop is never blocked: functions that may block (starting a process, finding
+       modules, sending on a slow link) run on helper threads of the Router.
+    2. Cancelling a task that awaits a connection or a call cancels it at the far side too.
+    3. Answers are decoded on the loop's thread, by the awaiting task.
 
-Threads: everything here on the loop's; what comes from the broker is handed over by
-call_soon_threadsafe(), once for all that waits.
+Threads: everything here runs on the loop's; events from the broker are passed by
+call_soon_threadsafe(), one call for several messages.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import asyncio
 import concurrent.futures
 from collections import deque
 
-from mitogen import core, master, parent
+from mitogen import core, master
 from mitogen.calls.chain import CallChain
 from mitogen.core import mailbox
+from mitogen.methods.registry import METHODS
 from mitogen.programs import client
 from mitogen.programs.output import Capture
 from mitogen.tree import specs
@@ -38,34 +39,49 @@ if TYPE_CHECKING:
     from mitogen.tree.signatures import Methods
 
     class _Base(Methods["Context", Awaitable["Context"]]):
-        """The connection methods, whose names __getattr__ knows."""
+        """Signatures of the connection methods, which are set on Router below."""
 else:
     _Base = object
 
 __all__ = ["Context", "Receiver", "Router", "Sender"]
 
-#: Threads for what may sleep.
+#: Number of threads for functions that may block.
 HELPERS = 32
+
+
+class Helpers:
+    """Threads for functions that may block."""
+
+    def __init__(self) -> None:
+        self._threads = concurrent.futures.ThreadPoolExecutor(HELPERS, "mitogen-aio")
+
+    def run(self, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        """Call `func(*args)` on a helper thread."""
+        return asyncio.get_running_loop().run_in_executor(self._threads, func, *args)
+
+    def shutdown(self) -> None:
+        """Take no more calls; don't wait for those that run."""
+        self._threads.shutdown(wait=False)
 
 
 class Router(_Base):
     """
-    A master's router whose connection methods are awaited; an asynchronous context manager, which
-    ends the whole tree.
+    A master's router with awaitable connection methods. As an asynchronous context manager it shuts
+    down the whole tree.
 
-    Every connection method of :class:`mitogen.master.Router` is here under its name, takes the same
-    arguments and returns a :class:`Context` when awaited.
+    Every connection method of :class:`mitogen.master.Router` exists here under its name, takes the
+    same arguments and returns a :class:`Context` when awaited.
 
-    :param router: a mitogen.master.Router to use; None: a new one, which ends with this
-    :param int limit: connections that may be under way at once
+    :param router: a mitogen.master.Router to use; None for a new one, which is shut down with this
+    :param int limit: maximum number of simultaneous connection attempts
     """
 
     def __init__(self, router: master.Router | None = None, limit: int = 100) -> None:
         self._own = router is None
-        #: The Router underneath.
+        #: The underlying Router.
         self.router = router or master.Router()
         self._limit = asyncio.Semaphore(limit)
-        self._helpers = concurrent.futures.ThreadPoolExecutor(HELPERS, "mitogen-aio")
+        self.helpers = Helpers()
 
     async def __aenter__(self) -> Router:
         return self
@@ -74,29 +90,10 @@ class Router(_Base):
         await self.close()
 
     async def close(self) -> None:
-        """End the tree, unless the router was given; return once it is gone."""
+        """Shut down the tree, unless the router was given; return once it is gone."""
         if self._own:
-            await self._sleep(self.router.__exit__)
-        self._helpers.shutdown(wait=False)
-
-    if not TYPE_CHECKING:
-        # A type checker would take every name for one that is there.
-        def __getattr__(self, name: str) -> Callable[..., Any]:
-            if name not in parent.METHODS:
-                raise AttributeError(
-                    f"{type(self).__name__!r} has no attribute {name!r}; its methods are: "
-                    + ", ".join(sorted(parent.METHODS))
-                )
-
-            def method(**kwargs: Any) -> Any:
-                return self.connect(name, **kwargs)
-
-            method.__name__ = name
-            return method
-
-    def _sleep(self, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        """Have `func(*args)` called by a helper thread, as it may sleep."""
-        return asyncio.get_running_loop().run_in_executor(self._helpers, func, *args)
+            await self.helpers.run(self.router.__exit__)
+        self.helpers.shutdown()
 
     async def connect(
         self, method_name: str, name: str | None = None, via: Context | None = None, **kwargs: Any
@@ -104,14 +101,14 @@ class Router(_Base):
         """
         Start a child; see :meth:`mitogen.parent.Router.connect` for arguments and errors.
 
-        Cancelled, it ends what it has begun.
+        Cancelling this terminates a process that it has started.
         """
         async with self._limit:
             inner = via.context if isinstance(via, Context) else via
             make = self.router.connecting
-            attempt = await self._sleep(lambda: make(method_name, name, inner, **kwargs))
+            attempt = await self.helpers.run(lambda: make(method_name, name, inner, **kwargs))
             if inner is not None:
-                # Beside others that are made through the same context.
+                # Concurrent with other connections through the same context.
                 attempt.chain = CallChain(inner, worker=True)
             return Context(self, await self._run(attempt))
 
@@ -122,10 +119,10 @@ class Router(_Base):
         try:
             await allowed.wait()
         except BaseException:
-            # Its turn may come yet: it is not taken then.
+            # If its turn comes later, pass it on.
             allowed.then(lambda: self.router.branch.logins.leave(attempt.destination))
             raise
-        starting = self._sleep(attempt.start)
+        starting = self.helpers.run(attempt.start)
         try:
             await asyncio.shield(starting)
             await done.wait()
@@ -136,7 +133,7 @@ class Router(_Base):
         return context
 
     async def from_spec(self, text: str, **kwargs: Any) -> Context:
-        """Connect hop by hop, as a text such as "ssh:host/sudo:root" says: see specs.parse()."""
+        """Connect hop by hop, given a text such as "ssh:host/sudo:root"; see specs.parse()."""
         hops = specs.parse(text)
         made: list[Context] = []
         try:
@@ -151,8 +148,22 @@ class Router(_Base):
         return made[-1]
 
 
+def _connection_method(name: str) -> Callable[..., Any]:
+    def method(self: Router, **kwargs: Any) -> Any:
+        return self.connect(name, **kwargs)
+
+    method.__name__ = name
+    method.__qualname__ = "Router.%s" % name
+    method.__doc__ = "Start a child by the connection method `%s`; see its Options." % name
+    return method
+
+
+for _name in METHODS:
+    setattr(Router, _name, _connection_method(_name))
+
+
 class _Event:
-    """An asyncio.Event that any thread may set, and that can have a function called instead."""
+    """An asyncio.Event that any thread may set, and that may call a function instead."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -164,7 +175,7 @@ class _Event:
         try:
             self._loop.call_soon_threadsafe(self._set)
         except RuntimeError:
-            # The loop is closed: nobody waits.
+            # The loop is closed: no task waits.
             if self._func:
                 self._func()
 
@@ -174,7 +185,7 @@ class _Event:
         self._event.set()
 
     def then(self, func: Callable[[], Any]) -> None:
-        """Loop's thread: call `func()` when it is set, or now."""
+        """Loop's thread: call `func()` once the event is set, or now."""
         if self._event.is_set():
             func()
         else:
@@ -183,10 +194,10 @@ class _Event:
 
 class Context:
     """
-    A context whose calls are awaited.
+    A context with awaitable calls.
 
-    :param router: the Router that it belongs to
-    :param context: the mitogen.parent.Context underneath
+    :param router: the Router of this context
+    :param context: the underlying mitogen.parent.Context
     """
 
     def __init__(self, router: Router, context: core.Context) -> None:
@@ -197,13 +208,13 @@ class Context:
 
     @property
     def context_id(self) -> int:
-        """Which one it is."""
+        """Id of the context."""
         number: int = self.context.context_id
         return number
 
     @property
     def name(self) -> str | None:
-        """Its name, for people."""
+        """Name of the context, for display."""
         name: str | None = self.context.name
         return name
 
@@ -218,9 +229,9 @@ class Context:
 
     async def call(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """
-        Call `fn(*args, **kwargs)` there and return its result; cancelled, interrupt it there.
+        Call `fn(*args, **kwargs)` there and return its result. Cancelling this interrupts the call.
 
-        :raises CallError: it raised something; of the same built-in type, if it was one
+        :raises CallError: the call raised an exception; its type is the same if that is a built-in
         :raises ChannelError: the context is gone
         """
         return await self.call_in(self._chain, fn, *args, **kwargs)
@@ -228,7 +239,7 @@ class Context:
     async def call_in(
         self, chain: CallChain, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs
     ) -> R:
-        """The same by a CallChain of this context: pipelined, or with a thread of its own there."""
+        """Call with a CallChain of this context: pipelined, or on a thread of its own there."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[core.Message] = loop.create_future()
 
@@ -240,7 +251,7 @@ class Context:
             try:
                 loop.call_soon_threadsafe(deliver, msg)
             except RuntimeError:
-                # The loop is closed: nobody waits.
+                # The loop is closed: no task waits.
                 pass
 
         handle = await self._start(chain, on_answer, fn, args, kwargs)
@@ -258,8 +269,8 @@ class Context:
         module = getattr(fn, "__module__", None)
         if module in self._known:
             return chain.start(on_answer, fn, args, kwargs, False)
-        # Modules have to be found, and sent: that may take its time.
-        starting = self.router._sleep(chain.start, on_answer, fn, args, kwargs)
+        # Modules must be found and sent, which may take a while.
+        starting = self.router.helpers.run(chain.start, on_answer, fn, args, kwargs)
         try:
             handle = await asyncio.shield(starting)
         except asyncio.CancelledError:
@@ -273,24 +284,24 @@ class Context:
     def call_no_reply(
         self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.Future[Any]:
-        """Call `fn` and go on; an error there is logged. What is returned need not be awaited."""
-        return self.router._sleep(lambda: self._chain.call_no_reply(fn, *args, **kwargs))
+        """Call `fn` without a reply; an error there is logged. Awaiting the result is optional."""
+        return self.router.helpers.run(lambda: self._chain.call_no_reply(fn, *args, **kwargs))
 
     async def shutdown(self) -> None:
-        """End the context; return when it is gone, and reaped if it is a child of this one."""
+        """Shut down the context; return once it is gone, and a child of this one is reaped."""
         done = _Event()
-        latch = await self.router._sleep(self.context.shutdown)
+        latch = await self.router.helpers.run(self.context.shutdown)
         latch.notify = lambda latch: done.set()
         if latch.empty():
             await done.wait()
 
     async def put(self, path: Any, remote_path: Any, **kwargs: Any) -> Any:
-        """Send a file or a tree there: see :meth:`mitogen.parent.Context.put`."""
-        return await self.router._sleep(lambda: self.context.put(path, remote_path, **kwargs))
+        """Send a file or a tree there; see :meth:`mitogen.parent.Context.put`."""
+        return await self.router.helpers.run(lambda: self.context.put(path, remote_path, **kwargs))
 
     async def get(self, remote_path: Any, path: Any, **kwargs: Any) -> Any:
-        """Fetch a file or a tree: see :meth:`mitogen.parent.Context.get`."""
-        return await self.router._sleep(lambda: self.context.get(remote_path, path, **kwargs))
+        """Fetch a file or a tree; see :meth:`mitogen.parent.Context.get`."""
+        return await self.router.helpers.run(lambda: self.context.get(remote_path, path, **kwargs))
 
     async def run(
         self,
@@ -303,13 +314,13 @@ class Context:
         **kwargs: Any,
     ) -> CompletedProcess[Any]:
         """
-        Run a program there and return what it printed: see :func:`mitogen.process.run`.
+        Run a program there and return its output; see :func:`mitogen.process.run`.
 
-        Cancelled, it is killed. Callbacks are called in the event loop.
+        Cancelling this kills the program. Callbacks are called in the event loop.
         """
         capture = Capture(**kwargs)
         where = capture.options
-        starting = self.router._sleep(
+        starting = self.router.helpers.run(
             lambda: self.context.popen(args, env=env, cwd=cwd, pty=pty, **where)
         )
         try:
@@ -346,31 +357,32 @@ async def _converse(popen: client.Popen, capture: Capture) -> None:
 
 class Receiver:
     """
-    A mailbox to await: `async for msg in receiver`, until its sender closes it.
+    An asynchronous mailbox: `async for msg in receiver`, until its sender closes it.
 
     :param router: Router
-    :param kwargs: as :class:`mitogen.core.Receiver` takes them
+    :param kwargs: arguments of :class:`mitogen.core.Receiver`
     """
 
     def __init__(self, router: Router, **kwargs: Any) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiters: deque[asyncio.Future[None]] = deque()
-        self._told = False
-        #: The Receiver underneath.
+        #: True while a call of _wake() is pending.
+        self._waking = False
+        #: The underlying Receiver.
         self.receiver: Any = mailbox.Receiver(router.router, **kwargs)
         self.receiver.notify = self._on_message
 
     def _on_message(self, _: Any) -> None:
-        if not self._told:
-            self._told = True
+        if not self._waking:
+            self._waking = True
             try:
                 self._loop.call_soon_threadsafe(self._wake)
             except RuntimeError:
-                # The loop is closed: nobody waits.
+                # The loop is closed: no task waits.
                 pass
 
     def _wake(self) -> None:
-        self._told = False
+        self._waking = False
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
@@ -378,7 +390,7 @@ class Receiver:
 
     @property
     def handle(self) -> int | None:
-        """Its handle; None once it is closed."""
+        """Handle of the mailbox; None once it is closed."""
         handle: int | None = self.receiver.handle
         return handle
 
@@ -389,7 +401,7 @@ class Receiver:
 
     async def get(self) -> core.Message:
         """
-        Return the oldest Message.
+        Return the oldest message.
 
         :raises ChannelError: the sender closed it, its context is gone, or close() was called
         """
@@ -405,7 +417,7 @@ class Receiver:
                 return message
 
     def close(self) -> None:
-        """Take in nothing more; who waits gets ChannelError."""
+        """Close the mailbox; tasks waiting in get() get ChannelError."""
         self.receiver.close()
         self._wake()
 
@@ -425,10 +437,10 @@ class Receiver:
 
 class Sender:
     """
-    Sends values to a mailbox, and waits without holding up the loop when nobody reads.
+    Sender of values to a mailbox, which does not block the loop while the receiver is slow.
 
     :param router: Router
-    :param sender: the mitogen.core.Sender underneath, as a call or a message brought it
+    :param sender: the underlying mitogen.core.Sender, received with a call or a message
     """
 
     def __init__(self, router: Router, sender: core.Sender) -> None:
@@ -439,11 +451,11 @@ class Sender:
         """
         Send a value.
 
-        :raises EncodeError: it cannot be sent
+        :raises EncodeError: the value cannot be sent
         :raises TimeoutError: the receiver did not read for CREDIT_TIMEOUT seconds
         """
-        await self.router._sleep(self.sender.send, value)
+        await self.router.helpers.run(self.sender.send, value)
 
     async def close(self) -> None:
-        """End the receiver's iteration once it has read what was sent."""
-        await self.router._sleep(self.sender.close)
+        """End the receiver's iteration after it has read all values."""
+        await self.router.helpers.run(self.sender.close)

@@ -1,5 +1,5 @@
 """
-The command line: `python3 -m mitogen COMMAND`, or `mitogen COMMAND` where it is installed.
+The command line: `python3 -m mitogen COMMAND`, or `mitogen COMMAND` if it is installed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _demo(_args: argparse.Namespace) -> int:
 
 
 def _shell(args: argparse.Namespace) -> int:
-    """Connect and run shell(); errors are told as ssh(1) does, with its status."""
+    """Connect and run shell(); report errors like ssh(1), with its exit status."""
     utils.log_to_file(level="WARNING")
     try:
         with master.Router() as router:
@@ -35,16 +35,17 @@ def _shell(args: argparse.Namespace) -> int:
         return _STATUSES.get(type(e), 255)
 
 
-#: As a shell has them.
+#: Exit statuses for these errors, as in a shell.
 _STATUSES: dict[type[BaseException], int] = {FileNotFoundError: 127, PermissionError: 126}
 
 
 def _connect(router: Any, texts: Sequence[str]) -> Any:
-    """Connect as the specs say, each via the one before; return the last context."""
+    """Connect to each spec via the context of the one before; return the last context."""
     context = None
     for method, options in [hop for text in texts for hop in specs.parse(text)]:
         if method == "ssh":
-            # Suspended (~^Z) this program answers nobody. ssh(1) has none by default either.
+            # While suspended (~^Z) this program answers no keepalives. ssh(1) sends none by
+            # default.
             options.setdefault("keepalive_enabled", False)
         context = router.connect(method, via=context, **options)
     return context
@@ -60,7 +61,8 @@ def _run_shell(context: Any, args: argparse.Namespace) -> int:
     elif args.tty:
         tty = args.tty > 1 or os.isatty(0)
         if not tty:
-            print("mitogen shell: standard input is no terminal; -tt forces one", file=sys.stderr)
+            message = "mitogen shell: standard input is not a terminal; use -tt to force one"
+            print(message, file=sys.stderr)
     shell = fetch("terminal").shell
     return int(shell(context, command, tty=tty, escape=args.escape, quiet=args.quiet))
 
@@ -77,8 +79,9 @@ _SHELL_USAGE = "mitogen shell [-h] [-q] [-t | -T] [-e CHAR] SPEC... [-- COMMAND.
 _SHELL_HELP = """
 A spec names a context: ssh:user@host, sudo:root, docker:web, or several hops at once,
 ssh:user@host/sudo; of several specs each is reached via the one before. A command of one word
-is run by the login shell, 'ls | wc -l'; one of several as it is, without a shell. The exit
-status is the command's, 128 and the number of the signal that ended it, or 255 for an error.
+is run by the login shell, 'ls | wc -l'; a command of several words is run without a shell. The
+exit status is the command's, 128 plus the number of a signal that terminated it, or 255 for an
+error.
 """
 
 
@@ -89,21 +92,21 @@ def _add_shell(commands: Any) -> None:
         usage=_SHELL_USAGE,
         epilog=_SHELL_HELP,
     )
-    shell.add_argument("-q", dest="quiet", action="store_true", help="don't say how it ended")
+    shell.add_argument("-q", dest="quiet", action="store_true", help="don't report how it ended")
     ttys = shell.add_mutually_exclusive_group()
     ttys.add_argument(
         "-t",
         dest="tty",
         action="count",
         default=0,
-        help="give a command a terminal, if there is one here; -tt: in any case",
+        help="give a command a terminal, if standard input is one; -tt: in any case",
     )
-    ttys.add_argument("-T", dest="no_tty", action="store_true", help="give it no terminal")
-    escape_help = "escape character, ^ and one for a control character, or none (default: ~)"
+    ttys.add_argument("-T", dest="no_tty", action="store_true", help="give a command no terminal")
+    escape_help = "escape character, ^ and a letter for a control character, or none (default: ~)"
     shell.add_argument(
         "-e", dest="escape", metavar="CHAR", type=_escape, default="~", help=escape_help
     )
-    shell.add_argument("spec", metavar="SPEC", nargs="+", help="context, by a text")
+    shell.add_argument("spec", metavar="SPEC", nargs="+", help="name of a context")
     shell.set_defaults(func=_shell, takes_command=True)
 
 
@@ -115,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mitogen {version}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     demo = commands.add_parser(
-        "demo", help="start a small tree of contexts on this machine, draw it, and end it"
+        "demo", help="start a small tree of contexts on this machine, draw it, and shut it down"
     )
     demo.set_defaults(func=_demo)
     _add_shell(commands)
@@ -124,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """
-    Run the command that `argv` names; return its exit status.
+    Run the command in `argv` and return its exit status.
 
     :param argv: arguments; None for the process's own
     """
@@ -137,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(words)
     if command is not None and not getattr(args, "takes_command", False):
         parser.error("unrecognized arguments: " + " ".join(["--", *command]))
-    # As for ssh, nothing is the login shell.
+    # As with ssh, no command means the login shell.
     args.command = command or None
     try:
         status: int = args.func(args)

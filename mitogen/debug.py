@@ -1,10 +1,10 @@
 """
-What a process does just now: stacks, routers, streams, for people who look for a fault.
+Diagnostics of a running process: stacks, routers and streams, for debugging.
 
-Nothing here is imported unless a program does so. Works in a master and in a child, whose log
-records, and so dump_to_logger()'s, come home.
+This module is imported only if a program does so. It works in a master and in a child, whose log
+records, including those of dump_to_logger(), are sent to the master.
 
-Threads: any. The handler of install_handler() runs on the main thread, as signal handlers do.
+Threads: any. The handler of install_handler() runs on the main thread, like all signal handlers.
 """
 
 from __future__ import annotations
@@ -45,39 +45,39 @@ EVIL_SECONDS = 0.01
 
 def _brokers() -> dict[int, core.Broker]:
     """Return the brokers of this process, by their thread's ident."""
-    # An ended thread's ident may be another's by now.
+    # The ident of an ended thread may be reused, so only live brokers count.
     brokers = [router.broker for router in get_routers().values() if router.broker.alive]
     return {getattr(broker, "ident", 0): broker for broker in brokers}
 
 
 def format_stacks() -> str:
-    """Return the stack of every thread, as tracebacks are written, the current one's last."""
+    """Return the stack of every thread in the format of tracebacks, the current thread's last."""
     brokers = _brokers()
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     here = threading.get_ident()
     parts = []
     for ident, frame in sorted(sys._current_frames().items(), key=lambda item: item[0] == here):
-        name = "broker" if ident in brokers else names.get(ident, "not made by threading")
+        name = "broker" if ident in brokers else names.get(ident, "not a threading.Thread")
         stack = "".join(traceback.format_stack(frame))
         parts.append("# Thread %d (%s)\n%s" % (ident, name, stack))
     return "\n".join(parts)
 
 
 def get_routers() -> dict[str, core.Router]:
-    """Return the routers of this process, by hexadecimal number."""
+    """Return the routers of this process, by hexadecimal id."""
     found = [each for each in gc.get_objects() if isinstance(each, core.Router)]
-    # `dropped` is of the last that a Router is given: the others are being made just now.
+    # A Router's __init__ sets `dropped` near its end: a router without it is being constructed.
     return {"%x" % id(each): each for each in found if "dropped" in each.__dict__}
 
 
 def _contexts_of(router: core.Router) -> list[core.Context]:
-    """Return the contexts that a router knows a way to, by id."""
+    """Return the contexts that a router has a route to, by id."""
     found = [router.context_by_id(i, create=False) for i in sorted(router.routes.streams)]
     return [context for context in found if context is not None]
 
 
 def _stream_info(stream: Any) -> dict[str, Any]:
-    # What is looked at may be half made, or half closed.
+    # The stream may be incomplete or closing.
     conn = getattr(stream, "conn", None)
     names = "name remote_id rfd wfd queued received closed".split()
     found = {name: getattr(stream, name, None) for name in names}
@@ -90,9 +90,9 @@ def _stream_info(stream: Any) -> dict[str, Any]:
 
 def get_router_info() -> dict[str, Any]:
     """
-    Return what is known of each router, as a tree of plain values.
+    Return information on each router, as a tree of plain values.
 
-    Keys are as in get_routers(); what is below is for people and may change.
+    Keys are as in get_routers(); the values are for display and may change.
     """
     return {
         key: {
@@ -110,10 +110,10 @@ def get_router_info() -> dict[str, Any]:
 
 def get_stream_info(router_id: str) -> dict[str, Any]:
     """
-    Return what is known of the streams of a router.
+    Return information on the streams of a router.
 
     :param router_id: a key of get_routers()
-    :raises KeyError: there is no such router (any more)
+    :raises KeyError: the router does not exist, or not any longer
     """
     router = get_routers()[router_id]
     streams = set(router.routes.streams.values())
@@ -123,7 +123,7 @@ def get_stream_info(router_id: str) -> dict[str, Any]:
 
 
 def get_snapshot() -> str:
-    """Return all of it as text: the process, its threads' stacks, its routers and streams."""
+    """Return a report as text: the process, its threads' stacks, its routers and streams."""
     lines = ["# pid %d, %s, %s" % (os.getpid(), time.ctime(), " ".join(sys.argv[:1]))]
     for key, info in get_router_info().items():
         lines.append("# Router %s" % key)
@@ -135,7 +135,7 @@ def get_snapshot() -> str:
 
 
 def _to_terminal(text: str) -> None:
-    """Write to the terminal; to standard error where there is none."""
+    """Write to the terminal, or to standard error if there is none."""
     try:
         fd = os.open("/dev/tty", os.O_WRONLY | os.O_NOCTTY)
     except OSError:
@@ -150,14 +150,14 @@ def _on_signal(_signum: int, _frame: Any) -> None:
 
 def install_handler() -> None:
     """
-    Main thread: have SIGUSR2 write get_snapshot() to the terminal, or to standard error where
-    there is none. A child's standard error is log records of the master.
+    Main thread: make SIGUSR2 write get_snapshot() to the terminal, or to standard error if there is
+    none. A child's standard error becomes log records of the master.
     """
     signal.signal(signal.SIGUSR2, _on_signal)
 
 
 class _Dumper(threading.Thread):
-    """Logs a snapshot every so many seconds."""
+    """A thread that logs a snapshot periodically."""
 
     def __init__(self, secs: float) -> None:
         threading.Thread.__init__(self, name="mitogen-dump", daemon=True)
@@ -170,16 +170,16 @@ class _Dumper(threading.Thread):
             self._stopped.wait(self._secs)
 
     def stop(self) -> None:
-        """Any thread: log no more."""
+        """Any thread: stop logging."""
         self._stopped.set()
 
 
 def dump_to_logger(secs: float = 5) -> _Dumper:
     """
-    Log get_snapshot() every so many seconds, at level ERROR, until the process ends.
+    Log get_snapshot() periodically, at level ERROR, until the process ends.
 
-    :param secs: seconds
-    :returns: the thread, a daemon, that does it; its stop() ends that
+    :param secs: interval in seconds
+    :returns: the daemon thread that logs; call its stop() to end it
     """
     thread = _Dumper(secs)
     thread.start()
@@ -191,8 +191,8 @@ def dump_to_logger(secs: float = 5) -> _Dumper:
 
 def enable_evil_interrupts() -> None:
     """
-    Main thread: interrupt the process's system calls with SIGALRM a hundred times a second, to find
-    what cannot bear that.
+    Main thread: interrupt system calls with SIGALRM a hundred times a second, to find code that
+    does not handle this.
     """
     signal.signal(signal.SIGALRM, lambda _signum, _frame: None)
     signal.siginterrupt(signal.SIGALRM, True)
@@ -206,12 +206,12 @@ def disable_evil_interrupts() -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
-# -- from afar
+# -- in other contexts
 
 
 class ContextDebugger:
     """
-    Master: looks into the contexts of a router, without waiting for the calls that run there.
+    Master: inspector of a router's contexts, which does not wait for calls running there.
 
     :param router: the master's router
     """
@@ -223,15 +223,15 @@ class ContextDebugger:
         """
         Return get_snapshot() of a context.
 
-        :param timeout: seconds
-        :raises mitogen.core.TimeoutError: it did not answer in time
+        :param timeout: seconds to wait for the answer
+        :raises mitogen.core.TimeoutError: the context did not answer in time
         """
         chain = context.call_chain_class(context, timeout=timeout, worker=True)
         text: str = chain.call(get_snapshot)
         return text
 
     def snapshots(self, timeout: float = 10.0) -> dict[str, str]:
-        """Return the same of every context: name to text, or to the error's."""
+        """Return the snapshots of all contexts, by name; for an error its text."""
         found: dict[str, str] = {}
         for context in _contexts_of(self.router):
             name = str(context.name)

@@ -1,7 +1,7 @@
 """
-Connection method `doas`: another account of this machine by doas(1).
+Connection method `doas`: another account of this machine, by doas(1).
 
-As with sudo, standard input is a pipe and the password is asked for on a terminal.
+As with sudo, standard input is a pipe and the password prompt comes on a terminal.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ password_required_msg = "doas password is required"
 
 
 class PasswordError(StreamError):
-    """doas asked for a password and there was none, or it was wrong."""
+    """doas prompted for a password, and it was missing or wrong."""
 
 
 class Options(connection.AccountOptions):
     """
-    Besides connection.Options:
+    In addition to connection.Options:
 
-    :param str username: whose account; default root
-    :param str password: the calling account's password
-    :param str doas_path: the program
-    :param str password_prompt: what it asks with; compared without regard to case
-    :param incorrect_prompts: what it may say to a wrong password
+    :param str username: account to switch to; default root
+    :param str password: password of the calling account
+    :param str doas_path: path of the program
+    :param str password_prompt: text of the prompt, compared case-insensitively
+    :param incorrect_prompts: texts of possible replies to a wrong password
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Options(connection.AccountOptions):
 
 
 class Connection(connection.Connection):
-    """A doas."""
+    """A doas process."""
 
     options_class = Options
     tty = True

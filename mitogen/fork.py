@@ -1,13 +1,13 @@
 """
-Connection method `fork`: a copy of this process, with the modules that it has loaded.
+Connection method `fork`: a fork of this process, with the modules that it has loaded.
 
 Rules
-    1. The broker stands still while the process splits, holding no lock.
-    2. In the copy, everything that belongs to this process' tree is closed before anything runs.
-    3. The copy never returns into the program: it ends in os._exit().
+    1. The broker is paused during the fork, holding no lock.
+    2. In the child, all descriptors of this process's tree are closed before any other code runs.
+    3. The child never returns into the program: it ends in os._exit().
 
-Threads: the one that connects. Threads of the program do not exist in the copy; locks that they
-held stay held there.
+Threads: the one that connects. The program's other threads do not exist in the child; locks that
+they held stay locked there.
 """
 
 from __future__ import annotations
@@ -35,14 +35,16 @@ FORK_SUPPORTED = hasattr(os, "fork")
 
 
 class Error(core.StreamError):
-    """fork is not to be had here."""
+    """fork is not available on this system."""
 
 
 class Options(connection.Options):
     """
+    Options of the method.
+
     :param str name: name of the context
-    :param on_fork: called in the copy once the tree's descriptors are closed
-    :param on_start: called in the copy as `on_start(econtext)` before it serves calls
+    :param on_fork: called in the child once the tree's descriptors are closed
+    :param on_start: called in the child as `on_start(econtext)` before it serves calls
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class Options(connection.Options):
         max_message_size: int | None = None,
     ) -> None:
         if not FORK_SUPPORTED:
-            raise Error("fork: this system has no fork(); use Router.local()")
+            raise Error("fork: os.fork() is not available on this system; use Router.local()")
         connection.Options.__init__(
             self, name=name, debug=debug, profiling=profiling, unidirectional=unidirectional
         )
@@ -65,14 +67,14 @@ class Options(connection.Options):
 
 
 class Process:
-    """A forked process with the interface of subprocess.Popen that spawn.Process wants."""
+    """A forked process with the parts of subprocess.Popen that spawn.Process uses."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.status: Any = None
 
     def poll(self) -> int | None:
-        """Return the exit status (negative: a signal), or None if it runs."""
+        """Return the exit status (negative: a signal), or None while the process runs."""
         if self.status is None:
             try:
                 pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -80,25 +82,25 @@ class Process:
                 self.status = 0
             else:
                 if pid:
-                    self._note(status)
+                    self._set_status(status)
         return self.status
 
     def wait(self) -> Any:
-        """Return the exit status, once there is one."""
+        """Wait for the process to exit, and return its exit status."""
         if self.status is None:
             try:
-                self._note(os.waitpid(self.pid, 0)[1])
+                self._set_status(os.waitpid(self.pid, 0)[1])
             except ChildProcessError:
                 self.status = 0
         return self.status
 
-    def _note(self, status: int) -> None:
+    def _set_status(self, status: int) -> None:
         signalled = os.WIFSIGNALED(status)
         self.status = -os.WTERMSIG(status) if signalled else os.WEXITSTATUS(status)
 
 
 class Connection(connection.Connection):
-    """A fork."""
+    """A forked process."""
 
     options_class = Options
 
@@ -116,11 +118,11 @@ class Connection(connection.Connection):
         corker.cork()
         try:
             with warnings.catch_warnings():
-                # 3.12 warns of threads: rule 1 is about those that are ours.
+                # Python 3.12 warns about threads; rule 1 makes that safe for mitogen's own.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 pid = os_fork.real_fork()
             if not pid:
-                # Or the copy would hold its own pipe open when this process ends.
+                # Otherwise the child would keep its own pipe open when this process exits.
                 os.close(ours)
                 _become_child(self, theirs)
         finally:
@@ -132,7 +134,7 @@ class Connection(connection.Connection):
 
 
 def _become_child(conn: Connection, fd: int) -> NoReturn:
-    """In the copy: leave the parent's tree, read the configuration, be a context. No return."""
+    """Child: leave the parent's tree, read the configuration, run as a context. Never returns."""
     status = 1
     try:
         _leave_tree(conn.router)
@@ -166,7 +168,7 @@ def _leave_tree(router: Router) -> None:
 
 
 class ForkedContext(core.ExternalContext):
-    """A context that calls `on_start(econtext)` once it is set up, before it serves calls."""
+    """A context that calls `on_start(econtext)` after its set-up, before it serves calls."""
 
     on_start: Callable[[ExternalContext], object] | None = None
 
@@ -188,7 +190,7 @@ class ForkedContext(core.ExternalContext):
 
 
 def _read_preamble(conn: Connection) -> None:
-    """Do as the first stage does, with the core that is loaded already."""
+    """Do the work of the first stage, with the core that is already loaded."""
     import zlib
 
     stream = zlib.decompressobj()
@@ -207,12 +209,12 @@ def _read_preamble(conn: Connection) -> None:
 def _read(size: int) -> bytes:
     data = os.read(0, size)
     if not data:
-        raise EOFError("the parent has gone")
+        raise EOFError("the parent has closed the connection")
     return data
 
 
 def reset_logging_framework() -> None:
-    """In a forked child: forget the parent's log handlers."""
+    """In a forked child: remove the parent's log handlers."""
     logging = sys.modules.get("logging")
     if logging:
         for name in [None, *logging.Logger.manager.loggerDict]:
@@ -221,20 +223,20 @@ def reset_logging_framework() -> None:
 
 
 def fixup_prngs() -> None:
-    """In a forked child: do nothing; random reseeds itself since Python 3.7, and on 3.6 here."""
+    """In a forked child: reseed `random` on Python 3.6; since 3.7 it does so itself."""
     random = sys.modules.get("random")
     if random:
         random.seed()
 
 
 def on_fork() -> None:
-    """In a forked child: what a program that forks by itself should call."""
+    """In a forked child: clean up. To be called by programs that use os.fork() themselves."""
     reset_logging_framework()
     fixup_prngs()
 
 
 def handle_child_crash() -> None:
-    """In a forked child: write the traceback to the terminal, where there is one."""
+    """In a forked child: write the traceback to the terminal, or else to standard error."""
     import traceback
 
     text = "mitogen: fork: the child of %d failed:\n%s" % (os.getppid(), traceback.format_exc())

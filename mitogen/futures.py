@@ -2,11 +2,11 @@
 Calls as concurrent.futures: `context.submit(fn, ...)`, and an Executor over many contexts.
 
 Rules
-    1. An answer is decoded by whoever asks for the result, not on the broker thread.
-    2. A future is pending until its answer is there: cancel() succeeds until then, and reaches the
+    1. An answer is decoded by the thread that requests the result, not on the broker thread.
+    2. A future is pending until its answer arrives. Until then cancel() succeeds, and reaches the
        child, where the call is interrupted if it runs.
 
-Threads: any; a future's callbacks are called on the broker's, as its answer comes.
+Threads: any; a future's callbacks are called on the broker's, when its answer arrives.
 """
 
 from __future__ import annotations
@@ -29,10 +29,20 @@ __all__ = ["CallFuture", "Executor", "submit"]
 
 
 class CallFuture(Base):
-    """The result of a call to come; made by submit()."""
+    """
+    The future of a call; made by submit().
 
-    _chain: Any = None
-    _handle = 0
+    :param chain: the call's CallChain
+    """
+
+    def __init__(self, chain: CallChain) -> None:
+        super().__init__()
+        self.chain = chain
+        self._handle: Any = 0
+
+    def start(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        """Send the call."""
+        self._handle = self.chain.start(self._on_answer, fn, args, kwargs)
 
     def _on_answer(self, msg: Any) -> None:
         if self.set_running_or_notify_cancel():
@@ -40,30 +50,30 @@ class CallFuture(Base):
 
     def cancel(self) -> bool:
         """
-        Have the call interrupted, or dropped if it has not begun; return whether there was none of
-        its answer yet.
+        Interrupt the call, or drop it if it has not begun. Return False if its answer has already
+        arrived.
         """
         fresh = not self.cancelled()
         if not super().cancel():
             return False
         if fresh:
-            self._chain.cancel(self._handle)
+            self.chain.cancel(self._handle)
         return True
 
     def result(self, timeout: float | None = None) -> Any:
         """
-        Return what the call returned.
+        Return the call's result.
 
-        :param timeout: seconds to wait; None for ever
+        :param timeout: seconds to wait; None for no limit
         :raises concurrent.futures.TimeoutError: there is no answer within `timeout`
         :raises concurrent.futures.CancelledError: cancel() was called
-        :raises CallError: the call raised something
+        :raises CallError: the call raised an exception
         :raises ChannelError: the context is gone
         """
         return super().result(timeout).unpickle()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return what result() raises, except its own TimeoutError and CancelledError; or None."""
+        """Return the exception of result(), or None; TimeoutError and CancelledError are raised."""
         msg = super().result(timeout)
         try:
             msg.unpickle()
@@ -76,31 +86,30 @@ def submit(chain: CallChain, fn: Callable[..., Any], args: Any, kwargs: Any) -> 
     """
     Call a function; return a CallFuture for its result.
 
-    :param CallChain chain: where, and in what order
+    :param CallChain chain: chain for the call, which determines its context and order
     :param fn: function; see CallChain.call()
     """
-    future = CallFuture()
-    future._chain = chain
-    future._handle = chain.start(future._on_answer, fn, args, kwargs)
+    future = CallFuture(chain)
+    future.start(fn, args, kwargs)
     return future
 
 
 class Executor(concurrent.futures.Executor):
     """
-    Runs calls in whichever of its contexts has the least to do.
+    Runs each call in the least busy of its contexts.
 
-    :param contexts: Contexts, at least one; they stay when the executor is shut down
-    :param int workers: calls that each context runs at once
+    :param contexts: Contexts, at least one; shutting down the executor does not affect them
+    :param int workers: number of simultaneous calls in each context
     :raises ValueError: there are no contexts, or `workers` is less than one
     """
 
     def __init__(self, contexts: Iterable[Any], workers: int = 1) -> None:
         contexts = list(contexts)
         if not contexts or workers < 1:
-            raise ValueError("an Executor needs at least one context, and one worker in each")
+            raise ValueError("an Executor needs at least one context and one worker per context")
         threaded = workers > 1
         self._chains = [CallChain(c, worker=threaded) for c in contexts for _ in range(workers)]
-        #: Calls without an answer, by chain.
+        #: Number of pending calls by chain.
         self._load = dict.fromkeys(self._chains, 0)
         self._futures: set[CallFuture] = set()
         self._lock = threading.Condition()
@@ -110,7 +119,7 @@ class Executor(concurrent.futures.Executor):
         """
         Call `fn(*args, **kwargs)` in one of the contexts; return a CallFuture.
 
-        :raises RuntimeError: the executor was shut down, or none of its contexts is left
+        :raises RuntimeError: the executor was shut down, or all of its contexts are gone
         """
         with self._lock:
             if self._shut:
@@ -130,13 +139,13 @@ class Executor(concurrent.futures.Executor):
         return future
 
     def _on_done(self, future: Any) -> None:
-        chain = future._chain
+        chain = future.chain
         self._note_end(chain)
         context = chain.context
         with self._lock:
             self._futures.discard(future)
             if context.router.stream_by_id(context.context_id) is None:
-                # It would be the least busy one for ever.
+                # Otherwise it would always be the least busy one.
                 self._load.pop(chain, None)
             self._lock.notify_all()
 
@@ -147,10 +156,10 @@ class Executor(concurrent.futures.Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """
-        Take no more calls.
+        Stop accepting calls.
 
-        :param bool wait: return once every call has been answered
-        :param bool cancel_futures: cancel those that have not
+        :param bool wait: wait for the answers of all pending calls
+        :param bool cancel_futures: cancel the pending calls
         """
         with self._lock:
             self._shut = True

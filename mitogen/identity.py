@@ -2,7 +2,8 @@
 The version of this library, and the place of this process in its tree.
 
 Programs read both as attributes of the package: `mitogen.__version__`, `mitogen.context_id`. The
-values are kept there, since a child's package is made from its configuration; this file sets them.
+values are stored there, because a child's package is made from its configuration; this module sets
+them.
 
 Threads: any. Imports nothing of mitogen.
 """
@@ -23,7 +24,7 @@ VERSION = (0, 4, 0)
 
 def attributes(context_id: int, parent_ids: list[int]) -> dict[str, Any]:
     """
-    Return the attributes that the package `mitogen` has in a child.
+    Return the attributes of the package `mitogen` in a child.
 
     :param int context_id: id of the child
     :param list parent_ids: ids of its ancestors, nearest first
@@ -46,8 +47,8 @@ def set_parents(parent_ids: list[int], context_id: int | None = None) -> None:
     """
     Set `mitogen.parent_ids` and `mitogen.parent_id` of this process.
 
-    :param list parent_ids: ids of this context's ancestors, nearest first; empty where it has none
-    :param int context_id: its new id; None: as before
+    :param list parent_ids: ids of this context's ancestors, nearest first; empty if it has none
+    :param int context_id: new id of this context; None to leave it unchanged
     """
     package: Any = sys.modules["mitogen"]
     package.parent_ids = parent_ids[:]

@@ -1,4 +1,4 @@
-"""Public names for making Python source smaller: see mitogen.bootstrap.minify."""
+"""Public names for shrinking Python source: see mitogen.bootstrap.minify."""
 
 from __future__ import annotations
 

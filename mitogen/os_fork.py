@@ -1,5 +1,5 @@
 """
-For programs that fork by themselves: hold this library's threads while they do.
+Pause this library's threads while a program forks.
 
     corker = mitogen.os_fork.Corker(brokers=(router.broker,), pools=(pool,))
     corker.cork()
@@ -8,8 +8,9 @@ For programs that fork by themselves: hold this library's threads while they do.
     finally:
         corker.uncork()
 
-Otherwise a copy may find a lock held for ever, by a thread that it does not have. It must not use
-the program's routers, contexts or pools, and ends in os._exit() or runs another program.
+Otherwise the child might inherit a lock held by a thread that does not exist there, and wait for
+ever. The child must not use the program's routers, contexts or pools, and must end in os._exit() or
+exec another program.
 
 Threads: cork(), uncork() and the wrapped os.fork() on any of the program's.
 """
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Corker", "real_fork", "wrap_os__fork"]
 
-#: Seconds between looks at whether a thread has ended instead of stopping.
-LOOK = 0.1
+#: Seconds between checks whether a thread has ended instead of pausing.
+POLL_INTERVAL = 0.1
 
-#: os.fork() as it was.
+#: The original os.fork().
 real_fork = os.fork
 
 
@@ -43,10 +44,10 @@ def _is_open(pool: Any) -> bool:
 
 class Corker:
     """
-    Holds threads.
+    Pauses threads.
 
-    :param brokers: whose threads
-    :param pools: service pools, whose threads
+    :param brokers: brokers whose threads to pause
+    :param pools: service pools whose threads to pause
     """
 
     def __init__(self, brokers: Sequence[core.Broker] = (), pools: Sequence[Any] = ()) -> None:
@@ -56,11 +57,10 @@ class Corker:
 
     def cork(self) -> None:
         """
-        Return once every thread stands still between two pieces of work, until uncork(). A pool's
-        thread that serves a call stops after that. Until then, call nothing: it might wait for one
-        of them.
+        Pause the threads, until uncork(); return once each is idle. A pool's thread finishes its
+        current call first. Until uncork(), don't call functions that may depend on these threads.
         """
-        # Pools first: what their threads do may need a broker.
+        # Pools first: their current calls may need a broker.
         for pool in self.pools:
             for _ in range(pool.size):
                 self._hold(pool.defer, functools.partial(_is_open, pool))
@@ -80,12 +80,12 @@ class Corker:
             return
         defer(hold)
         self._held.append(resume)
-        while not stopped.acquire(True, LOOK):
+        while not stopped.acquire(True, POLL_INTERVAL):
             if not goes_on():
                 return
 
     def uncork(self) -> None:
-        """Let the threads go on; in the copy, where there are none, do nothing."""
+        """Resume the threads. No-op in the child, which does not have them."""
         held, self._held = self._held, []
         for resume in held:
             resume.release()
@@ -97,9 +97,9 @@ def _instances(cls: type) -> list[Any]:
 
 def wrap_os__fork() -> None:
     """
-    Have os.fork() hold the threads of every broker and pool of the process while it forks.
+    Make os.fork() pause the threads of all brokers and pools of the process.
 
-    A second call does nothing more. `mitogen.fork` holds what it needs itself.
+    Idempotent. `mitogen.fork` pauses the threads itself.
     """
     if os.fork is not real_fork:
         return

@@ -1,17 +1,17 @@
 """
-Where the time goes, in the master and in every context: cProfile's figures of the thread that runs
-calls, brought home as a message when the context ends. Nothing is written on targets.
+Profiles of the master and of every context: cProfile's figures of the thread that runs calls, sent
+to the master as a message when the context ends. Nothing is written on targets.
 
     python3 -m mitogen.profiler stat PROGRAM ARGUMENTS        run it, print the figures
     python3 -m mitogen.profiler record -o DIR PROGRAM ...     run it, keep the figures
-    python3 -m mitogen.profiler report DIR                    print what was kept
+    python3 -m mitogen.profiler report DIR                    print figures kept
 
-A program does the same by `router.profiling = True` before it connects, and anybody for it by
-MITOGEN_PROFILING in the environment: 1, or the directory that the figures are to go to.
+A program enables it with `router.profiling = True` before it connects, its user with
+MITOGEN_PROFILING in the environment: 1, or the directory for the figures.
 
 Rules
-    1. What a context sends is a value like any other, checked before it is written: pstats' own
-       format is marshal, which must not be read from elsewhere.
+    1. Figures are sent as ordinary values, and checked before they are written: the format of
+       pstats is marshal, which must not be read from untrusted sources.
     2. A context that is killed sends nothing.
 
 Threads: start_here() on the thread that runs calls; a Collector has a thread of its own.
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Collector", "collect", "directory", "follow", "main", "report", "start_here"]
 
-#: Where profiles go if MITOGEN_PROFILING does not say so.
+#: Directory of profiles if MITOGEN_PROFILING names none.
 DEFAULT_DIRECTORY = "mitogen.profile"
-#: Rows that a report has.
+#: Maximum number of rows in a report.
 ROWS = 40
-#: Seconds that the program's end waits for the last profile to be written.
+#: Seconds to wait at exit for the last profile to be written.
 WRITE_TIMEOUT = 10.0
 
 
@@ -53,7 +53,7 @@ def start_here(sender: core.Sender, econtext: Any = None) -> None:
     """
     In a child: profile the main thread from now on; send the figures when the context ends.
 
-    :param sender: where to
+    :param sender: sender to the Collector
     """
     import cProfile
 
@@ -75,7 +75,7 @@ def start_here(sender: core.Sender, econtext: Any = None) -> None:
 
 
 def directory() -> str | None:
-    """Return where profiles go; None if MITOGEN_PROFILING does not ask for any."""
+    """Return the directory for profiles; None if MITOGEN_PROFILING does not enable profiling."""
     value = os.environ.get("MITOGEN_PROFILING", "")
     if value in ("", "0"):
         return None
@@ -83,7 +83,7 @@ def directory() -> str | None:
 
 
 def _checked(figures: Any) -> dict[Any, Any]:
-    """Return figures as pstats wants them; TypeError or ValueError if that is not what they are."""
+    """Return figures converted to pstats' types; raise TypeError or ValueError if malformed."""
 
     def place(key: Any) -> Any:
         path, line, name = key
@@ -102,11 +102,11 @@ def _checked(figures: Any) -> dict[Any, Any]:
 
 class Collector:
     """
-    Receives the profiles of a router's contexts and writes a file for each; and one for this
-    process, of the thread that makes the Collector.
+    Receives the profiles of a router's contexts, and writes a file for each. It also profiles the
+    thread that creates it.
 
     :param router: the master's router
-    :param path: directory, made if there is none
+    :param path: directory, created if needed
     """
 
     def __init__(self, router: Any, path: str) -> None:
@@ -117,7 +117,7 @@ class Collector:
         os.makedirs(path, exist_ok=True)
         self.path = path
         self._broker = router.broker
-        # No window: all contexts may end at once, while nobody reads.
+        # No window: many contexts may send at the end, when no thread reads.
         self._receiver = Receiver(router, window=None)
         self._profile: Any | None = cProfile.Profile()
         self._thread = threading.Thread(target=self._run, name="mitogen-profiler", daemon=True)
@@ -126,11 +126,11 @@ class Collector:
         try:
             self._profile.enable()
         except ValueError:
-            # The program is profiled already (3.12 and later).
+            # The program is already being profiled (3.12 and later).
             self._profile = None
 
     def attach(self, context: Any) -> None:
-        """Have a context profiled from now on. (Waits for it, as it may be ended at once.)"""
+        """Profile a context from now on. (This waits for it, as it may be shut down at once.)"""
         context.call(start_here, self._receiver.to_sender())
 
     def _run(self) -> None:
@@ -149,7 +149,7 @@ class Collector:
             marshal.dump(figures, fp)
 
     def finish(self) -> None:
-        """On the thread that made it: end the broker, if it runs, and write what is left; once."""
+        """Creator's thread: shut down the broker, and write the remaining figures. Idempotent."""
         import atexit
 
         atexit.unregister(self.finish)
@@ -164,10 +164,10 @@ class Collector:
 
 def collect(router: Any, context: Any) -> None:
     """
-    Have a context profiled; the figures go to directory(), or DEFAULT_DIRECTORY.
+    Profile a context; the figures go to directory(), or DEFAULT_DIRECTORY.
 
     :param router: the master's router
-    :param context: a new context of it
+    :param context: a new context of the router
     """
     collector = router.__dict__.get("profile_collector")
     if collector is None:
@@ -178,10 +178,10 @@ def collect(router: Any, context: Any) -> None:
 
 def follow(router: Any, attempt: Any) -> None:
     """
-    Have the context profiled that a connection under way becomes.
+    Profile the context that a pending connection attempt will return.
 
     :param router: the master's router
-    :param attempt: what `Router.connecting()` returned
+    :param attempt: result of `Router.connecting()`
     """
     wait = attempt.wait
 
@@ -211,11 +211,11 @@ def _files(paths: list[str]) -> list[str]:
 
 def report(paths: list[str], sort: str = "tottime", each: bool = False) -> None:
     """
-    Print the figures of files, or of all that are in a directory.
+    Print the figures of files or directories.
 
     :param paths: files and directories
-    :param sort: what pstats sorts by
-    :param each: one table per file instead of one for all
+    :param sort: sort key of pstats
+    :param each: print one table per file instead of one for all
     """
     import pstats
 
@@ -227,7 +227,7 @@ def report(paths: list[str], sort: str = "tottime", each: bool = False) -> None:
 
 
 def _run(path: str, argv: list[str]) -> int:
-    """Run a Python program with profiling on; return its exit status."""
+    """Run a Python program with profiling enabled; return its exit status."""
     import subprocess
 
     if os.path.isdir(path):
@@ -248,9 +248,9 @@ def _parser() -> Any:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     commands.required = True
     record = commands.add_parser("record", help="run a Python program, keep the figures")
-    report = commands.add_parser("report", help="print what was kept")
+    report = commands.add_parser("report", help="print figures kept")
     stat = commands.add_parser("stat", help="run a Python program, print the figures")
-    record.add_argument("-o", "--output", default=DEFAULT_DIRECTORY, help="directory to keep in")
+    record.add_argument("-o", "--output", default=DEFAULT_DIRECTORY, help="directory for figures")
     report.add_argument("paths", nargs="*", default=[DEFAULT_DIRECTORY], help="directories, files")
     for each in (report, stat):
         each.add_argument("-s", "--sort", default="tottime", help="as pstats.Stats.sort_stats()")
@@ -283,7 +283,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # As the module that the contexts know, too.
+    # Imported again under the name by which contexts know it.
     from mitogen import profiler
 
     sys.exit(profiler.main())

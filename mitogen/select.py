@@ -24,11 +24,11 @@ __all__ = ["Error", "Event", "Select"]
 
 
 class Error(core.Error):
-    """A Select was used in a way that it can't be."""
+    """Invalid use of a Select."""
 
 
 class Event:
-    """What arrived (`data`), and on which receiver, latch or select (`source`)."""
+    """An arrival: the message or item (`data`) and its receiver, latch or select (`source`)."""
 
     source = None
     data = None
@@ -40,13 +40,13 @@ class Event:
 
 class Select:
     """
-    Waits until one of many Receivers, Latches or Selects has something.
+    Waits for the first of many Receivers, Latches or Selects to have an item.
 
-    It is true while it holds any. It iterates over messages; with `oneshot`, which is the default,
-    a receiver is taken out once it has delivered, so that iteration ends.
+    It is true while it has members. It iterates over messages; with `oneshot`, the default, a
+    member is removed once it has delivered, so that iteration ends.
 
-    :param receivers: what to wait on
-    :param bool oneshot: take each out after its first message
+    :param receivers: initial members
+    :param bool oneshot: remove each member after its first message
     """
 
     notify: Notify | None = None
@@ -65,7 +65,7 @@ class Select:
 
     @classmethod
     def all(cls, receivers: Iterable[Source]) -> list[Any]:
-        """Yield the values of one message of each."""
+        """Return the values of one message of each receiver."""
         return list(msg.unpickle() for msg in cls(receivers))
 
     def _put(self, source: Source) -> None:
@@ -86,12 +86,12 @@ class Select:
         return self.iter_data()
 
     def iter_data(self) -> Iterator[Any]:
-        """Yield messages while there is anything to wait on."""
+        """Yield messages while there are members."""
         while self._receivers:
             yield self.get()
 
     def iter_events(self) -> Iterator[Event]:
-        """Yield Events while there is anything to wait on."""
+        """Yield Events while there are members."""
         while self._receivers:
             yield self.get_event()
 
@@ -103,9 +103,9 @@ class Select:
 
     def add(self, recv: Source) -> None:
         """
-        Wait on `recv` too.
+        Add `recv` as a member.
 
-        :raises Error: another Select waits on it, or it (a Select) waits on this one
+        :raises Error: it is a member of another Select, or is a Select that contains this one
         """
         if isinstance(recv, Select):
             self._check_no_loop(recv)
@@ -113,16 +113,15 @@ class Select:
             raise Error(self.owned_msg)
         self._receivers.append(recv)
         recv.notify = self._put
-        # What was there before is announced now; something may be announced twice, which get()
-        # takes for nothing.
+        # Announce items that are already there. get() ignores items announced twice.
         for _ in range(recv.size()):
             self._put(recv)
 
     def remove(self, recv: Source) -> None:
         """
-        Wait on `recv` no more.
+        Remove the member `recv`.
 
-        :raises Error: this does not wait on it
+        :raises Error: it is not a member
         """
         try:
             self._receivers.remove(recv)
@@ -131,32 +130,32 @@ class Select:
         recv.notify = None
 
     def close(self) -> None:
-        """Wait on nothing more; who is in get() gets an Error."""
+        """Remove all members; a thread waiting in get() gets an Error."""
         for receiver in self._receivers[:]:
             self.remove(receiver)
         self._latch.close()
 
     def size(self) -> int:
-        """Return how many messages wait."""
+        """Return the number of waiting messages."""
         return sum(receiver.size() for receiver in self._receivers)
 
     def empty(self) -> bool:
-        """Return True if nothing waits now."""
+        """Return True if no message waits now."""
         return self.size() == 0
 
     def get(self, timeout: float | None = None, block: bool = True) -> Any:
         """
         Return the next message (a Latch's: its item).
 
-        :param float timeout: seconds to wait; None for ever
-        :raises TimeoutError: nothing came in time
-        :raises ChannelError: what came is the end of a receiver's sender; the others go on
-        :raises Error: there is nothing to wait on, or close() was called
+        :param float timeout: seconds to wait; None for no limit
+        :raises TimeoutError: no message came in time
+        :raises ChannelError: a receiver's sender has closed it; other members are not affected
+        :raises Error: there are no members, or close() was called
         """
         return self.get_event(timeout, block).data
 
     def get_event(self, timeout: float | None = None, block: bool = True) -> Event:
-        """Return the next Event: as get(), with the source."""
+        """Return the next Event: like get(), with the source."""
         if not self._receivers:
             raise Error(self.empty_msg)
         deadline = None if timeout is None else core.now() + timeout
@@ -179,7 +178,7 @@ class Select:
                 return source.get_event(block=False)
             return Event(source, source.get(block=False))
         except (core.TimeoutError, LatchError, Error):
-            # It was announced twice, or somebody else was quicker.
+            # It was announced twice, or another thread was faster.
             delivered = False
             return None
         finally:

@@ -1,20 +1,21 @@
 """
-Connection method `setns`: the namespaces of a process of this machine, a container's for instance,
-entered without the container's own tool having a hand in it: see namespaces(7).
+Connection method `setns`: the namespaces of a process of this machine, such as a container's,
+entered without the container's own tool: see namespaces(7).
 
 Rules
-    1. No code of ours runs between fork and exec, and none in the namespaces but the child's own:
-       nsenter(1) enters them. It is one exec and 1 ms, is part of util-linux and of busybox, and
-       makes the second process that a PID namespace needs. A helper in Python would take another
-       start of an interpreter, and ctypes before 3.12, which a minimal Python is without.
-    2. The account is the container's: the child's interpreter becomes it as its first act, when
-       the account database is the one in there.
-    3. Entered is what differs from ours of mnt, uts, ipc, net, pid and user, and the root
-       directory; never the cgroup: the child is counted where it was started.
+    1. No Python code runs between fork and exec, and only the child's own code in the namespaces:
+       nsenter(1) enters them. It takes one exec and 1 ms, is part of util-linux and of busybox, and
+       creates the second process that a PID namespace requires. A helper in Python would need
+       another start of an interpreter, and before 3.12 ctypes, which a minimal Python lacks.
+    2. The account is the container's: the child's interpreter switches to it first of all, with
+       the account database of the container.
+    3. The namespaces entered are those of mnt, uts, ipc, net, pid and user that differ from this
+       process's, and the root directory; never the cgroup, so the child is accounted for where it
+       was started.
 
-The environment is this process', but for HOME, USER, LOGNAME and SHELL.
+The environment is this process's, except for HOME, USER, LOGNAME and SHELL.
 
-Threads: any; finding the process waits for the tool that knows it.
+Threads: any; finding the process waits for the container's tool.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ __all__ = [
     "setns",
 ]
 
-#: Seconds that the tool which knows the process may take.
+#: Seconds that a container's tool may take to answer.
 TOOL_TIMEOUT = 30.0
-#: What is entered: the name in /proc/<pid>/ns to nsenter's.
+#: Namespaces to enter: name in /proc/<pid>/ns to name in nsenter's options.
 NAMESPACES = {
     "user": "user",
     "mnt": "mount",
@@ -61,9 +62,9 @@ NAMESPACES = {
     "pid": "pid",
 }
 
-# One line; it must compile on Python 2.7, for the first stage to say which one it is. Nothing is
-# imported from the current directory. Who is that account already keeps its groups: a user
-# namespace may forbid setgroups(2).
+# One line; it must compile on Python 2.7, so that the first stage can report the version. Nothing
+# is imported from the current directory. A process that has the account already keeps its groups: a
+# user namespace may forbid setgroups(2).
 _BECOME = (
     'import sys;sys.path[:]=[p for p in sys.path if p[:1]=="/"];import os,pwd;'
     "p=pwd.getpwnam(%s);"
@@ -73,14 +74,14 @@ _BECOME = (
 
 
 class Error(StreamError):
-    """There is no such process, or its namespaces can't be entered."""
+    """The process does not exist, or its namespaces can't be entered."""
 
 
-# ---- who is it
+# ---- finding the process
 
 
 def _run(argv: list[str]) -> str:
-    """Return what a program prints."""
+    """Run a program and return its output."""
     import subprocess
 
     try:
@@ -93,19 +94,21 @@ def _run(argv: list[str]) -> str:
             env=dict(os.environ, LC_ALL="C"),
         )
     except (OSError, ValueError) as e:
-        raise Error("cannot start %s: %s; is it installed, and the path right?", argv[0], e) from e
+        raise Error(
+            "cannot start %s: %s; check that it is installed and the path is right", argv[0], e
+        ) from e
     with proc:
         try:
             out, err = proc.communicate(timeout=TOOL_TIMEOUT)
         except BaseException as e:
-            # With all that it has started: they have the pipes open.
+            # The whole group: all its processes have the pipes open.
             os.killpg(proc.pid, signal.SIGKILL)
             if not isinstance(e, subprocess.TimeoutExpired):
                 raise
             raise Error("%s: no answer within %d seconds", " ".join(argv), TOOL_TIMEOUT) from e
     if proc.returncode:
-        said = (err + out).decode("utf-8", "replace").strip()
-        raise Error("%s: exited with status %d\n%s", " ".join(argv), proc.returncode, said)
+        output = (err + out).decode("utf-8", "replace").strip()
+        raise Error("%s: exited with status %d\n%s", " ".join(argv), proc.returncode, output)
     return out.decode("utf-8", "replace")
 
 
@@ -115,41 +118,42 @@ def _program(path: Path) -> list[str]:
 
 def _find_pid(path: Path, args: list[str], pattern: str) -> int:
     argv = _program(path) + args
-    said = _run(argv)
-    found = re.search(pattern, said, re.IGNORECASE | re.MULTILINE)
+    output = _run(argv)
+    found = re.search(pattern, output, re.IGNORECASE | re.MULTILINE)
     if not found or not int(found.group(1)):
-        raise Error("%s: names no process; does it run?\n%s", " ".join(argv), said.strip())
+        text = "%s: no process id in the output; check that the container is running\n%s"
+        raise Error(text, " ".join(argv), output.strip())
     return int(found.group(1))
 
 
 def get_docker_pid(path: Path, name: str) -> int:
     """
-    Return the process id of a docker container's first process.
+    Return the pid of a docker container's first process.
 
     :param path: str, path or list of words: docker(1)
     :param str name: name or id of the container
-    :raises Error: there is no such container, or it does not run
+    :raises Error: the container does not exist or is not running
     """
     args = ["inspect", "--type=container", "--format={{.State.Pid}}", name]
     return _find_pid(path, args, r"^(\d+)$")
 
 
 def get_lxc_pid(path: Path, name: str) -> int:
-    """The same for LXC; `path` is lxc-info(1)'s."""
+    """Return the pid of an LXC container's first process; `path` is that of lxc-info(1)."""
     return _find_pid(path, ["--name", name, "--pid", "--no-humanize"], r"^(\d+)$")
 
 
 def get_lxd_pid(path: Path, name: str) -> int:
-    """The same for LXD; `path` is lxc(1)'s."""
+    """Return the pid of an LXD instance's first process; `path` is that of lxc(1)."""
     return _find_pid(path, ["info", name], r"^\s*pid:\s*(\d+)\s*$")
 
 
 def get_machinectl_pid(path: Path, name: str) -> int:
-    """The same for systemd-nspawn and what else machinectl(1) knows, whose path is `path`."""
+    """Return the pid of the leader of a machine of machinectl(1), whose path is `path`."""
     return _find_pid(path, ["show", "--property=Leader", name], r"^Leader=(\d+)$")
 
 
-#: Kind to the option with its tool's path, and who asks it.
+#: Kind to the option with its tool's path, and the function that finds the pid.
 KINDS = {
     "docker": ("docker_path", get_docker_pid),
     "lxc": ("lxc_info_path", get_lxc_pid),
@@ -164,23 +168,23 @@ def _identity(pid: object, name: str) -> tuple[int, int]:
 
 
 def _differing(pid: int) -> list[str]:
-    """Return those of NAMESPACES that a process does not share with this one."""
+    """Return those of NAMESPACES in which a process differs from this one."""
     known = [name for name in NAMESPACES if os.path.exists("/proc/self/ns/" + name)]
     try:
         return [name for name in known if _identity(pid, name) != _identity("self", name)]
     except FileNotFoundError as e:
-        raise Error("there is no process %d", pid) from e
+        raise Error("process %d does not exist", pid) from e
     except PermissionError as e:
-        raise Error("process %d: its namespaces can't be seen; are you root?", pid) from e
+        raise Error("process %d: no permission to see its namespaces; this needs root", pid) from e
 
 
 def setns(kind: str, fd: int) -> None:
     """
     Move the calling thread into a namespace: see setns(2).
 
-    :param str kind: "net", "mnt", ..., for the error
+    :param str kind: "net", "mnt", ..., for the error message
     :param int fd: descriptor of a file in /proc/<pid>/ns
-    :raises Error: it could not be done
+    :raises Error: the system call failed
     """
     try:
         if hasattr(os, "setns"):
@@ -200,17 +204,17 @@ def setns(kind: str, fd: int) -> None:
 
 class Options(connection.Options):
     """
-    Besides connection.Options:
+    In addition to connection.Options:
 
     :param container: str: name of the container; for kind "pid" a process id, int or str
     :param str kind: "docker", "lxc", "lxd", "machinectl", or "pid"
-    :param str username: whose account in there
-    :param docker_path: docker(1), or podman(1); like the other programs str, path or list of words
-    :param lxc_path: lxc(1), which is LXD's
+    :param str username: account in the container
+    :param docker_path: docker(1) or podman(1); like the other programs a str, path or list of words
+    :param lxc_path: lxc(1), the client of LXD
     :param lxc_info_path: lxc-info(1)
     :param machinectl_path: machinectl(1)
     :param nsenter_path: nsenter(1)
-    :raises ValueError: there is no such kind, or `container` is no name
+    :raises ValueError: the kind is unknown, or `container` is not a valid name
     """
 
     tty = False
@@ -235,7 +239,7 @@ class Options(connection.Options):
         self.container = str(container)
         digits = self.container.isdigit() and int(self.container) > 0
         if not digits if kind == "pid" else self.container[:1] in ("", "-"):
-            raise ValueError("setns: container=%r is no name for kind=%r" % (container, kind))
+            raise ValueError("setns: container=%r is not valid for kind=%r" % (container, kind))
         self.kind = kind
         self.username = username or "root"
         self.docker_path = docker_path
@@ -245,7 +249,7 @@ class Options(connection.Options):
         self.nsenter_path = nsenter_path
 
     def find_pid(self) -> int:
-        """Return the process id; asks the tool that knows it."""
+        """Return the process id, found by the container's tool."""
         if self.kind == "pid":
             return int(self.container)
         option, find = KINDS[self.kind]
@@ -253,7 +257,7 @@ class Options(connection.Options):
 
 
 class Connection(containers.Connection):
-    """An nsenter."""
+    """An nsenter process."""
 
     options_class = Options
 
@@ -263,41 +267,41 @@ class Connection(containers.Connection):
         self.namespaces: list[str] = []
 
     def find(self) -> None:
-        """Find the process, unless it is known."""
+        """Find the process, if not done yet."""
         if self.pid is None:
             pid = self.options.find_pid()
             self.namespaces = _differing(pid)
             self.pid = pid
 
     def start(self) -> Process:
-        """Find the process, and start the child's."""
+        """Find the process, and start the child."""
         self.find()
         return containers.Connection.start(self)
 
     def get_boot_command(self) -> list[str]:
-        """Return the argument list that becomes the account and starts the first stage."""
+        """Return the argument list that switches to the account and starts the first stage."""
         stage = handshake.first_stage()
         become = _BECOME % ascii(self.options.username)
         boot = containers.Connection.get_boot_command(self)
         return [become + stage if word == stage else word for word in boot]
 
     def argv(self) -> list[str]:
-        """Return the argument list to run here. Pure, once the process is known."""
+        """Return the argument list to run here. Pure, once the process has been found."""
         flags = ["--" + NAMESPACES[name] for name in self.namespaces]
-        # Without --wd the working directory would stay outside, and with it the way there.
+        # Without --wd the working directory would stay outside, and give access to the outside.
         nsenter = [*_program(self.options.nsenter_path), "--target", str(self.pid)]
         return [*nsenter, *flags, "--root", "--wd", "--", *self.get_boot_command()]
 
     def rules(self) -> Rules:
-        """Return what may be said before the child is there: channel to list of Rule."""
+        """Return the Rules for messages before the child runs, by channel name."""
         options = self.options
-        unknown = "setns: there is no account %r in %r" % (options.username, options.container)
+        unknown = "setns: account %r does not exist in %r" % (options.username, options.container)
         return {"err": [Rule(rb"getpwnam\(\)[^\n]*not found", error=(Error, unknown))]}
 
     def answers(self) -> dict[str, str | None]:
-        """Nothing is asked."""
+        """Return no answers: there are no prompts."""
         return {}
 
     def default_name(self) -> str:
-        """Return the context's name where none was given."""
+        """Return the context's name if none was given."""
         return "setns.%s" % self.options.container

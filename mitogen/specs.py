@@ -1,4 +1,4 @@
-"""Public names for contexts named by a text such as "ssh:host/sudo:root". See mitogen.tree."""
+"""Public names for contexts described by a text such as "ssh:host/sudo:root". See mitogen.tree."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """
-Connection method `ssh`: OpenSSH's client, ssh(1), as it is configured.
+Connection method `ssh`: OpenSSH's client, ssh(1), with its own configuration.
 
-The remote interpreter is looked for, unless one is named, in the same round trip.
+Unless an interpreter is named, the remote one is found in the same round trip.
 """
 
 from __future__ import annotations
@@ -42,32 +42,32 @@ hostkey_failed_msg = (
 
 
 class PasswordError(StreamError):
-    """A password was asked for and there was none, or it was wrong; or no key was accepted."""
+    """A password was missing or wrong, or no key was accepted."""
 
 
 class HostKeyError(StreamError):
-    """The server's host key is unknown, or not the known one."""
+    """The server's host key is unknown, or differs from the known one."""
 
 
 class Options(connection.Options):
     """
-    Besides connection.Options:
+    In addition to connection.Options:
 
     :param str hostname: host name, address, or alias in ssh's configuration
-    :param str username: None for what ssh's configuration says
+    :param str username: user name; None for the one in ssh's configuration
     :param ssh_path: str, path or list: the client
-    :param int port: None for what ssh's configuration says
-    :param str check_host_keys: "enforce" (only known ones), "accept" (unknown ones are added to
+    :param int port: port; None for the one in ssh's configuration
+    :param str check_host_keys: "enforce" (accept known keys only), "accept" (add unknown ones to
         known_hosts), "ignore" (no check at all); True and False of old programs: enforce, ignore
     :param str password: for password and keyboard-interactive logins
     :param identity_file: str or path: a private key
     :param bool identities_only: with a password or identity_file, offer no other keys
-    :param bool compression: have ssh compress
+    :param bool compression: let ssh compress
     :param list ssh_args: more arguments for the client, str
-    :param bool keepalive_enabled: end a link that does not answer
+    :param bool keepalive_enabled: close a link that does not answer
     :param int keepalive_interval: seconds
-    :param int keepalive_count: how many may go unanswered
-    :param int ssh_debug_level: 0 to 3: as many `-v`
+    :param int keepalive_count: number of keepalives that may stay unanswered
+    :param int ssh_debug_level: 0 to 3: number of `-v` options
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Options(connection.Options):
                 "check_host_keys=%r must be 'enforce', 'accept' or 'ignore'" % (check_host_keys,)
             )
         if str(hostname).startswith("-") or not hostname:
-            raise ValueError("hostname=%r is no host name" % (hostname,))
+            raise ValueError("hostname=%r is not a host name" % (hostname,))
         self.hostname = hostname
         self.username = username
         self.ssh_path = ssh_path
@@ -114,7 +114,7 @@ class Options(connection.Options):
 
 
 class Connection(connection.Connection):
-    """An ssh client. Passwords go over a terminal of its own, so standard input stays free."""
+    """An ssh client. Passwords are sent to a separate terminal, so standard input stays free."""
 
     options_class = Options
     err = True
@@ -143,12 +143,13 @@ class Connection(connection.Connection):
         for setting in self._settings():
             argv += ["-o", setting]
         argv += [str(arg) for arg in options.ssh_args]
-        # Where this context dies meanwhile, ssh must not wait for ever. The first one counts.
+        # If this process dies meanwhile, ssh must not wait for ever. ssh uses the first value
+        # given.
         argv += ["-o", "ConnectTimeout %d" % max(1, options.connect_timeout)]
         return argv + ["--", str(options.hostname)] + self.get_boot_command()
 
     def _settings(self) -> Iterator[str]:
-        """Yield what goes behind `-o`: see ssh_config(5)."""
+        """Yield the arguments of `-o`: see ssh_config(5)."""
         options = self.options
         if options.identities_only and (options.identity_file or options.password):
             yield "IdentitiesOnly yes"

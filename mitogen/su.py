@@ -1,8 +1,8 @@
 """
-Connection method `su`: another account of this machine by su(1).
+Connection method `su`: another account of this machine, by su(1).
 
-su reads the password from its standard input's terminal, so that is the pipe to the child, too:
-nothing is sent before the first stage has said that it is there.
+su reads the password from the terminal on its standard input, which therefore is also the pipe to
+the child: nothing is sent before the first stage has reported that it runs.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ password_required_msg = "su password is required"
 
 
 class PasswordError(StreamError):
-    """su asked for a password and there was none, or it was wrong."""
+    """su prompted for a password, and it was missing or wrong."""
 
 
 class Options(connection.AccountOptions):
     """
-    Besides connection.Options:
+    In addition to connection.Options:
 
-    :param str username: whose account; default root
-    :param str password: that account's password
-    :param str su_path: the program
-    :param str password_prompt: what it asks with; compared without regard to case
-    :param incorrect_prompts: what it may say to a wrong password
+    :param str username: account to switch to; default root
+    :param str password: password of that account
+    :param str su_path: path of the program
+    :param str password_prompt: text of the prompt, compared case-insensitively
+    :param incorrect_prompts: texts of possible replies to a wrong password
     """
 
     def __init__(
@@ -62,12 +62,12 @@ class Options(connection.AccountOptions):
             self, username, password, password_prompt, incorrect_prompts, **kwargs
         )
         if self.username.startswith("-"):
-            raise ValueError("username=%r is no account name" % (username,))
+            raise ValueError("username=%r is not an account name" % (username,))
         self.su_path = su_path
 
 
 class Connection(connection.Connection):
-    """A su."""
+    """An su process."""
 
     options_class = Options
     stdio = "tty"

@@ -1,8 +1,8 @@
 """
-Connection method `sudo`: another account of this machine by sudo(8).
+Connection method `sudo`: another account of this machine, by sudo(8).
 
-sudo gets a pipe as standard input and output, so everything can be sent at once, and a terminal of
-its own to ask for a password on, with a prompt that nothing else prints.
+sudo gets a pipe as standard input and output, so everything can be sent at once, and a separate
+terminal for its password prompt, whose text is unique.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ __all__ = ["Connection", "Options", "PasswordError"]
 password_incorrect_msg = "sudo password is incorrect"
 password_required_msg = "sudo password is required"
 
-#: sudo's options that sudo_args may hold: (short, long, dest, takes a value). Those without a dest
-#: are accepted and left out: they decide about the prompt, which is ours.
+#: sudo's options allowed in sudo_args: (short, long, dest, takes a value). Options without a dest
+#: are accepted and dropped: they affect the prompt, which mitogen controls.
 SUDO_OPTIONS = (
     ("-C", "--close-from", "close_from", True),
     ("-E", "--preserve-env", "preserve_env", False),
@@ -52,15 +52,15 @@ SUDO_OPTIONS = (
 
 
 class PasswordError(StreamError):
-    """sudo asked for a password and there was none, or it was wrong."""
+    """sudo prompted for a password, and it was missing or wrong."""
 
 
 def parse_sudo_args(args: Iterable[object]) -> dict[str, Any]:
     """
-    Return a dict of what sudo_args set, by the names in SUDO_OPTIONS.
+    Return a dict of the values set by sudo_args, by the names in SUDO_OPTIONS.
 
     :param list args: str, as on sudo's command line
-    :raises StreamError: there is an option that sudo does not have, or something beside options
+    :raises StreamError: an option does not exist in sudo, or an argument is not an option
     """
     import optparse
 
@@ -75,7 +75,7 @@ def parse_sudo_args(args: Iterable[object]) -> dict[str, Any]:
         )
     values, rest = parser.parse_args([str(arg) for arg in args])
     if rest:
-        raise StreamError("invalid sudo_args=%r: %r is no option", args, rest[0])
+        raise StreamError("invalid sudo_args=%r: %r is not an option", args, rest[0])
     found = dict(vars(values))
     found.pop("ignored", None)
     return {name: value for name, value in found.items() if value is not None}
@@ -83,17 +83,17 @@ def parse_sudo_args(args: Iterable[object]) -> dict[str, Any]:
 
 class Options(connection.LocalOptions):
     """
-    Besides connection.Options:
+    In addition to connection.Options:
 
-    :param str username: whose account; default root
-    :param str sudo_path: the program
-    :param str password: the calling account's password, or what sudoers wants
+    :param str username: account to switch to; default root
+    :param str sudo_path: path of the program
+    :param str password: password of the calling account, or the one that sudoers requires
     :param bool preserve_env: -E
     :param bool set_home: -H
     :param bool login: -i
     :param str selinux_role: -r
     :param str selinux_type: -t
-    :param list sudo_args: arguments as on sudo's command line; what they set counts more
+    :param list sudo_args: arguments as on sudo's command line; they take precedence
     """
 
     def __init__(
@@ -119,16 +119,16 @@ class Options(connection.LocalOptions):
         self.login = given.pop("login", None) or login
         self.selinux_role = given.pop("selinux_role", None) or selinux_role
         self.selinux_type = given.pop("selinux_type", None) or selinux_type
-        #: What else sudo_args set.
+        #: Other values set by sudo_args.
         self.other = given
 
 
 class Connection(connection.Connection):
-    """A sudo."""
+    """A sudo process."""
 
     options_class = Options
     tty = True
-    #: For messages that can be read.
+    #: Makes messages English.
     environ = {"LC_ALL": "C"}
 
     def __init__(self, options: Options, router: Router) -> None:

@@ -1,20 +1,21 @@
 """
-Processes of this machine and account join the tree by a UNIX domain socket.
+Join a tree from another process of this machine and account, through a Unix domain socket.
 
-The process that listens gives whoever connects an id, and its own authority: the joined process may
-call functions in every context that the listening one may, and start contexts of its own.
+The listening process gives a joining one an id and its own authority: the joined process may call
+functions in every context that the listening one may, and start contexts of its own.
 
-On the socket, big-endian: from the one that joins `>L` its pid; back `>LLL` the id that it is
-given, the listener's id, the listener's pid; `>LL` a count and a length, as many `>L`, the ids of
-the listener's ancestors, nearest first, and as many bytes, the path of its main program. Frames
-follow.
+Protocol on the socket, big-endian: the joining process sends `>L`, its pid; the listener replies
+`>LLL`, the new id, the listener's id, the listener's pid; `>LL`, a count and a length; that many
+`>L`, the ids of the listener's ancestors, nearest first; and that many bytes, the path of its main
+program. Frames follow.
 
 Rules
-    1. Both ends ask the kernel who the other is (SO_PEERCRED): another account is refused.
-    2. Only frames of the joined process itself are stamped with the listener's authority; what
-       comes through it from others is checked as everywhere.
-    3. Functions are found where they are called: the joined process's own modules are not sent to
-       contexts that it did not start. Those of `__main__` can be called where that is one program.
+    1. Each end gets the other's user id from the kernel (SO_PEERCRED): other accounts are refused.
+    2. Only frames sent by the joined process itself get the listener's authority; frames from
+       other contexts that pass through it are checked as usual.
+    3. Functions are imported where they are called: modules of the joined process are not sent to
+       contexts that it did not start. Functions of `__main__` can be called if both processes run
+       the same program.
 
 Threads: accepting and all streams on the broker's; connect() on the caller's.
 """
@@ -47,9 +48,9 @@ __all__ = [
     "make_socket_path",
 ]
 
-#: Seconds that either end has for the greeting.
+#: Seconds within which the greeting must be complete, at both ends.
 GREETING_TIMEOUT = 10.0
-#: Connections that may be in their greeting at once.
+#: Maximum number of connections in the greeting phase.
 MAX_GREETINGS = 1000
 
 _PID = struct.Struct(">L")
@@ -57,14 +58,14 @@ _WELCOME = struct.Struct(">LLLLL")
 
 
 class Error(core.Error):
-    """A socket cannot be listened on, or who is at its other end is not to be trusted."""
+    """A socket cannot be listened on, or the process at its other end is not trusted."""
 
 
 class ConnectError(Error):
     """
-    There is nobody to join at a path.
+    No process listens at a path.
 
-    `errno` is the system's number, where it was the system that said so.
+    `errno` is the system's error number, if the system reported the error.
     """
 
     errno: int | None = None
@@ -77,7 +78,7 @@ def make_socket_path() -> str:
 
 def is_path_dead(path: str | os.PathLike[str]) -> bool:
     """
-    Return whether nobody listens at `path`: there is no socket, or it is left over.
+    Return whether no process listens at `path`: there is no socket, or an abandoned one.
 
     :param path: path of a socket, str or path
     """
@@ -95,7 +96,7 @@ def peer_credentials(sock: socket.socket) -> tuple[int | None, int]:
     """
     Return (pid or None, user id) of the process at the other end of a connected socket.
 
-    :raises Error: this system does not tell
+    :raises Error: this system does not support it
     """
     if hasattr(socket, "SO_PEERCRED"):  # unix(7)
         data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
@@ -104,14 +105,14 @@ def peer_credentials(sock: socket.socket) -> tuple[int | None, int]:
     if hasattr(socket, "LOCAL_PEERCRED"):  # unix(4) of the BSDs: struct xucred
         data = sock.getsockopt(0, socket.LOCAL_PEERCRED, 128)
         return None, struct.unpack_from("=II", data)[1]
-    raise Error("this system does not tell who is at the other end of a socket")
+    raise Error("this system does not report the account at the other end of a socket")
 
 
 def _check_peer(sock: socket.socket, path: str) -> None:
     uid = peer_credentials(sock)[1]
     if uid != os.geteuid():
         raise Error(
-            "%s: the process at the other end is user %d's, not %d's", path, uid, os.geteuid()
+            "%s: the process at the other end runs as user %d, not %d", path, uid, os.geteuid()
         )
 
 
@@ -120,11 +121,11 @@ class JoinedStream(ChildStream):
     The stream to a process that has joined.
 
     :param Router router: router of the listening process
-    :param int remote_id: id that it was given
-    :param int fd: its socket
+    :param int remote_id: id given to the joined process
+    :param int fd: descriptor of the socket
     """
 
-    #: As of a connection method: nothing is sent to keep it alive, as the kernel tells its end.
+    #: Attributes of a connection method. No keepalives: the kernel reports the end of the process.
     keepalive_interval = 0
     is_client = False
     conn = property(lambda self: self)
@@ -153,17 +154,17 @@ class JoinedStream(ChildStream):
             func()
 
     def kill(self) -> None:
-        """Nothing: the process is not ours to end; it is cut off only."""
+        """Do nothing: the process is only disconnected, not terminated."""
 
 
 class Listener:
     """
-    Lets processes of this account join: made by build_stream().
+    Accepts processes of this account that join; made by build_stream().
 
-    :param Router router: router of this process; a child's will do
-    :param str path: of the socket
-    :param int backlog: connections that may wait to be accepted
-    :param bool own_directory: the directory was made for the socket, and goes with it
+    :param Router router: router of this process, also a child's
+    :param str path: path of the socket
+    :param int backlog: maximum number of connections waiting to be accepted
+    :param bool own_directory: remove the socket's directory with it
     """
 
     def __init__(
@@ -175,9 +176,9 @@ class Listener:
         self.path = path
         self.own_directory = own_directory
         self.closed = False
-        self._greetings: dict[int, _Greeting] = {}
-        self._streams: set[JoinedStream] = set()
-        # There it cannot be interrupted between the socket's making and what will remove it.
+        self.greetings: dict[int, _Greeting] = {}
+        self.streams: set[JoinedStream] = set()
+        # On the broker thread no signal can interrupt it before the clean-up is registered.
         parent.defer_sync(self.broker, lambda: self._open(backlog))
 
     @classmethod
@@ -185,12 +186,12 @@ class Listener:
         cls, router: Any, path: str | os.PathLike[str] | None = None, backlog: int = 100
     ) -> Listener:
         """
-        Listen at `path` and return the Listener, whose `path` (and `protocol.path`) says where.
+        Listen at `path` and return the Listener; its `path` (and `protocol.path`) is the place.
 
-        :param Router router: router of this process; a child's will do
-        :param path: str or path; None: a new one in a directory of its own
-        :param int backlog: connections that may wait to be accepted
-        :raises Error: the path is taken, or not to be had
+        :param Router router: router of this process, also a child's
+        :param path: str or path; None for a new socket in a directory of its own
+        :param int backlog: maximum number of connections waiting to be accepted
+        :raises Error: the path is in use or not usable
         """
         parent.upgrade(router)
         own = path is None
@@ -204,14 +205,14 @@ class Listener:
 
     def _open(self, backlog: int) -> None:
         if self.broker.closing:
-            raise Error("%s: this context ends", self.path)
+            raise Error("%s: cannot listen, because this context is shutting down", self.path)
         self.sock = self._listen(backlog)
         core.listen(self.broker, "shutdown", self._close)
         self.broker.poller.watch(self.sock.fileno(), self._on_accept)
 
     @property
     def protocol(self) -> Listener:
-        """Itself: programs read `listener.protocol.path`."""
+        """Return itself, because programs read `listener.protocol.path`."""
         return self
 
     def _listen(self, backlog: int) -> socket.socket:
@@ -219,7 +220,7 @@ class Listener:
         try:
             if os.path.lexists(self.path) and stat.S_ISSOCK(os.lstat(self.path).st_mode):
                 if not is_path_dead(self.path):
-                    raise Error("%s: another process listens there", self.path)
+                    raise Error("%s: another process listens there; use another path", self.path)
                 os.unlink(self.path)
             self._bind(sock)
             sock.listen(backlog)
@@ -233,8 +234,8 @@ class Listener:
         return sock
 
     def _bind(self, sock: socket.socket) -> None:
-        # Nobody else may connect in the moment between bind() and chmod(): accept() checks the
-        # account, as some systems do not look at a socket's mode at all.
+        # Between bind() and chmod() another account might connect, and some systems ignore a
+        # socket's mode. Therefore _on_accept() checks the account.
         sock.bind(self.path)
         os.chmod(self.path, 0o600)
 
@@ -242,21 +243,21 @@ class Listener:
         try:
             sock = self.sock.accept()[0]
         except OSError:
-            # Gone again; or no descriptor is left: it stays in the backlog.
+            # The connection is gone, or no descriptor is free: then it stays in the backlog.
             return
         try:
             _check_peer(sock, self.path)
-            if len(self._greetings) >= MAX_GREETINGS:
+            if len(self.greetings) >= MAX_GREETINGS:
                 raise Error("%s: too many connections at once", self.path)
         except (Error, OSError) as e:
             sock.close()
             self.router.log(core.ERROR, "unix: %s", e)
             return
         greeting = _Greeting(self, sock)
-        self._greetings[sock.fileno()] = greeting
+        self.greetings[sock.fileno()] = greeting
 
     def close(self) -> None:
-        """Any thread: listen no more, remove the socket, and cut off who has joined."""
+        """Any thread: stop listening, remove the socket, and disconnect the joined processes."""
         self.broker.defer(self._close)
 
     def _close(self) -> None:
@@ -265,21 +266,21 @@ class Listener:
         self.closed = True
         self.broker.poller.watch(self.sock.fileno())
         self.sock.close()
-        for greeting in list(self._greetings.values()):
+        for greeting in list(self.greetings.values()):
             greeting.end()
-        for stream in list(self._streams):
+        for stream in list(self.streams):
             stream.disconnect("the listener was closed")
         try:
             os.unlink(self.path)
             if self.own_directory:
                 os.rmdir(os.path.dirname(self.path))
         except OSError:
-            # Removed by somebody else.
+            # Already removed by another process.
             pass
 
 
 class _Greeting:
-    """A connection until it is a stream. All on the broker thread."""
+    """A connection before it becomes a stream. Broker thread only."""
 
     def __init__(self, listener: Listener, sock: socket.socket) -> None:
         self.listener = listener
@@ -292,13 +293,13 @@ class _Greeting:
         self.deadline = broker.after(GREETING_TIMEOUT, self.end)
 
     def end(self) -> None:
-        """Close it."""
+        """Close the connection."""
         self._forget()
         self.sock.close()
 
     def _forget(self) -> None:
         self.deadline.clear()
-        if self.listener._greetings.pop(self.fd, None):
+        if self.listener.greetings.pop(self.fd, None):
             self.listener.broker.poller.watch(self.fd)
 
     def on_readable(self) -> None:
@@ -315,16 +316,16 @@ class _Greeting:
     def _welcome(self, context_id: int | None) -> None:
         listener = self.listener
         router = listener.router
-        if context_id is None or self.fd not in listener._greetings:
+        if context_id is None or self.fd not in listener.greetings:
             return self.end()
         self._forget()
         pid = _PID.unpack(self.data)[0]
         stream = JoinedStream(router, context_id, self.sock.detach(), "unix.%d" % pid)
-        listener._streams.add(stream)
-        core.listen(stream, "disconnect", lambda: listener._streams.discard(stream))
+        listener.streams.add(stream)
+        core.listen(stream, "disconnect", lambda: listener.streams.discard(stream))
         router.context_by_id(context_id, name=stream.name)
         above = router.node.parent_ids
-        # Before it learns of its id: it may be spoken of at once.
+        # Done before it learns its id, because messages to it may follow at once.
         router.branch.add_stream(stream)
         main = main_path()
         head = (context_id, router.context_id, os.getpid(), len(above), len(main))
@@ -338,14 +339,14 @@ def connect(
     """
     Join the tree of the process that listens at `path`.
 
-    End it by `router.broker.shutdown()` and `join()`; contexts that were started by this process
-    end with it.
+    Leave it by `router.broker.shutdown()` and `join()`; contexts that this process started are shut
+    down, too.
 
     :param path: path of the socket, str or path
     :param Broker broker: None to start one
-    :returns: (Router, Context of the process that listens)
-    :raises ConnectError: nobody listens there
-    :raises Error: who listens there is another account's process, or speaks something else
+    :returns: (Router, Context of the listening process)
+    :raises ConnectError: no process listens there
+    :raises Error: the listening process is another account's, or uses another protocol
     """
     text = os.fspath(path)
     sock = socket.socket(socket.AF_UNIX)
@@ -384,7 +385,7 @@ def _greet(sock: socket.socket, path: str) -> tuple[int, list[int], bytes]:
     try:
         sock.connect(path)
     except OSError as e:
-        error = ConnectError("cannot connect to %s: %s; is its program running?", path, e)
+        error = ConnectError("cannot connect to %s: %s; check that its program is running", path, e)
         error.errno = e.errno
         raise error from e
     _check_peer(sock, path)
@@ -395,7 +396,7 @@ def _greet(sock: socket.socket, path: str) -> tuple[int, list[int], bytes]:
         rest = _receive(sock, count * _PID.size)
         main = _receive(sock, length)
     except (OSError, EOFError) as e:
-        raise ConnectError("%s: no answer from who listens there: %s", path, e) from e
+        raise ConnectError("%s: no greeting from the listening process: %s", path, e) from e
     return context_id, [remote_id] + [each for (each,) in _PID.iter_unpack(rest)], main
 
 
@@ -419,7 +420,7 @@ def _make_router(broker: core.Broker | None, node: core.Node) -> Any:
 
 
 def _router_of_child(broker: core.Broker, node: core.Node) -> Any:
-    """Return a second router of a process that is a child in a tree, whose modules it passes on."""
+    """Return a second router for a process that is a child in a tree, to pass on its modules."""
     importer: Any = sys.modules["mitogen"].__loader__
     econtext = importer.router.econtext
     router: Any = parent.Router(broker, node)

@@ -1,5 +1,5 @@
 """
-Small conveniences for programs: a router around a function, logging, plain values.
+Conveniences for programs: running a function with a router, logging, plain values.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ __all__ = [
     "with_router",
 ]
 
-#: Level of what is logged of each read and write.
+#: Level of log records about each read and write.
 IO = 5
 
 
 def setup_gil() -> None:
-    """Do nothing: no longer needed (kept for old programs)."""
+    """Do nothing. Kept for compatibility."""
 
 
 def disable_site_packages() -> None:
-    """Take site-packages and dist-packages off `sys.path`."""
+    """Remove site-packages and dist-packages from `sys.path`."""
     for path in sys.path[:]:
         if "site-packages" in path or "dist-packages" in path:
             sys.path.remove(path)
 
 
 def log_get_formatter() -> logging.Formatter:
-    """Return the formatter that log_to_file() uses."""
+    """Return the formatter used by log_to_file()."""
     return logging.Formatter(
         "%(asctime)s.%(msecs)03d %(process)d %(levelname).1s %(name)s: %(message)s", "%H:%M:%S"
     )
@@ -54,12 +54,12 @@ def _level(name: str) -> int:
     name = os.environ.get("MITOGEN_LOG_LEVEL", name).upper()
     level = IO if name == "IO" else getattr(logging, name, None)
     if not isinstance(level, int):
-        raise ValueError("%r is no log level; there are: IO, DEBUG, INFO, WARNING, ERROR" % name)
+        raise ValueError("%r is not a log level; use IO, DEBUG, INFO, WARNING or ERROR" % name)
     return level
 
 
 def log_levels_configure(default: str = "INFO") -> None:
-    """Set the root logger's level: to `default`, unless MITOGEN_LOG_LEVEL is in the environment."""
+    """Set the root logger's level to `default`, unless MITOGEN_LOG_LEVEL is in the environment."""
     logging.getLogger().setLevel(_level(default))
 
 
@@ -67,9 +67,9 @@ def log_to_file(path: str | None = None, level: str = "INFO", io: Any = None) ->
     """
     Write log records to a file.
 
-    :param str path: None for standard error
+    :param str path: path of the file; None for standard error
     :param str level: level by name; MITOGEN_LOG_LEVEL in the environment overrides it
-    :param io: accepted for old programs
+    :param io: accepted for compatibility
     """
     if path:
         handler: logging.Handler = logging.FileHandler(path, encoding="utf-8")
@@ -87,8 +87,8 @@ def run_with_router(
     func: Callable[Concatenate[Router, P], R], *args: P.args, **kwargs: P.kwargs
 ) -> R:
     """
-    Call `func(router, *args, **kwargs)` with a new master's Router and return what it returns; end
-    the router and all of its contexts after that, whatever happens.
+    Call `func(router, *args, **kwargs)` with a new master's Router, and return its result. The
+    router and all its contexts are shut down afterwards in any case.
     """
     import mitogen.master
 
@@ -97,7 +97,7 @@ def run_with_router(
 
 
 def with_router(func: Callable[Concatenate[Router, P], R]) -> Callable[P, R]:
-    """Decorate a function so that it is called as run_with_router() does."""
+    """Decorate a function so that it is called by run_with_router()."""
 
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         return run_with_router(func, *args, **kwargs)
@@ -113,7 +113,7 @@ def cast(obj: Any) -> Any:
     """
     Return `obj` with subclasses of dict, list, tuple, str, bytes, int and float replaced by those.
 
-    :raises TypeError: there is something else in it
+    :raises TypeError: it contains a value of another type
     """
     kind = type(obj)
     if isinstance(obj, PASSTHROUGH):

@@ -51,5 +51,5 @@ def test_in_namespaces(users):
 def test_in_namespaces_of_a_process_that_is_gone():
     gone = subprocess.Popen(["true"])
     gone.wait()
-    with pytest.raises(core.StreamError, match="there is no process"):
+    with pytest.raises(core.StreamError, match="process .* does not exist"):
         hops.command_line("setns", {"kind": "pid", "container": gone.pid}, "true")

@@ -389,7 +389,7 @@ def test_setns_as_another_account(router, via, holder, users):
 
 @needs_root
 def test_setns_as_nobody_known(router, via, holder):
-    with pytest.raises(mitogen.setns.Error, match="there is no account 'mito_nix' in "):
+    with pytest.raises(mitogen.setns.Error, match="account 'mito_nix' does not exist in "):
         router.setns(kind="pid", container=holder(), username="mito_nix", via=via)
 
 
@@ -406,16 +406,16 @@ def test_setns_into_another_root_directory(router, via, own_router, tmp_path):
     check(context)
 
 
-def test_setns_of_what_is_gone(router, via):
+def test_setns_of_a_process_that_is_gone(router, via):
     gone = subprocess.Popen(["true"])
     gone.wait()
-    with pytest.raises(mitogen.setns.Error, match="there is no process %d" % gone.pid):
+    with pytest.raises(mitogen.setns.Error, match="process %d does not exist" % gone.pid):
         router.setns(kind="pid", container=gone.pid, via=via)
 
 
 @needs_root
 def test_setns_without_permission(router, users, pw):
-    with pytest.raises(mitogen.setns.Error, match="are you root"):
+    with pytest.raises(mitogen.setns.Error, match="this needs root"):
         router.setns(kind="pid", container=1, via=pw)
 
 

@@ -46,7 +46,7 @@ def test_who_joins_starts_contexts_in_others(listener, own_router):
 
 def test_functions_of_its_main_are_refused_with_the_reason(listener, own_router):
     (text,) = join(listener.path, "refused", own_router.local().context_id)
-    assert text.startswith("a function of __main__ cannot be called in Context(")
+    assert text.startswith("cannot call a function of __main__ in Context(")
 
 
 def test_functions_of_a_main_that_both_run_can_be_called(tmp_path):
@@ -140,7 +140,9 @@ def test_the_socket_is_ours_alone_and_goes_with_the_broker():
 
 
 def test_nobody_there(tmp_path):
-    with pytest.raises(mitogen.unix.ConnectError, match="is its program running") as caught:
+    with pytest.raises(
+        mitogen.unix.ConnectError, match="check that its program is running"
+    ) as caught:
         mitogen.unix.connect(tmp_path / "none")
     assert caught.value.errno == 2
 
@@ -170,7 +172,7 @@ def test_whoever_says_nothing_or_garbage_is_cut_off(listener, own_router, monkey
             sock.settimeout(SOON)
             while sock.recv(4096):
                 pass
-    processes.wait_until(lambda: not listener._greetings and not listener._streams, SOON)
+    processes.wait_until(lambda: not listener.greetings and not listener.streams, SOON)
     assert join(listener.path, "identify") == ["True"]
 
 
@@ -183,6 +185,6 @@ def test_another_account_is_refused(own_router, users, tmp_path_factory):
     listener = mitogen.unix.Listener.build_stream(own_router, path)
     os.chmod(path, 0o666)
     other = own_router.sudo(username=users.plain.name, python_path="/usr/bin/python3")
-    with pytest.raises(mitogen.core.CallError, match="is user 0's"):
+    with pytest.raises(mitogen.core.CallError, match="runs as user 0"):
         other.call(joining.join_and_identify, path)
     listener.close()

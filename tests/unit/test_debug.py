@@ -1,4 +1,4 @@
-"""debug.py: what a process does just now."""
+"""debug.py: diagnostics of a running process."""
 
 import logging
 import os
@@ -61,7 +61,7 @@ def test_a_snapshot_in_a_child(router):
     assert "Stream parent" in grandchild.call(debug.get_snapshot)
 
 
-# A signal handler is the process's, so it gets a process.
+# Signal handlers belong to a process, so this test gets its own.
 HANDLER = """
 import os, signal, mitogen.debug
 mitogen.debug.install_handler()
@@ -144,7 +144,7 @@ def test_evil_interrupts(router):
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
-def test_a_debugger_looks_into_a_context_that_is_busy(router):
+def test_a_debugger_inspects_a_busy_context(router):
     busy = router.local(name="busy")
     idle = router.local(name="idle")
     answer = busy.call_async(time.sleep, 1000)

@@ -1,4 +1,4 @@
-"""os_fork.py: threads stand still while a program forks."""
+"""os_fork.py: threads are paused while a program forks."""
 
 import os
 import threading
@@ -17,16 +17,16 @@ def router():
 
 
 def fork_and_wait(fork):
-    """Fork; return the copy's exit status."""
+    """Fork; return the child's exit status."""
     pid = fork()
     if not pid:
         os._exit(7)
     return os.WEXITSTATUS(os.waitpid(pid, 0)[1])
 
 
-def test_a_broker_stands_still_between_cork_and_uncork(router):
+def test_a_broker_is_paused_between_cork_and_uncork(router):
     child = router.local()
-    child.call(eval, "1")  # what a first call sends needs the broker
+    child.call(eval, "1")  # the first call's modules need the broker
     corker = os_fork.Corker(brokers=(router.broker,))
     corker.cork()
     try:
@@ -58,7 +58,7 @@ def test_on_the_brokers_own_thread_and_when_it_has_ended(router):
 
 
 class Pool:
-    """As a service pool: `size` threads that do what is deferred."""
+    """A fake service pool: `size` threads that run deferred functions."""
 
     closed = False
 
@@ -86,7 +86,7 @@ class Pool:
             thread.join()
 
 
-def test_every_thread_of_a_pool_is_held(router):
+def test_every_thread_of_a_pool_is_paused(router):
     pool = Pool(3)
     corker = os_fork.Corker(brokers=(router.broker,), pools=(pool,))
     corker.cork()
@@ -102,7 +102,7 @@ def test_every_thread_of_a_pool_is_held(router):
 
 
 class EndsMeanwhile(Pool):
-    """A pool that is closed when it is looked at for the third time."""
+    """A pool that is closed when it is checked for the third time."""
 
     looks = 0
 
@@ -117,7 +117,7 @@ class EndsMeanwhile(Pool):
 
 
 def test_a_pool_that_ends_meanwhile(monkeypatch):
-    monkeypatch.setattr(os_fork, "LOOK", 0.01)
+    monkeypatch.setattr(os_fork, "POLL_INTERVAL", 0.01)
     pool = EndsMeanwhile(1)
     busy = core.new_lock()
     pool.defer(busy.acquire)
@@ -146,6 +146,6 @@ def test_wrap_os__fork(router, monkeypatch):
     monkeypatch.setattr(os_fork.Corker, "cork", spy)
     assert fork_and_wait(os.fork) == 7 and router.broker in held
     assert child.call(eval, "1") == 1
-    # Our own fork holds the broker by itself, and does so still.
+    # mitogen's own fork still pauses the broker by itself.
     forked = router.fork()
     assert forked.call(os.getppid) == os.getpid()

@@ -1,4 +1,4 @@
-"""profiler.py: figures of every context come home."""
+"""profiler.py: the master gets figures of every context."""
 
 import os
 import pstats
@@ -57,7 +57,7 @@ def functions(path):
 
 def test_record_and_report(tmp_path, program):
     kept = tmp_path / "kept"
-    for _ in range(2):  # the second run replaces what the first has kept
+    for _ in range(2):  # the second run replaces the figures of the first
         done = run("-m", "mitogen.profiler", "record", "-o", kept, program, "3", cwd=tmp_path)
         assert done.returncode == 3, done.stderr
     names = sorted(path.name for path in kept.iterdir())
@@ -78,7 +78,7 @@ def test_stat_keeps_nothing(tmp_path, program):
 
 
 @pytest.mark.parametrize("value, kept", [("1", "mitogen.profile"), ("here", "here"), ("0", None)])
-def test_the_environment_asks_for_it(tmp_path, program, value, kept):
+def test_the_environment_enables_it(tmp_path, program, value, kept):
     done = run(program, "0", cwd=tmp_path, MITOGEN_PROFILING=value)
     assert done.returncode == 0, done.stderr
     found = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
@@ -114,7 +114,7 @@ def test_a_program_that_is_killed(tmp_path):
 # ---- within one process
 
 
-def test_the_router_asks_for_it(tmp_path, monkeypatch):
+def test_the_router_enables_it(tmp_path, monkeypatch):
     monkeypatch.setenv("MITOGEN_PROFILING", str(tmp_path))
     with master.Router() as router:
         assert router.profiling

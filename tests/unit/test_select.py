@@ -1,4 +1,4 @@
-"""mitogen.select: waiting on many."""
+"""mitogen.select: waiting for any of several receivers."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def receivers(master, count):
 
 
 def put(receiver, *values):
-    """What the broker does with a message that has arrived."""
+    """Deliver values as messages, as the broker does."""
     for value in values:
         receiver.on_message(Message.pickled(value, src_id=9, handle=receiver.handle))
 
@@ -28,7 +28,7 @@ def values(messages):
     return [msg.unpickle() for msg in messages]
 
 
-def test_the_first_that_has_something(master):
+def test_the_first_receiver_with_a_message(master):
     one, two = receivers(master, 2)
     select = Select([one, two])
     put(two, "b")
@@ -38,7 +38,7 @@ def test_the_first_that_has_something(master):
     assert select.get().receiver is one
 
 
-def test_what_was_there_before(master):
+def test_messages_that_were_there_before(master):
     (one,) = receivers(master, 1)
     put(one, 1, 2)
     select = Select([one], oneshot=False)
@@ -47,7 +47,7 @@ def test_what_was_there_before(master):
     assert select.empty()
 
 
-def test_oneshot_takes_each_out(master):
+def test_oneshot_removes_each_member(master):
     all_of_them = receivers(master, 3)
     select = Select(all_of_them)
     for number, receiver in enumerate(all_of_them):
@@ -128,7 +128,7 @@ def test_waiting(net, master):
     assert select.get(5).unpickle() == "x" and net.time == 1007
 
 
-def test_what_another_took_is_waited_for_anew(net, master):
+def test_a_message_taken_by_another_thread_is_not_counted(net, master):
     (one,) = receivers(master, 1)
     select = Select([one])
     put(one, "taken")

@@ -1,7 +1,7 @@
-"""mitogen.setns: the command line, the tools that know a process, wrong options, and errors.
+"""mitogen.setns: the command line, the containers' tools, wrong options, and errors.
 
-The tools' answers are what docker 28, lxc-info 5.0, lxc 5.0 and machinectl 252 are known to print;
-`run` stands for the program. Namespaces are entered in tests/integration/test_containers.py.
+The tools' answers are in the formats of docker 28, lxc-info 5.0, lxc 5.0 and machinectl 252; `run`
+replaces the program. Namespaces are entered in tests/integration/test_containers.py.
 """
 
 import os
@@ -27,7 +27,7 @@ def conn(**kwargs):
 
 
 def started(monkeypatch, each):
-    """Have start() do all but start a process."""
+    """Call start() without starting a process."""
     monkeypatch.setattr(connection.Connection, "start", lambda self: self.argv())
     return each.start()
 
@@ -62,7 +62,7 @@ def test_argv_with_all_options(monkeypatch):
 
 
 def test_the_process_is_looked_for_once(monkeypatch):
-    # start() comes again, on the broker thread, where something has eaten the preamble.
+    # start() is called again, on the broker thread, after a damaged preamble.
     asked = []
     monkeypatch.setitem(
         setns.KINDS, "lxc", ("lxc_info_path", lambda *args: asked.append(args) or os.getpid())
@@ -86,11 +86,11 @@ def test_pipes_a_name_and_nothing_asked():
     "kwargs, why",
     [
         ({"kind": "vserver"}, "setns: kind='vserver' is not one of docker, lxc, lxd, machinec"),
-        ({"container": "web"}, "setns: container='web' is no name for kind='pid'"),
-        ({"container": 0}, "setns: container=0 is no name for kind='pid'"),
-        ({"container": -1}, "setns: container=-1 is no name"),
-        ({"kind": "docker", "container": ""}, "setns: container='' is no name for kind='docker'"),
-        ({"kind": "docker", "container": "-x"}, "setns: container='-x' is no name"),
+        ({"container": "web"}, "setns: container='web' is not valid for kind='pid'"),
+        ({"container": 0}, "setns: container=0 is not valid for kind='pid'"),
+        ({"container": -1}, "setns: container=-1 is not valid"),
+        ({"kind": "docker", "container": ""}, "setns: container='' is not valid for kind='docker'"),
+        ({"kind": "docker", "container": "-x"}, "setns: container='-x' is not valid"),
         ({"python_path": "x", "connect_timeout": "soon"}, "soon"),
     ],
 )  # fmt: skip
@@ -111,7 +111,7 @@ def test_unknown_and_missing_options():
 
 @pytest.fixture
 def account(monkeypatch):
-    """A function that runs what becomes an account; returns what it did."""
+    """Return a function that runs the code that switches accounts, and returns its calls."""
     did = []
     entry = ("ann", "x", 1000, 100, "Ann", "/home/ann", "/bin/ann")
     pwd = types.ModuleType("pwd")
@@ -142,7 +142,7 @@ def test_groups_first_then_the_account(account):
     assert all(path.startswith("/") for path in sys.path)
 
 
-def test_who_is_it_already_keeps_its_groups(account):
+def test_a_process_with_the_account_keeps_its_groups(account):
     assert account(1000) == ["ann"]
 
 
@@ -155,16 +155,16 @@ def test_one_line_that_python_2_compiles():
     assert "\n" not in become("a\nb") and become("\u20ac").isascii()
 
 
-def test_an_account_that_is_not_there():
+def test_an_account_that_does_not_exist():
     each = conn(username="nix", kind="lxc", container="web")
     shake = Handshake(each.rules(), each.answers(), each.lookup())
     said = b"Traceback (most recent call last):\nKeyError: \"getpwnam(): name not found: 'nix'\"\n"
     (event,) = shake.receive("err", said)
     assert type(event[1]) is Error
-    assert str(event[1]).startswith("setns: there is no account 'nix' in 'web'\nTraceback")
+    assert str(event[1]).startswith("setns: account 'nix' does not exist in 'web'\nTraceback")
 
 
-# ---- who knows the process
+# ---- finding the process
 
 DOCKER = ["inspect", "--type=container", "--format={{.State.Pid}}", "web"]
 LXD = "Name: web\nStatus: RUNNING\nType: container\nPID: 4711\nCreated: 2024/01/01 00:00 UTC\n"
@@ -197,7 +197,7 @@ def test_the_tools_answers(monkeypatch, name):
 def test_a_tool_that_knows_no_process(monkeypatch, name, answer):
     find, args, _ = TOOLS[name]
     monkeypatch.setattr(setns, "_run", lambda argv: answer)
-    with pytest.raises(Error, match="(?s)^/tool .*: names no process; does it run"):
+    with pytest.raises(Error, match="(?s)^/tool .*: no process id in the output"):
         find("/tool", "web")
 
 
@@ -213,7 +213,7 @@ def test_every_kind_has_its_option():
 
 
 class Program:
-    """What subprocess.Popen would give."""
+    """A fake of subprocess.Popen and its result."""
 
     pid = 0x7FFFFFF1
     returncode = 0
@@ -244,7 +244,7 @@ class Program:
 
 @pytest.fixture
 def run(monkeypatch):
-    """A function that has setns run that Program; returns what was killed, and what came of it."""
+    """Return a function that runs a Program, and returns the killed groups and the result."""
 
     def run(program):
         killed = []
@@ -258,7 +258,7 @@ def run(monkeypatch):
     return run
 
 
-def test_what_a_program_prints(run):
+def test_the_output_of_a_program(run):
     assert run(Program(b"4711\xff\n", b"warning\n")) == ([], "4711\ufffd\n")
 
 
@@ -279,8 +279,8 @@ def test_an_interrupt(run):
     assert killed == [(Program.pid, 9)] and type(error) is KeyboardInterrupt
 
 
-def test_a_program_that_is_not_there():
-    with pytest.raises(Error, match="cannot start /nonexistent/docker: .*; is it installed, and"):
+def test_a_program_that_does_not_exist():
+    with pytest.raises(Error, match="cannot start /nonexistent/docker: .*; check that it is"):
         setns.get_docker_pid("/nonexistent/docker", "web")
     with pytest.raises(Error, match="cannot start docker: .*null byte"):
         setns.get_docker_pid("docker", "a\0b")
@@ -293,7 +293,7 @@ def test_a_process_of_our_own_namespaces():
     assert setns._differing(os.getpid()) == []
 
 
-def test_what_differs_in_order(monkeypatch):
+def test_differing_namespaces_in_order(monkeypatch):
     def identity(pid, name):
         return (4, (pid == 7 and name in ("mnt", "user", "pid")) or 9)
 
@@ -304,8 +304,11 @@ def test_what_differs_in_order(monkeypatch):
 @pytest.mark.parametrize(
     "error, why",
     [
-        (FileNotFoundError(2, "x"), "there is no process 7"),
-        (PermissionError(13, "x"), "process 7: its namespaces can't be seen; are you root?"),
+        (FileNotFoundError(2, "x"), "process 7 does not exist"),
+        (
+            PermissionError(13, "x"),
+            "process 7: no permission to see its namespaces; this needs root",
+        ),
     ],
 )
 def test_a_process_that_cannot_be_seen(monkeypatch, error, why):
@@ -318,19 +321,19 @@ def test_a_process_that_cannot_be_seen(monkeypatch, error, why):
     assert str(caught.value) == why and caught.value.__cause__ is error
 
 
-def test_nothing_is_started_for_a_process_that_is_not_there(monkeypatch):
+def test_nothing_is_started_for_a_missing_process(monkeypatch):
     each = conn(container=0x7FFFFFF1)
-    with pytest.raises(Error, match="there is no process 2147483633"):
+    with pytest.raises(Error, match="process 2147483633 does not exist"):
         started(monkeypatch, each)
 
 
-def test_setns_of_what_is_no_namespace():
+def test_setns_of_a_file_that_is_not_a_namespace():
     with open(os.devnull) as null, pytest.raises(Error, match=r"setns\(net\): .*Invalid argument"):
         setns.setns("net", null.fileno())
 
 
 class LibC:
-    """What ctypes.CDLL() gives, and ctypes itself."""
+    """A fake of ctypes and of the result of ctypes.CDLL()."""
 
     def __init__(self, result):
         self.setns = lambda fd, kind: -1 if result else 0

@@ -14,7 +14,7 @@ from mitogen import core, utils
 
 @pytest.fixture
 def root():
-    """The root logger, put back afterwards."""
+    """Return the root logger, and restore it afterwards."""
     logger = logging.getLogger()
     level, handlers = logger.level, list(logger.handlers)
     yield logger
@@ -83,13 +83,13 @@ def test_cast(value, plain):
         core.Sender(None, 1),
     ],
 )
-def test_what_can_be_sent_as_it_is_stays(value):
+def test_values_that_can_be_sent_are_unchanged(value):
     assert utils.cast(value) is value and utils.cast([value])[0] is value
     assert isinstance(value, utils.PASSTHROUGH)
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, [1j], {"a": object()}, print])
-def test_the_rest_is_refused(value):
+def test_other_types_are_refused(value):
     with pytest.raises(TypeError, match="cannot cast"):
         utils.cast(value)
 
@@ -99,7 +99,7 @@ def test_the_rest_is_refused(value):
 
 @pytest.fixture(autouse=True)
 def small_core(monkeypatch):
-    """Not the 100 ms that it takes where its result can't be kept."""
+    """Avoid the 100 ms that minifying takes where its result can't be cached."""
     monkeypatch.setattr("mitogen.master._core_source", lambda: b"")
 
 
@@ -120,7 +120,7 @@ def test_run_with_router_and_with_router():
     assert wrapped.__qualname__ == "used" and not wrapped(1)[0].broker.alive
 
 
-def test_an_error_ends_the_router_too():
+def test_an_error_shuts_down_the_router_too():
     seen = []
 
     def fail(router):
@@ -179,7 +179,7 @@ def test_levels(root, monkeypatch):
     assert root.level == utils.IO == 5
     for wrong in ("loud", "getLogger"):
         monkeypatch.setenv("MITOGEN_LOG_LEVEL", wrong)
-        with pytest.raises(ValueError, match="is no log level; there are: IO, DEBUG"):
+        with pytest.raises(ValueError, match="is not a log level; use IO, DEBUG"):
             utils.log_levels_configure()
 
 

@@ -401,9 +401,8 @@ def test_annotations_of_the_standard_library(name):
 
 
 OWN = {str(path.relative_to(ROOT)): path for path in sorted((ROOT / "mitogen").rglob("*.py"))}
-#: Files that keep the names of the guards, to search for them or as `if not`. None is sent.
+#: Files that keep the names of the guards, to search for them. None is sent.
 NAME_THE_GUARDS = {
-    "mitogen/aio.py",
     "mitogen/bootstrap/minify.py",
     "mitogen/importing/code_imports.py",
     "mitogen/importing/graph.py",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from mitogen import core
-from mitogen.calls.errors import restore_call_error  # noqa: F401 (registers itself)
+from mitogen.calls import errors  # noqa: F401 (sent along: answers may need it)
 from mitogen.core.mailbox import Latch, Receiver
 
 TYPE_CHECKING = False

@@ -1,23 +1,30 @@
 """
-What a remote error becomes here: a CallError, of the remote built-in type too where there is one,
-so that it can be caught by that.
+Remote errors as they arrive: a CallError, which is also of the remote built-in type where there is
+one, so that it can be caught by that.
 
-Imported by those who receive errors; registers its decoder. Any thread.
+Threads: any.
 """
 
 from __future__ import annotations
 
 import builtins
+import os
+import sys
 
 from mitogen import core
 from mitogen.core import CallError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import re
     from typing import Any
 
 
-__all__ = ["restore_call_error"]
+__all__ = ["restore_call_error", "with_own_lines"]
+
+#: One frame of a traceback in a file that came from the master. What follows its first line, with
+#: four spaces in front, is source text and marks below that.
+_FRAME = r'(  File "master:([^"\n]+)", line (\d+), in [^\n]*\n)((?:    [^\n]*\n)*)'
 
 _error_types: dict[str, Any] = {}
 
@@ -40,20 +47,45 @@ def _error_type(type_name: str | None) -> Any:
     return _error_types[name]
 
 
+def with_own_lines(text: str) -> str:
+    """
+    Return a traceback with the real source lines of this library's files.
+
+    A child has these files minified. Here, on the controller, they are on disk, with the same line
+    numbers. Lines of other files are left alone.
+
+    :param str text: one or several tracebacks, as traceback.format_tb() makes them
+    """
+    # A child's package has no file.
+    package = os.path.dirname(getattr(sys.modules["mitogen"], "__file__", ""))
+    if '"master:' not in text or not package:
+        return text
+    import linecache
+    import re
+
+    def replace(match: re.Match[str]) -> str:
+        # mitogen/core/... is how the preamble's files are called, wherever the package is.
+        path = os.path.normpath(os.path.join(os.path.dirname(package), match.group(2)))
+        if not path.startswith(package + os.sep):
+            return match.group(0)
+        line = linecache.getline(path, int(match.group(3))).strip()
+        return match.group(1) + ("    %s\n" % line if line else "")
+
+    return re.sub(_FRAME, replace, text)
+
+
 def restore_call_error(fields: Any, router: Any = None) -> CallError:
     """Return the CallError that was sent."""
     type_name, message, traceback, text = (None if f is None else "%s" % (f,) for f in fields)
     cls = _error_type(type_name)
+    text = with_own_lines(text or "")
     try:
         error: CallError = cls.__new__(cls, text)
     except TypeError:
         # A type that wants more than a text: MemoryError, ExceptionGroup.
         error = CallError.__new__(CallError, text)
-    error.args = (text or "",)
+    error.args = (text,)
     error.type_name = type_name
     error.message = message
-    error.traceback = traceback
+    error.traceback = traceback and with_own_lines(traceback)
     return error
-
-
-core.TAG_DECODERS[core.TAG_CALL_ERROR] = restore_call_error

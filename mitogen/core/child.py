@@ -19,7 +19,7 @@ from mitogen.core.dispatcher import Dispatcher
 from mitogen.core.frames import FORWARD_LOG, SHUTDOWN, Message
 from mitogen.core.importer import Importer
 from mitogen.core.io import Broker, Stream, listen
-from mitogen.core.late import Late, fetch
+from mitogen.core.late import Late
 from mitogen.core.routing import Node, Router, has_parent_authority
 
 TYPE_CHECKING = False
@@ -95,10 +95,6 @@ class ExternalContext:
             self.broker.defer(self._check_parent)
         self.dispatcher.run()
         self._end()
-
-    def prepare(self, msg: Message) -> Any:
-        """Before the first call: see first_call.py; return whether it is not for this thread."""
-        return fetch("first_call").install(self, msg)
 
     def _take_stdio(self) -> tuple[int, int]:
         """Move the pipe to the parent off descriptors 0 and 1, out of the programs' way."""

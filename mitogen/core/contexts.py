@@ -18,7 +18,7 @@ from mitogen.core.codec import (
 )
 from mitogen.core.errors import CallError
 from mitogen.core.frames import NUMBER, Message
-from mitogen.core.late import Late
+from mitogen.core.late import Late, fetch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -128,3 +128,4 @@ TAG_DECODERS[TAG_CONTEXT] = lambda v, router: (
     or router.context_class(router, *v)
 )
 TAG_DECODERS[TAG_SENDER] = lambda v, router: Sender(TAG_DECODERS[TAG_CONTEXT](v[:1], router), v[1])
+TAG_DECODERS[TAG_CALL_ERROR] = lambda v, router: fetch("errors").restore_call_error(v, router)

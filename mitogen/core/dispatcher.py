@@ -14,7 +14,7 @@ from mitogen.core.codec import decode, encode
 from mitogen.core.errors import CallError
 from mitogen.core.frames import CALL_FUNCTION, CALL_SERVICE, CANCEL, IS_DEAD, Message
 from mitogen.core.io import ERROR, new_lock
-from mitogen.core.late import import_module
+from mitogen.core.late import fetch, import_module
 from mitogen.core.routing import has_parent_authority
 
 TYPE_CHECKING = False
@@ -110,7 +110,8 @@ class Dispatcher:
     def _run_one(self, msg: Message) -> None:
         chain_id = reply = None
         try:
-            if not self.econtext.stdout_log and self.econtext.prepare(msg):
+            # Before the first call; it may not be for this thread.
+            if not self.econtext.stdout_log and fetch("first_call").install(self.econtext, msg):
                 return
             name, args, kwargs = decode(msg.data, self.router)
             module_name, class_name, name, chain_id = name.split("\0")

@@ -29,7 +29,6 @@ from _struct import (  # type: ignore[attr-defined]  # typeshed has no error the
 from itertools import groupby
 
 from mitogen import core
-from mitogen.core.late import fetch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -604,9 +603,6 @@ def find_decoder(tag: int) -> Decoder:
     :param int tag: a number that has no entry.
     :raises ValueError: this tag is not known.
     """
-    if tag == core.TAG_CALL_ERROR:
-        restore_call_error: Decoder = fetch("errors").restore_call_error
-        return restore_call_error
     entry = _DECODERS.get(tag)
     if entry is None:
         raise ValueError("unknown tag %d" % tag)

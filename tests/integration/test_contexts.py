@@ -43,6 +43,13 @@ def test_an_error_has_its_type_its_text_and_the_remote_traceback(context):
     assert "far/work.py" in str(error)
 
 
+def test_frames_of_the_library_have_its_real_lines_in_a_traceback(context):
+    with pytest.raises(ValueError) as caught:
+        context.call(work.fail, "told you")
+    assert "/core/dispatcher.py" in str(caught.value)
+    assert "\n    result = func(*args, **kwargs)\n" in str(caught.value)
+
+
 def test_an_error_of_an_own_type_is_a_call_error_that_names_it(context):
     with pytest.raises(mitogen.core.CallError, match="told you") as caught:
         context.call(work.fail_own, "told you")

@@ -36,7 +36,6 @@ class Pair:
             config={"log_levels": []},
             detached=False,
             stdout_log=True,
-            prepare=lambda msg: False,
             import_main=lambda: None,
         )
         for router in (self.master, self.child):

@@ -358,7 +358,6 @@ class Node:
                 config={"log_levels": []},
                 detached=False,
                 stdout_log=True,  # prepared
-                prepare=lambda msg: False,
                 import_main=lambda: None,
             )
         self.router.log = lambda level, fmt, *args: self.logs.append(fmt % args if args else fmt)

@@ -6,6 +6,7 @@ import types
 import pytest
 
 from mitogen import core
+from mitogen.calls import first_call
 from mitogen.calls.chain import CallChain
 from mitogen.core import CallError, takes_econtext, takes_router
 from mitogen.core.mailbox import Receiver
@@ -172,28 +173,29 @@ def test_the_main_program_is_imported_first(pair):
     assert imported == [True] and answers
 
 
-def test_prepared_before_the_first_call(pair):
+def test_the_context_is_prepared_before_the_first_call(pair, monkeypatch):
     master, one, there = pair
     serve(one)
     econtext = one.router.econtext
     econtext.stdout_log, prepared = None, []
 
-    def prepare(msg):
+    def install(found, msg):
+        assert found is econtext
         prepared.append((msg.data[0], list(SEEN)))
         econtext.stdout_log = True
 
-    econtext.prepare = prepare
+    monkeypatch.setattr(first_call, "install", install)
     there.call(note, 1)
     there.call(note, 2)
     assert prepared == [(0x83, [])]
 
 
-def test_a_call_that_is_not_the_main_thread_s_is_left_alone(pair):
+def test_a_first_call_that_is_not_the_main_thread_s_is_left_alone(pair, monkeypatch):
     master, one, there = pair
     serve(one)
     econtext = one.router.econtext
     econtext.stdout_log = None
-    econtext.prepare = lambda msg: True
+    monkeypatch.setattr(first_call, "install", lambda found, msg: True)
     before = list(SEEN)
     there.call_no_reply(note, 1)
     master.net.pump()

@@ -1,4 +1,6 @@
-"""Where the checkout is: tests find its files from here, in whatever folder they are themselves."""
+"""Path of the checkout. Tests find files of the project from here, independent of their own
+folder.
+"""
 
 import pathlib
 
@@ -10,7 +12,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def write_as_sent(directory: pathlib.Path) -> pathlib.Path:
-    """Write the package below *directory* as children get it, for Pythons that only these have."""
+    """Write the package to *directory* in the form children receive it, for Pythons that only
+    children use.
+    """
     for path in sorted((ROOT / "mitogen").rglob("*.py")):
         copy = directory / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Fixtures for every test: hosts on demand, and the proof that the run left nothing behind.
+"""Fixtures for every test: hosts on demand, and a check that the run left nothing behind.
 
-Rules: the environment is cleaned before anything is collected; what is shared is made once per
-session, when first asked for; what can't be had here is skipped with the reason.
+Rules: the environment is cleaned before tests are collected; shared objects are made once per
+session, on first use; a fixture that this machine cannot provide skips the test with the reason.
 """
 
 import gc
@@ -19,14 +19,14 @@ import pytest
 
 from tests import hosts, processes
 
-# A Python variable changes what is tested (PYTHONUNBUFFERED makes a start 30 % slower); the
+# Python variables change the behavior under test (PYTHONUNBUFFERED makes startup 30 % slower); the
 # others make ssh ask an agent or open windows.
 DROP = re.compile(r"PYTHON|SSH_AUTH_SOCK\Z|SSH_AGENT_PID\Z|SSH_ASKPASS|DISPLAY\Z|SUDO_|MITOGEN_")
 
-# Descriptors that may be open at the end and were not at the start.
+# Descriptors that may be open at the end of the run although they were not at the start.
 MAY_STAY_OPEN = re.compile(r"/dev/u?random\Z|.*/\.coverage|.*/\.hypothesis/")
 
-# What `leftovers` has found and the summary reports.
+# Processes found by `leftovers` and listed in the summary.
 STRANGERS = pytest.StashKey[list[processes.Process]]()
 
 
@@ -42,7 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if DROP.match(name)]:
         del os.environ[name]
     os.environ[processes.RUN_VARIABLE] = str(os.getpid())
-    # nohup has all that it starts ignore these, a shell its background commands; tests send them.
+    # Under nohup, processes inherit these signals as ignored; so do a shell's background commands.
+    # Tests send them.
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
@@ -50,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine can't run, with the reason."""
+    """Skip tests that this machine cannot run, with the reason."""
     reasons = {}
     if os.geteuid() != 0:
         reasons["root"] = "needs root: makes accounts or changes /etc"
@@ -63,7 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def open_descriptors() -> Counter[str]:
-    """Return {what this process has open: how many}. Numbers are left out: they are reused."""
+    """Return {open file: count} of this process, without descriptor numbers (they are reused)."""
     found: list[str] = []
     for name in os.listdir("/proc/self/fd"):
         try:
@@ -89,8 +90,8 @@ def left_over(before: Sequence[processes.Process]) -> list[processes.Process]:
 def strangers(before: Sequence[processes.Process]) -> list[processes.Process]:
     """Return new processes named `mitogen:...` that may belong to any program on this machine.
 
-    A context of this run without its mark would be among them, so they are reported. They are never
-    ended. Those of another run that still goes on are left out.
+    A context of this run that lost its mark would be among them, so they are reported. They are
+    never ended. Processes of another run that is still in progress are left out.
     """
     known = {(each.pid, each.start) for each in [*before, *own_processes()]}
     return [
@@ -113,10 +114,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 def leftovers(
     tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 ) -> Iterator[None]:
-    """Assert after the whole run: no process, descriptor or temporary file is left.
+    """Assert after the whole run that no process, descriptor or temporary file is left.
 
-    Processes and descriptors get 5 s: what a test started last may still be ending. Only processes
-    of this run are ended; see `own_processes()`.
+    Processes and descriptors get 5 s, because the last test's processes may still be ending. Only
+    processes of this run are ended; see `own_processes()`.
     """
     directory = tmp_path_factory.mktemp("tmpdir")
     patch = pytest.MonkeyPatch()
@@ -126,7 +127,8 @@ def leftovers(
     descriptors = open_descriptors()
     yield
     problems: list[str] = []
-    gc.collect()  # a descriptor that only a cycle keeps open is closed in time by the collector
+    # A descriptor that only a reference cycle keeps open is closed here, before the check.
+    gc.collect()
     try:
         processes.wait_until(lambda: not left_over(before))
     except AssertionError:
@@ -147,7 +149,7 @@ def leftovers(
 
 @pytest.fixture(scope="session")
 def hosts_directory() -> Iterator[pathlib.Path]:
-    """A directory that the test accounts can read."""
+    """Yield a directory that the test accounts can read."""
     directory = hosts.make_directory()
     yield directory
     shutil.rmtree(str(directory))
@@ -162,9 +164,10 @@ def sshd_keys(hosts_directory: pathlib.Path) -> hosts.Keys:
 def sshd_with(
     hosts_directory: pathlib.Path, sshd_keys: hosts.Keys
 ) -> Iterator[Callable[..., hosts.Sshd]]:
-    """`sshd_with("Banner /etc/issue", ...)`: an sshd with these lines in its configuration.
+    """Return a function that starts an sshd with extra lines in its configuration.
 
-    Asked twice for the same lines, it gives the same sshd.
+    An example: `sshd_with("Banner /etc/issue", ...)`. A second call with the same lines returns the
+    same sshd.
     """
     if not hosts.program("sshd"):
         pytest.skip("needs openssh-server (`sshd` is not installed)")
@@ -183,13 +186,13 @@ def sshd_with(
 
 @pytest.fixture(scope="session")
 def sshd(sshd_with: Callable[..., hosts.Sshd]) -> hosts.Sshd:
-    """An sshd on 127.0.0.1 that knows the test key for every account; see `hosts.Sshd`."""
+    """Return an sshd on 127.0.0.1 that accepts the test key for every account; see `hosts.Sshd`."""
     return sshd_with()
 
 
 @pytest.fixture(scope="session")
 def users(hosts_directory: pathlib.Path) -> Iterator[hosts.Accounts]:
-    """The test accounts: `users.plain.name`, `users.pw.password`, ...; see `hosts.KINDS`."""
+    """Yield the test accounts: `users.plain.name`, `users.pw.password`, ...; see `hosts.KINDS`."""
     if os.geteuid() != 0:
         pytest.skip("needs root: makes accounts")
     with hosts.Accounts(hosts_directory) as accounts:
@@ -200,13 +203,13 @@ def users(hosts_directory: pathlib.Path) -> Iterator[hosts.Accounts]:
 
 @pytest.fixture(scope="session")
 def pythons() -> dict[tuple[int, int], str]:
-    """{(3, 6): path, ...}; use `hosts.find_pythons()` to parametrize."""
+    """Return {(3, 6): path, ...}; use `hosts.find_pythons()` to parametrize."""
     return hosts.find_pythons()
 
 
 @pytest.fixture(scope="session")
 def python36(pythons: dict[tuple[int, int], str]) -> Any:
-    """The path of a Python 3.6, the oldest that a target may have."""
+    """Return the path of a Python 3.6, the oldest version supported on a target."""
     if (3, 6) not in pythons:
         pytest.skip("needs a Python 3.6 (pyenv or PATH)")
     return pythons[3, 6]

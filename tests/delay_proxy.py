@@ -1,17 +1,19 @@
-"""Make a link slow without making it narrow: an ssh ProxyCommand that delays, and counts flights.
+"""An ssh ProxyCommand that adds latency without limiting bandwidth, and counts flights.
 
     ssh -o 'ProxyCommand=python3 tests/delay_proxy.py %h %p 50 --count /tmp/n' host
 
-connects to HOST PORT and copies stdin to it and it to stdout, each byte DELAY_MS / 2 milliseconds
-after it was read. Any amount may be under way, so only latency is added and no bandwidth taken.
+It connects to HOST PORT and copies stdin to the socket and the socket to stdout, each byte DELAY_MS
+/ 2 milliseconds after it was read. Any amount of data may be in transit, so only latency is added
+and bandwidth is not limited.
 
-A *flight* is what one side sends without waiting for the other: bytes begin a new one if the side
-has been quiet for a round trip (DELAY_MS) and has been given something to answer since its last
-bytes. So a number of upward flights is a number of round trips, whatever the packets were.
+A *flight* is the data one side sends without waiting for the other: bytes begin a new flight if
+their side has been quiet for a round trip (DELAY_MS) and has received something since its last
+bytes. So the number of upward flights equals the number of round trips, however the data was split
+into packets.
 
-Rules: `Delay` and `Flights` have no clock and no descriptor; they are told the time (seconds).
-One thread, no blocking but in select(). Standard library only, Python >= 3.9. It ends at the end
-of either side, once what it had read was written.
+Rules: `Delay` and `Flights` have no clock and no descriptor; the time (seconds) is an argument. One
+thread, which blocks only in select(). Standard library only, Python >= 3.9. The proxy ends when
+either side ends, once the data already read has been written.
 """
 
 import argparse
@@ -27,15 +29,15 @@ from typing import Optional
 __all__ = ["Delay", "Flights", "relay"]
 
 READ_SIZE = 256 * 1024  # bytes per read; a pipe gives 64 KiB at most, a socket more
-# Bytes under way per direction at which reading pauses: 500 MB/s for 100 ms. It only keeps a
-# reader that has stopped from filling our memory.
+# Bytes in transit per direction at which reading pauses: 500 MB/s for 100 ms. The limit only keeps
+# a stalled reader from filling our memory.
 HIGH_WATER = 50 * 1000 * 1000
-# A round trip as the far sides see it may be shorter than DELAY_MS by our clock's rounding.
+# The far sides may measure a round trip shorter than DELAY_MS, by the rounding of our clock.
 QUIET_SHARE = 0.95
 
 
 class Delay:
-    """Bytes in the order they came, each given out a fixed time after it was put in.
+    """A queue of bytes; each piece is due a fixed time after it was put in.
 
     :param seconds: that time.
     """
@@ -46,23 +48,25 @@ class Delay:
         self._queue: collections.deque[tuple[float, bytes]] = collections.deque()
 
     def put(self, now: float, data: bytes) -> None:
-        """Take *data*, read at *now*."""
+        """Add *data*, read at *now*."""
         self._queue.append((now + self.seconds, data))
         self.size += len(data)
 
     def due(self, now: float) -> bytes:
-        """Return the first piece whose time has come, or b''; it stays until `written()`."""
+        """Return the first piece if it is due, else b''. It stays in the queue until
+        `written()`.
+        """
         return self._queue[0][1] if self._queue and self._queue[0][0] <= now else b""
 
     def written(self, count: int) -> None:
-        """Forget the first *count* bytes of the first piece."""
+        """Remove the first *count* bytes of the first piece."""
         when, data = self._queue.popleft()
         self.size -= count
         if count < len(data):
             self._queue.appendleft((when, data[count:]))
 
     def next_due(self) -> Optional[float]:
-        """Return when the first piece is due, None if there is nothing."""
+        """Return the time when the first piece is due, None if the queue is empty."""
         return self._queue[0][0] if self._queue else None
 
     def __bool__(self) -> bool:
@@ -70,7 +74,7 @@ class Delay:
 
 
 class Flights:
-    """Counts flights in both directions, `UP` (from stdin) and `DOWN` (to stdout).
+    """A counter of flights in both directions, `UP` (from stdin) and `DOWN` (to stdout).
 
     :param round_trip: seconds of quiet after which an answer begins a new flight.
     """
@@ -82,10 +86,10 @@ class Flights:
         self.flights = [0, 0]
         self.bytes = [0, 0]
         self._last_read: list[Optional[float]] = [None, None]
-        self._given = [True, True]  # has this side been given something since its last bytes
+        self._given = [True, True]  # whether this side has received anything since its last bytes
 
     def read(self, side: int, now: float, size: int) -> None:
-        """Note that *side* sent *size* bytes."""
+        """Record that *side* sent *size* bytes."""
         last = self._last_read[side]
         if last is None or (self._given[side] and now - last >= self.quiet):
             self.flights[side] += 1
@@ -94,11 +98,11 @@ class Flights:
         self.bytes[side] += size
 
     def delivered(self, side: int) -> None:
-        """Note that bytes which *side* sent have reached the other side."""
+        """Record that bytes sent by *side* have reached the other side."""
         self._given[1 - side] = True
 
     def as_dict(self) -> dict[str, int]:
-        """Return the counts under the names that the file of counts has."""
+        """Return the counts as a dict, with the names used in the count file."""
         return {
             "up_flights": self.flights[self.UP],
             "down_flights": self.flights[self.DOWN],
@@ -108,14 +112,14 @@ class Flights:
 
 
 class CountFile:
-    """A small JSON file, replaced as a whole whenever the counts changed and the line is quiet."""
+    """A small JSON file, replaced as a whole when the counts have changed and the line is quiet."""
 
     def __init__(self, path: Optional[str]) -> None:
         self.path = path
         self._written: dict[str, int] = {}
 
     def update(self, counts: dict[str, int]) -> None:
-        """Write *counts* unless they are what the file has."""
+        """Write *counts* unless the file already has them."""
         if self.path is None or counts == self._written:
             return
         draft = "{}.{}".format(self.path, os.getpid())
@@ -126,17 +130,17 @@ class CountFile:
 
 
 def read_some(fd: int) -> Optional[bytes]:
-    """Return what *fd* has, b'' at its end, None if it has nothing now."""
+    """Read from *fd*; return b'' at its end, None if no data is available now."""
     try:
         return os.read(fd, READ_SIZE)
     except BlockingIOError:
         return None
-    except OSError:  # reset: as good as the end
+    except OSError:  # a reset counts as the end
         return b""
 
 
 def write_some(fd: int, line: Delay, now: float) -> int:
-    """Write what is due; return the number of bytes, -1 if nobody will read them."""
+    """Write the due pieces; return the number of bytes, -1 if the reader is gone."""
     total = 0
     while True:
         data = line.due(now)
@@ -155,7 +159,7 @@ def write_some(fd: int, line: Delay, now: float) -> int:
 def wait(
     sources: dict[int, int], sinks: list[int], lines: list[Delay], now: float
 ) -> tuple[list[int], list[int]]:
-    """Wait until something can be read or written, or is due; return both lists of descriptors."""
+    """Wait until a descriptor is ready or a piece is due; return both lists of descriptors."""
     readable = [fd for side, fd in sources.items() if lines[side].size < HIGH_WATER]
     writable = [sinks[side] for side, line in enumerate(lines) if line.due(now)]
     times = [line.next_due() for line in lines if not line.due(now)]
@@ -168,12 +172,12 @@ def wait(
 def relay(
     up: tuple[int, int], down: tuple[int, int], delay: float, count: Optional[str] = None
 ) -> Flights:
-    """Copy until one side ends and what was read is written; return the counts.
+    """Copy until one side ends and the data already read is written; return the counts.
 
     :param up: (descriptor to read, descriptor to write) from the near side to the far one.
-    :param down: the same the other way. All of them must not block.
+    :param down: the same in the other direction. All descriptors must be non-blocking.
     :param delay: round trip to add, in seconds.
-    :param count: path of the file of counts.
+    :param count: path of the count file.
     """
     lines = [Delay(delay / 2), Delay(delay / 2)]
     sources, sinks = {0: up[0], 1: down[0]}, [up[1], down[1]]
@@ -207,11 +211,11 @@ def finish(counts: CountFile, flights: Flights) -> Flights:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Delay what passes between stdio and HOST PORT.")
+    parser = argparse.ArgumentParser(description="Delay the data between stdio and HOST PORT.")
     parser.add_argument("host")
     parser.add_argument("port", type=int)
     parser.add_argument("delay_ms", type=float, help="round trip to add, in milliseconds")
-    parser.add_argument("--count", metavar="FILE", help="where to write the counts, as JSON")
+    parser.add_argument("--count", metavar="FILE", help="file to write the counts to, as JSON")
     args = parser.parse_args()
     with socket.create_connection((args.host, args.port)) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,12 +1,12 @@
-"""The hosts that tests log in to, all on this machine: an sshd of our own, accounts, Pythons.
+"""Hosts that tests log in to, all on this machine: a private sshd, accounts, Pythons.
 
-Rules: nothing is started at import; whatever is made is removed by the object that made it, also
-when a test fails, and what a killed run left is removed by the next. root's own ~/.ssh, the
-machine's sshd_config and its accounts are never touched. Names carry the pid of the test run, so
-several runs can share a machine. /etc/doas.conf has one file for all: each run keeps its own marked
-block in it.
+Rules: nothing is started at import. Each object removes what it made, even when a test fails, and
+each run removes the leftovers of killed runs. root's own ~/.ssh, the machine's sshd_config and its
+accounts are never touched. Names include the pid of the test run, so several runs can share a
+machine. There is one /etc/doas.conf for all: each run keeps its own marked block in it.
 
-The accounts' files live in a directory of their own, readable by all: pytest's are 0700.
+The accounts' files are in a separate directory readable by all, because pytest's directories have
+mode 0700.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ ACCOUNT = re.compile(r"mito_[a-z]+_(\d+)\Z")
 LOCK = "/run/mito_tests.lock"  # useradd and /etc/doas.conf: one run at a time
 DOAS_CONF = pathlib.Path("/etc/doas.conf")
 SUDOERS = pathlib.Path("/etc/sudoers.d")
-# What programs other than ours write into a home: fish keeps its settings.
+# Files that other programs write to a home directory: fish keeps its settings there.
 HOME_MAY_GROW = re.compile(r"\.(config|cache|local(/share)?)(/fish(/.*)?)?\Z")
 
 MOTD = "echo 'Welcome to the noisy host.'\necho 'All use is $ logged. password: none' >&2\n"
@@ -63,7 +63,7 @@ REFUSE = "#!/bin/sh\necho 'This account is for transfers only.'\nexit 7\n"
 
 
 class Kind(NamedTuple):
-    """One kind of test account: login shell, its ~/.bashrc, rules for sudo and doas."""
+    """A kind of test account: login shell, ~/.bashrc, rules for sudo and doas."""
 
     shell: str = "/bin/bash"
     bashrc: str = ""  # bash started by sshd reads it even for `ssh host command`
@@ -76,38 +76,38 @@ FREE_SUDO = "{user} ALL=(ALL:ALL) NOPASSWD: ALL\n"
 
 # name -> Kind. The password of `x` is `x_password`.
 KINDS = {
-    # No password needed anywhere.
+    # Needs no password anywhere.
     "plain": Kind(sudo=FREE_SUDO, doas="permit nopass {env} {user}"),
-    # sudo and doas ask for the password, each time.
+    # Needs the password for sudo and doas, each time.
     "pw": Kind(sudo=PASSWORD_SUDO, doas="permit {env} {user}"),
-    # sudo only with a terminal.
+    # Can use sudo only with a terminal.
     "req": Kind(sudo=FREE_SUDO + "Defaults:{user} requiretty\n"),
-    # Nothing is allowed; the target of su.
+    # Has no permissions; the target of su.
     "su": Kind(),
     # Prints on both stdout and stderr before anything else.
     "motd": Kind(bashrc=MOTD),
-    # Eats the first line of stdin, if one comes within a second.
+    # Reads the first line of stdin, if one arrives within a second.
     "line": Kind(bashrc="read -r -t 1 eaten\n"),
-    # Eats up to 4 KiB of stdin within a second, as a careless rc file was seen to.
+    # Reads up to 4 KiB of stdin within a second, as a careless rc file in the field did.
     "eats": Kind(bashrc="timeout 1 head -c 4096 >/dev/null\n"),
-    # Eats all of stdin and never lets anything pass: only a deadline ends this.
+    # Reads all of stdin and never continues: only a deadline ends it.
     "drain": Kind(bashrc="cat >/dev/null\n"),
     "csh": Kind(shell="/bin/csh"),
     "fish": Kind(shell="/usr/bin/fish"),
-    # The login shell is a script that takes no notice of the command, and then is a shell.
+    # The login shell is a script that ignores the command and then runs a shell.
     "menu": Kind(shell="{directory}/menu"),
-    # The login shell is a script that says no.
+    # The login shell is a script that refuses logins.
     "refuse": Kind(shell="{directory}/refuse"),
 }
 
 
 def program(name: str) -> Optional[str]:
-    """Return the path of a program, also from the directories that only root has on PATH."""
+    """Return the path of a program, searching also the directories that are only on root's PATH."""
     return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/bin:/bin")
 
 
 def run(*argv: str, **kwargs: Any) -> str:
-    """Run a program to its end and return its output; its output is in the error if it fails."""
+    """Run a program to its end and return its output; a failure's error includes the output."""
     kwargs.setdefault("stdin", subprocess.DEVNULL if "input" not in kwargs else None)
     if kwargs["stdin"] is None:
         del kwargs["stdin"]
@@ -120,7 +120,7 @@ def run(*argv: str, **kwargs: Any) -> str:
     return done.stdout
 
 
-# ---- the sshd
+# ---- sshd
 
 
 def free_port() -> int:
@@ -131,7 +131,7 @@ def free_port() -> int:
 
 
 def read_banner(port: int) -> bytes:
-    """Connect to *port* and return the line an SSH server greets with; b'' if nobody listens."""
+    """Connect to *port* and return an SSH server's greeting line; b'' if nothing listens there."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
             return sock.makefile("rb").readline()
@@ -146,7 +146,7 @@ def make_key(path: pathlib.Path) -> str:
 
 
 class Keys:
-    """The key pairs of one run: two host keys (the right one, a wrong one) and a user's."""
+    """The key pairs of one run: two host keys (the correct one, a wrong one) and a user key."""
 
     def __init__(self, directory: pathlib.Path) -> None:
         self.directory = directory
@@ -160,13 +160,13 @@ class Keys:
 
 
 class Sshd:
-    """An sshd of our own on 127.0.0.1, from `start()` to `stop()`.
+    """A private sshd on 127.0.0.1, from `start()` to `stop()`.
 
-    Accepts `identity_file` for every account, and passwords (as root). Everything it reads and
-    writes is in *directory*.
+    It accepts `identity_file` for every account, and passwords (as root). All files it reads and
+    writes are in *directory*.
 
-    :param extra: lines put first in sshd_config, where they win: `ForceCommand ...`, `Banner ...`;
-        `{port}` in them becomes the port.
+    :param extra: lines put first in sshd_config, where they take precedence: `ForceCommand ...`,
+        `Banner ...`; `{port}` in them is replaced by the port.
     """
 
     hostname = "127.0.0.1"
@@ -212,10 +212,11 @@ class Sshd:
         return "\n".join(lines) + "\n"
 
     def start(self) -> "Sshd":
-        """Start it; return once it greets with its banner. Tries again if the port was taken."""
+        """Start sshd; return once it sends its banner. Retry if the port was taken."""
         self.directory.mkdir(parents=True, exist_ok=True)
         if os.geteuid() == 0:
-            # sshd's privilege separation wants it; Debian's makes it when the service starts.
+            # sshd's privilege separation needs this directory; Debian makes it when the service
+            # starts.
             os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
         for _ in range(5):
             self.port = free_port()
@@ -232,9 +233,9 @@ class Sshd:
     def _start_on_port(self) -> bool:
         config = self.directory / "sshd_config"
         config.write_text(self._config())
-        sshd = program("sshd")  # must be absolute: it runs itself again for each connection
+        sshd = program("sshd")  # must be absolute: sshd runs itself again for each connection
         assert sshd is not None
-        # Ended with us, also if we are killed: nobody else would.
+        # It ends with this process, even if we are killed: nothing else would end it.
         command = ["setpriv", "--pdeathsig", "TERM"] if program("setpriv") else []
         command += [sshd, "-D", "-e", "-f", str(config)]
         with self.log_path.open("ab") as log:
@@ -254,14 +255,14 @@ class Sshd:
 
     @property
     def pid(self) -> int:
-        """The listening process; sessions are its descendants."""
+        """The pid of the listening process; sessions are its descendants."""
         assert self._process is not None
         return self._process.pid
 
     def stop(self) -> list[processes.Process]:
-        """End the listener by its pid, then sessions that outlive it; return those, as leftovers.
+        """End the listener by its pid, then sessions that outlive it; return those.
 
-        Sessions whose client is gone get 5 s to notice.
+        Sessions whose client is gone get 5 s to end by themselves.
         """
         assert self._process is not None
         sessions = processes.process_tree(self.pid)
@@ -276,14 +277,14 @@ class Sshd:
         return []
 
     def restart(self) -> None:
-        """End the listener and start another on the same port; sessions go on."""
+        """End the listener and start another on the same port; sessions continue."""
         assert self._process is not None
         self._process.terminate()
         self._process.wait(10)
         self.resume()
 
     def halt(self) -> None:
-        """End the listener and all that runs in sessions at once, as a machine that goes down."""
+        """End the listener and its sessions' processes at once, like a machine losing power."""
         assert self._process is not None
         below = processes.process_tree(self.pid)
         self._process.terminate()
@@ -293,26 +294,26 @@ class Sshd:
         self._process.wait(10)
 
     def resume(self) -> None:
-        """Start it again, on the same port."""
+        """Start sshd again on the same port."""
         if not self._start_on_port():
             raise AssertionError("sshd does not start again:\n" + self.log())
 
     def log(self) -> str:
-        """Return what sshd has logged until now."""
+        """Return sshd's log so far."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     @property
     def ssh_args(self) -> list[str]:
-        """ssh options that know the right host key and nothing of this machine's settings."""
+        """Return ssh options with the correct host key, independent of this machine's settings."""
         return self.ssh_args_for(self.known_hosts)
 
     def ssh_args_for(self, known_hosts: str) -> list[str]:
-        """Return `ssh_args` with another file of host keys, `bad_known_hosts` say."""
+        """Return `ssh_args` with another file of host keys, such as `bad_known_hosts`."""
         options = ["UserKnownHostsFile=" + known_hosts, "GlobalKnownHostsFile=/dev/null"]
         return ["-F", "/dev/null"] + [arg for option in options for arg in ("-o", option)]
 
     def kwargs(self, **more: Any) -> dict[str, Any]:
-        """Return keyword arguments for `router.ssh()`: root (or us) by key; *more* replaces any."""
+        """Return keyword arguments for `router.ssh()`: root (or this user) by key, and *more*."""
         kwargs: dict[str, Any] = {
             "hostname": self.hostname,
             "port": self.port,
@@ -325,7 +326,7 @@ class Sshd:
         return kwargs
 
     def command(self, user: str, *command: str, options: Sequence[str] = ()) -> list[str]:
-        """Return the argv of a plain `ssh` as *user*, by key, that asks nothing."""
+        """Return the argv of a plain `ssh` that logs in as *user* by key and never prompts."""
         return (
             ["ssh", "-p", str(self.port), "-i", self.identity_file, "-o", "BatchMode=yes"]
             + ["-o", "IdentitiesOnly=yes", *options, *self.ssh_args, user + "@" + self.hostname]
@@ -335,7 +336,7 @@ class Sshd:
 
 @contextlib.contextmanager
 def silent_listener() -> Iterator[int]:
-    """Yield a port whose connections are accepted (by the kernel) and never answered."""
+    """Yield a port whose connections the kernel accepts and nothing answers."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         sock.listen(64)
@@ -344,24 +345,24 @@ def silent_listener() -> Iterator[int]:
 
 @contextlib.contextmanager
 def closed_port() -> Iterator[int]:
-    """Yield a port that refuses connections, held so that nobody else opens it meanwhile."""
+    """Yield a port that refuses connections, reserved so that no other process opens it."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield sock.getsockname()[1]
 
 
 def delay_proxy_args(delay_ms: float, count: Optional[str] = None) -> list[str]:
-    """Return ssh options that put tests/delay_proxy.py in the way.
+    """Return ssh options that route the connection through tests/delay_proxy.py.
 
-    :param delay_ms: round trip to add, milliseconds.
-    :param count: file to which the proxy writes its counts, see there.
+    :param delay_ms: round trip to add, in milliseconds.
+    :param count: file to which the proxy writes its counts; see its docstring.
     """
     command = [sys.executable, "-S", "-E", str(HERE / "delay_proxy.py"), "%h", "%p", str(delay_ms)]
     command += ["--count", count] if count else []
     return ["-o", "ProxyCommand=" + " ".join(command)]
 
 
-# ---- the accounts
+# ---- accounts
 
 
 class User(NamedTuple):
@@ -376,7 +377,7 @@ class User(NamedTuple):
 class Accounts:
     """The test accounts of this run, as attributes: `accounts.plain`, `.pw`, ... (see KINDS).
 
-    Use as a context manager; needs root.
+    Use it as a context manager; needs root.
     """
 
     def __init__(self, directory: pathlib.Path) -> None:
@@ -417,7 +418,7 @@ class Accounts:
                 remove_account(name)
 
     def new_files(self) -> list[str]:
-        """Return what has appeared in the accounts' homes since they were made."""
+        """Return the files that have appeared in the accounts' homes since they were made."""
         return [
             os.path.join(home, path)
             for home, before in self._homes.items()
@@ -436,7 +437,7 @@ class Accounts:
         for kind, what in KINDS.items():
             shell = what.shell.format(directory=self.directory)
             if not os.path.exists(shell):
-                continue  # fish or csh is not installed: no such account, and its tests are skipped
+                continue  # fish or csh is not installed: no such account; its tests are skipped
             name = PREFIX + kind + "_" + self.run
             run("useradd", "-m", "-s", shell, "-c", "mitogen tests", name)
             entry = pwd.getpwnam(name)
@@ -444,7 +445,7 @@ class Accounts:
             self.users[kind] = user
             passwords.append(user.name + ":" + user.password)
             if what.bashrc:
-                # In place of Debian's, which does nothing where there is no terminal.
+                # This replaces Debian's file, which does nothing without a terminal.
                 pathlib.Path(user.home, ".bashrc").write_text(what.bashrc)
         run("chpasswd", input="\n".join(passwords) + "\n")
 
@@ -455,7 +456,8 @@ class Accounts:
             if rules:
                 keep = 'Defaults:{} env_keep += "{}"\n'.format(user.name, processes.RUN_VARIABLE)
                 lines.append(rules + keep)
-        # sudo reads no file in sudoers.d whose name has a dot, so this one can be checked first.
+        # sudo ignores files in sudoers.d with a dot in their name, so this file is checked before
+        # it is renamed.
         draft = self._sudoers.with_suffix(".new")
         draft.touch(mode=0o440)
         try:
@@ -479,14 +481,14 @@ class Accounts:
 
 @contextlib.contextmanager
 def exclusively() -> Iterator[None]:
-    """Hold this machine's lock of test runs."""
+    """Hold this machine's lock for test runs."""
     with open(LOCK, "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def files_below(directory: str) -> list[str]:
-    """Return the relative paths of everything below *directory*."""
+    """Return the relative paths of all files below *directory*."""
     found = []
     for where, directories, files in os.walk(directory):
         found += [
@@ -496,9 +498,10 @@ def files_below(directory: str) -> list[str]:
 
 
 def edit_doas(run_id: str, rules: list[str]) -> None:
-    """Put *rules* as this run's block in /etc/doas.conf, or take the block out if there are none.
+    """Write *rules* as this run's block of /etc/doas.conf, or remove the block if *rules* is empty.
 
-    All else in the file stays as it is, byte for byte; a file that we made goes when it is empty.
+    The rest of the file stays as it is, byte for byte; a file that we created is removed when it is
+    empty.
     """
     begin, end = ("# mitogen tests {} {}\n".format(run_id, word) for word in ("begin", "end"))
     before = DOAS_CONF.read_text() if DOAS_CONF.exists() else ""
@@ -519,7 +522,7 @@ def edit_doas(run_id: str, rules: list[str]) -> None:
 
 
 def remove_account(name: str) -> None:
-    """Remove an account with its processes (each by its pid), home and traces in sudo's files."""
+    """Remove an account with its processes (each by its pid), home and entries in sudo's files."""
     try:
         uid = pwd.getpwnam(name).pw_uid
     except KeyError:
@@ -535,7 +538,7 @@ def remove_account(name: str) -> None:
 
 
 def remove_stale_accounts() -> None:
-    """Remove accounts, rules and directories of runs that were killed before they could."""
+    """Remove accounts, rules and directories left by runs that were killed."""
     stale = set()
     names = [entry.pw_name for entry in pwd.getpwall()] + os.listdir(str(SUDOERS))
     if DOAS_CONF.exists():
@@ -551,9 +554,9 @@ def remove_stale_accounts() -> None:
 
 
 def make_directory() -> pathlib.Path:
-    """Make the directory that test accounts can read; its name says which run's it is.
+    """Make a directory that test accounts can read; its name identifies the run.
 
-    Those of runs that were killed are removed.
+    Directories of killed runs are removed.
     """
     for stale in glob.glob("/tmp/mito_hosts_*_*"):
         if not processes.alive(int(stale.split("_")[2])):
@@ -569,10 +572,11 @@ def make_directory() -> pathlib.Path:
 def converse(
     argv: Sequence[str], answers: Sequence[tuple[str, str]] = (), timeout: float = 15.0
 ) -> tuple[int, str]:
-    """Run *argv* on a terminal of its own as a person would; return (exit status, all output).
+    """Run *argv* on a terminal of its own, as a person would; return (exit status, all output).
 
     :param answers: (regular expression, line to type when the output since the last one matches).
-    :param timeout: seconds for all of it; then the program is killed and AssertionError raised.
+    :param timeout: seconds for the whole run; afterwards the program is killed and AssertionError
+        raised.
     """
     master, slave = pty.openpty()
     try:
@@ -591,7 +595,7 @@ def converse(
                 raise AssertionError("{}: no end in {} s:\n{}".format(argv, timeout, output))
             try:
                 data = os.read(master, 65536)
-            except OSError:  # EIO is how Linux says that the last process closed the terminal
+            except OSError:  # Linux reports EIO when the last process has closed the terminal
                 data = b""
             if not data:
                 return child.wait(max(0.1, deadline - time.monotonic())), output
@@ -610,7 +614,7 @@ ASK_VERSION = "import sys; print('%d.%d' % sys.version_info[:2]); print(sys.exec
 
 
 def ask_version(path: str) -> Optional[tuple[tuple[int, int], str]]:
-    """Run the Python at *path*; return its (version, own idea of its path), None if it is none."""
+    """Run the Python at *path*; return (version, sys.executable), None if it is not a Python."""
     try:
         done = subprocess.run(
             [path, "-S", "-E", "-c", ASK_VERSION],
@@ -627,7 +631,7 @@ def ask_version(path: str) -> Optional[tuple[tuple[int, int], str]]:
 
 
 def forky(pattern: str) -> list[pathlib.Path]:
-    """Return the interpreters of that name in .cache/forky, none unless it is complete."""
+    """Return the interpreters of that name in .cache/forky; none if it is incomplete."""
     found = FORKY.glob("usr/patched/" + pattern) if (FORKY / "stamp").exists() else []
     return sorted(found)
 
@@ -643,11 +647,12 @@ def find_pypy() -> Optional[str]:
 
 @functools.cache
 def find_pythons() -> dict[tuple[int, int], str]:
-    """Return {(3, 6): '/path/to/python3.6', ...} of this machine, by version.
+    """Return {(3, 6): '/path/to/python3.6', ...} for this machine, by version.
 
     They come from pyenv, PATH and the Debian in .cache/forky (scripts/_forky). Each has been run.
-    2.7 is listed too. pyenv's win where several have a version (those on PATH are often only
-    pyenv's shims). Paths below /root can't be run by the test accounts; see `usable_by_others()`.
+    2.7 is listed too. pyenv's interpreter is chosen where several have the same version (those on
+    PATH are often only pyenv's shims). The test accounts cannot run interpreters below /root; see
+    `usable_by_others()`.
     """
     names = ["python{}.{}".format(3, minor) for minor in range(4, 20)] + ["python2.7", "python3"]
     candidates = []
@@ -658,7 +663,8 @@ def find_pythons() -> dict[tuple[int, int], str]:
     candidates += ["/usr/bin/python3", *map(str, forky("python3.*"))]
     pythons: dict[tuple[int, int], str] = {}
     for candidate in candidates:
-        # A virtual environment's interpreter is no target: it depends on another one.
+        # The interpreter of a virtual environment is not a usable target: it depends on another
+        # one.
         if os.path.exists(os.path.join(os.path.dirname(candidate), "..", "pyvenv.cfg")):
             continue
         answer = ask_version(candidate)
@@ -668,6 +674,6 @@ def find_pythons() -> dict[tuple[int, int], str]:
 
 
 def usable_by_others(path: str) -> bool:
-    """Return whether accounts other than the owner can run *path*: every directory above is o+x."""
+    """Return whether other accounts can run *path*: every directory above it is o+x."""
     resolved = pathlib.Path(path).resolve()
     return all(each.stat().st_mode & stat.S_IXOTH for each in [resolved, *resolved.parents])

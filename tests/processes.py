@@ -1,11 +1,11 @@
-"""Looking at processes from outside, for tests: trees, leftovers, waiting.
+"""Tools to observe processes from outside: trees, leftovers, waiting.
 
-Rules: nothing here is imported by the library; everything is read from /proc (Linux), so that
-what is asserted is what the kernel says and not what the code under test believes.
+Rules: the library never imports this file; all data is read from /proc (Linux), so assertions rest
+on the kernel's view and not on the code under test.
 
-Every process of a test run carries `MITOGEN_TEST_RUN=<pid of pytest>` in its environment: our
-sshd, sudo and doas are configured to pass it on. So an orphan is found whatever its name and
-whoever its parent, and another run on the same machine is not mistaken for ours.
+Every process of a test run has `MITOGEN_TEST_RUN=<pid of pytest>` in its environment: our sshd,
+sudo and doas are configured to pass it on. So an orphan is found whatever its name and parent, and
+processes of another run on the same machine are not mistaken for ours.
 """
 
 import os
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class Process(NamedTuple):
-    """What /proc says of one process; `start` (clock ticks since boot) tells reused pids apart."""
+    """An entry of /proc; `start` (clock ticks since boot) distinguishes reused pids."""
 
     pid: int
     ppid: int
@@ -50,7 +50,7 @@ class Process(NamedTuple):
 
 
 def process(pid: int) -> Optional[Process]:
-    """Return the process *pid*, or None where there is none."""
+    """Return the process *pid*, or None if it does not exist."""
     directory = pathlib.Path("/proc", str(pid))
     try:
         stat = (directory / "stat").read_text(errors="replace")
@@ -90,13 +90,13 @@ def children() -> list[Process]:
 
 
 def alive(pid: int) -> bool:
-    """Return whether *pid* runs. A zombie does not: it only waits to be reaped."""
+    """Return whether *pid* is running. A zombie is not: it only waits to be reaped."""
     found = process(pid)
     return found is not None and found.state not in "ZX"
 
 
 def environment(pid: int) -> dict[str, str]:
-    """Return the environment *pid* was started with; empty if it is gone or not ours to read."""
+    """Return the environment *pid* was started with; empty if it is gone or unreadable."""
     try:
         data = pathlib.Path("/proc", str(pid), "environ").read_bytes()
     except OSError:
@@ -106,7 +106,7 @@ def environment(pid: int) -> dict[str, str]:
 
 
 def marked_processes(run: str) -> list[Process]:
-    """Return the processes other than this one that carry the mark of the run *run*."""
+    """Return the processes, other than this one, that carry the mark of the run *run*."""
     mine = os.getpid()
     return [
         each
@@ -116,7 +116,7 @@ def marked_processes(run: str) -> list[Process]:
 
 
 def commands(cmdline: str) -> list[Process]:
-    """Return the processes with this run's mark that run the command *cmdline*, without zombies."""
+    """Return this run's processes that run the command *cmdline*, without zombies."""
     return [
         each
         for each in marked_processes(os.environ[RUN_VARIABLE])
@@ -125,9 +125,10 @@ def commands(cmdline: str) -> list[Process]:
 
 
 def mitogen_processes() -> list[Process]:
-    """Return the processes named `mitogen:...`, of any run and user: to report, never to end.
+    """Return the processes named `mitogen:...`, of any run and user, for reports; they are never
+    ended.
 
-    Without zombies: some init processes take seconds to reap what they adopted.
+    Zombies are left out: some init processes take seconds to reap adopted ones.
     """
     return [
         each
@@ -138,14 +139,14 @@ def mitogen_processes() -> list[Process]:
 
 
 def wait_until(predicate: Callable[[], T], timeout: float = 5.0, what: str = "") -> T:
-    """Call *predicate* until it returns something true, and return that.
+    """Call *predicate* until its result is true, and return the result.
 
-    It polls, waiting 1 ms at first and at most 50 ms. That is for what gives no descriptor and no
-    callback to wait on: another user's process ending, a file another program writes. For anything
-    of ours (a reply, a thread, our own child) wait on the thing itself.
+    It polls, at first after 1 ms and at most every 50 ms. Use it only where there is no descriptor
+    or callback to wait on: another user's process ending, a file written by another program. For
+    our own replies, threads and children, wait on the object itself.
 
     :param timeout: seconds from the call; then AssertionError.
-    :param what: what was waited for, for that error.
+    :param what: description of the awaited event, for that error.
     """
     deadline = time.monotonic() + timeout
     pause = 0.001
@@ -163,7 +164,7 @@ def wait_until(predicate: Callable[[], T], timeout: float = 5.0, what: str = "")
 def end_processes(targets: list[Process], grace: float = 2.0) -> None:
     """End *targets*, each by its pid: SIGTERM, then SIGKILL after *grace* seconds.
 
-    A pid that meanwhile belongs to another process (a different start time) is left alone.
+    A pid that now belongs to another process (with a different start time) is left alone.
     """
     for signal_number in (15, 9):
         for target in targets:

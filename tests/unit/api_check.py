@@ -1,4 +1,6 @@
-"""What is there of a row of api_names.py, by inspection: for test_compatibility.py and the page."""
+"""Checks of a row of api_names.py by inspection, for test_compatibility.py and the reference
+page.
+"""
 
 import importlib
 import inspect
@@ -13,7 +15,7 @@ VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def find(row):
-    """Return what a row names, found without an instance; or MISSING."""
+    """Return the object that a row names, found without an instance; or MISSING."""
     found = importlib.import_module(row.module)
     for part in row.name.split("."):
         found = getattr(found, part, MISSING)
@@ -23,7 +25,7 @@ def find(row):
 
 
 def signature_of(row, found):
-    """Return the signature as a program calls it, without self and cls; None: it has none."""
+    """Return the signature as seen by a caller, without self and cls; None if there is none."""
     try:
         signature = inspect.signature(found)
     except (TypeError, ValueError):
@@ -41,7 +43,7 @@ def is_static(row):
 
 
 def expected(row):
-    """Return the parameters that a row has; their defaults are values, `...` for any."""
+    """Return the parameters of a row; their defaults are values, or `...` for any."""
     core = importlib.import_module("mitogen.core")
     names = dict(vars(core), Message=core.Message)
     function = eval("lambda %s: None" % row.parameters, names)
@@ -49,30 +51,30 @@ def expected(row):
 
 
 def _difference(parameter, place, ours):
-    """Return what is wrong with one parameter, or None."""
+    """Return the difference in one parameter as text, or None."""
     by_name = {each.name: each for each in ours}
     if parameter.kind in VARIABLE:
         fits = any(each.kind == parameter.kind for each in ours)
         return None if fits else "takes no %s" % parameter
     if parameter.kind == inspect.Parameter.POSITIONAL_ONLY:
         fits = len(ours) > place and ours[place].kind in POSITIONAL + VARIABLE[:1]
-        return None if fits else "takes no argument in place %d" % place
+        return None if fits else "takes no argument at position %d" % place
     found = by_name.get(parameter.name)
     if found is None:
         return "takes no %r" % parameter.name
     if found.kind not in POSITIONAL or ours.index(found) != place:
-        return "%r is not in place %d" % (parameter.name, place)
+        return "%r is not at position %d" % (parameter.name, place)
     if parameter.default is inspect.Parameter.empty:
         return None
     if found.default is inspect.Parameter.empty:
         return "%r has no default" % parameter.name
     if parameter.default is not ... and found.default != parameter.default:
-        return "%r is %r by default, not %r" % (parameter.name, found.default, parameter.default)
+        return "%r defaults to %r, not %r" % (parameter.name, found.default, parameter.default)
     return None
 
 
 def differences(row, found):
-    """Return what a program would trip over, as a list of text."""
+    """Return the differences that would break a program, as a list of text."""
     ours = signature_of(row, found)
     if row.parameters is None or ours is None:
         return []
@@ -87,7 +89,7 @@ def differences(row, found):
 
 
 def has_more(row, found):
-    """Return whether ours takes more than the row says."""
+    """Return whether our function takes more parameters than the row has."""
     ours = signature_of(row, found)
     if row.parameters is None or ours is None:
         return False

@@ -1,4 +1,6 @@
-"""What tests call in children, those of the oldest Pythons too: it imports nothing else."""
+"""Functions that tests call in children, including those with the oldest Python. It imports nothing
+else.
+"""
 
 from mitogen import core
 
@@ -28,7 +30,9 @@ def missing(names, econtext=None):
 
 
 def use_old_names():
-    """Use what core_names.py adds to core's classes, in a context that has imported none of it."""
+    """Use the names that core_names.py adds to core's classes, in a context that imported none of
+    it.
+    """
     import sys
 
     before = "mitogen.compat.core_names" in sys.modules
@@ -40,7 +44,7 @@ def use_old_names():
 
 @core.takes_econtext
 def defer_sync(econtext=None):
-    """Return what a function on the broker's thread returned."""
+    """Return the result of a function run on the broker's thread."""
     return econtext.broker.defer_sync(lambda: econtext.broker.on_thread())
 
 
@@ -48,7 +52,7 @@ def defer_sync(econtext=None):
 
 
 def use_resources():
-    """Return what importlib.resources finds in the package `resource_pkg`."""
+    """Return the results of importlib.resources for the package `resource_pkg`."""
     from importlib import resources
 
     import resource_pkg.inner
@@ -64,7 +68,7 @@ def use_resources():
 
 
 def use_files():
-    """Return what importlib.resources.files() finds in the package `resource_pkg`."""
+    """Return the results of importlib.resources.files() for the package `resource_pkg`."""
     from importlib import resources
 
     def error(function, *args):
@@ -95,7 +99,7 @@ def use_files():
 
 
 def ask(fullname, resource):
-    """Return what the loader's reader opens, or the text of its error."""
+    """Return the content that the loader's reader opens, or the text of its error."""
     import resource_pkg
 
     reader = resource_pkg.__loader__.get_resource_reader(fullname)
@@ -107,7 +111,7 @@ def ask(fullname, resource):
 
 
 def path_of():
-    """Return the error that a resource's path is."""
+    """Return the error raised by a request for a resource's path."""
     import resource_pkg
 
     try:
@@ -118,7 +122,7 @@ def path_of():
 
 @core.takes_econtext
 def ask_raw(data, econtext=None):
-    """Send any bytes as a question for a resource."""
+    """Send arbitrary bytes as a request for a resource."""
     msg = core.Message(handle=core.GET_RESOURCE, data=data)
     return econtext.master.send_await(msg, 20.0)
 
@@ -127,7 +131,7 @@ def ask_raw(data, econtext=None):
 
 
 def say_nonsense(sender):
-    """Send what is no profile, and then one with a hostile name."""
+    """Send data that is not a profile, then a profile with a hostile name."""
     for value in (None, ["x"], ["x", 5], ["../../x", {("f", "1", "g"): (1, 2)}], ["x", {1: 2}]):
         sender.send(value)
     sender.send(["../../good", {("f", 1, "g"): (1, 1, 0.5, 1, {})}])

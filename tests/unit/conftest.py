@@ -7,6 +7,6 @@ from tests.unit import nodes
 
 @pytest.fixture
 def net():
-    """A network of nodes in memory; see nodes.py."""
+    """Yield a network of nodes in memory; see nodes.py."""
     with nodes.network() as found:
         yield found

@@ -1,7 +1,7 @@
 """A master and a child in one process, with real brokers, threads and a socketpair between them.
 
-For what needs two threads that wait for each other, which nodes.py has not. Nothing sleeps: a test
-waits for what the other side does.
+For tests that need two threads waiting for each other, which nodes.py does not have. Nothing
+sleeps: a test waits for the other side's action.
 """
 
 import contextlib
@@ -17,12 +17,14 @@ from tests.unit import nodes
 
 __all__ = ["SOON", "Pair", "pair"]
 
-#: Seconds that a test waits for what should come at once; only a failure takes so long.
+#: Seconds a test waits for an event that should be immediate; only a failure takes this long.
 SOON = 20.0
 
 
 class Pair:
-    """`master` and `child` are routers, `context` the child as the master sees it."""
+    """A master and a child; `master` and `child` are routers, `context` is the child as seen by the
+    master.
+    """
 
     def __init__(self):
         self.logs = []
@@ -58,11 +60,11 @@ class Pair:
         self.logs.append(fmt % args if args else fmt)
 
     def settle(self):
-        """Return when the child has run the calls that it has got."""
+        """Return when the child has run the calls it has received so far."""
         self.context.call(time.monotonic)
 
     def wait_for(self, ready):
-        """Return when `ready()`; fail if that is not soon."""
+        """Return when `ready()` is true; fail if that takes too long."""
         processes.wait_until(ready, SOON)
 
     def close(self):
@@ -81,7 +83,7 @@ class Pair:
 
 @contextlib.contextmanager
 def pair():
-    """Give a Pair; at the end nothing of it runs any more."""
+    """Yield a Pair; all of it has ended afterwards."""
     found = Pair()
     try:
         yield found

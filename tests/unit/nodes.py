@@ -1,18 +1,18 @@
-"""Nodes of a tree within one process, joined by in-memory pipes: each step of a test is explicit.
+"""Nodes of a tree in one process, joined by in-memory pipes: a test controls each step.
 
-What is real: Router, Branch, Framer, windows, handlers, calls. What is not: the broker (no thread,
-no descriptor), the streams (bytes in a list), the clock, and the lock that one thread waits for
-another with: to wait is to let everything else happen, so that a test needs no second thread and
-finds a wait without end as :class:`Deadlock` at once.
+Real: Router, Branch, Framer, windows, handlers, calls. Replaced: the broker (no thread, no
+descriptor), the streams (bytes in a list), the clock, and the lock on which one thread waits for
+another. Waiting on it lets everything else run, so a test needs no second thread, and a wait
+without end raises :class:`Deadlock` at once.
 
     with nodes.network() as net:
         master, child = net.line(2)
         got = child.inbox(1000)
-        master.send(child, 1000, b"x")      # on the pipe, and nowhere else
-        net.pump()                          # now it is there
+        master.send(child, 1000, b"x")      # only on the pipe yet
+        net.pump()                          # delivered
 
 Rules
-    1. Nothing moves but in Network.pump(), .advance() and in a wait.
+    1. Nothing moves except in Network.pump(), in .advance() and in a wait.
     2. An exception in a deferred function or a handler's caller reaches the test.
     3. Outside of these a node is on a program's thread, inside of them on the broker's.
 """
@@ -28,14 +28,14 @@ from mitogen import core, parent
 
 __all__ = ["Broker", "Deadlock", "End", "Lock", "Network", "Node", "frame", "network"]
 
-#: Seconds of the network's clock after which a wait is taken to have no end.
+#: Seconds of the network's clock after which a wait counts as endless.
 LONGEST = 100000
-#: Rounds of pump() after which it is taken to go round in circles.
+#: Rounds of pump() after which it counts as an endless loop.
 MAX_ROUNDS = 20000
 
 
 class Deadlock(AssertionError):
-    """Something waits for ever, and nothing is left that could end that."""
+    """An endless wait: nothing is left that could end it."""
 
 
 def frame(
@@ -48,7 +48,7 @@ def frame(
 
 
 class Lock:
-    """What core.new_lock() returns: held; to acquire it is to pump the network."""
+    """A replacement for the held lock of core.new_lock(): acquire() pumps the network."""
 
     def __init__(self, net):
         self.net = net
@@ -59,7 +59,7 @@ class Lock:
         self.held = False
 
     def acquire(self, blocking=True, timeout=-1):
-        """As a lock's; the clock goes on by `timeout` at most, and only where nothing else can."""
+        """Acquire like a lock; advance the clock by `timeout` at most, if nothing else can run."""
         if self.held and blocking:
             self.net.wait(lambda: not self.held, None if timeout < 0 else timeout)
         if self.held:
@@ -69,7 +69,7 @@ class Lock:
 
 
 class Poller:
-    """Only remembers what is watched."""
+    """A poller that only records the watched descriptors."""
 
     def __init__(self):
         self.table = {}
@@ -82,7 +82,7 @@ class Poller:
 
 
 class Broker:
-    """core.Broker without thread and descriptors; the network runs it."""
+    """A core.Broker without thread and descriptors; the network runs it."""
 
     shutdown_timeout = 3.0
 
@@ -112,7 +112,7 @@ class Broker:
 
     @contextlib.contextmanager
     def thread(self):
-        """Within this, the test is on the broker's thread."""
+        """Put the test on the broker's thread inside the `with`."""
         self.running += 1
         try:
             yield
@@ -120,7 +120,7 @@ class Broker:
             self.running -= 1
 
     def run_deferred(self):
-        """Run what was deferred so far; return whether there was anything."""
+        """Run the functions deferred so far; return whether there were any."""
         todo, self.deferred = self.deferred, deque()
         with self.thread():
             for func, args, kwargs in todo:
@@ -128,7 +128,7 @@ class Broker:
         return bool(todo)
 
     def run_timers(self):
-        """Run what is due; return whether there was anything."""
+        """Run the due timers; return whether there were any."""
         due = False
         with self.thread():
             while self.timers and self.timers[0][0] <= self.net.time:
@@ -151,7 +151,7 @@ class Broker:
         self.stopping = self.closing and not self.holds
 
     def end(self):
-        """What core.Broker does at its end."""
+        """Run the actions that core.Broker runs at its end."""
         self.alive = False
         with self.thread():
             while self.deferred:
@@ -163,15 +163,15 @@ class Broker:
 
 
 class End:
-    """One end of an in-memory pipe: what a Router and a Branch need of a stream."""
+    """One end of an in-memory pipe, with the parts of a stream that Router and Branch use."""
 
     auth_id = None
     connecting = None
     detached = False
     backlog = ()
-    #: While True, nothing that is sent leaves: it is queued.
+    #: While True, sent data stays in the queue.
     stalled = False
-    #: Bytes per piece in which the other end gets what is sent; None: frame by frame.
+    #: Bytes per piece in which data arrives at the other end; None: frame by frame.
     piece = None
 
     allows = parent.ChildStream.allows
@@ -191,9 +191,9 @@ class End:
         self.waiters = []
         self.egress_ids = set()
         self.received = 0
-        #: (bytes, whether corked) of each frame that was sent.
+        #: (bytes, whether corked) of each frame sent.
         self.sent = []
-        # What a Branch keeps with the stream to a child.
+        # State that a Branch keeps on the stream to a child.
         self.blocks = []
         self.sent_modules = set()
         self.when_gone = []
@@ -220,7 +220,7 @@ class End:
         return core.Framer().feed(b"".join(data for data, _ in self.sent))
 
     def write(self, data):
-        """Put bytes on the pipe as they are: what a hostile neighbour might send."""
+        """Put raw bytes on the pipe, as a hostile neighbor might."""
         self.out.append(data)
 
     def when_drained(self, func):
@@ -233,9 +233,9 @@ class End:
             self.waiters.append(func)
 
     def deliver(self, count=None):
-        """Let `count` of the queued pieces (all, if None) go to the other end; return if any did.
+        """Deliver `count` queued pieces (None: all) to the other end; return whether any moved.
 
-        While the end is stalled this is how a slow link moves.
+        On a stalled end this simulates a slow link.
         """
         moved = False
         while self.out and not self.peer.closed and count != 0:
@@ -254,7 +254,7 @@ class End:
         return moved
 
     def receive(self, data):
-        """As core.Stream's."""
+        """Receive bytes like core.Stream."""
         if self.closed:
             return
         self.received += len(data)
@@ -269,7 +269,7 @@ class End:
                 self.disconnect(str(e))
 
     def disconnect(self, reason="closed"):
-        """As core.Stream's; the other end has EOF once it has read what was sent."""
+        """Disconnect like core.Stream; the other end gets EOF after it has read all sent data."""
         if self.closed:
             return
         self.closed = True
@@ -289,7 +289,7 @@ class End:
 
 
 class Modules:
-    """Stands for a ModuleResponder: serves what `sources` has, at once."""
+    """A stand-in for a ModuleResponder: serves the modules of `sources` at once."""
 
     def __init__(self):
         self.sources = {}
@@ -321,7 +321,7 @@ class Modules:
 
 
 class Ids:
-    """Stands for a master's IdAllocator."""
+    """A stand-in for a master's IdAllocator."""
 
     def __init__(self, first=100):
         self.next_id = first
@@ -336,7 +336,7 @@ class Ids:
 
 
 class Node:
-    """One context: a router with its broker, and what a test wants to know of it."""
+    """One context: a router with its broker, and methods for tests."""
 
     def __init__(self, net, context_id, above=None, broker=None):
         self.net = net
@@ -361,7 +361,7 @@ class Node:
                 import_main=lambda: None,
             )
         self.router.log = lambda level, fmt, *args: self.logs.append(fmt % args if args else fmt)
-        #: The stream to the parent, and those to the children by id.
+        #: The stream to the parent, and the streams to the children by id.
         self.up = None
         self.down = {}
         self.serving = False
@@ -370,7 +370,7 @@ class Node:
         return "Node(%d)" % self.id
 
     def context(self, node):
-        """Return the Context that stands for another node here."""
+        """Return the Context that represents another node here."""
         return self.router.context_by_id(getattr(node, "id", node))
 
     def inbox(self, handle, **kwargs):
@@ -387,7 +387,7 @@ class Node:
         return msg
 
     def ask(self, node, handle, data=b"", **kwargs):
-        """Send, with a reply slot; return the list that gets the answer."""
+        """Send with a reply handle; return the list that receives the answer."""
         target = self.context(node)
         answers = []
         reply_to = self.router.add_handler(
@@ -397,9 +397,9 @@ class Node:
         return answers
 
     def dispatcher(self, serve=False):
-        """Give a child what runs calls; return it. run_calls() runs those that are here.
+        """Give a child a dispatcher and return it. run_calls() runs the calls that arrived.
 
-        :param bool serve: have the network do that whenever there are any
+        :param bool serve: the network runs them whenever there are any
         """
         self.serving = serve
         self.router.econtext.dispatcher = core.Dispatcher(self.router.econtext)
@@ -446,7 +446,7 @@ class Network:
         if above is not None:
             above.attach(node)
             grand = above
-            # Each hop on the way knows the id: the master gave it out.
+            # Each hop on the way knows the id because the master allocated it.
             while grand.up:
                 below, grand = grand, grand.up.peer.node
                 grand.down[below.id].blocks.append((context_id, context_id + 1))
@@ -461,7 +461,7 @@ class Network:
         return self.nodes[-count:]
 
     def step(self):
-        """Let each node run what was deferred and receive what was sent; return if any did."""
+        """Let each node run deferred functions and receive data; return whether any did."""
         moved = False
         for node in self.nodes:
             moved |= node.broker.run_deferred()
@@ -479,18 +479,18 @@ class Network:
         return moved
 
     def pump(self):
-        """Let everything happen that can, without time going by."""
+        """Let everything run that can run, without advancing the clock."""
         for _ in range(MAX_ROUNDS):
             if not self.step():
                 return
-        raise AssertionError("no end to it")
+        raise AssertionError("endless loop: something happens in each round of pump()")
 
     def _next_timer(self, limit):
         times = [node.broker.timers[0][0] for node in self.nodes if node.broker.timers]
         return min(times + [limit])
 
     def advance(self, seconds):
-        """Let time go by, with what happens meanwhile."""
+        """Advance the clock, with everything that happens meanwhile."""
         end = self.time + seconds
         self.pump()
         while True:
@@ -501,25 +501,25 @@ class Network:
                 return
 
     def wait(self, ready, timeout=None):
-        """A program's thread: let things happen until `ready()`, for `timeout` seconds at most."""
+        """Run everything until `ready()`, at most `timeout` seconds, as a program's thread."""
         deadline = self.time + (3600 if timeout is None else timeout)
         while not ready():
             if self.step():
                 continue
             if self.time >= deadline:
                 if timeout is None:
-                    raise Deadlock("a program's thread waits for ever")
+                    raise Deadlock("a program's thread waits forever")
                 return
             self.time = self._next_timer(deadline)
             if self.time > LONGEST:
-                raise Deadlock("a program's thread looks again and again")
+                raise Deadlock("a program's thread polls forever")
             for node in self.nodes:
                 node.broker.run_timers()
 
 
 @contextlib.contextmanager
 def network():
-    """Give a Network; until the end of the `with`, locks and clock are its."""
+    """Yield a Network; inside the `with`, core's locks and clock are the network's."""
     net = Network()
     places = [
         (module, name)

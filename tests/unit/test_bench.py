@@ -1,4 +1,4 @@
-"""bench/: its table is complete, its arithmetic right, its JSON as described. Nothing is timed."""
+"""bench/: the table is complete, the arithmetic right, the JSON as documented. Nothing is timed."""
 
 import ast
 import json
@@ -73,7 +73,7 @@ def test_keys_occur_in_the_driver(group: table.Group) -> None:
             assert '"{}"'.format(key) in source, each.name
 
 
-def test_numbers_of_the_design_are_there() -> None:
+def test_table_has_the_required_bounds() -> None:
     bounds = {each.name: str(each.bound) for each in table.ROWS if each.bound}
     assert bounds["call_local.us@1cpu"] == "<= 0.35x"
     assert bounds["outstanding_8.rate@1cpu"] == ">= 3x"
@@ -81,7 +81,7 @@ def test_numbers_of_the_design_are_there() -> None:
     assert len(bounds) >= 45
 
 
-def test_select_by_beginning() -> None:
+def test_select_by_prefix() -> None:
     assert table.select([]) == table.ROWS
     assert {each.group for each in table.select(["connect_50"])} == {"connect_50", "connect_50_16"}
     with pytest.raises(KeyError, match="nothing"):
@@ -128,10 +128,10 @@ def test_verdict(bound: object, ours: float, peer: float, verdict: str) -> None:
     assert line.ratio == ours / peer
 
 
-def test_failed_subject_is_an_error_and_no_verdict() -> None:
+def test_failed_subject_is_an_error_without_verdict() -> None:
     results = {"ours": result(1), "peer": result(error="it broke")}
     assert report.line(row(table.at_most(0.5)), results).verdict == "error"
-    # What only ours has to do is judged all the same.
+    # A bound on our value alone is judged even when a peer failed.
     assert report.line(row(table.ours(2)), results).verdict == "ok"
 
 
@@ -140,8 +140,8 @@ def test_number_format() -> None:
     assert texts == ["-", "0.34", "12.3", "123", "12,346", "-0.50"]
 
 
-def test_slope_leaves_out_what_does_not_depend_on_the_delay(monkeypatch: object) -> None:
-    monkeypatch.syspath_prepend(str(BENCH))  # as for a subject
+def test_slope_leaves_out_the_part_independent_of_the_delay(monkeypatch: object) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))  # as suite.py does for a subject
     import probe
 
     assert probe.slope({0.05: [9.0, 0.35], 0.25: [0.95, 1.5]}) == pytest.approx(3)
@@ -191,7 +191,7 @@ def test_json_form(samples: dict) -> None:
     assert group["subjects"]["execnet"]["error"] == "no such thing"
 
 
-# ---- what the subjects run on
+# ---- environment of the subjects
 
 
 def test_no_python_variable_reaches_a_subject(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +211,7 @@ def test_trees_have_thirty_modules_and_run(
     import tree_inside.job
     import tree_top.job
 
-    assert not hasattr(tree_inside, "part18")  # only a call imports it
+    assert not hasattr(tree_inside, "part18")  # imported only by a call
     assert hasattr(tree_top, "part27")
     assert tree_top.job.run() == sum(range(28))
     assert tree_inside.job.run() == sum(range(18))
@@ -220,7 +220,7 @@ def test_trees_have_thirty_modules_and_run(
     assert hasattr(tree_inside, "part27")
 
 
-def test_a_failed_need_is_an_error_of_its_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_requirement_is_an_error_of_its_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     class Ready:
         failed = {"sshd": "openssh-server is not installed"}
 
@@ -237,7 +237,7 @@ def test_a_failed_need_is_an_error_of_its_groups(monkeypatch: pytest.MonkeyPatch
         assert {each.error for each in results.values()} == {"openssh-server is not installed"}
 
 
-def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_prints_every_row(capsys: pytest.CaptureFixture[str]) -> None:
     assert suite.main(["--list", "bulk"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 8

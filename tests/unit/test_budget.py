@@ -1,7 +1,6 @@
-"""What a context costs, counted and not timed: bytes sent, modules imported, bytes of a call.
+"""The cost of a context, counted rather than timed: bytes sent, modules imported, bytes of a call.
 
-The limits are those of DESIGN.md section 11. The sizes are printed, so `pytest -s` shows where
-they go.
+The sizes are printed, so `pytest -s` shows what they consist of.
 """
 
 import subprocess
@@ -34,7 +33,7 @@ def router():
 
 
 def typical(router):
-    """Return the preamble for router.ssh() to a host, with a user name and long names of hosts."""
+    """Return the preamble for router.ssh() to a host, with a user name and long host names."""
     options = ssh.Options(
         hostname="database-17.example.com",
         username="deployment",
@@ -46,7 +45,7 @@ def typical(router):
 
 
 def sizes_by_file():
-    """Yield (bytes that a file of the core adds to the compressed source, its name)."""
+    """Yield (bytes that a core file adds to the compressed source, its name)."""
     names, *files = preamble_file.core_source().split(b"\0")
     text, before = b"", 0
     for name, body in zip(names.decode().split(), files):
@@ -56,7 +55,7 @@ def sizes_by_file():
         before = size
 
 
-def test_preamble(router):
+def test_preamble_is_within_its_limit(router):
     data = typical(router)
     shrunk = len(zlib.compress(preamble_file.core_source(), 9))
     for size, name in [
@@ -69,17 +68,17 @@ def test_preamble(router):
     assert len(data) <= PREAMBLE_LIMIT
 
 
-def test_command_line():
+def test_command_line_is_within_its_limit():
     command = " ".join(handshake.remote_command(None, "user@host:12345"))
     print("%6d bytes of remote command line, at most %d" % (len(command), COMMAND_LIMIT))
     assert len(command) <= COMMAND_LIMIT
 
 
 def noop():
-    """What a call costs at least."""
+    """Do nothing: the minimal call."""
 
 
-def test_bytes_of_a_call(net):
+def test_bytes_of_a_call_are_within_their_limit(net):
     root, one = net.line(2)
     one.dispatcher(serve=True)
     there = root.context(one)
@@ -107,7 +106,7 @@ PYTHON = sys._base_executable
 
 
 def with_spy(source):
-    """Return the core with SPY at the end of its last file."""
+    """Return the core with SPY appended to its last file."""
     return source + SPY
 
 
@@ -116,14 +115,14 @@ ALL_MODULES = "__import__('sys').modules"
 
 @pytest.fixture(scope="module")
 def bare():
-    """What an interpreter has imported by itself."""
+    """Return the names of the modules that a bare interpreter imports."""
     program = "print(*{})".format(ALL_MODULES)
     done = subprocess.run([PYTHON, "-c", program], capture_output=True, text=True, timeout=30)
     return set(done.stdout.split())
 
 
 def test_modules_at_ready(router, bare):
-    """A child is fed its preamble and says what it has imported when it is ready."""
+    """Feed a child its preamble; it reports the modules it has imported when ready."""
     conn = SimpleNamespace(
         options=LocalOptions(), err=True, environ={}, keepalive_interval=0, keepalive_count=0
     )
@@ -134,20 +133,20 @@ def test_modules_at_ready(router, bare):
         data = router.preamble_for(SimpleNamespace(conn=conn, context_id=1, stream=stream))
     finally:
         router.branch.preamble = preamble
-    # Its input ends behind the preamble: the parent is lost as soon as it is ready.
+    # The input ends after the preamble: the child loses its parent as soon as it is ready.
     argv = [PYTHON, "-c", handshake.first_stage(), "x"]
     done = subprocess.run(argv, input=data, capture_output=True, timeout=30)
     assert done.stdout.split(b"\n")[1] == b"MITO:READY", done.stderr
     more = set(done.stderr.decode().split()) - bare
     print("at READY beside a bare interpreter's:", *sorted(more))
-    # None of these is pushed, nor the package itself, which a child makes a little later.
+    # None of these is pushed, nor is the package itself, which a child makes a little later.
     ours = {name for name in more if name.startswith("mitogen")}
     assert ours == responder.ALWAYS_THERE - {"mitogen"}
     assert not HEAVY & more and len(more - ours) <= 12
 
 
 def test_modules_after_the_first_call(bare):
-    """A local child, called with what it has itself: built-in functions."""
+    """Call only built-in functions in a local child."""
     with master.Router() as router:
         child = router.local(python_path=PYTHON)
         first, second = (set(child.call(eval, "sorted(%s)" % ALL_MODULES)) for _ in range(2))

@@ -1,7 +1,7 @@
 """Programs written for PyPI's mitogen 0.3.x find their names: every row of api_names.py.
 
-What is no attribute of a class is looked for on a real object: a master's, or, for what only a
-child has, there.
+A name that is not an attribute of a class is looked up on a real object: in a master, or in a child
+if only children have it.
 """
 
 import os
@@ -15,14 +15,14 @@ from mitogen import core, master, parent, select as mitogen_select
 from tests import hosts
 from tests.unit import api_check, api_names, api_probe
 
-#: Beside mitogen's streams there are those that a program makes.
+#: Streams that a program makes, in addition to mitogen's own.
 OWN_STREAM = "mitogen.core.Stream()"
-#: Methods that a child's own code puts there: only looked for in a child.
+#: Methods set by a child's own code, so looked up only in a child.
 SET_BY_CHILD = ("ExternalContext.detach",)
-#: Seconds that a test waits for what should come at once; only a failure takes so long.
+#: Seconds a test waits for an event that should be immediate; only a failure takes this long.
 SOON = 20.0
 CHILD_SIDE = ("Importer", "Dispatcher", "ExternalContext")
-#: What a child of core's own has, too, at the first call.
+#: Classes of core that a child has too, from the first call on.
 ALSO_IN_CHILDREN = (
     *CHILD_SIDE,
     *("Message", "Sender", "Context", "Router", "Broker", "Stream", "ChannelError"),
@@ -39,7 +39,7 @@ def present(*kinds):
 
 @pytest.fixture(scope="module")
 def world():
-    """A master with a child, and one object of each class whose instances have attributes."""
+    """Yield a master with a child, and an object of each class whose instances have attributes."""
     with master.Router() as router:
         child = router.local()
         stream = router.stream_by_id(child.context_id)
@@ -61,7 +61,7 @@ def objects(world):
     yield "mitogen.core.Stream", stream
     yield OWN_STREAM, core.Stream()
     yield "mitogen.core.Side", stream.receive_side
-    # What a loader is asked for only is not on the class.
+    # An attribute that the importer asks loaders for exists only on instances.
     yield "mitogen.core.Importer", object.__new__(core.Importer)
     yield "mitogen.core.Protocol", core.DelimitedProtocol.build_stream().protocol
     yield "mitogen.core.MitogenProtocol", stream.protocol
@@ -80,7 +80,7 @@ def objects(world):
 
 
 def service_object(world, name):
-    """Return an object of mitogen.service, made when it is first asked for."""
+    """Return an object of a class of mitogen.service, created when first needed."""
     from mitogen.services import pool as service
 
     if name == "Pool":
@@ -99,7 +99,7 @@ def sample(world, row):
 
 
 def look_up(world, row):
-    """Return what a row names, on its class or on an object of that, or MISSING."""
+    """Return the object that a row names, found on its class or on an instance, or MISSING."""
     found = api_check.find(row)
     for obj in (sample(world, row), world.objects.get(OWN_STREAM)):
         if found is api_check.MISSING and row.owner:
@@ -122,7 +122,7 @@ def test_the_table_is_well_formed():
 
 
 def test_reasons_are_few_and_true():
-    """What is refused is not there: nobody has provided it since."""
+    """A name with a reason for its absence is absent: it was not added since."""
     refused = [row for row in api_names.ROWS if row.why_not]
     assert len(refused) < len(api_names.ROWS) / 10
     for row in refused:
@@ -146,7 +146,7 @@ def test_a_row_of_a_missing_module_is_an_error(world):
         if row.name not in SET_BY_CHILD
     ]
 )
-def test_callables(world, row):
+def test_functions_classes_and_methods_exist(world, row):
     found = look_up(world, row)
     assert found is not api_check.MISSING, "there is no %s" % row.dotted
     assert callable(found)
@@ -164,7 +164,7 @@ def named(dotted):
 
 
 @ids(present("const", "name"))
-def test_constants(world, row):
+def test_constants_exist_with_their_values(world, row):
     found = api_check.find(row)
     assert found is not api_check.MISSING, "there is no %s" % row.dotted
     if row.value is not None:
@@ -172,9 +172,9 @@ def test_constants(world, row):
 
 
 @ids([row for row in present("attr") if row.owner not in CHILD_SIDE])
-def test_attributes(world, row):
+def test_instances_have_their_attributes(world, row):
     obj = sample(world, row)
-    assert obj is not None, "no object of %s.%s to look at" % (row.module, row.owner)
+    assert obj is not None, "no object of %s.%s to inspect" % (row.module, row.owner)
     found = getattr(obj, row.name.rpartition(".")[2], api_check.MISSING)
     assert found is not api_check.MISSING, "%r has no %s" % (obj, row.name)
     if row.value is not None:
@@ -185,7 +185,7 @@ def test_attributes(world, row):
 
 
 def options_of(row):
-    """Return (Options object made with what must be given, the row's parameters)."""
+    """Return (options class, the required options, the row's parameters)."""
     method = row.name.rpartition(".")[2]
     cls = parent.get_connection_class(method).options_class
     wanted = api_check.expected(row)
@@ -194,7 +194,7 @@ def options_of(row):
 
 
 @ids(present("connect"))
-def test_connection_methods(world, row):
+def test_connection_methods_have_the_same_options_and_defaults(world, row):
     method = row.name.rpartition(".")[2]
     cls, needed, wanted = options_of(row)
     assert callable(getattr(world.router, method))
@@ -213,7 +213,7 @@ def test_connection_methods(world, row):
 
 
 @ids(present("connect"))
-def test_options_that_all_connection_methods_have(row):
+def test_all_connection_methods_have_the_common_options(row):
     cls, needed, _ = options_of(row)
     common = {"debug": True, "profiling": True, "unidirectional": True, "name": "n"}
     if not row.name.endswith(".fork"):
@@ -223,7 +223,7 @@ def test_options_that_all_connection_methods_have(row):
 
 
 @pytest.mark.parametrize("given", [True, False, "enforce", "accept", "ignore"])
-def test_check_host_keys_of_2017(given):
+def test_check_host_keys_accepts_the_values_of_2017(given):
     from mitogen import ssh
 
     meant = {True: "enforce", False: "ignore"}.get(given, given)
@@ -239,7 +239,7 @@ def test_connect_timeout_none_is_the_default():
 
 @pytest.fixture(scope="module")
 def fired():
-    """The signals that come in the life of a router, a child and streams of a program's own."""
+    """Return the signals fired during the life of a router, a child and a program's own streams."""
     found = set()
 
     def note(name):
@@ -270,13 +270,13 @@ def fired():
 
 
 @ids(present("signal"))
-def test_signals(fired, row):
+def test_signals_are_fired(fired, row):
     assert row.dotted in fired
 
 
 # ---- the child's side
 
-#: What BasicStream has and mitogen's own streams do not need.
+#: Methods of BasicStream that mitogen's own streams do not need.
 OF_OWN_STREAMS = ("Stream.set_protocol", "Stream.accept")
 
 
@@ -290,7 +290,7 @@ def child_rows():
 
 @pytest.fixture(params=["this", "oldest"])
 def fresh_child(request):
-    """A child in which nothing was called yet."""
+    """Yield a child in which nothing was called yet."""
     kwargs = {}
     if request.param == "oldest":
         found = hosts.find_pythons()
@@ -301,21 +301,21 @@ def fresh_child(request):
         yield router.local(**kwargs)
 
 
-def test_what_a_child_has(fresh_child):
+def test_a_child_has_the_names(fresh_child):
     names = [name for name in child_rows() if name not in OF_OWN_STREAMS]
     assert len(names) > 80
     assert fresh_child.call(api_probe.missing, names) == []
     assert fresh_child.call(api_probe.defer_sync) is True
 
 
-def test_old_names_of_classes_need_no_import_there(fresh_child):
+def test_old_names_of_classes_need_no_import_in_a_child(fresh_child):
     before, values, size_fits, text = fresh_child.call(api_probe.use_old_names)
-    assert not before, "core_names.py was sent though no name in it was used"
+    assert not before, "core_names.py was sent although no name in it was used"
     assert values == [1, "two"] and size_fits and text
     assert fresh_child.call(api_probe.use_old_names)[0]
 
 
-# ---- old shapes (of 2017 and 2018) that work
+# ---- old forms (of 2017 and 2018) that work
 
 
 def test_handlers_take_respondent_and_policy_in_either_order(world):
@@ -336,7 +336,7 @@ def test_a_sender_puts_and_a_receiver_gets_data(world):
     receiver.close()
 
 
-def test_master_has_what_2017_had():
+def test_master_has_the_names_of_2017():
     assert master.Select is mitogen_select.Select and master.Context is parent.Context
     assert "x" in master.minimize_source("x = 1  # why\n")
 

@@ -45,7 +45,7 @@ class TestDelay:
 
 class TestFlights:
     def exchange(self, flights, now, rtt):
-        """One request and its answer, as seen in the middle; return when the answer is there."""
+        """Pass one request and its answer through; return the time when the answer is there."""
         flights.read(UP, now, 10)
         flights.delivered(UP)
         flights.read(DOWN, now + rtt / 2, 10)
@@ -63,7 +63,7 @@ class TestFlights:
             "down_bytes": 30,
         }
 
-    def test_one_flight_of_many_pieces(self):
+    def test_many_pieces_are_one_flight(self):
         flights = Flights(0.05)
         for step in range(100):
             flights.read(UP, step * 0.001, 1000)
@@ -87,7 +87,7 @@ class TestFlights:
 
 
 class Pair:
-    """`relay()` in a thread between two socket pairs; `near` and `far` are the outer ends."""
+    """A thread running `relay()` between two socket pairs; `near` and `far` are the outer ends."""
 
     def __init__(self, delay, count=None):
         self.near, near_inner = socket.socketpair()
@@ -116,7 +116,7 @@ class Pair:
 
 
 def receive(sock, size):
-    """Return *size* bytes of *sock*."""
+    """Return *size* bytes read from *sock*."""
     data = bytearray()
     while len(data) < size:
         piece = sock.recv(1 << 20)
@@ -146,7 +146,7 @@ def test_round_trip_takes_the_delay_and_is_counted(tmp_path):
 
 
 def test_does_not_limit_the_bandwidth():
-    # 8 MB at 20 ms one way; were only one buffer (208 KiB) under way at a time, 0.8 s.
+    # 8 MB at 20 ms one way: with only one buffer (208 KiB) in transit at a time, 0.8 s.
     data = os.urandom(8 * 1000 * 1000)
     with Pair(0.04) as pair:
         sender = threading.Thread(target=pair.near.sendall, args=(data,))
@@ -158,7 +158,7 @@ def test_does_not_limit_the_bandwidth():
     assert took < 0.6
 
 
-def test_end_of_one_side_ends_it_after_draining():
+def test_end_of_one_side_ends_the_proxy_after_draining():
     with Pair(0.02) as pair:
         pair.near.sendall(b"last words")
         pair.near.shutdown(socket.SHUT_WR)
@@ -167,7 +167,7 @@ def test_end_of_one_side_ends_it_after_draining():
         assert not pair.thread.is_alive()
 
 
-def test_a_side_that_vanished_ends_it():
+def test_a_reset_of_one_side_ends_the_proxy():
     with Pair(0.0) as pair:
         pair.far.close()
         pair.near.sendall(b"x")

@@ -1,4 +1,4 @@
-"""The generated pages are what the code says, and every handle is in docs/design/wire.rst."""
+"""The generated pages match the code, and every handle is in docs/design/wire.rst."""
 
 import ast
 import importlib.util
@@ -40,7 +40,7 @@ def test_the_generator_writes_all_pages(tmp_path, monkeypatch):
 
 
 def test_settings():
-    """Each option has a row, with all its names; markup and values are readable."""
+    """Each option has a row with all its names; markup and values are readable."""
     generate = _generate()
     text = generate.settings()
     found = {**generate.callback_options(), **generate.common_options()}
@@ -56,12 +56,12 @@ def test_settings():
     assert not any(mark in text for mark in ("C(", "P(", "None", "True", "False"))
 
 
-#: Constants of mitogen/ with numbers as handles have, and something else.
+#: Constants of mitogen/ whose numbers look like handles but are not.
 NO_HANDLES = {"BACKLOG", "BATCH_ENTRIES", "FIRST_UNKNOWN", "KEPT_LINES", "MAX_PATH"}
 
 
 def _constants():
-    """Yield (name, integer) of each constant at the top of a file of mitogen/."""
+    """Yield (name, integer) of each constant at module level in mitogen/."""
     for path in sorted((ROOT / "mitogen").rglob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
@@ -86,5 +86,5 @@ def test_files_that_pages_name_exist():
     pattern = re.compile(rf"(?<![\w./-])(?:{folders})/[\w./-]*\w")
     named = {(page, name) for page in pages for name in pattern.findall(page.read_text("utf-8"))}
     missing = {f"{page.name}: {name}" for page, name in named if not (ROOT / name).exists()}
-    assert sorted(missing - {"CONTRIBUTING.rst: tests/unit/test_x.py"}) == []  # an example's name
+    assert sorted(missing - {"CONTRIBUTING.rst: tests/unit/test_x.py"}) == []  # an example
     assert {"scripts/test", "tests/unit/test_layering.py"} <= {name for _, name in named}

@@ -1,10 +1,10 @@
-"""The shape of mitogen/: who may import whom, order within core.py, sizes, Python 3.6, `__all__`.
+"""The shape of mitogen/: allowed imports, order within core, sizes, Python 3.6, `__all__`.
 
-Read from the source alone; of mitogen only minify is imported.
+The checks read the source; of mitogen, only minify and core are imported.
 
 The tables name modules by their dotted name below mitogen: "core", "ansible.broker"; the package
-itself is "__init__". A file in whatever folder that no table knows fails, and so does an entry of a
-table that no file matches.
+itself is "__init__". A file in a folder that no table knows fails, and so does a table entry that
+no file matches.
 """
 
 import ast
@@ -42,7 +42,7 @@ def below_mitogen(path):
 OWN_FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = {below_mitogen(path): path for path in OWN_FILES}
 EVERY_FILE = OWN_FILES + sorted((ROOT / "ansible_plugins").rglob("*.py"))
-# But for those that playbooks bring along: their relative imports are Ansible's.
+# Without the files that playbooks bring along: their relative imports are Ansible's.
 OTHER_FILES = [
     path
     for top in ("bench", "docs", "examples", "tests")
@@ -50,8 +50,8 @@ OTHER_FILES = [
     if ROOT / "tests" / "ansible" / "playbooks" not in path.parents
 ]
 
-# Room -> the rooms that its files may import. Within a room any file may import any other, as long
-# as there is no circle. The order is from the bottom up: no room imports one further down here.
+# Folder -> the folders that its files may import. Within a folder any file may import any other, as
+# long as there is no circle. The order is bottom-up: no folder imports one further down here.
 ROOMS = {
     "core": set(),
     "calls": {"core"},
@@ -67,26 +67,26 @@ ROOMS = {
     "fakessh": {"core", "methods", "programs", "terminal"},
     "compat": {"core", "bootstrap", "tree", "importing"},
 }
-# Files at the top are what programs import. They may import every room but PRIVATE ones, and each
-# other; a room imports none of them but these, each with its reason.
+# Files at the top are the ones programs import. They may import each other and every folder except
+# PRIVATE ones; a folder imports none of them except these, each with its reason.
 PRIVATE = {"ansible"}
 PUBLIC_FOR_ROOMS = {
     ("bootstrap", "identity"): "the package's directory",
     ("fakessh", "master"): "`python -m mitogen.fakessh` is a program of its own",
-    ("tree", "identity"): "the version, and the place in the tree",
+    ("tree", "identity"): "the version and the position in the tree",
     ("services", "select"): "a pool waits on many receivers",
     ("fakessh", "unix"): "stand-ins join by a UNIX domain socket",
-    ("compat", "select"): "old names of it in mitogen.master",
+    ("compat", "select"): "mitogen.master has its names for compatibility",
     ("compat", "minify"): "the same",
 }
-# Rooms that may import anything.
+# Folders that may import anything.
 ABOVE_ALL = {"ansible", "demo"}
-# (module, what it imports against the order): each with its reason.
+# (module, its import against the order): the reason.
 UPWARD = {
-    ("core", "compat.lazy"): "registers old names, on the controller",
-    ("calls.first_call", "compat.lazy"): "registers old names, in a child",
+    ("core", "compat.lazy"): "registers old names on the controller",
+    ("calls.first_call", "compat.lazy"): "registers old names in a child",
 }
-# No child ever gets these: importing/responder.py sends a stand-in.
+# Never sent to a child: importing/responder.py sends a stand-in.
 CONTROLLER_ONLY = {
     *("aio", "cli", "imports", "master", "minify"),
     *("bootstrap.minify", "bootstrap.preamble", "bootstrap.renames"),
@@ -96,7 +96,7 @@ CONTROLLER_ONLY = {
 
 FILE_LIMIT, FUNCTION_LIMIT = 600, 60  # code lines
 
-# Files over the limit, with the number of code lines that they may have, which never grows.
+# Files over the limit, with their permitted number of code lines, which never grows.
 LARGE_FILES = {}
 # Functions over the limit, each with its reason.
 LONG_FUNCTIONS = {
@@ -108,10 +108,10 @@ LONG_FUNCTIONS = {
 WITHOUT_ALL = {
     **dict.fromkeys(
         ["core.%s" % name for name in core.PREAMBLE],
-        "each byte goes to each child; core lists them",
+        "every byte goes to every child; core lists the names",
     ),
-    "core": "its names are those of its files",
-    "demo.accounts": "to be read, with what calls it",
+    "core": "its names come from its files",
+    "demo.accounts": "a demo, read together with its caller",
     "demo.clocks": "the same",
     "demo.facts": "the same",
 }
@@ -123,7 +123,7 @@ def parse(path):
 
 
 def is_typing_only(node):
-    """Tell `if MYPY:` and `if TYPE_CHECKING:`, whose imports never run."""
+    """Return whether a node is `if MYPY:` or `if TYPE_CHECKING:`, whose imports never run."""
     return isinstance(node, ast.If) and any(
         isinstance(each, (ast.Name, ast.Attribute))
         and getattr(each, "id", getattr(each, "attr", "")) in ("MYPY", "TYPE_CHECKING")
@@ -132,7 +132,7 @@ def is_typing_only(node):
 
 
 def by_name(node):
-    """Return the module of mitogen that a call imports by its name, given as a literal, or None."""
+    """Return the mitogen module that a call imports by name, given as a literal, or None."""
     if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
         function = getattr(node.func, "attr", getattr(node.func, "id", ""))
         if function in ("import_module", "__import__"):
@@ -172,8 +172,8 @@ def imports(path, tree):
 def own_modules(path, tree=None):
     """Yield (module as in the tables, line, whether inside a function) of each import of our own.
 
-    A folder is its `__init__`. The bare package is free, for the names that it defines. A module
-    that does not exist is yielded as it is named there: no table knows it.
+    A folder is its `__init__`. The bare package is left out, for the names that it defines. A
+    module that does not exist is yielded under its name: no table knows it.
     """
     for module, name, line, inside in imports(path, tree or parse(path)):
         top, _, below = module.partition(".")
@@ -189,7 +189,7 @@ def own_modules(path, tree=None):
 
 
 def room_of(module):
-    """Return the room that a module is in, "" for a file at the top that programs import."""
+    """Return the folder that a module is in, "" for a file at the top."""
     top = module.partition(".")[0]
     if MODULES.get(top, PACKAGE).name == "__init__.py" and top != "__init__":
         return top
@@ -216,7 +216,7 @@ def test_imports_point_one_way():
     assert found - set(UPWARD) == set() and set(UPWARD) - found == set()
 
 
-def test_the_table_knows_each_room():
+def test_the_table_lists_each_folder():
     rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert rooms == set(ROOMS) | ABOVE_ALL
     order = list(ROOMS)
@@ -224,7 +224,7 @@ def test_the_table_knows_each_room():
         assert all(order.index(each) < order.index(room) for each in below), room
 
 
-def test_ansible_may_import_all_and_nothing_else_may_import_it():
+def test_only_ansible_imports_ansible():
     wrong = []
     for path in EVERY_FILE:
         importer = below_mitogen(path) or "ansible_plugins"
@@ -243,7 +243,7 @@ def test_every_folder_is_a_package():
     assert sorted(str(path.relative_to(ROOT)) for path in without) == []
 
 
-def test_every_entry_of_the_tables_names_a_file():
+def test_table_entries_name_existing_files():
     tables = {
         "UPWARD": {name for pair in UPWARD for name in pair},
         "PUBLIC_FOR_ROOMS": {name for _, name in PUBLIC_FOR_ROOMS},
@@ -256,8 +256,8 @@ def test_every_entry_of_the_tables_names_a_file():
     assert {table: names for table, names in unknown.items() if names} == {}
 
 
-def test_every_import_that_the_tables_allow_is_there():
-    """An entry that no import needs any longer would let a new one in unseen."""
+def test_allowed_imports_are_in_use():
+    """An entry that no import needs any longer would silently permit a new import."""
     there = {
         pair
         for name, path in MODULES.items()
@@ -294,30 +294,30 @@ def test_imports_are_found(statement, found):
     assert [module for module, _, _ in own_modules(path, ast.parse(statement))] == found
 
 
-# ---- names in texts
+# ---- names in strings
 
-# Texts that look like a module's name and are none, each with what it is.
+# Strings that look like a module's name but are not, each with its meaning.
 NO_MODULES = {
-    "mitogen.ansible.doas": "a plugin's name among Ansible's",
+    "mitogen.ansible.doas": "Ansible's name of a plugin",
     "mitogen.ansible.local": "likewise",
     "mitogen.ansible.mitogen": "likewise",
-    "mitogen.ansible.mitogen_": "the beginning of one",
+    "mitogen.ansible.mitogen_": "the prefix of one",
     "mitogen.ansible.mitogen_free": "likewise",
     "mitogen.ansible.ssh": "likewise",
     "mitogen.bench": "a logger",
-    "mitogen.core.Latch": "found in another module when it is first used",
+    "mitogen.core.Latch": "an attribute loaded from another module on first use",
     "mitogen.core.Receiver": "likewise",
     "mitogen.extra": "a module that test_finder.py makes",
     "mitogen.io": "a logger",
     "mitogen.nowhere": "a module that does not exist",
-    "mitogen.parent.Timer": "found in another module when it is first used",
+    "mitogen.parent.Timer": "an attribute loaded from another module on first use",
     "mitogen.profile": "a directory",
     "mitogen.py": "a file of ansible_plugins/",
     "mitogen.test.one": "a logger",
     "mitogen.test.two": "a logger",
     "mitogen.zygote": "a process's title",
 }
-# Its rows are what test_compatibility.py looks up.
+# test_compatibility.py looks up its rows.
 ROWS_OF_NAMES = ROOT / "tests" / "unit" / "api_names.py"
 
 
@@ -333,12 +333,12 @@ def is_defined(dotted):
     """Return whether a dotted name below mitogen is a module or a name at the top of one."""
     module, _, name = dotted.rpartition(".")
     if module == "core" and hasattr(core, name):
-        return True  # some are found late
+        return True  # some are loaded late
     return dotted in MODULES or module in MODULES and name in definitions(parse(MODULES[module]))
 
 
-def test_modules_named_in_texts_exist():
-    """What is looked up by its name when it is first needed is missed by nothing else."""
+def test_modules_named_in_strings_exist():
+    """A name that is looked up only when first needed is checked by no other test."""
     assert ROWS_OF_NAMES in OTHER_FILES
     paths = [path for path in EVERY_FILE + OTHER_FILES if path not in (ROWS_OF_NAMES, HERE)]
     texts = [(text, path, line) for path in paths for text, line in dotted_texts(parse(path))]
@@ -355,8 +355,8 @@ def test_modules_named_in_texts_exist():
 IMPORT = re.compile(r"(?:^|(?<=[\s;'\"]))(?:from|import) mitogen\.([\w.]*\w)", re.M)
 
 
-def test_imports_in_texts_name_what_exists():
-    """Programs within tests, and in the pages."""
+def test_imports_in_strings_name_existing_modules():
+    """Check the programs inside tests and documentation pages."""
     programs = [path for path in EVERY_FILE + OTHER_FILES if path != HERE]
     texts = [
         (path, node.value)
@@ -373,7 +373,7 @@ def test_imports_in_texts_name_what_exists():
 
 
 def test_imports_of_tests_programs_and_examples_exist():
-    """Most of these are not imported by the unit tests."""
+    """Most of these files are not imported by the unit tests."""
     tests = {name_of(path) for path in OTHER_FILES}
     wrong = []
     for path in OTHER_FILES:
@@ -395,7 +395,7 @@ def test_imports_of_tests_programs_and_examples_exist():
 
 
 def counted_folders(tree):
-    """Yield (how many folders `dirname(dirname(... __file__ ...))` goes up, line) of each such."""
+    """Yield (number of folders up, line) of each `dirname(dirname(... __file__ ...))`."""
 
     def depth(node):
         if isinstance(node, ast.Call) and node.args:
@@ -411,13 +411,13 @@ def counted_folders(tree):
             yield depth(node), node.lineno
 
 
-def test_counted_folders_are_found():
+def test_nested_dirname_calls_are_found():
     source = "a = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))\nb = dirname(a)\n"
     assert list(counted_folders(ast.parse(source))) == [(2, 1)]
 
 
-def test_paths_that_count_folders_lead_to_the_checkout():
-    """A file that moves deeper would look for files where there are none."""
+def test_paths_relative_to_a_file_lead_to_the_checkout():
+    """A file that moved deeper would look for files in the wrong place."""
     found = []
     for path in EVERY_FILE:
         for depth, line in counted_folders(parse(path)):
@@ -430,7 +430,7 @@ def test_paths_that_count_folders_lead_to_the_checkout():
 
 
 def definitions(tree):
-    """Return {module-level name: line of its first definition}, also those inside if and try."""
+    """Return {module-level name: line of its first definition}, also of those inside if and try."""
     found = {}
 
     def note(name, node):
@@ -463,7 +463,7 @@ def definitions(tree):
 
 
 def docstring_lines(tree):
-    """Return the numbers of the lines that docstrings take."""
+    """Return the numbers of the lines occupied by docstrings."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     taken = set()
     for node in ast.walk(tree):
@@ -490,13 +490,13 @@ def test_code_lines_leaves_out_comments_blanks_and_docstrings():
 
 
 @pytest.mark.parametrize("path", EVERY_FILE, ids=name_of)
-def test_sizes(path):
+def test_files_are_short(path):
     source, module = path.read_text(encoding="utf-8"), below_mitogen(path)
     lines = code_lines(source)
     limit = LARGE_FILES.get(module, FILE_LIMIT)
     assert len(lines) <= limit, "{} code lines, limit {}".format(len(lines), limit)
     if module in LARGE_FILES:
-        assert len(lines) > FILE_LIMIT, "no large file any longer: delete its entry"
+        assert len(lines) > FILE_LIMIT, "no longer a large file: delete its entry"
 
 
 @pytest.mark.parametrize("path", EVERY_FILE, ids=name_of)
@@ -512,7 +512,7 @@ def test_functions_are_short(path):
     }
     excused = {name for where, name in LONG_FUNCTIONS if where == module}
     assert {name: text for name, text in sizes.items() if name not in excused} == {}
-    assert excused <= set(sizes), "not long any longer: delete its entry"
+    assert excused <= set(sizes), "no longer a long function: delete its entry"
 
 
 # ---- Python 3.6
@@ -527,8 +527,8 @@ for path, source in json.load(sys.stdin).items():
 """
 
 
-def test_what_targets_run_compiles_on_python_3_6():
-    """As it is sent: without annotations, and without `from __future__ import annotations`."""
+def test_code_for_targets_compiles_on_python_3_6():
+    """The source is compiled as sent: without annotations and the future import of annotations."""
     python = hosts.find_pythons().get((3, 6))
     if python is None:
         pytest.skip("needs a Python 3.6 (pyenv or PATH)")
@@ -543,8 +543,8 @@ def test_what_targets_run_compiles_on_python_3_6():
     assert done.stdout == ""
 
 
-def test_no_annotation_is_in_quotes():
-    """With the future import, types are never evaluated; minify drops that for Python 3.6."""
+def test_annotations_are_not_quoted():
+    """With the future import, types are never evaluated; minify drops it for Python 3.6."""
     wrong = []
     for path in EVERY_FILE:
         source = path.read_text(encoding="utf-8")
@@ -565,7 +565,7 @@ def test_no_annotation_is_in_quotes():
 
 
 def declared_all(tree):
-    """Return what `__all__` lists, None if there is none."""
+    """Return the names listed in `__all__`, None if there is none."""
     found = None
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
@@ -587,9 +587,9 @@ def test_public_names_are_listed(path):
     if path.name == "__main__.py":
         return
     if below_mitogen(path) in WITHOUT_ALL:
-        assert listed is None, "has `__all__`: delete its entry of WITHOUT_ALL"
+        assert listed is None, "has `__all__`: delete its entry in WITHOUT_ALL"
         return
-    assert listed is not None or not public, "public names and no `__all__`"
+    assert listed is not None or not public, "public names but no `__all__`"
     listed = listed or []
     assert len(listed) == len(set(listed)), "a name is listed twice"
     if not star_imported(tree):
@@ -600,7 +600,7 @@ def test_public_names_are_listed(path):
 
 
 def imperative_xfails(source):
-    """Return the lines that call xfail(): a mark, which is strict, says beforehand what fails."""
+    """Return the lines that call xfail(); a mark, being strict, announces a failure beforehand."""
     return [
         node.lineno
         for node in ast.walk(ast.parse(source))

@@ -1,4 +1,4 @@
-"""mitogen.master: ids, logs of the tree, ThreadWatcher, the Router's small print."""
+"""mitogen.master: ids, logs of the tree, ThreadWatcher, and small properties of the Router."""
 
 import logging
 import threading
@@ -22,7 +22,7 @@ class Records(logging.Handler):
 
 @pytest.fixture
 def records():
-    """What is logged in this process, whatever the logger."""
+    """Yield all records logged in this process, by any logger."""
     handler, root = Records(), logging.getLogger()
     level = root.level
     root.addHandler(handler)
@@ -33,7 +33,7 @@ def records():
 
 
 class Now:
-    """A Worker that works at once."""
+    """A Worker that runs each job at once."""
 
     def put(self, func, *args):
         func(*args)
@@ -81,7 +81,7 @@ def log(node, *fields):
     node.net.pump()
 
 
-def test_a_record_says_where_it_comes_from(tree, records):
+def test_a_record_names_its_context_and_source(tree, records):
     root, one, two = tree
     log(one, "app.db", logging.WARNING, "50% done", "/app/db.py", 12, "query")
     (record,) = records
@@ -94,7 +94,7 @@ def test_a_record_says_where_it_comes_from(tree, records):
     assert records[1].name.startswith("stdout.[") and records[1].getMessage() == "stdout: hello"
 
 
-def test_an_unknown_context_has_its_number(net, records):
+def test_records_of_unknown_contexts_have_its_id(net, records):
     root, one = net.line(2)
     root.router._contexts.clear()
     LogForwarder(root.router, Now())
@@ -102,7 +102,7 @@ def test_an_unknown_context_has_its_number(net, records):
     assert records[0].name == "app.[1]" and records[0].mitogen_context is None
 
 
-def test_levels_count(tree, records):
+def test_logger_levels_filter_records(tree, records):
     _, one, _ = tree
     log(one, "app", logging.DEBUG, "x", None, 0, None)
     logging.getLogger("loud.[web1]").setLevel(logging.DEBUG)
@@ -113,7 +113,7 @@ def test_levels_count(tree, records):
 
 @pytest.mark.parametrize("data", [b"\xff", core.encode([]), core.encode(["a", 20]), core.encode(7),
                                   core.encode(["a", "b", "c", "d", "e", "f"])])  # fmt: skip
-def test_what_is_no_record_is_one_line(tree, records, data):
+def test_malformed_records_are_logged_as_one_line(tree, records, data):
     _, one, _ = tree
     one.send(0, core.FORWARD_LOG, data, flags=0)
     one.net.pump()
@@ -121,14 +121,14 @@ def test_what_is_no_record_is_one_line(tree, records, data):
     assert "a log record of context 1 cannot be read" in record.getMessage()
 
 
-def test_a_dead_message_is_no_record(tree, records):
+def test_dead_messages_log_nothing(tree, records):
     _, one, _ = tree
     one.router.route(core.Message.dead("x", dst_id=0, handle=core.FORWARD_LOG), False)
     one.net.pump()
     assert not records
 
 
-def test_records_give_their_credit_back(tree, records):
+def test_records_return_their_credit(tree, records):
     _, one, _ = tree
     for _ in range(20):
         log(one, "app", logging.INFO, "x" * 10000, None, 0, None)
@@ -138,7 +138,7 @@ def test_records_give_their_credit_back(tree, records):
 # ---- ThreadWatcher
 
 
-def test_it_calls_once_the_thread_has_ended():
+def test_a_watcher_calls_back_when_the_thread_ends():
     go, done = threading.Event(), threading.Event()
     thread = threading.Thread(target=go.wait)
     thread.start()
@@ -148,7 +148,7 @@ def test_it_calls_once_the_thread_has_ended():
     assert done.wait(5)
 
 
-def test_a_watcher_that_was_removed_does_not(monkeypatch):
+def test_a_removed_watcher_does_not_call_back(monkeypatch):
     started = []
     monkeypatch.setattr(threading.Thread, "start", lambda self: started.append(self))
     called = []
@@ -169,13 +169,13 @@ def test_a_watcher_that_was_removed_does_not(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def small_core(monkeypatch):
-    """Not the 100 ms that it takes where its result can't be kept."""
+    """Skip building the core source: it takes 100 ms when its result can't be cached."""
     monkeypatch.setattr(master, "_core_source", lambda: b"")
 
 
 @pytest.fixture
 def router(net):
-    """A master's Router on a broker of the network."""
+    """Yield a master's Router on a broker of the network."""
     broker = nodes.Broker(net)
     found = master.Router(broker, max_message_size=12345)
     net.nodes.append(type("Node", (), {"broker": broker, "serving": False}))
@@ -184,7 +184,7 @@ def router(net):
     found.worker.join()
 
 
-def test_what_a_router_is_made_of(router):
+def test_a_router_has_its_parts(router):
     assert router.max_message_size == 12345
     assert isinstance(router.responder, responder.ModuleResponder)
     assert router.id_allocator.allocate() == router.allocate_id() - 1
@@ -197,7 +197,7 @@ def test_what_a_router_is_made_of(router):
     assert router.get_streams() == set()
 
 
-def test_a_child_is_told_the_levels(router):
+def test_log_config_contains_the_levels(router):
     logging.getLogger("test_master.quiet").setLevel(logging.ERROR)
     logging.getLogger("mitogen.io").setLevel(logging.NOTSET)
     level, levels = router.log_config()
@@ -207,7 +207,7 @@ def test_a_child_is_told_the_levels(router):
     logging.getLogger("test_master.quiet").setLevel(logging.NOTSET)
 
 
-def test_its_own_records(router, records):
+def test_the_router_logs_to_the_mitogen_logger(router, records):
     router.log(logging.ERROR, "%s: 50%%", "x")
     assert records[0].name == "mitogen" and records[0].getMessage() == "x: 50%"
 
@@ -222,8 +222,8 @@ def test_modules_are_pushed_once(router, monkeypatch):
     assert pushed == [[__name__]]
 
 
-def test_the_whole_of_it_with_a_real_broker():
-    """Started, used and ended: no thread stays."""
+def test_a_router_with_a_real_broker_leaves_no_thread():
+    """Create, use and end a router: no thread stays."""
     before = set(threading.enumerate())
     with master.Router() as router:
         done = threading.Event()

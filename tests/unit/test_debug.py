@@ -87,7 +87,7 @@ def test_a_signal_shows_the_stacks():
 TTY = HANDLER + "import sys; sys.stdout.flush()"
 
 
-def test_or_on_the_terminal():
+def test_a_signal_shows_the_stacks_on_the_terminal():
     from mitogen import parent
 
     process = parent.tty_create_child(
@@ -105,7 +105,7 @@ def test_or_on_the_terminal():
     assert b"in some_function" in text and text.endswith(b"goes on\n")
 
 
-def test_dump_to_logger():
+def test_dump_to_logger_repeats_until_stopped():
     records = core.Latch()
 
     class Handler(logging.Handler):
@@ -128,7 +128,7 @@ def test_dump_to_logger():
     assert not thread.is_alive()
 
 
-def test_evil_interrupts(router):
+def test_calls_survive_evil_interrupts(router):
     child = router.local()
     interrupted = []
     debug.enable_evil_interrupts()

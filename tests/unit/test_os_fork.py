@@ -40,7 +40,7 @@ def test_a_broker_is_paused_between_cork_and_uncork(router):
     corker.uncork()
 
 
-def test_it_can_be_done_again(router):
+def test_corking_can_be_repeated(router):
     corker = os_fork.Corker(brokers=[router.broker])
     for _ in range(3):
         corker.cork()
@@ -48,7 +48,7 @@ def test_it_can_be_done_again(router):
     assert router.broker.defer_sync(lambda: 1) == 1
 
 
-def test_on_the_brokers_own_thread_and_when_it_has_ended(router):
+def test_cork_works_on_the_broker_thread_and_after_its_end(router):
     corker = os_fork.Corker((router.broker,))
     router.broker.defer_sync(corker.cork)
     router.broker.shutdown()
@@ -116,7 +116,7 @@ class EndsMeanwhile(Pool):
         pass
 
 
-def test_a_pool_that_ends_meanwhile(monkeypatch):
+def test_cork_returns_when_the_pool_is_closed_meanwhile(monkeypatch):
     monkeypatch.setattr(os_fork, "POLL_INTERVAL", 0.01)
     pool = EndsMeanwhile(1)
     busy = core.new_lock()
@@ -129,7 +129,7 @@ def test_a_pool_that_ends_meanwhile(monkeypatch):
     pool.stop()
 
 
-def test_wrap_os__fork(router, monkeypatch):
+def test_wrap_os__fork_pauses_brokers(router, monkeypatch):
     child = router.local()
     monkeypatch.setattr(os, "fork", os_fork.real_fork)
     os_fork.wrap_os__fork()

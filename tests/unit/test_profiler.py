@@ -55,7 +55,7 @@ def functions(path):
     return {name for _, _, name in pstats.Stats(str(path)).stats}
 
 
-def test_record_and_report(tmp_path, program):
+def test_record_keeps_profiles_and_report_prints_them(tmp_path, program):
     kept = tmp_path / "kept"
     for _ in range(2):  # the second run replaces the figures of the first
         done = run("-m", "mitogen.profiler", "record", "-o", kept, program, "3", cwd=tmp_path)
@@ -78,7 +78,7 @@ def test_stat_keeps_nothing(tmp_path, program):
 
 
 @pytest.mark.parametrize("value, kept", [("1", "mitogen.profile"), ("here", "here"), ("0", None)])
-def test_the_environment_enables_it(tmp_path, program, value, kept):
+def test_an_environment_variable_enables_profiling(tmp_path, program, value, kept):
     done = run(program, "0", cwd=tmp_path, MITOGEN_PROFILING=value)
     assert done.returncode == 0, done.stderr
     found = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
@@ -100,12 +100,12 @@ def test_main_takes_profiling(tmp_path, program):
         (["report", "."], "no profiles in"),
     ],
 )
-def test_misuse(tmp_path, argv, text):
+def test_wrong_arguments_are_refused(tmp_path, argv, text):
     done = run("-m", "mitogen.profiler", *argv, cwd=tmp_path)
     assert done.returncode != 0 and text in done.stderr
 
 
-def test_a_program_that_is_killed(tmp_path):
+def test_record_exits_with_the_signal_of_a_killed_program(tmp_path):
     (tmp_path / "dies.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     done = run("-m", "mitogen.profiler", "record", "-o", "kept", "dies.py", cwd=tmp_path)
     assert done.returncode == 128 + 9
@@ -114,7 +114,7 @@ def test_a_program_that_is_killed(tmp_path):
 # ---- within one process
 
 
-def test_the_router_enables_it(tmp_path, monkeypatch):
+def test_a_router_profiles_each_context_once(tmp_path, monkeypatch):
     monkeypatch.setenv("MITOGEN_PROFILING", str(tmp_path))
     with master.Router() as router:
         assert router.profiling
@@ -129,7 +129,7 @@ def test_the_router_enables_it(tmp_path, monkeypatch):
     ]
 
 
-def test_contexts_of_connect_many(tmp_path, monkeypatch):
+def test_contexts_of_connect_many_are_profiled(tmp_path, monkeypatch):
     monkeypatch.setenv("MITOGEN_PROFILING", str(tmp_path))
     with master.Router() as router:
         specs = [("local", {"name": "one"}), ("local", {"name": "two"})]
@@ -139,7 +139,7 @@ def test_contexts_of_connect_many(tmp_path, monkeypatch):
     assert names == {"master", "one", "two"}
 
 
-def test_one_context_only(tmp_path, monkeypatch):
+def test_a_single_context_can_be_profiled(tmp_path, monkeypatch):
     monkeypatch.delenv("MITOGEN_PROFILING", raising=False)
     monkeypatch.chdir(tmp_path)
     with master.Router() as router:

@@ -28,7 +28,7 @@ def values(messages):
     return [msg.unpickle() for msg in messages]
 
 
-def test_the_first_receiver_with_a_message(master):
+def test_get_returns_the_first_available_message(master):
     one, two = receivers(master, 2)
     select = Select([one, two])
     put(two, "b")
@@ -38,7 +38,7 @@ def test_the_first_receiver_with_a_message(master):
     assert select.get().receiver is one
 
 
-def test_messages_that_were_there_before(master):
+def test_earlier_messages_are_returned(master):
     (one,) = receivers(master, 1)
     put(one, 1, 2)
     select = Select([one], oneshot=False)
@@ -69,7 +69,7 @@ def test_oneshot_leaves_second_messages(master):
     assert select.get().unpickle() == "b"
 
 
-def test_not_oneshot_goes_on(master):
+def test_without_oneshot_receivers_stay(master):
     one, two = receivers(master, 2)
     select = Select([one, two], oneshot=False)
     put(one, 1, 2)
@@ -116,7 +116,7 @@ def test_the_end_of_a_sender_is_raised_and_the_others_go_on(master, oneshot, nes
     assert bool(outer) is not oneshot
 
 
-def test_waiting(net, master):
+def test_get_waits_for_the_timeout(net, master):
     (one,) = receivers(master, 1)
     select = Select([one])
     with pytest.raises(core.TimeoutError):
@@ -173,7 +173,7 @@ def test_nested_not_oneshot(master):
 # ---- wrong use
 
 
-def test_one_owner(master):
+def test_a_receiver_has_one_owner(master):
     (one,) = receivers(master, 1)
     first = Select([one])
     with pytest.raises(Error, match="already owned by another Select"):
@@ -184,7 +184,7 @@ def test_one_owner(master):
         first.remove(one)
 
 
-def test_no_cycles():
+def test_cycles_are_refused():
     one, two, three = Select(), Select(), Select()
     with pytest.raises(Error, match="cycle"):
         one.add(one)
@@ -195,7 +195,7 @@ def test_no_cycles():
     assert not one
 
 
-def test_close(net, master):
+def test_close_releases_receivers_and_ends_a_get(net, master):
     (one,) = receivers(master, 1)
     with Select([one]) as select:
         put(one, "x")
@@ -207,14 +207,14 @@ def test_close(net, master):
         select.get()
 
 
-def test_an_empty_select():
+def test_an_empty_select_raises():
     select = Select()
     assert not select and select.empty() and list(select) == [] and list(select.iter_events()) == []
     with pytest.raises(Error, match="empty"):
         select.get(1)
 
 
-def test_without_a_deadline_it_waits_for_ever(master):
+def test_get_without_a_timeout_waits_forever(master):
     with pytest.raises(nodes.Deadlock):
         Select(receivers(master, 1)).get()
 

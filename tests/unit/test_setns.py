@@ -51,7 +51,7 @@ def test_argv(monkeypatch):
     ]
 
 
-def test_argv_with_all_options(monkeypatch):
+def test_argv_has_all_options(monkeypatch):
     monkeypatch.setattr(setns, "_differing", lambda pid: list(setns.NAMESPACES))
     each = conn(username="ann", nsenter_path=pathlib.Path("/opt/nsenter"), python_path=["e", "p"])
     assert started(monkeypatch, each) == [
@@ -61,7 +61,7 @@ def test_argv_with_all_options(monkeypatch):
     ]
 
 
-def test_the_process_is_looked_for_once(monkeypatch):
+def test_the_process_is_looked_up_once(monkeypatch):
     # start() is called again, on the broker thread, after a damaged preamble.
     asked = []
     monkeypatch.setitem(
@@ -73,7 +73,7 @@ def test_the_process_is_looked_for_once(monkeypatch):
     assert asked == [(pathlib.Path("/l"), "web")]
 
 
-def test_pipes_a_name_and_nothing_asked():
+def test_uses_pipes_and_answers_no_prompt():
     each = conn(kind="docker", container="web")
     assert each.default_name() == "setns.web"
     assert (each.stdio, each.tty, each.err, each.eager) == ("pipe", False, True, True)
@@ -94,12 +94,12 @@ def test_pipes_a_name_and_nothing_asked():
         ({"python_path": "x", "connect_timeout": "soon"}, "soon"),
     ],
 )  # fmt: skip
-def test_wrong_options(kwargs, why):
+def test_wrong_options_are_refused(kwargs, why):
     with pytest.raises(ValueError, match=why):
         conn(**kwargs)
 
 
-def test_unknown_and_missing_options():
+def test_unknown_and_missing_options_are_refused():
     with pytest.raises(TypeError, match="image"):
         conn(image="x")
     with pytest.raises(TypeError, match="kind"):
@@ -146,16 +146,16 @@ def test_a_process_with_the_account_keeps_its_groups(account):
     assert account(1000) == ["ann"]
 
 
-def test_odd_names_of_accounts(account):
+def test_account_names_are_quoted(account):
     odd = "a'b\"c\\ \u20ac\udcff\n"
     assert account(1000, odd) == [odd]
 
 
-def test_one_line_that_python_2_compiles():
+def test_the_code_is_one_line_of_ascii():
     assert "\n" not in become("a\nb") and become("\u20ac").isascii()
 
 
-def test_an_account_that_does_not_exist():
+def test_a_missing_account_is_an_error():
     each = conn(username="nix", kind="lxc", container="web")
     shake = Handshake(each.rules(), each.answers(), each.lookup())
     said = b"Traceback (most recent call last):\nKeyError: \"getpwnam(): name not found: 'nix'\"\n"
@@ -183,7 +183,7 @@ TOOLS = {
 
 
 @pytest.mark.parametrize("name", TOOLS)
-def test_the_tools_answers(monkeypatch, name):
+def test_the_output_of_each_tool_is_parsed(monkeypatch, name):
     find, args, answer = TOOLS[name]
     asked = []
     monkeypatch.setattr(setns, "_run", lambda argv: asked.append(argv) or answer)
@@ -194,7 +194,7 @@ def test_the_tools_answers(monkeypatch, name):
 
 @pytest.mark.parametrize("name", TOOLS)
 @pytest.mark.parametrize("answer", ["", "0\n", "Leader=0\n", "PID: 0\n", "no\nnews\n", "-1\n"])
-def test_a_tool_that_knows_no_process(monkeypatch, name, answer):
+def test_output_without_a_process_is_an_error(monkeypatch, name, answer):
     find, args, _ = TOOLS[name]
     monkeypatch.setattr(setns, "_run", lambda argv: answer)
     with pytest.raises(Error, match="(?s)^/tool .*: no process id in the output"):
@@ -258,28 +258,28 @@ def run(monkeypatch):
     return run
 
 
-def test_the_output_of_a_program(run):
+def test_run_returns_the_output(run):
     assert run(Program(b"4711\xff\n", b"warning\n")) == ([], "4711\ufffd\n")
 
 
-def test_a_program_that_fails(run):
+def test_run_raises_if_the_program_fails(run):
     killed, error = run(Program(b"out", b"No such object: web\n", 1))
     assert not killed and type(error) is Error
     assert str(error) == "tool x: exited with status 1\nNo such object: web\nout"
 
 
-def test_a_program_that_hangs(run):
+def test_run_kills_a_program_that_hangs(run):
     killed, error = run(Program(error=subprocess.TimeoutExpired("tool", 30)))
     assert killed == [(Program.pid, 9)]
     assert type(error) is Error and "tool x: no answer within 30 seconds" in str(error)
 
 
-def test_an_interrupt(run):
+def test_run_kills_the_program_on_an_interrupt(run):
     killed, error = run(Program(error=KeyboardInterrupt()))
     assert killed == [(Program.pid, 9)] and type(error) is KeyboardInterrupt
 
 
-def test_a_program_that_does_not_exist():
+def test_run_raises_if_the_program_is_missing():
     with pytest.raises(Error, match="cannot start /nonexistent/docker: .*; check that it is"):
         setns.get_docker_pid("/nonexistent/docker", "web")
     with pytest.raises(Error, match="cannot start docker: .*null byte"):
@@ -289,11 +289,11 @@ def test_a_program_that_does_not_exist():
 # ---- namespaces
 
 
-def test_a_process_of_our_own_namespaces():
+def test_our_own_namespaces_do_not_differ():
     assert setns._differing(os.getpid()) == []
 
 
-def test_differing_namespaces_in_order(monkeypatch):
+def test_differing_namespaces_are_in_order(monkeypatch):
     def identity(pid, name):
         return (4, (pid == 7 and name in ("mnt", "user", "pid")) or 9)
 
@@ -311,7 +311,7 @@ def test_differing_namespaces_in_order(monkeypatch):
         ),
     ],
 )
-def test_a_process_that_cannot_be_seen(monkeypatch, error, why):
+def test_a_process_that_cannot_be_read_is_an_error(monkeypatch, error, why):
     def identity(pid, name):
         raise error
 
@@ -327,7 +327,7 @@ def test_nothing_is_started_for_a_missing_process(monkeypatch):
         started(monkeypatch, each)
 
 
-def test_setns_of_a_file_that_is_not_a_namespace():
+def test_setns_raises_for_other_files():
     with open(os.devnull) as null, pytest.raises(Error, match=r"setns\(net\): .*Invalid argument"):
         setns.setns("net", null.fileno())
 
@@ -352,7 +352,7 @@ def test_setns_before_python_3_12(monkeypatch, number):
         setns.setns("net", 5)
 
 
-def test_setns_by_the_system(monkeypatch):
+def test_setns_uses_os_setns(monkeypatch):
     given = []
     monkeypatch.setattr(os, "setns", given.append, raising=False)
     setns.setns("net", 5)

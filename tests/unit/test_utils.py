@@ -132,7 +132,7 @@ def test_an_error_shuts_down_the_router_too():
     assert not seen[0].broker.alive
 
 
-def test_main(monkeypatch, root):
+def test_main_runs_only_the_main_module(monkeypatch, root):
     ran = []
     router = SimpleNamespace(profiling=False)
     monkeypatch.setattr(utils, "run_with_router", lambda func: func(router))
@@ -150,7 +150,7 @@ def test_main(monkeypatch, root):
 # ---- logging
 
 
-def test_to_a_file(tmp_path, root, monkeypatch):
+def test_log_to_file_writes_the_file(tmp_path, root, monkeypatch):
     monkeypatch.delenv("MITOGEN_LOG_LEVEL", raising=False)
     root.setLevel(logging.WARNING)
     path = tmp_path / "log"
@@ -161,14 +161,14 @@ def test_to_a_file(tmp_path, root, monkeypatch):
     assert line.endswith(" %d I some.name: text é" % os.getpid())
 
 
-def test_to_standard_error(root, capsys, monkeypatch):
+def test_log_to_file_defaults_to_stderr(root, capsys, monkeypatch):
     monkeypatch.delenv("MITOGEN_LOG_LEVEL", raising=False)
     utils.log_to_file(level="DEBUG")
     logging.getLogger("x").debug("there")
     assert "D x: there" in capsys.readouterr().err
 
 
-def test_levels(root, monkeypatch):
+def test_log_levels_come_from_the_environment(root, monkeypatch):
     monkeypatch.delenv("MITOGEN_LOG_LEVEL", raising=False)
     utils.log_levels_configure("WARNING")
     assert root.level == logging.WARNING
@@ -183,7 +183,7 @@ def test_levels(root, monkeypatch):
             utils.log_levels_configure()
 
 
-def test_a_formatter():
+def test_the_formatter_shows_level_logger_and_message():
     record = logging.LogRecord("n", logging.ERROR, "p", 1, "m", (), None)
     assert utils.log_get_formatter().format(record).endswith(" E n: m")
 
@@ -201,7 +201,7 @@ def test_setup_gil_does_nothing():
     assert utils.setup_gil() is None
 
 
-def test_the_package_itself():
+def test_the_package_has_its_names():
     assert (mitogen.is_master, mitogen.context_id, mitogen.parent_id) == (True, 0, None)
     assert mitogen.parent_ids == [] and isinstance(mitogen.__version__, tuple)
     assert all(hasattr(mitogen, name) for name in mitogen.__all__)

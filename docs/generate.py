@@ -1,7 +1,8 @@
 """
 Generates the reference pages whose tables come from the code: `python3 docs/generate.py`.
 
-The pages are docs/design/wire.rst (handles, values), docs/reference/compatibility.rst (names of
+The pages are docs/design/wire.rst (handles, values), docs/design/house.txt and house.svg (the map of the
+package), docs/reference/compatibility.rst (names of
 mitogen 0.3, from tests/unit/api_names.py) and docs/ansible/settings.rst (options of the Ansible
 plugins). tests/unit/test_docs.py fails while a page is out of date.
 """
@@ -20,6 +21,7 @@ import yaml
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
 
+from docs import house  # noqa: E402
 from mitogen import core  # noqa: E402 (the checkout's)
 from mitogen.ansible.plugins import options as connections  # noqa: E402
 from mitogen.compat import core_names  # noqa: E402
@@ -30,6 +32,8 @@ from tests.unit import api_check, api_names  # noqa: E402
 WIRE = os.path.join(HERE, "design", "wire.rst")
 COMPATIBILITY = os.path.join(HERE, "reference", "compatibility.rst")
 SETTINGS = os.path.join(HERE, "ansible", "settings.rst")
+HOUSE = os.path.join(HERE, "design", "house.txt")
+PICTURE = os.path.join(HERE, "design", "house.svg")
 
 #: Handle, direction, data, answer. Raw payloads are in the notation of the struct module.
 HANDLES = (
@@ -325,7 +329,20 @@ def settings() -> str:
 
 
 #: Path of a page to the function that returns its text.
-PAGES = {WIRE: wire, COMPATIBILITY: compatibility, SETTINGS: settings}
+def house_map() -> str:
+    """Return the table of the package's folders, to be included by docs/design/index.rst."""
+    head = ("folder", "contents", "imports")
+    note = ".. This part is written by docs/generate.py from the docstrings and imports of mitogen/.\n\n"
+    return note + table(head, house.rows())
+
+
+PAGES = {
+    WIRE: wire,
+    COMPATIBILITY: compatibility,
+    SETTINGS: settings,
+    HOUSE: house_map,
+    PICTURE: house.picture,
+}
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """
 Run Python on other machines and in other accounts, with nothing installed there.
 
-The names here mirror the process's main router. In a child, its configuration sets them.
+The names here describe the process's main router. In a child they are set by its configuration.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def main(
     log_level: str = "INFO", profiling: Any = None
 ) -> Callable[[Callable[[Router], R]], Callable[[Router], R]]:
     """
-    Decorate a program's main function: call it at once with a Router, if its module is run.
+    Decorate a program's main function: if its module is run as the program, call it with a Router.
 
     In a child the decorator does nothing, so the program needs no `if __name__ == "__main__"`.
 
-    :param str log_level: level for log records, by name
-    :param bool profiling: profile every context; see mitogen.profiler. None: if MITOGEN_PROFILING
-        is in the environment
+    :param str log_level: name of the level for log records
+    :param bool profiling: profile every context; see mitogen.profiler. None: only if
+        MITOGEN_PROFILING is in the environment
     """
 
     def decorate(func: Callable[[Router], R]) -> Any:

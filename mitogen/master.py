@@ -1,7 +1,7 @@
 """
-The root of the tree: its broker and router, the ids, the logs.
+The root of the tree: its broker, router, ids and logs.
 
-Threads: the broker's and a worker's, beside the program's own.
+Threads: a broker thread and a worker thread, besides the program's own.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ __all__ = [
     "is_stdlib_path",
 ]
 
-# Names of old programs, which cost the others nothing.
+# Names used by old programs, imported at first use.
 names_are_late(sys.modules[__name__])
 
 LOG = logging.getLogger("mitogen")
@@ -67,7 +67,7 @@ LOG = logging.getLogger("mitogen")
 
 class LogForwarder:
     """
-    Has the tree's log records handled here, under the logger `<name>.[<context>]`.
+    Receiver of the tree's log records, which are handled here by the logger `<name>.[<context>]`.
 
     A record has the attributes `mitogen_message`, `mitogen_context` and `mitogen_name`.
     """
@@ -85,7 +85,7 @@ class LogForwarder:
             if not msg.is_dead:
                 self._emit(msg)
         except Exception as e:
-            LOG.error("a log record of context %d cannot be read: %s", msg.src_id, e)
+            LOG.error("cannot decode a log record from context %d: %s", msg.src_id, e)
         finally:
             self._router.consumed(msg)
 
@@ -107,10 +107,10 @@ class LogForwarder:
 
 class ThreadWatcher:
     """
-    Calls a function once a thread has ended.
+    A callback for the end of a thread.
 
-    :param target: the thread
-    :param on_join: called with no arguments
+    :param target: thread to wait for
+    :param on_join: callback without arguments
     """
 
     def __init__(self, target: threading.Thread, on_join: Callable[[], Any]) -> None:
@@ -119,18 +119,18 @@ class ThreadWatcher:
 
     @classmethod
     def watch(cls, target: threading.Thread, on_join: Callable[[], Any]) -> ThreadWatcher:
-        """Return a watcher that has begun."""
+        """Return a watcher that has started."""
         watcher = cls(target, on_join)
         watcher.install()
         return watcher
 
     def install(self) -> None:
-        """Begin to watch."""
+        """Start to watch."""
         self._active = True
         threading.Thread(target=self._run, name="mitogen-watcher", daemon=True).start()
 
     def remove(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._active = False
 
     def _run(self) -> None:
@@ -141,12 +141,12 @@ class ThreadWatcher:
 
 @functools.lru_cache(None)
 def _core_source() -> bytes:
-    # Once in a process, also where the copy beside core.py cannot be written.
+    # Built once per process, even if the cached copy cannot be written.
     return preamble.core_source()
 
 
 class Broker(core.Broker):
-    """The broker of a master. It ends with the program, at the latest."""
+    """The broker of a master. It ends with the program at the latest."""
 
     poller_class = pollers.best()
     shutdown_timeout = 5.0
@@ -159,7 +159,7 @@ class Broker(core.Broker):
             _end_at_exit(self)
 
     def defer_sync(self, func: Callable[[], Any]) -> Any:
-        """Any thread: return what `func()` returns, or raise what it raises, on the broker's."""
+        """Any thread: call `func()` on the broker thread; return its result or raise its error."""
         return parent.defer_sync(self, func)
 
 
@@ -178,15 +178,15 @@ def _end_at_exit(broker: Broker) -> None:
 
 class Router(parent.Router):
     """
-    The router of the root.
+    The router of the root of the tree.
 
-    :param broker: None to start one
-    :param max_message_size: bytes that one message may have at most, in the whole tree
-    :param node: who this is in the tree of another process: see unix.connect()
+    :param broker: broker to use; None to start one
+    :param max_message_size: largest message in the whole tree, in bytes
+    :param node: identity of this router in the tree of another process: see unix.connect()
     """
 
     broker_class = Broker
-    #: After unix.connect(): the process that listens runs the same main program.
+    #: True after unix.connect() if the listening process runs the same main program.
     shares_main = False
 
     def __init__(
@@ -211,11 +211,11 @@ class Router(parent.Router):
         core.listen(self.broker, "exit", self.worker.stop)
 
     def log(self, level: int, fmt: str, *args: Any) -> None:
-        """Any thread: record something under the logger "mitogen"."""
+        """Any thread: log a record with the logger "mitogen"."""
         LOG.log(level, fmt, *args)
 
     def log_config(self) -> tuple[int, list[list[Any]]]:
-        """Return (level of mitogen's own records, [[logger, level]]) for a child."""
+        """Return a child's log levels: (level of mitogen's own records, [[logger, level]])."""
         levels: list[list[Any]] = [["", logging.getLogger().getEffectiveLevel()]]
         for name, logger in sorted(logging.Logger.manager.loggerDict.items()):
             level = getattr(logger, "level", 0)
@@ -224,7 +224,7 @@ class Router(parent.Router):
         return LOG.getEffectiveLevel(), levels
 
     def push_modules(self, context: core.Context, fn: Any) -> None:
-        """Any thread: send `fn`'s module and what that imports, as far as it has not gone there."""
+        """Any thread: send the module of `fn` and its imports, except those already sent there."""
         known = self.responder.known.get(context.context_id)
         if known is None or fn.__module__ not in known:
             self.responder.push(context, [fn.__module__])
@@ -232,7 +232,7 @@ class Router(parent.Router):
     def connecting(
         self, method_name: str, name: str | None = None, via: Any = None, **kwargs: Any
     ) -> Any:
-        """Return a connection to be started: see parent.Router.connecting()."""
+        """Return a connection attempt, not yet started: see parent.Router.connecting()."""
         attempt = parent.Router.connecting(self, method_name, name, via, **kwargs)
         if self.profiling or kwargs.get("profiling"):
             from mitogen import profiler
@@ -241,7 +241,7 @@ class Router(parent.Router):
         return attempt
 
     def enable_debug(self) -> None:
-        """Have the contexts that are started from now on log more."""
+        """Enable debug logs in contexts that are started from now on."""
         self.debug = True
 
     def __enter__(self) -> Router:
@@ -262,7 +262,7 @@ class Router(parent.Router):
             self.disconnect_stream(stream)
 
     def get_stats(self) -> dict[str, float]:
-        """Return counts of the modules that were asked for and served."""
+        """Return statistics of requested and served modules."""
         names = (
             "get_module_count",
             "get_module_secs",

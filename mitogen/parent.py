@@ -77,5 +77,5 @@ __all__ = [
     "upgrade_router",
 ]
 
-# Names of old programs, which cost the others nothing.
+# Names used by old programs, imported at first use.
 names_are_late(sys.modules[__name__])

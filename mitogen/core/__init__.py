@@ -1,26 +1,26 @@
 """
-The core: everything that each context is. Values, frames, windows, I/O, routing, importing, calls.
+The core of every context: values, frames, windows, I/O, routing, importing and calls.
 
-Its files of PREAMBLE are sent to every child first, as one text, before it has said a word; the
-others follow when they are needed. So each byte of the former costs each child, and they import
-nothing that a bare interpreter does not already hold: no pickle, logging, threading, socket, struct
-or re.
+The files listed in PREAMBLE are sent to every child first, as one text, before the child sends
+anything; the others follow on demand. So every byte of the preamble costs every child, and its
+files import only modules that a bare interpreter has already loaded: no pickle, logging, threading,
+socket, struct or re.
 
 Rules
-    1. Any thread may send. Only the broker thread reads, routes what came in and runs handlers.
+    1. Any thread may send. Only the broker thread reads, routes incoming frames and runs handlers.
     2. A handler never blocks, never imports and never runs a program's code.
-    3. Values are encoded and decoded on the thread that made or wants them. Only the fixed-size
-       payloads of the protocol itself are read on the broker thread.
+    3. A value is encoded on the thread that produced it and decoded on the one that uses it. Only
+       the fixed-size payloads of the protocol itself are decoded on the broker thread.
     4. The broker thread never waits for credit; a program's thread may.
     5. Every wait has an end: a reply, a dead message, a deadline or the broker's exit.
-    6. A file of PREAMBLE names only what it defines, or what an earlier one does.
-    7. Protocol decisions are made in the pure classes (Framer, Window, Meter); these touch no
+    6. A file of PREAMBLE uses only names defined in it or in an earlier file of PREAMBLE.
+    7. Protocol decisions are made in the pure classes (Framer, Window, Meter), which touch no
        descriptor, thread or clock.
 
-Threads: the broker's, and those of the program. In a child the main thread runs calls.
+Threads: the broker thread and the program's threads. In a child the main thread runs calls.
 
-This file is the controller's: it lists the public names. A child's package `mitogen.core` has the
-same names, put there by core/child.py.
+This file is used on the controller only; it lists the public names. In a child core/child.py puts
+the same names into the package `mitogen.core`.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ if TYPE_CHECKING:
         ResourceRequester as ResourceRequester,
     )
 
-#: The files that are sent first, in this order: each may use the names of those before it.
+#: Files of the preamble, in the order in which they are sent: each may use names of earlier ones.
 PREAMBLE = (
     "late",
     "errors",
@@ -175,7 +175,7 @@ PREAMBLE = (
     "child",
 )
 
-# The public path of a name is this package: errors travel under it.
+# The public path of these names is this package: errors are sent under it.
 for _value in list(globals().values()):
     if getattr(_value, "__module__", "").startswith("mitogen.core."):
         _value.__module__ = __name__

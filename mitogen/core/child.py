@@ -1,10 +1,10 @@
 """
-A child's main program: takes over the pipe that its preamble came through, becomes a context, runs
-calls until it is to end.
+A child's main program: takes over the pipe that the preamble came through, becomes a context and
+runs calls until shutdown.
 
 Part of the preamble (mitogen/core/__init__.py): every byte of it goes to every child.
 
-Threads: main() on the main thread; the broker's is started there.
+Threads: main() on the main thread, which starts the broker thread.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class ChildRouter(Router, Late):
 
 class ExternalContext:
     """
-    A child's state: what `econtext` is in a function that takes_econtext().
+    The state of a child; passed as `econtext` to functions marked with takes_econtext().
 
-    :param dict config: what the parent sent with the source; see parent.child_config()
+    :param dict config: configuration sent with the source; see tree.router.Router.preamble_for()
     """
 
     detached = False
@@ -58,7 +58,7 @@ class ExternalContext:
     stderr_log: Any
     stdout_log = stderr_log = None
     if TYPE_CHECKING:
-        #: child.install() sets them.
+        #: The first two are set by first_call.install().
         import_main: Callable[[], object]
         detach: Callable[[], object]
         importer: Any
@@ -69,7 +69,7 @@ class ExternalContext:
         self.rest = rest
 
     def main(self) -> None:
-        """Become the context; return when it is to end."""
+        """Run as a context; return at shutdown."""
         config = self.config
         rfd, wfd = self._take_stdio()
         os.write(wfd, b"MITO:READY\n")
@@ -97,7 +97,7 @@ class ExternalContext:
         self._end()
 
     def _take_stdio(self) -> tuple[int, int]:
-        """Move the pipe to the parent off descriptors 0 and 1, out of the programs' way."""
+        """Move the pipe to the parent off descriptors 0 and 1, where programs would use it."""
         rfd = os.dup(0)
         wfd = os.dup(1)
         null = os.open("/dev/null", os.O_RDWR)
@@ -107,7 +107,7 @@ class ExternalContext:
             os.dup2(null, 2)
         os.close(null)
         try:
-            # A group of its own, so that what calls have started can be ended with the context.
+            # A process group of its own: programs started by calls are ended with the context.
             os.setsid()
         except OSError:
             pass
@@ -130,14 +130,14 @@ class ExternalContext:
         self.importer.install()
 
     def _check_parent(self) -> None:
-        """A parent that has sent nothing for so long is gone, whatever the link says."""
+        """Disconnect if the parent sent nothing for the keepalive period, even on a live link."""
         if self._received == self.stream.received:
             return self.stream.disconnect("the parent is silent")
         self._received = self.stream.received
         self.broker.after(self.config["keepalive"], self._check_parent)
 
     def _on_shutdown(self, msg: Message) -> None:
-        """The current call may come to its end, unless nobody is there for its result."""
+        """Shut down; the current call may finish, unless its result is no longer wanted."""
         self.dispatcher.end()
         self.broker.after(0 if msg.data else self.broker.shutdown_timeout, self._hurry)
 
@@ -150,11 +150,11 @@ class ExternalContext:
         self.dispatcher.interrupt()
         self.broker.after(1, lambda: end_process(1))
 
-    #: Main thread: send what was printed; set by first_call.py.
+    #: Main thread: send the printed output; set by first_call.py.
     flush: Any = int
 
     def _end(self) -> None:
-        # Whatever hangs from here on, the process ends.
+        # The alarm ends the process even if a step below hangs.
         _signal.signal(_signal.SIGALRM, lambda *_: end_process(1))
         _signal.alarm(5)
         self.flush()
@@ -169,24 +169,24 @@ class _Package(Late, type(sys)):  # type: ignore[misc]  # types.ModuleType, with
 
 def names_are_late(module: Any) -> None:
     """
-    Have the names that `module` does not define found elsewhere: see compat/lazy.py.
+    Look up names that `module` does not define by its table of late names: see compat/lazy.py.
 
-    A module's own `__getattr__` (PEP 562) would do the same; Python 3.6 does not have that.
+    A module-level `__getattr__` (PEP 562) would do the same, but Python 3.6 lacks it.
     """
     module.__class__ = _Package
 
 
 def end_process(status: int) -> NoReturn:
-    """End at once, with the programs that calls have started."""
+    """End the process at once, and with it the programs that calls have started."""
     if os.getpgrp() == os.getpid():
-        # Of this thread only, which need not be the main one: another may well be ended by it.
+        # Blocks the signal in this thread only; another thread may be the one that receives it.
         _signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGTERM])
         os.kill(0, _signal.SIGTERM)
     os._exit(status)
 
 
 def child_main(config: bytes, core_source: bytes, rest: bytes) -> NoReturn:
-    """Run by the first stage: become a context until the parent ends it or is lost."""
+    """Run a context until its parent ends it or is lost; called by the first stage."""
     ExternalContext(decode(config), core_source, rest).main()
     try:
         import atexit

@@ -4,19 +4,19 @@ Values to bytes and back: CBOR (RFC 8949), definite lengths only.
 Part of the preamble (mitogen/core/__init__.py): every byte of it goes to every child.
 
 Rules
-    1. Whatever bytes decode() is given, it returns a value or raises StreamError, in time and
-       memory proportional to their number. So nothing is allocated by a claimed length, depth is
-       limited, tags refuse content that is not theirs, and keys made to collide are refused.
-    2. A value that encode() accepts comes back equal and of the same type. It refuses every other
-       value, and names the path to it.
-    3. Exact types only: a subclass that is not in ENCODERS is refused, as it would come back as its
-       base.
-    4. Types and tags that are not in the tables here are in values.py, imported when first needed.
+    1. For any input, decode() returns a value or raises StreamError, in time and memory
+       proportional to the input's length. So no claimed length allocates memory, depth is
+       limited, tags refuse content of the wrong type, and keys made to collide are refused.
+    2. A value accepted by encode() is decoded as an equal value of the same type. All other
+       values are refused; the error names the path to the value.
+    3. Exact types only: a subclass that is not in ENCODERS is refused, because it would be decoded
+       as its base class.
+    4. Types and tags that are not in the tables here are in values.py, imported at first use.
     5. The tables change by whole entries only.
 
 Simple value 23, "undefined", is Python's Ellipsis, in both directions.
 
-Threads: any. Values are encoded and decoded on the thread that made or wants them.
+Threads: any. A value is encoded on the thread that produced it, decoded on the one that uses it.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
     Bytes = Union[bytes, memoryview]
     Encoder = tuple[int, Callable[[Any], Any]]
 
-#: Containers within containers that encode() accepts. On the wire a level may be two, a tag and its
-#: content. Each takes one stack frame, so that half of the usual limit of 1,000 stays for others.
+#: Depth of nested containers that encode() accepts. On the wire a level may be two: a tag and its
+#: content. Each takes one stack frame, so half of the usual limit of 1,000 is left for callers.
 MAX_DEPTH = 200
-#: Keys of one map (or elements of one set) that may share their hash with others before it is taken
-#: for an attack: numbers that differ by 2**61 - 1 hash alike, and n of them cost n * n / 2
+#: Keys of one map, or elements of one set, that may share their hash with others; more are treated
+#: as an attack. Numbers that differ by 2**61 - 1 have the same hash, and n of them cost n * n / 2
 #: comparisons.
 MAX_COLLISIONS = 500
-#: Elements from which on a list of only ints or only floats goes as an RFC 8746 typed array.
-#: Shorter ones are not worth the import of mitogen.core.values (a round trip, in a child).
+#: Length from which a list of only ints or only floats is sent as an RFC 8746 typed array.
+#: Shorter lists are not worth importing mitogen.core.values, a round trip in a child.
 MIN_ARRAY = 1000
-# Tags of our own. 6 and 7 are unassigned and take one byte: each call has two tuples and a Kwargs.
-# The others are in the first-come-first-served space; mitogen.core.values goes on from 60016.
+# Private tags. 6 and 7 are unassigned and take one byte: each call has two tuples and a Kwargs.
+# The others are in the first-come-first-served space; mitogen.core.values continues from 60016.
 TAG_TUPLE = 6  # array
 TAG_KWARGS = 7  # map
 TAG_SURROGATES = 60000  # bytes: text with lone surrogates (surrogatepass), which text may not hold
@@ -66,14 +66,14 @@ _pack_double = Struct(">Bd").pack
 
 
 class Blob(bytes):
-    """Bytes whose :func:`repr` shows only how many."""
+    """Bytes whose :func:`repr` shows only their number."""
 
     def __repr__(self) -> str:
         return "[blob: %d bytes]" % len(self)
 
 
 class Secret(str):
-    """Text whose :func:`repr` does not show it, to keep it out of logs."""
+    """Text hidden from its :func:`repr`, to keep it out of logs."""
 
     def __repr__(self) -> str:
         return "[secret]"
@@ -83,15 +83,15 @@ class Kwargs(dict):  # type: ignore[type-arg]  # it takes them since 3.9
     """The keyword arguments of a call: a dict whose keys are :class:`str`."""
 
 
-#: `{type: (tag, convert)}`: an instance goes as `tag` over `convert(instance)`, which may be
-#: anything sendable. What is always at hand (int, dict, Kwargs ...) is not here but written out in
-#: _put().
+#: `{type: (tag, convert)}`: an instance is sent as `tag` with the content `convert(instance)`,
+#: which may be any sendable value. The basic types (int, dict, Kwargs ...) are not listed here;
+#: _put() handles them inline.
 ENCODERS: dict[type, Encoder] = {
     Blob: (TAG_BLOB, bytes),
     Secret: (TAG_SECRET, lambda value: value.encode("utf-8", "surrogatepass")),
 }
-#: `{tag: restore}`: `restore(content, router)` is the value. Bytes are a memoryview there. Content
-#: of a wrong type must end in an exception or do no harm, as `Blob(2 ** 40)` would.
+#: `{tag: restore}`: `restore(content, router)` returns the value. Bytes are passed as a memoryview.
+#: Content of a wrong type must raise or be harmless; `Blob(2 ** 40)`, for one, would not be.
 TAG_DECODERS: dict[int, Callable[[Any, Any], Any]] = {
     2: lambda content, router: int.from_bytes(content, "big"),
     3: lambda content, router: ~int.from_bytes(content, "big"),
@@ -117,7 +117,7 @@ def _write(major: int, data: Bytes, out: list[Bytes], budget: list[int]) -> None
 
 
 def _put(items: Iterable[Any], size: int, out: list[Bytes], budget: list[int], depth: int) -> None:
-    # Append the encoding of each of `items`, of at least `size` bytes in all.
+    # Append the encoding of each item; together they take at least `size` bytes.
     if depth < 0:
         raise RecursionError("nested too deep")
     budget[0] -= size
@@ -161,7 +161,7 @@ def _put(items: Iterable[Any], size: int, out: list[Bytes], budget: list[int], d
         elif kind is dict or kind is Kwargs:
             if kind is Kwargs:
                 append(b"\xc7")
-            pairs = iter(item.items())  # from here on any change by another thread raises
+            pairs = iter(item.items())  # from here on a change by another thread raises
             size = len(item)
             append(_BYTES[0xA0 + size] if size < 24 else head(0xA0, size))
             _put(_flatten(pairs), 2 * size, out, budget, depth - 1)
@@ -175,7 +175,7 @@ def _put(items: Iterable[Any], size: int, out: list[Bytes], budget: list[int], d
                 _write(0x40, array[1], out, budget)
             else:
                 if kind is list:
-                    item = item[:]  # as another thread may change it meanwhile
+                    item = item[:]  # another thread may change it meanwhile
                     size = len(item)
                 append(_BYTES[0x80 + size] if size < 24 else head(0x80, size))
                 _put(item, size, out, budget, depth - 1)
@@ -194,12 +194,12 @@ def _put(items: Iterable[Any], size: int, out: list[Bytes], budget: list[int], d
 def encode(value: Any, limit: int | None = None, name: str = "value") -> bytes:
     """Return `value` as CBOR.
 
-    :param value: what to send; see :data:`ENCODERS` and :mod:`mitogen.core.values` for its types.
-    :param int limit: the most bytes it may take; None for no limit. Checked all along, and exactly
-        at the end.
-    :param str name: what the value is called in an error.
+    :param value: value to send; see :data:`ENCODERS` and :mod:`mitogen.core.values` for types.
+    :param int limit: maximum size in bytes; None for no limit. Checked throughout, and
+        exactly at the end.
+    :param str name: name of the value in an error text.
     :rtype: bytes
-    :raises EncodeError: it holds something that cannot be sent, or itself, or it is too large.
+    :raises EncodeError: it contains something unsendable, or itself, or it is too large.
     """
     out: list[Bytes] = []
     limit = limit or 1 << 62
@@ -212,7 +212,7 @@ def encode(value: Any, limit: int | None = None, name: str = "value") -> bytes:
 
 
 def check_hashes(keys: list[Any]) -> None:
-    """Refuse `keys` that were made to collide; see :data:`MAX_COLLISIONS`."""
+    """Raise ValueError for `keys` that were made to collide; see :data:`MAX_COLLISIONS`."""
     if len(keys) - len(set(map(hash, keys))) > MAX_COLLISIONS:
         raise ValueError("too many keys that hash alike")
 
@@ -221,16 +221,16 @@ def decode_next(data: Bytes, position: int = 0, router: Any = None) -> tuple[Any
     """Decode one item of a CBOR sequence (RFC 8742).
 
     :param data: :class:`bytes`, or a :class:`memoryview` of bytes.
-    :param int position: the byte that the item begins at.
-    :param router: handed to the functions in :data:`TAG_DECODERS`.
+    :param int position: offset of the item's first byte.
+    :param router: passed to the functions in :data:`TAG_DECODERS`.
     :returns: the value, and the position after it.
-    :raises StreamError: whatever is wrong; its `__context__` is the cause.
+    :raises StreamError: for every failure; its `__context__` is the cause.
     """
     size = len(data)
     text: Any = bytes.decode if type(data) is bytes else lambda view: str(view, "utf-8")
 
     def take(count: int, depth: int) -> list[Any]:
-        # A list of the next `count` items, with at most `depth` levels below.
+        # Return a list of the next `count` items, nested at most `depth` levels deep.
         nonlocal position
         if count > size - position:
             raise IndexError
@@ -270,7 +270,7 @@ def decode_next(data: Bytes, position: int = 0, router: Any = None) -> tuple[Any
                 byte = data[position]
                 if byte >> 5 not in (2, 4, 5):
                     break
-                position += 1  # the content at hand: spares a call, and the bytes a copy
+                position += 1  # decode the content inline: saves a call, and a copy of bytes
             if major == 6:
                 value = take(1, depth - 1)[0]
             elif major == 5:
@@ -301,7 +301,7 @@ def decode_next(data: Bytes, position: int = 0, router: Any = None) -> tuple[Any
 
     try:
         value = take(1, 2 * MAX_DEPTH + 2)[0]
-        if position > size:  # a short text, all others are checked
+        if position > size:  # a short text; all other items were checked
             raise IndexError
         return value, position
     except Exception as failure:
@@ -310,12 +310,12 @@ def decode_next(data: Bytes, position: int = 0, router: Any = None) -> tuple[Any
             "cannot unpickle message: %s at byte %d" % (reason, position)
         ) from failure
     finally:
-        # It refers to itself; the data must not wait for the garbage collector.
+        # The closure refers to itself; free the data without the garbage collector.
         take = None  # type: ignore[assignment]  # it is not called again
 
 
 def decode(data: Bytes, router: Any = None) -> Any:
-    """Return the value of which `data` is the CBOR, and the whole of it.
+    """Decode `data`, which must be exactly one CBOR item, and return its value.
 
     Arguments and errors are those of :func:`decode_next`.
     """

@@ -1,6 +1,6 @@
 """
-Context and Sender: the objects that stand for a context of the tree and for a mailbox in it, and
-their forms on the wire.
+Context and Sender: objects that represent a context of the tree and a mailbox in it, and their
+encoding on the wire.
 
 Part of the preamble (mitogen/core/__init__.py): every byte of it goes to every child.
 
@@ -37,17 +37,17 @@ if TYPE_CHECKING:
 
 class Context(Late):
     """
-    A context of the tree, as seen from here.
+    A context of the tree, as seen from this one.
 
     :param Router router: router of this context
-    :param int context_id: which one
-    :param str name: for people
+    :param int context_id: id of the represented context
+    :param str name: name for display
     """
 
     more = "contexts"
-    #: `user@host:pid`-like name of the process, where known.
+    #: Name of the process, such as `user@host:pid`, if known.
     remote_name: str | None = None
-    #: The context that it was connected through, if any.
+    #: The context that this one was connected through, if any.
     via: Any = None
 
     def __init__(self, router: Router, context_id: int, name: str | None = None) -> None:
@@ -69,24 +69,24 @@ class Context(Late):
         return "Context(%s, %r)" % (self.context_id, self.name)
 
     if TYPE_CHECKING:
-        # The same as in parent.py; of what else is found there only the name is looked at.
+        # As in tree/contexts.py; for the other late attributes only the name is checked.
         def call(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...
         def call_async(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Receiver: ...  # noqa: F405
         def call_no_reply(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> None: ...
         def submit(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
 
     def send(self, msg: Message) -> None:
-        """Send `msg` there; its `handle` says which mailbox."""
+        """Send `msg` to the mailbox `msg.handle` of this context."""
         msg.dst_id = self.context_id
         self.router.route(msg)
 
 
 class Sender:
     """
-    Sends values to a mailbox. It can be passed to other contexts.
+    The sending end of a mailbox. It can be passed to other contexts.
 
-    :param Context context: where the mailbox is
-    :param int dst_handle: which one
+    :param Context context: context that owns the mailbox
+    :param int dst_handle: handle of the mailbox
     """
 
     if TYPE_CHECKING:
@@ -100,15 +100,15 @@ class Sender:
 
     def send(self, data: Any, enc: int = 0) -> None:
         """
-        Send a value; with `Message.ENC_BIN`, bytes as they are.
+        Send a value; with `Message.ENC_BIN`, send bytes unchanged.
 
-        :raises EncodeError: it cannot be sent
+        :raises EncodeError: the value cannot be sent
         :raises TimeoutError: the receiver did not read for CREDIT_TIMEOUT seconds
         """
         self.context.send(Message.encoded(data, enc, handle=self.dst_handle))
 
     def close(self) -> None:
-        """End the receiver's iteration once it has read what was sent."""
+        """End the receiver's iteration once it has read all earlier values."""
         self.context.send(Message.dead(handle=self.dst_handle))
 
 

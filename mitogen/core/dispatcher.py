@@ -1,9 +1,9 @@
 """
-The dispatcher: runs calls, one after the other, on a child's main thread.
+The dispatcher: runs calls one at a time on a child's main thread.
 
 Part of the preamble (mitogen/core/__init__.py): every byte of it goes to every child.
 
-Threads: run() on the main thread; messages and wake-ups come from the broker's.
+Threads: run() on the main thread; messages and wake-ups come from the broker thread.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
 
 def takes_econtext(func: Callable[..., R]) -> Callable[..., R]:
     """
-    Have `func` called with `econtext=` (an ExternalContext) when it is called from afar.
+    Mark `func` to be called with `econtext=`, an ExternalContext, by calls from other contexts.
 
-    Its callers do not pass that, which types cannot say: to a type checker they may pass anything.
+    Callers do not pass that argument. Types cannot express this, so any arguments type-check.
     """
     func.mitogen_takes_econtext = True  # type: ignore[attr-defined]
     return func
 
 
 def takes_router(func: Callable[..., R]) -> Callable[..., R]:
-    """Have `func` called with `router=` when it is called from afar; see takes_econtext()."""
+    """Mark `func` to be called with `router=` by other contexts; see takes_econtext()."""
     func.mitogen_takes_router = True  # type: ignore[attr-defined]
     return func
 
 
 class Dispatcher:
-    """Runs calls, one after the other, on the thread that calls run(): the main thread."""
+    """Queue of calls, run one at a time on the thread that calls run(): the main thread."""
 
     def __init__(self, econtext: ExternalContext) -> None:
         self.econtext = econtext
@@ -55,7 +55,7 @@ class Dispatcher:
         self.current: Message | None = None
         self.interruptible = False
         self.errors: dict[str, CallError] = {}
-        # Services answer for themselves; first_call.py sees to what is not for the main thread.
+        # Services check authority themselves; first_call.py diverts calls for other threads.
         for handle in CALL_FUNCTION, CALL_SERVICE, CANCEL:
             policy: Any = handle != CALL_SERVICE and has_parent_authority
             self.router.add_handler(self.on_call, handle, policy=policy, consumer=True)
@@ -71,17 +71,17 @@ class Dispatcher:
             self.wake()
 
     def wake(self) -> None:
-        """Any thread: have run() look at its queue."""
+        """Any thread: wake run() to check its queue."""
         if self.asleep:
             self.asleep = False
             try:
                 self.lock.release()
             except RuntimeError:
-                # It was about to, anyway.
+                # run() is already awake.
                 pass
 
     def end(self) -> None:
-        """Any thread: have run() return after the current call."""
+        """Any thread: make run() return after the current call."""
         self.ended = True
         self.wake()
 
@@ -96,7 +96,7 @@ class Dispatcher:
                 self._run_one(msg)
                 self.current = None
                 self.router.consumed(msg)
-                # Answers to calls that wait already go out together, by whichever thread is first.
+                # Answers to calls that are already queued are written together, at the first flush.
                 continue
             stream = self.router.routes.parent
             if stream and stream.backlog:
@@ -110,7 +110,7 @@ class Dispatcher:
     def _run_one(self, msg: Message) -> None:
         chain_id = reply = None
         try:
-            # Before the first call; it may not be for this thread.
+            # Runs once, before the first call; that call may belong to another thread.
             if not self.econtext.stdout_log and fetch("first_call").install(self.econtext, msg):
                 return
             name, args, kwargs = decode(msg.data, self.router)
@@ -128,7 +128,7 @@ class Dispatcher:
             reply = CallError(e)
             if chain_id:
                 self.errors[chain_id] = reply
-            # What the end interrupts is nobody's error.
+            # Calls interrupted by shutdown are not logged.
             if not (msg.reply_to or self.ended):
                 self.router.log(ERROR, "call without answer: %s", reply)
         if msg.reply_to:
@@ -140,7 +140,7 @@ class Dispatcher:
     def _find(self, module_name: str, class_name: str, name: str, kwargs: dict[str, Any]) -> Any:
         if module_name == "__main__":
             self.econtext.import_main()
-        # Waits, should another thread be importing it.
+        # Waits if another thread is importing the module.
         owner = import_module(module_name)
         for part in class_name.split(".") if class_name else ():
             owner = getattr(owner, part)

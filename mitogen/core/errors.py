@@ -1,5 +1,5 @@
 """
-The errors of this library. One class is the root of all; the class shows who is at fault.
+The errors of this library. They share one root; the class shows which side is at fault.
 
 Part of the preamble (mitogen/core/__init__.py): every byte of it goes to every child.
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 class Error(Exception):
-    """Root of all errors raised here; `fmt % args` is the text."""
+    """Root of all errors of this library; `fmt % args` is the text."""
 
     def __init__(self, fmt: Any = None, *args: object) -> None:
         Exception.__init__(self, fmt % args if args else fmt or "")
 
 
 class StreamError(Error):
-    """A connection could not be made, was lost, or carried what is not the protocol."""
+    """A connection could not be made, was lost, or carried data that is not the protocol."""
 
 
 class ChannelError(Error):
-    """The far end of a mailbox has gone, or ended the flow."""
+    """The far end of a mailbox is gone, or it ended the flow."""
 
     if TYPE_CHECKING:
         remote_msg: str
@@ -39,18 +39,18 @@ class TimeoutError(Error):
 
 
 class EncodeError(Error, TypeError):
-    """The sender's fault: a value cannot be sent; the text has the path to it."""
+    """A value that cannot be sent; the text has the path to it. The sender is at fault."""
 
 
 class CallError(Error):
     """
-    A call failed in the far context. Where the remote error is a built-in Exception, this is one
-    of that type too.
+    A call that failed in the far context. If the remote error is a built-in Exception, this error
+    is an instance of that type as well.
 
     :param fmt: text, or the exception
     """
 
-    #: Remote type `module.Name`, its text, and the remote traceback.
+    #: Remote error's type as `module.Name`, its text, and the remote traceback.
     type_name: str | None
     message: str | None
     traceback: str | None

@@ -1,8 +1,9 @@
 """
-What a sender does that has to wait: for credit, for room on a slow stream, for a long message to go
-out. core.Router imports it on a program's thread when that first happens.
+Waits of a sender: for credit, for room on a slow stream, for a long message to be sent. core.Router
+imports this module on a program's thread at the first such wait.
 
-Threads: wait() on a program's; LongSend is pumped by whoever has something for it to go on with.
+Threads: wait() on a program's thread; LongSend.pump() on any, when credit or room becomes
+available.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ __all__ = ["LongSend", "wait"]
 
 class LongSend:
     """
-    A message of more than LONG_SIZE under way in frames: each waits for the credit of the far
-    end's broker, given as frames are put together there, and for room on the stream. So a relay
-    never holds more of it than that credit.
+    A message of more than LONG_SIZE that is being sent in frames. Each frame waits for credit from
+    the far end's broker, granted as frames are reassembled there, and for room on the stream. So a
+    relay never holds more of the message than that credit.
     """
 
     def __init__(self, router: Router, ticket: Ticket, stream: Stream, flow: Window | None) -> None:
@@ -47,7 +48,7 @@ class LongSend:
         router.longs[self.key] = self
 
     def pump(self) -> None:
-        """Any thread: send as many frames as may go now."""
+        """Any thread: send as many frames as credit and the stream allow now."""
         stream = self.stream
         msg = self.msg
         with self.lock:
@@ -59,20 +60,20 @@ class LongSend:
                 self.started = True
                 self.credit -= len(chunk)
             if self.view and not stream.closed:
-                # What ended the loop decides; the stream may have drained since.
+                # The credit decides why the loop ended; the stream may have drained since.
                 if self.credit > 0:
                     stream.when_drained(self.pump)
                 return
         self.end()
 
     def give(self, amount: int) -> None:
-        """Broker thread: the far end has taken in `amount` bytes."""
+        """Broker thread: add `amount` bytes of credit, which the far end has received."""
         with self.lock:
             self.credit += amount
         self.pump()
 
     def end(self, error: str | None = None) -> None:
-        """Any thread: it is out, or will never be; once."""
+        """Any thread: finish, after the last frame or with `error`; idempotent."""
         self.view = None
         if self.router.longs.pop(self.key, None):
             if self.flow:
@@ -86,9 +87,9 @@ core.Router.pacer = LongSend
 
 def wait(router: Router, ticket: Ticket | None, stream: Stream) -> None:
     """
-    A program's thread: sleep until `ticket` is done or, without one, the stream has room.
+    Program's thread: sleep until `ticket` is done or, without one, until the stream has room.
 
-    :raises ChannelError: the receiver, or its context, is gone
+    :raises ChannelError: the receiver or its context is gone
     :raises TimeoutError: the receiver gave no credit for CREDIT_TIMEOUT seconds
     """
     lock: Any = ticket.lock if ticket else core.new_lock()
@@ -97,7 +98,7 @@ def wait(router: Router, ticket: Ticket | None, stream: Stream) -> None:
     while lock and not lock.acquire(True, core.CREDIT_WARNING):
         if not router.broker.alive:
             break
-        # Where bytes are under way, the link's keepalive ends this.
+        # While bytes are in flight, the link's keepalive bounds this wait.
         under_way = ticket is None or (ticket.msg.dst_id, ticket.msg.number) in router.longs
         if ticket and not under_way and _wait_for_credit(router, ticket, lock):
             break

@@ -4,7 +4,7 @@ The protocol's pure part: its numbers, messages, frames, and the two ends of a f
 Part of the preamble (mitogen/core/__init__.py): every byte of it goes to every child.
 
 Rules
-    1. Nothing here touches a descriptor, a thread or a clock; its user holds the locks.
+    1. Nothing here touches a descriptor, a thread or a clock; the caller holds the locks.
 
 Threads: Window and Meter name the lock that their methods need; the rest has no shared state.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mitogen.core.routing import Ticket
 
-# Handles of the protocol. Those that a context without children has no use for are in parent.py.
+# Handles of the protocol. Handles used only by contexts with children are in tree/handles.py.
 GET_MODULE = 100
 CALL_FUNCTION = 101
 FORWARD_LOG = 102
@@ -38,31 +38,31 @@ PING = 115
 CANCEL = 116
 #: Value of `reply_to` that marks a dead message; its data is the reason, UTF-8.
 IS_DEAD = 999
-#: First handle given out for a windowed mailbox.
+#: First handle allocated for a windowed mailbox.
 FIRST_HANDLE = 1000
-#: Handles from here up are not windowed: one-shot replies and unbounded receivers. The number
-#: itself tells both ends, so no handshake is needed.
+#: First of the handles that are not windowed: one-shot replies and unbounded receivers. Both
+#: ends derive this from the number alone, so no handshake is needed.
 FIRST_UNWINDOWED = 1 << 31
-#: Bytes of one frame's payload at most, so that a long message never holds a link.
+#: Largest payload of one frame, in bytes, so that a long message never blocks a link.
 FRAME_SIZE = 131072
-#: Bytes read from a descriptor at once: one full frame and its header.
+#: Bytes read from a descriptor in one call: one full frame and its header.
 CHUNK_SIZE = FRAME_SIZE + 64
-#: Bytes of a message above which its frames wait for the far end's broker (LongSend).
+#: Size of a message, in bytes, above which its frames wait for the far end's broker (LongSend).
 LONG_SIZE = 262144
-#: Bytes of a long message that may be under way.
+#: Bytes of a long message that may be in flight.
 LONG_WINDOW = 1048576
 #: Bytes queued on a stream at which a program's thread sleeps until half of them are gone.
 HIGH_WATER = 262144
-#: Bytes of a flow's first credit.
+#: Initial credit of a flow, in bytes.
 WINDOW = 4194304
-#: The same for log records, and for what a child's programs print.
+#: Initial credit for log records, which include the output of a child's programs, in bytes.
 LOG_WINDOW = 65536
-#: Bytes that a message costs in a window besides its data, so that empty ones are not free.
+#: Bytes that a message costs in a window besides its data, so that empty messages are not free.
 MESSAGE_COST = 64
-#: Seconds without credit after which a waiting sender says so, and after which it fails.
+#: Seconds without credit after which a waiting sender logs a warning, and after which it fails.
 CREDIT_WARNING = 5.0
 CREDIT_TIMEOUT = 30.0
-#: Bytes of a message at most, unless the master says otherwise.
+#: Largest message, in bytes, unless the master configures another limit.
 MAX_MESSAGE_SIZE = 134217728
 
 _HEADER = Struct(">HBLLLLLL")
@@ -75,7 +75,7 @@ MORE, CONT, RAW = 1, 2, 4
 
 class Message:
     """
-    One message: an envelope and its data.
+    A message: an envelope and its data.
 
     :param int dst_id: context that it goes to
     :param int src_id: context that it comes from; set when it is sent
@@ -86,7 +86,7 @@ class Message:
     """
 
     if TYPE_CHECKING:
-        # What core_names.py adds; likewise below.
+        # Added by compat/core_names.py; likewise below.
         ENC_MGC: int
         ENCS: tuple[int, ...]
         HEADER_FMT: str
@@ -123,17 +123,17 @@ class Message:
 
     @classmethod
     def dead(cls, reason: str | None = None, **kwargs: Any) -> Message:
-        """Return a dead message; `reason` is text for the one who waits."""
+        """Return a dead message; `reason` is the text of the waiting side's error."""
         return cls(reply_to=IS_DEAD, data=(reason or "").encode(), **kwargs)
 
     @classmethod
     def pickled(cls, *objs: Any, **kwargs: Any) -> Message:
-        """Return a message that carries values (CBOR, whatever the old name says)."""
+        """Return a message that carries values, as CBOR despite the old name."""
         return cls(data=b"".join(map(encode, objs)), **kwargs)
 
     @classmethod
     def encoded(cls, obj: Any, enc: int = 0, **kwargs: Any) -> Message:
-        """Return a message that carries `obj`: as a value, or with ENC_BIN the bytes themselves."""
+        """Return a message that carries `obj` as a value, or, with ENC_BIN, as raw bytes."""
         return cls(data=obj if enc else encode(obj), flags=enc, **kwargs)
 
     def header(self, size: int, flags: int) -> bytes:
@@ -150,7 +150,7 @@ class Message:
         return head + NUMBER.pack(self.number) if flags & 3 else head
 
     def reply(self, msg: Any, router: Any = None, **kwargs: Any) -> None:
-        """Answer this message with `msg`, a Message or a value; nothing if no answer is awaited."""
+        """Answer this message with `msg`, a Message or a value; no-op if no answer is expected."""
         if self.reply_to and self.reply_to != IS_DEAD:
             if not isinstance(msg, Message):
                 msg = Message(data=encode(msg, None, "result"))
@@ -159,10 +159,10 @@ class Message:
 
     def unpickle(self, throw: bool = True, throw_dead: bool = True) -> Any:
         """
-        Return the value.
+        Return the decoded value.
 
-        :param bool throw: raise it, if it is a CallError
-        :param bool throw_dead: raise ChannelError, if this is a dead message
+        :param bool throw: raise the value if it is a CallError
+        :param bool throw_dead: raise ChannelError if this is a dead message
         """
         if self.reply_to == IS_DEAD:
             if throw_dead:
@@ -186,9 +186,9 @@ class Message:
 
 class Framer:
     """
-    Pure: bytes in, frames out (each a Message, not yet put together).
+    Pure: bytes in, frames out. Each frame is a Message, not yet reassembled.
 
-    :param int limit: bytes of one frame's payload at most
+    :param int limit: largest payload of one frame, in bytes
     """
 
     def __init__(self, limit: int = FRAME_SIZE) -> None:
@@ -196,7 +196,7 @@ class Framer:
         self.rest = b""
 
     def feed(self, data: bytes) -> list[Message]:
-        """Return the frames that `data` completes; StreamError if this is not the protocol."""
+        """Return the frames completed by `data`; raise StreamError if it is not the protocol."""
         if self.rest:
             data = self.rest + data
         size = len(data)
@@ -230,7 +230,7 @@ class Framer:
 
 
 def is_windowed(handle: int) -> bool:
-    """Whether messages to `handle` are a flow with credit: both ends tell by the number alone."""
+    """Return whether messages to `handle` need credit; both ends decide by the number alone."""
     return FIRST_HANDLE <= handle < FIRST_UNWINDOWED or handle in (
         CALL_FUNCTION,
         CALL_SERVICE,
@@ -239,16 +239,16 @@ def is_windowed(handle: int) -> bool:
 
 
 def window_size(handle: int) -> int:
-    """Return the bytes of credit that a flow to `handle` starts with."""
+    """Return the initial credit of a flow to `handle`, in bytes."""
     return LOG_WINDOW if handle == FORWARD_LOG else WINDOW
 
 
 class Window:
     """
-    Pure: the sender's side of a flow. Its user holds `lock` around every method.
+    Pure: the sender's side of a flow. The caller holds `lock` around every method.
 
-    Invariant: nothing passes while `queue` holds something, so order is kept. One message may
-    overdraw, so any size fits.
+    Invariant: while `queue` is not empty no message passes it, so order is kept. One message may
+    overdraw the credit, so any size fits.
     """
 
     def __init__(self, size: int) -> None:
@@ -259,7 +259,7 @@ class Window:
         self.lock = _thread.allocate_lock()
 
     def take(self, cost: int) -> bool:
-        """Return True if a message of `cost` may go now."""
+        """Return True if a message of `cost` may be sent now, and charge it."""
         if self.credit > 0 and not self.queue and not self.busy:
             self.credit -= cost
             return True
@@ -271,7 +271,7 @@ class Window:
         self.queued += cost
 
     def withdraw(self, entry: Ticket) -> Any:
-        """Take `entry` out of the queue; return whether it was there."""
+        """Remove `entry` from the queue; return whether it was queued."""
         for item in self.queue:
             if item[0] is entry:
                 self.queue.remove(item)
@@ -279,7 +279,7 @@ class Window:
                 return True
 
     def pop(self) -> Any:
-        """Return the next entry that may go, or None."""
+        """Remove and return the next entry that may be sent, or None."""
         if self.queue and self.credit > 0 and not self.busy:
             entry, cost = self.queue.popleft()
             self.queued -= cost
@@ -289,9 +289,9 @@ class Window:
 
 class Meter:
     """
-    Pure: the receiver's side of a flow. Credit goes back in halves of the window.
+    Pure: the receiver's side of a flow. Credit is returned once it reaches half of the window.
 
-    The broker alone counts in; who counts out holds the router's lock.
+    Only the broker calls receive(); a caller of consume() holds the router's lock.
     """
 
     def __init__(self, size: int) -> None:
@@ -301,13 +301,13 @@ class Meter:
         self.owed = 0
 
     def receive(self, cost: int) -> Any:
-        """Count a message in; return False if its sender had no credit left to send it."""
+        """Count an arriving message; return False if its sender had no credit left."""
         if self.received - self.credited < self.size:
             self.received += cost
             return True
 
     def consume(self, cost: int) -> int:
-        """Count a message out; return the credit to give now, or 0."""
+        """Count a message as consumed; return the credit to give now, or 0."""
         self.owed += cost
         if self.owed * 2 < self.size:
             return 0

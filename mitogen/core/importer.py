@@ -1,10 +1,10 @@
 """
-The child's importer: modules that come from the parent, for this context and for its children (PEP
-451).
+The child's importer (PEP 451): fetches modules from the parent, for this context and for its
+children.
 
 Part of the preamble (mitogen/core/__init__.py): every byte of it goes to every child.
 
-Threads: an import waits on the thread that imports; the broker's takes modules in.
+Threads: an import waits on the importing thread; the broker thread stores arriving modules.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mitogen.core.io import Action
     from mitogen.core.routing import Router
 
-    # Entries, zlib stream of all sources, own names; and a module's: see Importer.
+    # [entries, zlib stream of all sources, own names], and the entry of a module: see Importer.
     Segment = list[Any]
     Entry = tuple[str | None, Any, Segment, int, Any]
 
@@ -37,15 +37,15 @@ IMPORT_TIMEOUT = 120.0
 
 class Importer(Late):
     """
-    Finds and loads modules that come from the parent (PEP 451).
+    A finder and loader (PEP 451) of modules that come from the parent.
 
-    The program's own top-level names are the master's whatever the target has; everything else is
-    looked for on the target first. `segments` are kept as they came, for children of this context.
+    The program's own top-level names always come from the master, even if the target has them. All
+    other modules are looked up on the target first. Segments are kept unchanged, for the children.
 
-    `own` has the program's own top-level names, or portions of a namespace package; they come with
-    the modules.
+    `own` holds the program's own top-level names, or portions of a namespace package; they arrive
+    with the modules.
 
-    :param Router router: asks the parent through it
+    :param Router router: router that requests to the parent are sent through
     """
 
     more = "first_call"
@@ -59,14 +59,14 @@ class Importer(Late):
         self.own = {"mitogen", *own}
         if TYPE_CHECKING:
             self.core_source = b""
-        #: fullname -> [path, submodules or None, segment, offset, size]; path None: size is why.
+        #: fullname -> (path, submodules or None, segment, offset, size), size a reason if no path.
         self.modules: dict[str, Entry] = {}
         self.pending: dict[str, list[Action]] = {}
         self._sources: dict[int, bytes] = {}
         router.add_handler(self._on_load_module, LOAD_MODULE, policy=has_parent_authority)
 
-    # sys.meta_path holds the importer twice: in front for what is own, at the end for what the
-    # target does not have.
+    # sys.meta_path holds the importer twice: first for the program's own modules, last for modules
+    # that the target does not have.
     def install(self) -> None:
         sys.meta_path.insert(0, self)
         sys.meta_path.append(_LastFinder(self))
@@ -103,7 +103,7 @@ class Importer(Late):
         return spec
 
     def get(self, fullname: str) -> Entry:
-        """Return the entry of a module, asking the parent for one that was not pushed."""
+        """Return the entry of a module; if it was not pushed, request it from the parent."""
         entry = self.modules.get(fullname)
         if entry:
             return entry
@@ -116,7 +116,7 @@ class Importer(Late):
         return self.modules[fullname]
 
     def request(self, fullname: str, done: Action) -> None:
-        """Any thread: ask the parent for a module; `done()` is called when it is here."""
+        """Any thread: request a module from the parent; `done()` is called when it has arrived."""
         self.router.broker.defer(self._request, fullname, done)
 
     def _request(self, fullname: str, done: Action) -> Any:
@@ -135,8 +135,8 @@ class Importer(Late):
 
     def load(self, segment: Segment) -> None:
         """
-        Broker thread: take in a segment: [entries, zlib stream of all sources, own names], each
-        entry [fullname, path, submodules or None, size]; path None: size is why there is none.
+        Broker thread: store a segment [entries, zlib stream of all sources, own names]. An entry is
+        [fullname, path, submodules or None, size]; path None: not found, and size is the reason.
         """
         offset = 0
         self.own.update(segment[2])
@@ -149,7 +149,7 @@ class Importer(Late):
                 done()
 
     def source(self, fullname: str) -> bytes:
-        """Return a module's source as bytes."""
+        """Return the source of a module as bytes."""
         path, submodules, segment, offset, size = self.get(fullname)
         data = self._sources.get(id(segment))
         if data is None:
@@ -162,7 +162,7 @@ class Importer(Late):
     def exec_module(self, module: Any) -> None:
         spec = module.__spec__
         fullname = spec.name
-        # Modules of one segment are imported soon after each other; then its text can go.
+        # Modules of one segment are imported in quick succession; afterwards its text can go.
         if len(self._sources) > 4:
             self._sources.clear()
         module.__file__ = spec.origin

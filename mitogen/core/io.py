@@ -1,5 +1,5 @@
 """
-Descriptors: the poller, the streams to neighbours, and the broker, the thread that does the I/O.
+I/O: the poller, the streams to neighbours, and the broker, the thread that does the I/O.
 
 Part of the preamble (mitogen/core/__init__.py): every byte of it goes to every child.
 
@@ -7,7 +7,7 @@ Rules
     1. Any thread may send. Only the broker thread reads and runs handlers.
     2. The broker thread never waits for credit; a program's thread may.
 
-Threads: as each method names them; "Any thread" where it may be called from all.
+Threads: named by each method; "Any thread" if all threads may call it.
 """
 
 from __future__ import annotations
@@ -44,32 +44,32 @@ ERROR = 40
 
 
 def listen(obj: object, name: str, func: Callable[..., Any]) -> None:
-    """Have `func(*args)` called when `fire(obj, name, *args)` is."""
+    """Register `func` as a callback of the event `name` of `obj`; see fire()."""
     obj.__dict__.setdefault("_signals", {}).setdefault(name, []).append(func)
 
 
 def fire(obj: object, name: str, *args: Any, **kwargs: Any) -> None:
-    """Call what listens for `name` on `obj`, in the order of listening."""
+    """Call the callbacks of the event `name` of `obj`, in the order of registration."""
     for func in list(obj.__dict__.get("_signals", {}).get(name, ())):
         func(*args, **kwargs)
 
 
 def new_lock() -> Lock:
-    """Return a lock that is held: the cheapest thing that one thread can wait for another with."""
+    """Return a held lock, the cheapest way for one thread to wait for another."""
     lock = _thread.allocate_lock()
     lock.acquire()
     return lock
 
 
 class Poller:
-    """Which function to call when a descriptor is ready. pollers.py has faster ones."""
+    """Table of callbacks for ready descriptors. tree/pollers.py has faster implementations."""
 
     def __init__(self) -> None:
         self._poll = select.poll()
         self.table: dict[int, Watched] = {}
 
     def watch(self, fd: int, read: Action | None = None, write: Action | None = None) -> None:
-        """Call `read()` or `write()` when `fd` is ready for it; neither: forget `fd`."""
+        """Call `read()` or `write()` whenever `fd` is ready for it; with neither, unwatch `fd`."""
         old = self.table.get(fd)
         if read or write:
             self.table[fd] = (read, write)
@@ -88,9 +88,9 @@ class Poller:
         return self._poll.poll(seconds and seconds * 1000)
 
     def poll(self, seconds: float | None = None) -> None:
-        """Wait, then call what is ready."""
+        """Wait for ready descriptors, then call their callbacks."""
         for fd, mask in self._wait(seconds):
-            # Looked up late: a function before this one may have closed the descriptor.
+            # Looked up here: an earlier callback may have closed the descriptor.
             read, write = self.table.get(fd, (None, None))
             if read and mask & ~4:
                 read()
@@ -99,7 +99,7 @@ class Poller:
 
 
 def read_fd(fd: int, size: int = CHUNK_SIZE) -> bytes | None:
-    """Return what can be read now: None if nothing, b'' at the end (a pty's EIO as well)."""
+    """Read without blocking: None if nothing is available, b'' at the end (or a pty's EIO)."""
     try:
         return os.read(fd, size)
     except (BlockingIOError, InterruptedError):
@@ -110,9 +110,9 @@ def read_fd(fd: int, size: int = CHUNK_SIZE) -> bytes | None:
 
 class Stream:
     """
-    The framed byte pipe to a neighbour.
+    A byte pipe to a neighbour, split into frames.
 
-    Any thread sends: what the descriptor takes is written at once, the rest by the broker.
+    Any thread sends: data that the descriptor accepts is written at once, the rest by the broker.
     Only the broker reads.
 
     :param Router router: router of this end
@@ -146,14 +146,14 @@ class Stream:
         self.backlog: deque[Bytes] = deque()
         self.queued = 0
         self.waiters: list[Action] = []
-        #: Contexts to which this neighbour sent something: they learn of the end of those.
+        #: Contexts that this neighbour sent messages to: it is notified when one of them ends.
         self.egress_ids: set[int] = set()
         self.received = 0
         os.set_blocking(rfd, False)
         os.set_blocking(wfd, False)
 
     def start(self, data: bytes = b"") -> None:
-        """Broker thread: begin to receive; `data` was read already."""
+        """Broker thread: start receiving; `data` was already read."""
         self._watch()
         if data:
             self.receive(data)
@@ -175,7 +175,7 @@ class Stream:
             self.disconnect("EOF")
 
     def receive(self, data: bytes) -> None:
-        """Broker thread: take in bytes."""
+        """Broker thread: process received bytes."""
         self.received += len(data)
         try:
             for msg in self.framer.feed(data):
@@ -190,7 +190,7 @@ class Stream:
         """
         Any thread: send a frame.
 
-        :param bool cork: more will follow soon: write it together with that
+        :param bool cork: delay the write: another frame will follow soon
         """
         with self.lock:
             if self.closed:
@@ -212,7 +212,7 @@ class Stream:
     def _queue(self, data: Bytes) -> None:
         self.backlog.append(data)
         self.queued += len(data)
-        # After the append: the broker may be quicker than this thread.
+        # Checked after the append, since the broker may race with this thread.
         if len(self.backlog) == 1:
             self.broker.defer(self._watch_if_open)
 
@@ -223,7 +223,7 @@ class Stream:
                 self._watch()
 
     def flush(self) -> None:
-        """Any thread: write what is queued, as far as the descriptor takes it."""
+        """Any thread: write as much of the backlog as the descriptor accepts."""
         with self.lock:
             try:
                 while self.backlog and not self.closed:
@@ -237,7 +237,7 @@ class Stream:
         backlog = self.backlog
         chunk = backlog[0]
         if len(backlog) > 1 and len(chunk) < 4096:
-            # Many small frames: one write.
+            # Combine many small frames into one write.
             chunk = b"".join(backlog)
             backlog.clear()
             backlog.append(chunk)
@@ -258,7 +258,7 @@ class Stream:
             self._watch()
 
     def when_drained(self, func: Action) -> None:
-        """Any thread: have the broker call `func()` when the backlog is small, or at the end."""
+        """Any thread: make the broker call `func()` once the backlog is small, or at the end."""
         self.broker.defer(self._when_drained, func)
 
     def _when_drained(self, func: Action) -> None:
@@ -268,7 +268,7 @@ class Stream:
             self.waiters.append(func)
 
     def disconnect(self, reason: str = "closed") -> None:
-        """Broker thread: close the descriptors and tell the router; once."""
+        """Broker thread: close the descriptors and notify the router; idempotent."""
         with self.lock:
             if self.closed:
                 return
@@ -289,11 +289,11 @@ class Broker:
     """
     The thread that does the I/O.
 
-    :param poller_class: Poller, or one of pollers.py's
-    :param bool activate_compat: accepted for old programs; nothing to do
+    :param poller_class: Poller, or a class of tree/pollers.py
+    :param bool activate_compat: ignored; accepted for old programs
     """
 
-    #: Seconds that a shutdown waits for streams to end by themselves.
+    #: Seconds that a shutdown waits for streams to end on their own.
     shutdown_timeout = 3.0
     poller_class = Poller
 
@@ -308,7 +308,7 @@ class Broker:
         self._ended = new_lock()
         self.alive = True
         self.stopping = self.closing = False
-        #: Who has something to finish before the thread ends, and calls stop() then.
+        #: Objects that keep the thread alive until they finish; each then calls stop().
         self.holds: set[Any] = set()
         self.ident: int | None = None
         self.exit_actions: list[Action] = []
@@ -321,11 +321,11 @@ class Broker:
         _thread.start_new_thread(self.run, ())
 
     def on_thread(self) -> bool:
-        """Return True on the broker's own thread."""
+        """Return True if called on the broker's own thread."""
         return _thread.get_ident() == self.ident
 
     def defer(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """Any thread: have `func` called on the broker thread. N of them cost one byte."""
+        """Any thread: call `func` on the broker thread. Pending calls share one wake-up byte."""
         self._deferred.append((func, args, kwargs))
         if not self._awake and _thread.get_ident() != self.ident:
             self._awake = True
@@ -334,7 +334,7 @@ class Broker:
                     os.write(self.wake_w, b"!")
 
     def after(self, seconds: float, func: Action) -> list[Action]:
-        """Broker thread: have `func()` called later; return a list whose clear() cancels that."""
+        """Broker thread: call `func()` later; return a list whose clear() cancels the call."""
         self._sequence += 1
         cell = [func]
         heappush(self._timers, (now() + seconds, self._sequence, cell))
@@ -360,7 +360,7 @@ class Broker:
         elif timers:
             wait = max(0, timers[0][0] - now())
         self.guard(self.poller.poll, wait)
-        # As many as there are: those that they defer wait for the next turn.
+        # Only the calls queued by now: calls that they defer wait for the next iteration.
         for _ in range(len(self._deferred)):
             func, args, kwargs = self._deferred.popleft()
             self.guard(func, *args, **kwargs)
@@ -369,7 +369,7 @@ class Broker:
                 self.guard(func)
 
     def guard(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """A program's callback that raises must not end the thread that all I/O hangs on."""
+        """Call `func`; report an exception rather than let it end the thread that does all I/O."""
         try:
             func(*args, **kwargs)
         except Exception:
@@ -389,7 +389,7 @@ class Broker:
         self._ended.release()
 
     def shutdown(self) -> None:
-        """Any thread: end the children, then the thread."""
+        """Any thread: end the children, then the broker thread."""
         self.defer(self._shutdown)
 
     def _shutdown(self) -> None:
@@ -400,10 +400,10 @@ class Broker:
             self.stop()
 
     def stop(self) -> None:
-        """Broker thread: end, once nobody holds the broker any more (`holds`)."""
+        """Broker thread: end the thread once `holds` is empty, if shutdown has begun."""
         self.stopping = self.closing and not self.holds
 
     def join(self) -> None:
-        """Wait until the thread has ended."""
+        """Wait until the broker thread has ended."""
         if self._ended.acquire():
             self._ended.release()

@@ -1,15 +1,15 @@
 """
-One way to be late: the table of modules that are imported when they are first needed, and the base
-of objects that find their rarely used attributes in one of those.
+Late imports: the table of modules that are imported at first use, and the base class of objects
+whose rarely used attributes live in one of those modules.
 
 Part of the preamble (mitogen/core/__init__.py): every byte of it goes to every child.
 
 Rules
     1. The table has every module that a file below it in the layering imports late. No import
-       statement inside a function says the same.
-    2. A child's broker thread must not be the first to need one: it does not import.
+       statement inside a function does the same.
+    2. A child's broker thread never imports: a module must be loaded before that thread uses it.
 
-Threads: any but a child's broker thread, where the module is not loaded yet.
+Threads: any; a child's broker thread only for modules that are already loaded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-#: Modules that are imported when first needed, by the name that fetch() and Late know them by.
+#: Key, as passed to fetch() and Late.more, to the module that is imported at first use.
 LATE = {
     "errors": "calls.errors",
     "first_call": "calls.first_call",
@@ -33,24 +33,24 @@ LATE = {
 
 
 def import_module(name: str) -> Any:
-    """Import and return the module of that dotted name."""
+    """Import the module with that dotted name and return it."""
     __import__(name)
     return sys.modules[name]
 
 
 def fetch(name: str) -> Any:
-    """Return a module of LATE, imported if this is its first use."""
+    """Return a module of LATE, importing it at first use."""
     return import_module("mitogen." + LATE[name])
 
 
 class Late:
     """
-    Base of objects whose rarely used attributes another module has.
+    Base of objects whose rarely used attributes are defined in another module.
 
     That module's `find_late(obj, name)` returns the attribute or raises AttributeError.
     """
 
-    #: Name of the module in LATE that has more attributes of this.
+    #: Key in LATE of the module that defines the other attributes.
     more: str
 
     def __getattr__(self, name: str) -> Any:

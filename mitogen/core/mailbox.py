@@ -1,10 +1,10 @@
 """
 Mailboxes that threads wait on: Latch, Receiver, Channel.
 
-They are no part of core.py because a context that only runs calls needs none; the names are found
-there all the same (`mitogen.core.Receiver`), imported at first use.
+They are not part of the preamble because a context that only runs calls needs none of them. The
+names are available as `mitogen.core.Receiver` etc., imported at first use.
 
-Threads: a Latch may be put to and waited on by any; Receivers are filled by the broker.
+Threads: any thread may put to a Latch and wait on it; the broker thread fills Receivers.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ __all__ = ["Channel", "Latch", "LatchError", "Receiver"]
 
 
 class LatchError(Error):
-    """A latch was closed while, or before, it was waited for."""
+    """A latch that was closed before or during a wait on it."""
 
 
 class Latch:
-    """A queue on which any number of threads may wait; `notify(latch)` is called at each put."""
+    """A queue that any number of threads may wait on; each put calls `notify(latch)`."""
 
     notify: Notify | None = None
     closed = False
@@ -58,13 +58,13 @@ class Latch:
         return not self._items
 
     def close(self) -> None:
-        """Have everyone who waits, now or later, get LatchError once the queue is empty."""
+        """Close the latch: once it is empty, present and future waits raise LatchError."""
         self.closed = True
         while self._waiters:
             self._wake()
 
     def put(self, obj: Any = None) -> None:
-        """Append `obj`; LatchError if the latch is closed."""
+        """Append `obj`; raise LatchError if the latch is closed."""
         if self.closed:
             raise LatchError("latch is closed")
         self._items.append(obj)
@@ -109,25 +109,25 @@ class Latch:
             try:
                 self._waiters.remove(lock)
             except ValueError:
-                # Chosen: if this thread leaves (signal, deadline), the item is another's.
+                # Already woken: if this thread leaves (signal, deadline), wake another one.
                 if self._items and self._waiters:
                     self._wake()
 
 
 class Receiver:
     """
-    A mailbox that threads read from. It iterates until its sender closes it.
+    A mailbox that threads read from. Iteration ends when the sender closes it.
 
     :param Router router: router of this context
     :param int handle: None for a new handle
-    :param bool persist: False: for one message only
-    :param Context respondent: accept only what comes from there; its loss is a dead message
+    :param bool persist: False: accept one message only
+    :param Context respondent: accept only its messages; its loss is delivered as a dead message
     :param policy: `policy(msg, stream)` returns whether a message is accepted
     :param bool overwrite: replace an existing handler
-    :param window: None: take in without bound, for a program that reads only after all is sent
+    :param window: None: queue without limit, for a program that reads only after all is sent
     """
 
-    #: Called with this Receiver whenever something arrives, on the broker thread.
+    #: Callback for each arriving message, called with this Receiver on the broker thread.
     notify: Notify | None = None
     raise_channelerror = True
     closed_msg = "the Receiver has been closed"
@@ -173,7 +173,7 @@ class Receiver:
             self.notify(self)
 
     def close(self) -> None:
-        """Take in nothing more; who waits gets ChannelError, and so does a sender that waits."""
+        """Stop receiving; a waiting reader and a waiting sender get ChannelError."""
         if self.handle is None:
             return
         try:
@@ -185,7 +185,7 @@ class Receiver:
             self.router.consumed(self._latch.get())
         for src_id, handle in list(self.router.meters):
             if handle == self.handle:
-                # With no bytes: the flow is at its end.
+                # Credit of zero bytes ends the flow.
                 self.router.meters.pop((src_id, handle), None)
                 self.router.send_credit(src_id, handle, 0, 0)
         self.handle = None
@@ -233,12 +233,12 @@ class Receiver:
 
 class Channel(Sender, Receiver):
     """
-    A Receiver here and a Sender to a mailbox there, in one object (kept for old programs).
+    A Receiver here and a Sender to a mailbox of `context`, in one object (kept for old programs).
 
     :param Router router: router of this context
-    :param Context context: where to send
-    :param int dst_handle: to which mailbox
-    :param int handle: own handle, None for a new one
+    :param Context context: context to send to
+    :param int dst_handle: handle of the mailbox there
+    :param int handle: handle of the Receiver; None for a new one
     """
 
     def __init__(

@@ -1,16 +1,16 @@
 """
-Router: decides where a message goes, delivers those for this context to its handlers, and ends
-every wait whose answer cannot come any more.
+The router: routes messages, delivers those for this context to its handlers, and ends every wait
+whose answer can no longer arrive.
 
 Part of the preamble (mitogen/core/__init__.py): every byte of it goes to every child.
 
 Rules
-    1. The broker thread routes what came in and runs handlers. A handler never blocks, never
+    1. The broker thread routes incoming messages and runs handlers. A handler never blocks, never
        imports and never runs a program's code. Only fixed-size payloads of the protocol itself are
-       read there.
+       decoded on that thread.
     2. Every wait has an end: a reply, a dead message, a deadline or the broker's exit.
 
-Threads: any thread may route() a message of its own; all else as each method names it.
+Threads: any thread may route() a message of its own; other methods name their thread.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ if TYPE_CHECKING:
 
     MessageHandler = Callable[[Message], object]
     Policy = Callable[[Message, Stream | None], object]
-    # Function, whether it persists, policy, respondent's id, whether it sees to consumed().
+    # Function, whether it persists, policy, respondent's id, whether it calls consumed() itself.
     Handler = tuple[MessageHandler, bool, Policy | None, int | None, bool]
 
 
 class RouteTable:
-    """Pure: which stream leads to which context. What is not known leads to the parent."""
+    """Pure: context id to the stream that leads there. Unknown ids lead to the parent."""
 
     def __init__(self) -> None:
         self.streams: dict[int, Stream] = {}
@@ -72,7 +72,7 @@ class RouteTable:
         return self.streams.get(context_id, self.parent)
 
     def admits(self, msg: Message, stream: Stream) -> bool:
-        """Whether a reply to `msg` would take the stream it came in on."""
+        """Return whether a reply to `msg` would take the stream that it arrived on."""
         auth = msg.auth_id
         src = msg.src_id
         get = self.streams.get
@@ -80,7 +80,7 @@ class RouteTable:
         return get(auth, parent) is stream and (src == auth or get(src, parent) is stream)
 
     def remove(self, stream: Stream) -> list[int]:
-        """Forget a stream; return the ids that it led to."""
+        """Remove a stream; return the ids that it led to."""
         ids = [i for i, s in list(self.streams.items()) if s is stream]
         for i in ids:
             del self.streams[i]
@@ -90,7 +90,7 @@ class RouteTable:
 
 
 class Node:
-    """Who a router is: its context id and its ancestors' ids, nearest first."""
+    """Identity of a router: its context id and its ancestors' ids, nearest first."""
 
     def __init__(self, context_id: int = 0, parent_ids: Iterable[int] = ()) -> None:
         self.context_id = context_id
@@ -98,18 +98,18 @@ class Node:
 
 
 def has_parent_authority(msg: Message, _stream: Stream | None = None) -> bool:
-    """Policy: accept what carries the authority of this context or of one of its ancestors."""
+    """Accept messages with the authority of this context or of one of its ancestors (a policy)."""
     node = msg.router.node
     return msg.auth_id == node.context_id or msg.auth_id in node.parent_ids
 
 
 def is_neighbour(msg: Message, stream: Any) -> bool:
-    """Policy: accept only what the context at the other end of `stream` sent itself."""
+    """Accept only messages sent by the context at the other end of `stream` (a policy)."""
     return bool(stream) and msg.src_id == stream.remote_id
 
 
 class Ticket:
-    """A message that is queued or under way in frames, and the thread that waits for it."""
+    """A message that is queued or being sent in frames, and the lock of its waiting thread."""
 
     error: str | None = None
 
@@ -126,10 +126,10 @@ class Ticket:
 
 class Router:
     """
-    Decides where a message goes; knows the handlers of this context.
+    Router of a context: routes its messages and holds its handlers.
 
-    :param Broker broker: does the I/O
-    :param Node node: who this context is
+    :param Broker broker: broker that does the I/O
+    :param Node node: identity of this context
     """
 
     if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class Router:
     unidirectional = False
     #: `trace("send" or "receive", msg)`, or None.
     trace: Callable[[str, Message], object] | None = None
-    #: flow.LongSend, once that is imported; until then long messages go without pause.
+    #: flow.LongSend once imported; before that long messages are sent without pacing.
     pacer: type[LongSend] | None = None
     refused_msg = "refused by policy"
     invalid_handle_msg = "invalid handle"
@@ -175,7 +175,7 @@ class Router:
         broker.exit_actions.append(self._on_broker_exit)
 
     def log(self, level: int, fmt: str, *args: object) -> None:
-        """Any thread: record something; a child sends it up, a master hands it to logging."""
+        """Any thread: log a record; a child sends it to the master, a master uses `logging`."""
 
     # -- contexts and handlers
 
@@ -186,7 +186,7 @@ class Router:
         create: bool = True,
         name: str | None = None,
     ) -> Any:
-        """Return the Context with that id: always the same object, made if `create`."""
+        """Return the Context with that id: always the same object, created if `create`."""
         context = self._contexts.get(context_id)
         if context is None and create:
             context = self.context_class(self, context_id, name)
@@ -206,15 +206,15 @@ class Router:
         consumer: bool = False,
     ) -> int:
         """
-        Have the broker call `fn(msg)` for each message to `handle`; return the handle.
+        Register `fn(msg)` as the broker's callback for messages to `handle`; return the handle.
 
-        :param int handle: None for a new one
-        :param bool persist: False: for one message only
+        :param int handle: None for a new handle
+        :param bool persist: False: remove the handler after one message
         :param policy: `policy(msg, stream)` returns whether a message is accepted
-        :param Context respondent: accept only what comes from there; its loss is a dead message
+        :param Context respondent: accept only its messages; its loss is delivered as a dead message
         :param bool overwrite: replace an existing handler
-        :param bool consumer: `fn` sees to Router.consumed() itself
-        :raises Error: there is a handler for that handle
+        :param bool consumer: `fn` calls Router.consumed() itself
+        :raises Error: the handle already has a handler
         """
         if hasattr(policy, "context_id") or callable(respondent):
             policy, respondent = respondent, policy  # type: ignore[assignment]  # old order
@@ -229,7 +229,7 @@ class Router:
         return handle
 
     def expect(self, fn: MessageHandler, context_id: int) -> int:
-        """Have `fn(msg)` called with one answer, from that context; return its handle."""
+        """Register `fn(msg)` for one answer from that context; return the handle."""
         handle = next(self._reply_numbers)
         self.handlers[handle] = (fn, False, None, context_id, True)
         if not self.broker.alive:
@@ -237,13 +237,13 @@ class Router:
         return handle
 
     def new_handle(self, windowed: bool = True) -> int:  # type: ignore[return]  # never at its end
-        """Return an unused handle; its number tells both ends whether it is a windowed flow."""
+        """Return an unused handle; its number determines whether it is a windowed flow."""
         for handle in self._handle_numbers if windowed else self._reply_numbers:
             if handle not in self.handlers:
                 return handle
 
     def del_handler(self, handle: int) -> None:
-        """Forget the handler of `handle`; KeyError if there is none."""
+        """Remove the handler of `handle`; raise KeyError if there is none."""
         del self.handlers[handle]
 
     def _on_broker_exit(self) -> None:
@@ -253,7 +253,7 @@ class Router:
         for long_send in list(self.longs.values()):
             long_send.end(why)
         for handle, handler in list(self.handlers.items()):
-            # Those of the protocol itself wait for nothing.
+            # Handlers of the protocol itself have no waiting side.
             if handle >= FIRST_HANDLE and self.handlers.pop(handle, None):
                 handler[0](self._dead(handle, handler[3], why))
 
@@ -269,11 +269,11 @@ class Router:
         """
         Any thread: send a message of this context's own.
 
-        Called on a program's thread it may sleep: for credit, or until a slow link has taken
-        what is queued.
+        On a program's thread this may sleep: for credit, or until a slow link has accepted
+        the queued data.
 
         :param bool wait: False: never sleep
-        :param bool cork: more will follow at once
+        :param bool cork: another message will follow at once
         :raises TimeoutError: no credit came within CREDIT_TIMEOUT
         """
         me = msg.src_id = msg.auth_id = self.context_id
@@ -300,12 +300,12 @@ class Router:
             fetch("waiting").wait(self, ticket, stream)
 
     def _route_home(self, msg: Message) -> None:
-        """Broker thread: what does not leave this context: its own, too large, or lost."""
+        """Broker thread: handle a message that is local, too large or has no route."""
         if len(msg.data) > self.max_message_size:
             why = self.too_large_msg % self.max_message_size
             self.bounce(msg, why)
             if msg.handle >= FIRST_UNWINDOWED:
-                # An answer: who waits for it gets the reason.
+                # An answer: send the reason to the waiting context instead.
                 msg.__dict__.update(data=why.encode(), reply_to=IS_DEAD)
                 self.route(msg, False)
         elif msg.dst_id == self.context_id:
@@ -332,7 +332,7 @@ class Router:
             else:
                 if flow.queued > self.max_message_size:
                     raise Error("context %d: too many calls wait", msg.dst_id)
-                # A call waits here, its caller does not.
+                # A queued call waits for credit; its caller does not.
                 wait = wait and msg.handle >= FIRST_HANDLE and not self.broker.on_thread()
                 ticket = Ticket(msg, new_lock() if wait else None)
                 flow.push(ticket, cost)
@@ -349,7 +349,7 @@ class Router:
         ticket: Any = None,
         flow: Any = None,
     ) -> Any:
-        """Send a message's frames; one that goes bit by bit is returned if its flow is locked."""
+        """Send a message's frames; return a paced LongSend instead of pumping it, if `flow`."""
         data = msg.data
         size = len(data)
         if size <= FRAME_SIZE:
@@ -367,7 +367,7 @@ class Router:
             ticket.done()
 
     def drain(self, flow: Window) -> None:
-        """Broker thread: send what waited, as far as there is credit."""
+        """Broker thread: send queued messages as far as credit allows."""
         while 1:
             with flow.lock:
                 ticket = flow.pop()
@@ -395,7 +395,7 @@ class Router:
                 self.bounce(ticket.msg, reason)
 
     def bounce(self, msg: Message, reason: str) -> None:
-        """Broker thread: end the wait for an answer to `msg`, in the name of its destination."""
+        """Broker thread: end the wait for an answer to `msg`, on behalf of its destination."""
         src = msg.src_id
         me = self.context_id
         if msg.is_dead:
@@ -428,7 +428,7 @@ class Router:
             self._emit(msg, stream)
 
     def consumed(self, msg: Message) -> None:
-        """Any thread: `msg` was used or dropped: its sender gets its credit back."""
+        """Any thread: return the credit of `msg`, which was used or dropped, to its sender."""
         cost, msg.cost = msg.cost, 0
         if cost:
             with self._lock:
@@ -440,14 +440,14 @@ class Router:
     # -- in
 
     def on_frame(self, msg: Message, stream: Stream) -> None:
-        """Broker thread: check a frame's source, then forward it or take it in."""
+        """Broker thread: check the source of a frame, then accept it."""
         if self.routes.admits(msg, stream):
             self.accept(msg, stream)
         else:
             self.drop(msg, "forged source")
 
     def accept(self, msg: Message, stream: Stream) -> None:
-        """Broker thread: forward a frame whose source is known to be true, or take it in."""
+        """Broker thread: forward or deliver a frame whose source was verified."""
         if msg.dst_id != self.context_id:
             self.forward(msg, stream)
         elif msg.flags & 3:
@@ -456,7 +456,7 @@ class Router:
             self._local(msg, stream)
 
     def forward(self, msg: Message, stream: Stream) -> None:
-        """Broker thread: pass a frame on. Here, in a context without children, nothing is."""
+        """Broker thread: forward a frame. A context without children bounces it instead."""
         if not msg.flags & CONT:
             self.bounce(msg, self.no_route_msg % (msg.dst_id, self.context_id))
 
@@ -469,7 +469,7 @@ class Router:
     def _assemble(self, msg: Message, stream: Stream) -> None:
         src = msg.src_id
         key = (src, msg.number)
-        # Senders fill all pieces but the last: otherwise there could be any number of them.
+        # All frames but the last must be full; otherwise their number would be unbounded.
         if msg.flags & MORE and len(msg.data) != FRAME_SIZE:
             return
         if not msg.flags & CONT:
@@ -478,7 +478,7 @@ class Router:
                 self.partials[key] = [handler, msg, [], MESSAGE_COST, 0]
         part = self.partials.get(key)
         if not part:
-            # Dropped: whoever sends it must not wait for the credit.
+            # The message was dropped: grant the credit, so that its sender does not wait.
             return self.send_credit(src, 0, msg.number, len(msg.data))
         handler, first, chunks = part[:3]
         size = len(msg.data)
@@ -503,7 +503,7 @@ class Router:
             part[4] = 0
 
     def _charge(self, msg: Message) -> Any:
-        """Count a message that is charged to a window; return False on an overrun."""
+        """Charge a message to its window, if it has one; return False on an overrun."""
         if msg.is_dead or not is_windowed(msg.handle):
             return True
         msg.cost = len(msg.data) + MESSAGE_COST
@@ -515,15 +515,15 @@ class Router:
             return meter.receive(msg.cost)
 
     def _admit(self, msg: Message, stream: Stream | None) -> Any:
-        """Return the handler that takes `msg`, after having answered for it if there is none."""
+        """Return the handler for `msg`; if there is none, bounce or drop the message."""
         msg.router = self
         handle = msg.handle
         handler = self.handlers.get(handle)
-        # What comes in several frames is charged when it is whole.
+        # A message of several frames is charged once it is complete.
         if stream and not msg.flags & MORE and not self._charge(msg):
             why = "window overrun"
         elif handler is None:
-            # The flow begins anew, should the handle be used again.
+            # If the handle is used again, a new flow begins.
             self.meters.pop((msg.src_id, handle), None)
             return self.bounce(msg, self.invalid_handle_msg)
         elif handler[3] is not None and handler[3] != msg.src_id:
@@ -539,7 +539,7 @@ class Router:
         self.bounce(msg, why)
 
     def _hand_over(self, handler: Handler, msg: Message) -> None:
-        # Another answer, or the respondent's end, may have come first.
+        # Another answer, or the respondent's end, may have arrived first.
         if handler[1] or self.handlers.pop(msg.handle, None):
             if self.trace:
                 self.trace("receive", msg)
@@ -574,7 +574,7 @@ class Router:
     # -- ends
 
     def on_stream_lost(self, stream: Stream) -> None:
-        """Broker thread: every context that was reached through `stream` is gone."""
+        """Broker thread: remove every context that was reached through `stream`."""
         parent = stream is self.routes.parent
         ids = self.routes.remove(stream)
         for context_id in ids:
@@ -584,7 +584,7 @@ class Router:
         fire(self, "routes_lost", ids, stream)
 
     def _on_del_route(self, msg: Message) -> None:
-        """A neighbour says that a context is gone: believed of those that it leads to."""
+        """Remove a context that a neighbour reports as gone, if the route leads through it."""
         (context_id,) = NUMBER.unpack(msg.data)
         stream = self.routes.get(context_id)
         if stream is self.routes.get(msg.src_id) and context_id != msg.src_id:
@@ -593,7 +593,7 @@ class Router:
             fire(self, "routes_lost", [context_id], stream)
 
     def context_lost(self, context_id: int) -> None:
-        """Broker thread: end every wait for a context."""
+        """Broker thread: end every wait for a lost context."""
         why = self.respondent_disconnect_msg
         for handle, handler in list(self.handlers.items()):
             if handler[3] == context_id:

@@ -1,21 +1,21 @@
 """
-The codec's wider set of types, and its explanation of what it refuses.
+The codec's larger set of types, and error texts for values that it refuses.
 
-:mod:`mitogen.core` holds the types that calls are made of. It imports this module when it meets a
-type or a tag that is not in its tables, a long list of numbers, or a value that it cannot send.
+:mod:`mitogen.core` has the types that calls are made of. It imports this module on a type or a tag
+that is not in its tables, on a long list of numbers, or on a value that it cannot send.
 
-Rules:
+Rules
 
-1. No module is imported for a type before a value of it is sent or received: types are found by
-   name in `sys.modules`, and whoever has such a value has loaded its module.
-2. What is restored is of a type named here. No class of a program is ever looked up by a name that
-   came over the wire, so of the exceptions only the built-in ones pass.
-3. Time and memory are proportional to the length of the content. Conversions between binary and
-   decimal, and greatest common divisors, are not, so these have limits.
-4. Standard tags (RFC 8949, RFC 8746, IANA's registry) wherever they keep value and type; else our
-   own.
+    1. No module is imported for a type before a value of that type is sent or received. Types are
+       found by name in `sys.modules`: a program that has such a value has loaded its module.
+    2. Only types named here are restored. No class of a program is ever looked up by a name from
+       the wire, so built-in exceptions are the only ones accepted.
+    3. Time and memory are proportional to the length of the content. Conversions between binary
+       and decimal, and greatest common divisors, are not, so these have limits.
+    4. Standard tags (RFC 8949, RFC 8746, IANA's registry) are used wherever they keep value and
+       type; private tags otherwise.
 
-Any thread.
+Threads: any.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ TAG_PATH = 60021
 TAG_COMPLETED_PROCESS = 60022
 TAG_EXCEPTION = 60023
 
-#: Every tag that is sent or understood: number, name, content, Python type. Those marked "decoded
-#: only" are never sent. docs/design/wire.rst has this table; a test holds it against the decoders.
+#: All tags that are sent or understood: number, name, content, Python type. Tags marked "decoded
+#: only" are never sent. docs/design/wire.rst has this table; a test compares it to the decoders.
 TAGS = (
     (0, "date and time", "text, RFC 3339", "datetime with an offset of whole minutes"),
     (1, "epoch time", "int or float, seconds", "datetime in UTC; decoded only"),
@@ -141,15 +141,15 @@ TAGS = (
     ),
 )
 
-#: What a Path() can turn out to be. PurePath and Path themselves have no instances.
+#: Concrete path classes. PurePath and Path themselves have no instances.
 PATHS = ("PurePosixPath", "PureWindowsPath", "PosixPath", "WindowsPath")
 
-#: Digits of a Decimal up to which it goes as binary mantissa (tag 4) and not as text. Converting
-#: them takes quadratic time; 640 is the lowest limit that sys.set_int_max_str_digits() can be set
-#: to.
+#: Digits of a Decimal up to which it is sent as a binary mantissa (tag 4) rather than as text. The
+#: conversion takes quadratic time; 640 is the lowest limit that sys.set_int_max_str_digits()
+#: accepts.
 MAX_DIGITS = 600
 
-#: Bits of each part of a Fraction, as reducing it takes quadratic time.
+#: Largest size of each part of a Fraction, in bits: reducing it takes quadratic time.
 MAX_FRACTION_BITS = 16384
 
 #: The proleptic Gregorian ordinal of 1970-01-01.
@@ -179,7 +179,7 @@ def _clock(value: Any) -> list[int]:
 
 
 def _zone(zone: Any) -> list[Any]:
-    # [offset in microseconds, name], each of them or None
+    # Return [offset in microseconds, name]; each may be None.
     from datetime import timedelta, timezone
 
     if zone is None:
@@ -189,7 +189,7 @@ def _zone(zone: Any) -> list[Any]:
             "%r as a time zone cannot be sent; convert with .astimezone(datetime.timezone.utc)"
             % (type(zone),)
         )
-    # The only way to tell a name that was given from one that was made up.
+    # The only way to distinguish a given name from a generated one.
     arguments = zone.__getinitargs__() + (None,)  # type: ignore[attr-defined]  # not in typeshed
     return [arguments[0] // timedelta(microseconds=1), arguments[1]]
 
@@ -252,11 +252,11 @@ _TYPES.update((name, ("pathlib", TAG_PATH, _from_path)) for name in PATHS)
 
 def find_encoder(value: Any) -> Encoder:
     """
-    Return the entry of :data:`mitogen.core.ENCODERS` for a value, and put it there, unless the tag
+    Return the entry of :data:`mitogen.core.ENCODERS` for a value. It is stored there unless the tag
     depends on the value.
 
-    :returns: the tag, and the function that makes its content of the value.
-    :raises TypeError: the value cannot be sent; the text says what to do.
+    :returns: the tag, and the function that converts the value to its content.
+    :raises TypeError: the value cannot be sent; the text suggests a fix.
     """
     kind = type(value)
     exception: Any = ("builtins", TAG_EXCEPTION, _from_exception)
@@ -283,15 +283,15 @@ def _hint(kind: type) -> str:
     return "see mitogen.core.values.TAGS for what can"
 
 
-#: What typed_array() tries, by type of the elements.
+#: Element type to the (tag, format) pairs that typed_array() tries, in order.
 _ARRAYS = {int: ((72, "b"), (77, "h"), (78, "i"), (79, "q")), float: ((86, "d"),)}
 
 
 def typed_array(value: Any) -> tuple[int, bytes] | None:
-    """Return a list or tuple of numbers as an RFC 8746 typed array: `(tag, bytes)`.
+    """Convert a list or tuple of numbers to an RFC 8746 typed array, `(tag, bytes)`.
 
     :param value: not empty.
-    :returns: None if the elements are not all int of up to 64 bits, or all float.
+    :returns: None unless the elements are all int of up to 64 bits, or all float.
     """
     groups = groupby(value, type)  # half the time of set(map(type, value))
     kind = next(groups)[0]
@@ -306,16 +306,17 @@ def typed_array(value: Any) -> tuple[int, bytes] | None:
 
 def explain(value: Any, name: str, failure: Exception) -> str:
     """
-    Return why a value could not be encoded: the path to what is at fault, and what is wrong there.
+    Return the error text for a value that could not be encoded: the path to the offending part, and
+    the reason.
 
-    :param value: what :func:`mitogen.core.encode` was given.
-    :param str name: what it is called there.
-    :param Exception failure: what went wrong.
+    :param value: the argument of :func:`mitogen.core.encode`.
+    :param str name: its name in the text.
+    :param Exception failure: the exception that encoding raised.
     """
     path, reason = "", str(failure) or type(failure).__name__
     if isinstance(failure, RecursionError):
         reason = "nested deeper than %d levels" % core.MAX_DEPTH
-    if not isinstance(failure, OverflowError):  # too large: no part of it is at fault
+    if not isinstance(failure, OverflowError):  # too large: no single part is at fault
         try:
             path, reason = _find(value, set(), {}, 0) or (path, reason)
         except RecursionError:  # little of the stack is left
@@ -324,8 +325,8 @@ def explain(value: Any, name: str, failure: Exception) -> str:
 
 
 def _find(value: Any, done: set[int], above: dict[int, Any], depth: int) -> tuple[str, Any] | None:
-    # (path, reason) of the first part that cannot be sent. `done` are ids of what was found
-    # sendable, `above` maps the id of each container around `value` to itself.
+    # Return (path, reason) of the first part that cannot be sent. `done` has the ids of parts known
+    # to be sendable; `above` maps the id of each container around `value` to that container.
     if id(value) in above:
         return "", "contains itself"
     if id(value) in done or depth > core.MAX_DEPTH:
@@ -349,7 +350,7 @@ _PLAIN = (str, bytes, int, float, bool, type(None), type(Ellipsis))
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    # (step of the path, part) for all that is in a value, in the order of encoding.
+    # Yield (step of the path, part) for each part of a value, in the order of encoding.
     kind = type(value)
     if kind in (dict, core.Kwargs):
         for key, part in value.items():
@@ -360,12 +361,12 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
             yield "[%d]" % index, part
     elif kind not in _PLAIN:
         content = (core.ENCODERS.get(kind) or find_encoder(value))[1](value)
-        # The positions within are ours, and mean nothing to the user.
+        # Positions within the content are internal and would not help the user.
         for part in content if type(content) is list else [content]:
             yield "", part
 
 
-# Receiving: each function is given the content, checked for its type only, and the router.
+# Receiving: each function takes the content, checked for its type only, and the router.
 
 
 def _to_datetime(content: Any, router: Any) -> datetime:
@@ -440,7 +441,7 @@ def _to_full_date(content: Any, router: Any) -> date:
 def _to_decimal(content: Any, router: Any) -> Decimal:
     from decimal import Decimal
 
-    # Text, as that is exact whatever the context's precision.
+    # Converted from text, which is exact at any precision of the decimal context.
     exponent, mantissa = content
     if max(_bits(exponent), _bits(mantissa)) > 10 * MAX_DIGITS // 3:
         raise ValueError("the decimal fraction is too long")
@@ -448,7 +449,7 @@ def _to_decimal(content: Any, router: Any) -> Decimal:
 
 
 def _finite(value: Decimal) -> Decimal:
-    # Where the program's context does not trap it, an exponent out of range makes NaN.
+    # An exponent out of range gives NaN if the program's decimal context does not trap it.
     if not value.is_finite():
         raise ValueError("the exponent is out of range")
     return value
@@ -531,7 +532,7 @@ def _to_set(kind: Any) -> Decoder:
 
 
 def _to_list(order: str, code: str) -> Decoder:
-    # A typed array; memoryview makes the list at once, but does only the machine's own byte order.
+    # Decode a typed array. memoryview converts in one step, but only from the native byte order.
     native = {"little": "<", "big": ">"}[sys.byteorder]
     width = Struct("<" + code).size
 
@@ -598,10 +599,10 @@ def _checked(kind: Any, restore: Decoder) -> Decoder:
 
 def find_decoder(tag: int) -> Decoder:
     """
-    Return the entry of :data:`mitogen.core.TAG_DECODERS` for a tag, and put it there.
+    Return the entry of :data:`mitogen.core.TAG_DECODERS` for a tag, and store it there.
 
-    :param int tag: a number that has no entry.
-    :raises ValueError: this tag is not known.
+    :param int tag: a tag without an entry.
+    :raises ValueError: the tag is unknown.
     """
     entry = _DECODERS.get(tag)
     if entry is None:

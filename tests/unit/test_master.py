@@ -118,7 +118,7 @@ def test_malformed_records_are_logged_as_one_line(tree, records, data):
     one.send(0, core.FORWARD_LOG, data, flags=0)
     one.net.pump()
     (record,) = records
-    assert "a log record of context 1 cannot be read" in record.getMessage()
+    assert "cannot decode a log record from context 1" in record.getMessage()
 
 
 def test_dead_messages_log_nothing(tree, records):

@@ -1,7 +1,7 @@
-"""`context`: each way to reach a context; `router`: a master that is gone after the module.
+"""`context`: each way to reach a context; `router`: a master that ends after the module.
 
-Rules: a context is made once per module and kind. A test that harms one makes its own with
-`connect` and `own_router`, and so leaves the shared one as it was.
+Rules: a context is made once per module and kind. A test that damages one makes its own with
+`connect` and `own_router`, so that the shared one stays intact.
 """
 
 import logging
@@ -16,17 +16,17 @@ import mitogen.core
 import mitogen.master
 from tests import hosts, processes
 
-#: Seconds that a test waits for what should come at once; only a failure takes so long.
+#: Seconds a test waits for an event that should be immediate; only a failure takes this long.
 SOON = 20.0
-#: An interpreter that every account may run.
+#: An interpreter that every account can run.
 PYTHON = "/usr/bin/python3"
 
 
 class Way(NamedTuple):
-    """How to reach a context: *connect* takes (router, sshd, users); *user* is who it runs as."""
+    """A way to reach a context: *connect* takes (router, sshd, users); it runs as *user*."""
 
     connect: Callable[[Any, Any, Any], Any]
-    user: str  # a name in `users`, or "" for whoever runs the tests
+    user: str  # a name in `users`, or "" for the account that runs the tests
     local: bool = False  # needs neither root nor sshd
 
 
@@ -79,15 +79,15 @@ WAYS = {
 
 
 def own_children() -> set[int]:
-    """Return the pids of this process' own children: what it must have reaped.
+    """Return the pids of this process' own children, all of which it must reap.
 
-    Not of theirs: an sshd's session ends when it has noticed that its client did.
+    Grandchildren are left out: an sshd session ends only when it notices the end of its client.
     """
     return {each.pid for each in processes.children() if each.ppid == os.getpid()}
 
 
 class Reached(NamedTuple):
-    """A context and what is known of it beforehand."""
+    """A context, its router and the account it should run as."""
 
     context: Any
     router: Any
@@ -95,7 +95,7 @@ class Reached(NamedTuple):
 
 
 class Records(logging.Handler):
-    """A log handler that can be waited on."""
+    """A log handler with a wait method."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class Records(logging.Handler):
         self.queue.put(record)
 
     def wait_for(self, text: str, timeout: float = SOON) -> logging.LogRecord:
-        """Return the first record from now on whose text holds *text*."""
+        """Return the next record whose text contains *text*."""
         seen = []
         while True:
             try:
@@ -119,7 +119,7 @@ class Records(logging.Handler):
 
 @pytest.fixture
 def records() -> Iterator[Records]:
-    """What the root logger gets during the test."""
+    """Yield the records that the root logger receives during the test."""
     handler = Records()
     logging.getLogger().addHandler(handler)
     yield handler
@@ -128,14 +128,14 @@ def records() -> Iterator[Records]:
 
 @pytest.fixture
 def mirror(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put back what mitogen.unix.connect() sets in this process."""
+    """Restore the variables that mitogen.unix.connect() sets in this process."""
     for name in ("context_id", "parent_id", "parent_ids"):
         monkeypatch.setattr(mitogen, name, getattr(mitogen, name))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def info_level() -> Iterator[None]:
-    """Children forward what the master's loggers let through at the time of connecting."""
+    """Set the level to INFO: a child forwards levels that the master enabled before connecting."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.INFO)
@@ -151,14 +151,14 @@ def router() -> Iterator[mitogen.master.Router]:
 
 @pytest.fixture
 def own_router() -> Iterator[mitogen.master.Router]:
-    """A router for one test, which may do to it what it likes."""
+    """Yield a router for one test, which may damage it."""
     with mitogen.master.Router() as router:
         yield router
 
 
 @pytest.fixture(scope="module", params=list(WAYS))
 def connect(request: pytest.FixtureRequest) -> Callable[[Any], Reached]:
-    """`connect(router)` makes a context in each of the WAYS."""
+    """Return `connect(router)`, which makes a context in each of the WAYS."""
     way = WAYS[request.param]
     sshd, users = None, None
     if not way.local:
@@ -177,7 +177,7 @@ def connect(request: pytest.FixtureRequest) -> Callable[[Any], Reached]:
 
 @pytest.fixture(scope="module")
 def reached(connect: Callable[[Any], Reached], router: Any) -> Iterator[Reached]:
-    """A context, its router and its account, shared by the tests of a module."""
+    """Yield a context, its router and its account, shared by the tests of a module."""
     reached = connect(router)
     yield reached
     reached.context.shutdown(wait=True)

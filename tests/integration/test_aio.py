@@ -1,4 +1,4 @@
-"""mitogen.aio: the same for asyncio programs."""
+"""mitogen.aio: the same operations for asyncio programs."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ from tests.integration.far import threads, work
 
 
 def run(main):
-    """Run `main(router)` with a Router of its own, which leaves nothing."""
+    """Run `main(router)` with its own Router, which must leave nothing behind."""
     before = own_children()
 
     async def around():
@@ -29,13 +29,13 @@ def run(main):
     return result
 
 
-def test_connect_and_call():
+def test_connects_and_calls():
     async def main(router):
         context = await router.local(name="one")
         assert context.name == "one"
         assert (await context.call(work.add, 1, b=3))[0] == 4
-        with pytest.raises(ValueError, match="told you"):
-            await context.call(work.fail, "told you")
+        with pytest.raises(ValueError, match="as expected"):
+            await context.call(work.fail, "as expected")
         with pytest.raises(TypeError):
             await context.call(lambda: 1)
         return await context.call(work.identity)
@@ -43,7 +43,7 @@ def test_connect_and_call():
     assert run(main)[2] == os.getpid()
 
 
-def test_through_another_and_from_a_text():
+def test_connects_through_another_context_and_by_a_spec():
     async def main(router):
         near = await router.local()
         far = await router.local(via=near)
@@ -54,7 +54,7 @@ def test_through_another_and_from_a_text():
     assert run(main).endswith("last")
 
 
-def test_fifty_from_one_gather():
+def test_one_gather_makes_fifty_contexts():
     async def main(router):
         contexts = await asyncio.gather(*(router.local() for _ in range(50)))
         pids = await asyncio.gather(*(c.call(work.identity_of, 0) for c in contexts))
@@ -63,7 +63,7 @@ def test_fifty_from_one_gather():
     assert run(main) == 50
 
 
-def test_calls_of_one_context_are_all_under_way_at_once():
+def test_calls_to_one_context_are_concurrent():
     async def main(router):
         context = await router.local()
         return await asyncio.gather(*(context.call(work.echo, n) for n in range(500)))
@@ -71,7 +71,7 @@ def test_calls_of_one_context_are_all_under_way_at_once():
     assert run(main) == list(range(500))
 
 
-def test_an_error_of_a_connection():
+def test_a_failed_connection_raises():
     async def main(router):
         with pytest.raises(mitogen.core.StreamError, match="cannot start /no/such"):
             await router.local(python_path="/no/such")
@@ -81,7 +81,7 @@ def test_an_error_of_a_connection():
     run(main)
 
 
-def test_cancelling_a_call_interrupts_it_there():
+def test_cancelling_a_call_interrupts_the_context():
     async def main(router):
         context = await router.local()
         started = mitogen.aio.Receiver(router)
@@ -95,7 +95,7 @@ def test_cancelling_a_call_interrupts_it_there():
     assert run(main) == 1
 
 
-def test_a_chain_with_a_thread_of_its_own():
+def test_a_chain_can_have_its_own_thread():
     async def main(router):
         context = await router.local()
         chains = [CallChain(context.context, worker=True) for _ in range(3)]
@@ -108,7 +108,7 @@ def test_cancelling_a_connection_ends_its_process(own_router):
     before = own_children()
 
     async def main(router):
-        # Never becomes a context: it is no Python.
+        # This is not a Python, so it never becomes a context.
         task = asyncio.ensure_future(
             router.local(python_path=["/bin/sh", "-c", "read x; exec cat"])
         )
@@ -139,7 +139,7 @@ def test_a_receiver_iterates_until_it_is_closed():
     assert run(main) == list(range(300))
 
 
-def test_who_waits_on_a_receiver_learns_of_its_end():
+def test_a_waiting_receiver_raises_when_it_closes():
     async def main(router):
         receiver = mitogen.aio.Receiver(router)
         waiting = asyncio.ensure_future(receiver.get())
@@ -156,7 +156,7 @@ def test_who_waits_on_a_receiver_learns_of_its_end():
     run(main)
 
 
-def test_a_sender_that_has_to_wait_does_not_hold_up_the_loop():
+def test_a_sender_without_credit_does_not_block_the_loop():
     async def main(router):
         context = await router.local()
         reply = mitogen.aio.Receiver(router)
@@ -170,7 +170,7 @@ def test_a_sender_that_has_to_wait_does_not_hold_up_the_loop():
     assert run(main) == sum(range(100))
 
 
-def test_shutdown_of_a_context():
+def test_shutdown_ends_the_context():
     async def main(router):
         before = own_children()
         context = await router.local()
@@ -183,7 +183,7 @@ def test_shutdown_of_a_context():
     run(main)
 
 
-def test_over_a_router_of_the_program(own_router):
+def test_an_existing_router_can_be_used(own_router):
     async def main():
         async with mitogen.aio.Router(own_router) as router:
             return await router.local()
@@ -192,7 +192,7 @@ def test_over_a_router_of_the_program(own_router):
     assert context.call(work.echo, 1) == 1
 
 
-def test_no_reply(own_router):
+def test_call_no_reply_returns_none(own_router):
     async def main():
         async with mitogen.aio.Router(own_router) as router:
             context = await router.local()
@@ -203,7 +203,7 @@ def test_no_reply(own_router):
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.TaskGroup came with 3.11")
-def test_a_task_group_that_fails_ends_its_connections():
+def test_a_failed_task_group_ends_its_connections():
     before = own_children()
 
     async def main(router):
@@ -218,7 +218,7 @@ def test_a_task_group_that_fails_ends_its_connections():
     assert own_children() <= before
 
 
-def test_receivers_of_the_plain_kind_work_beside(own_router):
+def test_plain_receivers_work_too(own_router):
     receiver = Receiver(own_router)
 
     async def main():
@@ -233,7 +233,7 @@ def test_receivers_of_the_plain_kind_work_beside(own_router):
 # ---- programs
 
 
-def test_run_a_program():
+def test_runs_a_program():
     async def main(router):
         context = await router.local()
         found = []
@@ -252,7 +252,7 @@ def test_run_a_program():
     run(main)
 
 
-def test_a_program_that_is_too_slow_or_cancelled_is_killed():
+def test_a_timed_out_or_cancelled_program_is_killed():
     async def main(router):
         context = await router.local()
         slow = ["sh", "-c", "echo $$; exec sleep 1000"]

@@ -19,7 +19,7 @@ LONG = "data = '{}'\nprint(len(data), data[-1], {})\n"
 
 @pytest.fixture
 def run(tmp_path):
-    """Make clients of one run, whose main process lives until the test is over."""
+    """Return clients of one run, whose main process lives until the test is over."""
     made = []
     directory = tempfile.mkdtemp(dir=str(tmp_path))
     main = subprocess.Popen(["sleep", "1000"])
@@ -83,15 +83,15 @@ def test_parts_of_a_failed_request_are_sent_again(run, sizes):
     assert [size > 100000 for size in sizes] == [True, True, False]
 
 
-def test_many_long_parts():
-    """Digests are right, even if there are more long parts than are cached."""
+def test_digests_are_right_with_more_parts_than_the_cache_holds():
+    """Digests are right even with more long parts than the cache holds."""
     divider = scripts.Divider()
     texts = [LONG.format(chr(97 + n % 26) * (65536 + n // 2), n).encode() for n in range(60)]
     for text in texts + texts[::-1]:
         assert divider.parts(text) == scripts.Divider().parts(text)
 
 
-def test_output_of_any_size(run):
+def test_output_may_have_any_size(run):
     worker = run()
     command = "head -c 3000000 /dev/zero; echo no >&2; exit 7"
     status, output, error = worker.request("run", STEPS, command, None, {}, None)
@@ -118,7 +118,7 @@ def test_an_account_is_connected_ahead(run, tmp_path):
     assert seen.read_text() == "x\n"
 
 
-def test_an_account_that_cannot_be_connected_ahead(run):
+def test_a_failed_early_connection_is_reported_when_needed(run):
     worker = run()
     ahead = [*STEPS, ["local", {"python_path": "/no/such/python"}, "become"]]
     assert worker.request("run", STEPS, "echo a", None, {}, None, ahead)[:2] == [0, b"a\n"]

@@ -16,7 +16,7 @@ def run(argv, data=b""):
 
 @pytest.mark.root
 @pytest.mark.ssh
-def test_by_ssh(sshd, users):
+def test_a_command_runs_by_ssh(sshd, users):
     keywords = {
         "hostname": "127.0.0.1",
         "port": sshd.port,
@@ -30,7 +30,7 @@ def test_by_ssh(sshd, users):
 
 
 @pytest.mark.root
-def test_in_namespaces(users):
+def test_a_command_runs_in_namespaces(users):
     holder = subprocess.Popen(
         ["unshare", "--uts", "sh", "-c", "hostname inside; echo; exec sleep 600"],
         stdout=subprocess.PIPE,
@@ -48,7 +48,7 @@ def test_in_namespaces(users):
             holder.kill()
 
 
-def test_in_namespaces_of_a_process_that_is_gone():
+def test_namespaces_of_an_ended_process_are_an_error():
     gone = subprocess.Popen(["true"])
     gone.wait()
     with pytest.raises(core.StreamError, match="process .* does not exist"):

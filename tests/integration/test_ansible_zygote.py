@@ -58,7 +58,7 @@ SCRIPTS = {
     "output": "import sys; print('out'); print('err', file=sys.stderr)",
     "status": "import sys; sys.exit(3)",
     "no status": "import sys; sys.exit(None)",
-    "status that is text": "import sys; sys.exit('words')",
+    "text as exit status": "import sys; sys.exit('words')",
     "a large status": "import sys; sys.exit(259)",
     "an error": "def f():\n    raise KeyError('x')\nf()",
     "a syntax error": "def f(:\n",
@@ -95,7 +95,7 @@ SCRIPTS = {
         print(os.path.getsize(path))
         os.unlink(path)
         """,
-    "a thread that goes on": """
+    "a thread that continues": """
         import threading, time
         def late():
             time.sleep(0.2)
@@ -119,7 +119,7 @@ def test_a_script_behaves_as_in_a_new_python(script, context):
 
 
 @pytest.mark.parametrize("environment", [{"A": "1"}, {"LC_ALL": "C"}, {"PYTHONHASHSEED": "7"}])
-def test_environment(environment, context):
+def test_a_script_has_the_given_environment(environment, context):
     script = """
         import os, sys
         print(os.environ.get('A'), os.environ.get('LC_ALL'), sys.flags.hash_randomization)
@@ -130,7 +130,7 @@ def test_environment(environment, context):
 
 
 @pytest.mark.parametrize("version", sorted(PYTHONS), ids=str)
-def test_every_interpreter(version, context):
+def test_every_interpreter_can_be_a_zygote(version, context):
     script = "import sys; print(sys.version_info[:2], 2 ** 70); sys.exit(9)"
     assert run(context, script, PYTHONS[version]) == (
         9,
@@ -139,7 +139,7 @@ def test_every_interpreter(version, context):
     )
 
 
-def test_an_interpreter_that_cannot_be_a_zygote(context, tmp_path, caplog):
+def test_an_unusable_interpreter_is_tried_once(context, tmp_path, caplog):
     """It is tried once, without a message."""
     pythons = hosts.find_pythons()
     if (2, 7) not in pythons:
@@ -154,7 +154,7 @@ def test_an_interpreter_that_cannot_be_a_zygote(context, tmp_path, caplog):
     assert "zygote" not in caplog.text
 
 
-def test_no_interpreter(context):
+def test_a_missing_interpreter_is_an_error(context):
     with pytest.raises(FileNotFoundError):
         run(context, "1", "/no/such/python")
 
@@ -239,7 +239,7 @@ def test_preloaded_modules_are_those_of_the_script(router):
         assert lines[:3] == [str(is_warm), str(value), name]
 
 
-def test_a_module_that_refuses_this_python(router):
+def test_a_module_that_refuses_this_python_exits_each_time(router):
     """It prints a message and exits, once for each script, as ansible.module_utils.basic does."""
     context = router.local(python_path="/usr/bin/python3")
     script = WITH_ZIP.format(archive(basic="print('too old'); raise SystemExit(1)", only_here=""))
@@ -310,8 +310,8 @@ while True:
 def test_a_script_may_clean_up_while_its_context_ends(router, tmp_path):
     """Half a second passes between the exception and the next signal, as in other cases."""
     context = router.local(python_path=sys.executable)
-    said = tmp_path / "said"
-    script = PATIENT.format(str(said)).encode()
+    report = tmp_path / "report"
+    script = PATIENT.format(str(report)).encode()
     parts = [[digest, data] for digest, data in scripts.Divider().parts(script)]
     program = process.Custom(
         "mitogen.ansible.agent.runner.start_script", [sys.executable, parts, {}]
@@ -319,7 +319,7 @@ def test_a_script_may_clean_up_while_its_context_ends(router, tmp_path):
     with context.popen(program, stdin=process.DEVNULL) as popen:
         assert popen.stdout.readline() == b"ready\n"
         context.shutdown(wait=True)
-    assert 0.3 < float(said.read_text()) < 2
+    assert 0.3 < float(report.read_text()) < 2
 
 
 def in_group(number):
@@ -334,7 +334,7 @@ def group_of(pid):
         return 0
 
 
-def test_a_zygote_that_was_killed_is_replaced(context):
+def test_a_killed_zygote_is_replaced(context):
     # A script's parent leads its session; the parent of that is the zygote.
     hang = "import os, time\nprint(os.getppid(), flush=True)\ntime.sleep(1000)"
     parts = [[digest, data] for digest, data in scripts.Divider().parts(hang.encode())]

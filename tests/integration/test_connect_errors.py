@@ -1,7 +1,7 @@
-"""A connection that can't be made: the class says what is wrong, the text has the last output.
+"""A connection that cannot be made: the class identifies the cause, the text has the last output.
 
-Each case is tried from the master and through another context (`via=`), which must make no
-difference to the type; each ends within its deadline and leaves no process and no descriptor.
+Each case is tried from the master and through another context (`via=`), which must not change the
+type; each ends within its deadline and leaves no process and no descriptor.
 """
 
 import os
@@ -28,12 +28,12 @@ PYTHON2 = hosts.find_pythons().get((2, 7))
 EOF = mitogen.parent.EofError
 UNSUPPORTED = mitogen.bootstrap.handshake.UnsupportedPythonError
 TIMEOUT = mitogen.core.TimeoutError
-#: Seconds within which an error that needs no deadline must be there.
+#: Seconds within which an error that needs no deadline must be raised.
 PROMPT = 8.0
 
 
 class Host(NamedTuple):
-    """What a case has to work with."""
+    """The objects that a case works with."""
 
     sshd: Any
     sshd_with: Any
@@ -44,7 +44,7 @@ class Host(NamedTuple):
 
 
 class Case(NamedTuple):
-    """*kwargs* takes a Host; *texts* must all be in the error."""
+    """A failing connection; *kwargs* takes a Host; the error must contain all *texts*."""
 
     name: str
     method: str
@@ -52,7 +52,7 @@ class Case(NamedTuple):
     error: type[Exception]
     texts: Sequence[str]
     within: float = PROMPT
-    kind: str = "plain"  # the account that sudo, su and doas are tried from
+    kind: str = "plain"  # the account from which sudo, su and doas are tried
 
 
 def known(host: Host, name: str) -> dict[str, Any]:
@@ -129,21 +129,21 @@ SSH_CASES = [
         ["looked for", "which is 3.5.9", "3.6 or later"],
     ),
     Case(
-        "no Python, after a motd",
+        "no Python after a motd",
         "ssh",
         lambda h: account(h, "motd", python_path="/nonexistent/python3"),
         UNSUPPORTED,
         ["looked for /nonexistent/python3", "Welcome to the noisy host."],
     ),
     Case(
-        "no Python to be found",
+        "no Python found",
         "ssh",
         lambda h: without_pythons(h).kwargs(),
         UNSUPPORTED,
         ["python3", "found none", "3.6 or later"],
     ),
     Case(
-        "rc file that eats all",
+        "rc file that reads all input",
         "ssh",
         lambda h: account(h, "drain", connect_timeout=1.5),
         TIMEOUT,
@@ -151,7 +151,7 @@ SSH_CASES = [
         4.0,
     ),
     Case(
-        "menu that is a shell",
+        "menu that runs a shell",
         "ssh",
         lambda h: account(h, "menu"),
         EOF,
@@ -256,7 +256,7 @@ BECOME_CASES = [
 
 
 def without_pythons(host: Host) -> hosts.Sshd:
-    """Return an sshd whose sessions find `sh` and nothing else."""
+    """Return an sshd whose sessions find only `sh`."""
     directory = host.sshd.directory / "only_sh"
     directory.mkdir(exist_ok=True)
     if not (directory / "sh").exists():
@@ -267,7 +267,7 @@ def without_pythons(host: Host) -> hosts.Sshd:
 
 @pytest.fixture(scope="module")
 def host(sshd, sshd_with, users, hosts_directory):
-    stub = hosts_directory / "python3.5"  # runs the first stage as a 3.5 would
+    stub = hosts_directory / "python3.5"  # runs the first stage as Python 3.5 would
     stub.write_text(
         "#!/usr/bin/python3\n"
         "import sys\n"
@@ -283,7 +283,7 @@ def host(sshd, sshd_with, users, hosts_directory):
 
 @pytest.fixture(scope="module")
 def vias(router, sshd, users):
-    """`vias(kind)`: a context to connect from, made once; None is the master itself."""
+    """Return `vias(kind)`: a context to connect from, made once; None is the master itself."""
     made: dict[str, Any] = {}
 
     def via(kind):
@@ -291,7 +291,7 @@ def vias(router, sshd, users):
             kwargs = sshd.kwargs(username=getattr(users, kind).name) if kind != "local" else {}
             made[kind] = router.connect("ssh" if kwargs else "local", **kwargs)
             made[kind].call(work.identity)
-            # Modules that connecting needs are there, so that the next look at /proc is the last.
+            # The modules needed to connect are loaded now, so the next look at /proc is final.
             made[kind].call(work.open_local)[0].shutdown(wait=True)
             processes.wait_until(lambda: not made[kind].call(work.belongings)[1])
         return made[kind]
@@ -300,18 +300,18 @@ def vias(router, sshd, users):
 
 
 def state(via):
-    """Return what must be the same afterwards: children and descriptors, here and there."""
+    """Return the state that must not change: children and descriptors, here and there."""
     here = own_children(), len(os.listdir("/proc/self/fd"))
     return here + (tuple(via.call(work.belongings)) if via else ())
 
 
 def nothing_more(now, before):
-    """Whether nothing was added; an earlier test's sshd session may have ended meanwhile."""
+    """Return whether nothing was added; an earlier test's sshd session may have ended meanwhile."""
     return now[0] <= before[0] and now[1] <= before[1] and now[2:] == before[2:]
 
 
 def attempt(router, case, host, via):
-    """Try, and return the error; assert that it was quick and left nothing."""
+    """Try to connect and return the error; assert that it was quick and left nothing."""
     kwargs = case.kwargs(host)
     before = state(via)
     begin = time.monotonic()
@@ -333,25 +333,25 @@ def check(error, case):
 
 
 @pytest.mark.parametrize("case", SSH_CASES, ids=lambda case: case.name)
-def test_ssh(case, router, host, vias):
-    vias("local")  # so that it is there in both looks at the processes
+def test_ssh_errors(case, router, host, vias):
+    vias("local")  # so that it exists in both looks at the processes
     check(attempt(router, case, host, None), case)
 
 
 @pytest.mark.parametrize("case", SSH_CASES, ids=lambda case: case.name)
-def test_ssh_via(case, router, host, vias):
+def test_ssh_errors_through_a_context(case, router, host, vias):
     check(attempt(router, case, host, vias("local")), case)
 
 
 @pytest.mark.parametrize("case", BECOME_CASES, ids=lambda case: case.name)
-def test_become_via_ssh(case, router, host, vias):
+def test_become_errors_through_ssh(case, router, host, vias):
     if case.method == "doas" and not hosts.program("doas"):
         pytest.skip("needs opendoas (`doas` is not installed)")
     check(attempt(router, case, host, vias(case.kind)), case)
 
 
 @pytest.mark.parametrize("kind", ["motd", "line", "eats", "csh", "fish"])
-def test_a_login_that_prints_or_reads_is_no_obstacle(kind, router, host):
+def test_noisy_logins_can_be_connected_to(kind, router, host):
     if kind not in host.users.users:
         pytest.skip("the shell of {!r} is not installed".format(kind))
     context = router.ssh(**account(host, kind))

@@ -1,9 +1,9 @@
 """Contexts in containers: `command`, setns, from_spec, and the rows of containers.TABLE.
 
-Rules: every row is walked with a stand-in on PATH (tests/stand_ins) that writes down what it was
-called with. What can be had here is met for real: chroot, unshare, nsenter, sudo, su, namespaces,
-and LXC, podman and buildah. Those run in a box, mount and PID namespaces of their own, so that
-their state, mounts and processes are gone with it.
+Rules: every row is tested with a stand-in on PATH (tests/stand_ins) that records its arguments. The
+tools available here are tested for real: chroot, unshare, nsenter, sudo, su, namespaces, and LXC,
+podman and buildah. The last three run in a box: mount and PID namespaces of their own, so that
+their state, mounts and processes end with it.
 """
 
 import json
@@ -32,7 +32,7 @@ from tests.unit.methods.test_containers import GOLDEN
 
 STAND_IN = ROOT / "tests" / "stand_ins" / "container_tool.py"
 TOOLS = ("docker", "podman", "buildah", "kubectl", "lxc-attach", "lxc", "incus", "jexec")
-#: A container by each row, as little as it takes.
+#: A container for each row, with the minimal options.
 MINIMAL = {
     "docker": {"container": "web"},
     "podman": {"container": "web"},
@@ -47,7 +47,7 @@ needs_root = pytest.mark.root
 
 
 class StandIns:
-    """A directory with a stand-in for each tool, and what they were called with."""
+    """A directory with a stand-in for each tool, and the log of their calls."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -56,7 +56,7 @@ class StandIns:
             (directory / tool).symlink_to(STAND_IN)
 
     def calls(self):
-        """Return the calls since the last look: lists of words."""
+        """Return the calls since the previous look, as lists of words."""
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         self.log.write_text("")
         return [json.loads(line) for line in lines]
@@ -74,7 +74,7 @@ def stand_ins(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["here", "via"])
 def via(request, router, stand_ins):
-    """Where from: this process, or a child of it."""
+    """Return the context to connect from: this process, or a child of it."""
     if request.param == "here":
         yield None
     else:
@@ -85,14 +85,14 @@ def via(request, router, stand_ins):
 
 @pytest.fixture(autouse=True)
 def no_child_is_left():
-    """Each test ends what it has begun."""
+    """Assert that each test ends its child processes."""
     before = own_children()
     yield
     processes.wait_until(lambda: own_children() <= before, what="end of the test's children")
 
 
 def check(context):
-    """Use a context, and end it; return its pid there."""
+    """Use a context and end it; return its pid in the container."""
     pid = context.call(os.getpid)
     assert context.call(work.add, 1) == (3, (), {})
     assert context.call(work.checksum, bytes(1 << 20))[0] == 1 << 20
@@ -100,13 +100,13 @@ def check(context):
     return pid
 
 
-# ---- every row, by a stand-in
+# ---- every row, with a stand-in
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_tool_gets_the_golden_command_line(name, router, via, stand_ins):
     method, kwargs, wanted = GOLDEN[name]
-    # However the row names its program, the stand-in is what is run.
+    # The stand-in is run under any name that the row gives its program.
     option = next(iter(mitogen.methods.containers.TABLE[method][0]))
     tool = {"lxc": "lxc-attach", "lxd": "lxc", "jail": "jexec"}.get(method, method)
     words = len(kwargs[option]) if isinstance(kwargs.get(option), (list, tuple)) else 1
@@ -131,7 +131,7 @@ def test_the_tool_is_found_on_path_and_starts_the_named_interpreter(method, rout
 
 
 def failure(router, method, where, **more):
-    """Return the error of connecting to the container of that name."""
+    """Return the error of connecting to the container of the given name."""
     kwargs = dict(MINIMAL[method], **more)
     kwargs[next(iter(kwargs))] = where
     with pytest.raises(mitogen.core.Error) as caught:
@@ -140,49 +140,49 @@ def failure(router, method, where, **more):
 
 
 @pytest.mark.parametrize("method", MINIMAL)
-def test_no_such_container(method, router, via):
+def test_a_missing_container_is_an_error(method, router, via):
     error = failure(router, method, "nix", via=via)
     assert type(error) is mitogen.methods.containers.ContainerError
     assert str(error).startswith("%s: 'nix' does not exist or is not running\n" % method)
 
 
 @pytest.mark.parametrize("method", MINIMAL)
-def test_no_interpreter(method, router, via):
+def test_a_container_without_an_interpreter_is_an_error(method, router, via):
     error = failure(router, method, "distroless", via=via)
     assert "executable file not found" in str(error)
     assert type(error) is mitogen.bootstrap.handshake.UnsupportedPythonError
     assert "python_path=" in str(error)
 
 
-def test_the_named_interpreter_is_missing(router, via):
+def test_a_missing_interpreter_is_an_error(router, via):
     error = failure(router, "docker", "web", via=via, python_path=["/nonexistent/python3"])
     assert type(error) is mitogen.bootstrap.handshake.UnsupportedPythonError
     assert "looked for /nonexistent/python3; found none" in str(error)
 
 
 @pytest.mark.parametrize("method", MINIMAL)
-def test_the_tool_is_missing(method, router, via):
+def test_a_missing_tool_is_an_error(method, router, via):
     option = next(iter(mitogen.methods.containers.TABLE[method][0]))
     error = failure(router, method, "web", via=via, **{option: "/nonexistent/tool"})
     assert type(error) is mitogen.core.StreamError
     assert "cannot start /nonexistent/tool" in str(error) and "is installed" in str(error)
 
 
-def test_a_container_that_does_not_answer(router, via):
+def test_a_silent_container_is_a_timeout(router, via):
     begin = time.monotonic()
     error = failure(router, "docker", "hang", via=via, connect_timeout=0.5)
     assert type(error) is mitogen.core.TimeoutError and time.monotonic() - begin < 5
     assert "after 0.50 seconds" in str(error)
 
 
-def test_what_the_tool_says_meanwhile_does_no_harm(router, via):
+def test_output_of_the_tool_is_harmless(router, via):
     context = router.docker(container="chatty", via=via)
     for _ in range(20):
         assert context.call(work.checksum, bytes(100000))[0] == 100000
     check(context)
 
 
-def test_unknown_options_are_refused_before_anything_is_done(router, via, stand_ins):
+def test_unknown_options_are_refused_before_anything_starts(router, via, stand_ins):
     stand_ins.calls()
     with pytest.raises(TypeError, match="docker: unknown option 'contaner'"):
         router.docker(contaner="web", via=via)
@@ -191,7 +191,7 @@ def test_unknown_options_are_refused_before_anything_is_done(router, via, stand_
     assert stand_ins.calls() == []
 
 
-def test_many_at_once(router, via):
+def test_containers_can_be_entered_concurrently(router, via):
     errors = []
 
     def connect():
@@ -208,7 +208,7 @@ def test_many_at_once(router, via):
     assert errors == []
 
 
-def test_a_tool_that_dies_ends_the_context(own_router, stand_ins):
+def test_the_end_of_the_tool_ends_the_context(own_router, stand_ins):
     context = own_router.lxc(container="web")
     process = own_router.stream_by_id(context.context_id).process
     answer = context.call_async(work.hang)
@@ -221,7 +221,7 @@ def test_a_tool_that_dies_ends_the_context(own_router, stand_ins):
 # ---- command, for real
 
 NEW_NETWORK = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
-#: A root directory of /usr alone, which is gone with the mount namespace.
+#: A root directory with only /usr, which ends with the mount namespace.
 CHROOT = """
 set -e
 mount -t tmpfs none "$1" && cd "$1" && mkdir usr dev tmp && mount --rbind /usr usr
@@ -237,7 +237,7 @@ def net(context):
 
 
 @needs_root
-def test_unshare(router, via):
+def test_a_command_can_be_unshare(router, via):
     context = router.command(argv=NEW_NETWORK, via=via)
     assert context.name.endswith("command.unshare")
     assert net(context) != os.readlink("/proc/self/ns/net")
@@ -245,7 +245,7 @@ def test_unshare(router, via):
 
 
 @needs_root
-def test_chroot(router, via, tmp_path):
+def test_a_command_can_be_chroot(router, via, tmp_path):
     context = router.command(
         argv=["unshare", "--mount", "sh", "-c", CHROOT, "-", "{root}", "{python}"],
         root=tmp_path,
@@ -259,13 +259,13 @@ def test_chroot(router, via, tmp_path):
 
 
 @needs_root
-def test_a_chroot_without_python(router, via, tmp_path):
+def test_a_chroot_without_python_is_an_error(router, via, tmp_path):
     with pytest.raises(mitogen.bootstrap.handshake.UnsupportedPythonError) as caught:
         router.command(argv=["chroot", tmp_path], via=via)
     assert "chroot: failed to run command" in str(caught.value)
 
 
-def test_programs_in_a_row_and_one_word_for_a_shell(router, via):
+def test_commands_can_be_chained_or_run_by_a_shell(router, via):
     argv = ["env", "WHERE={where}", "sh", "-c", "cd / && exec {shell}"]
     context = router.command(argv=argv, where="a b'c", via=via)
     assert context.call(os.getenv, "WHERE") == "a b'c" and context.call(os.getcwd) == "/"
@@ -274,7 +274,7 @@ def test_programs_in_a_row_and_one_word_for_a_shell(router, via):
 
 @pytest.fixture(scope="module")
 def pw(router, users):
-    """A context of an account whose sudo asks for its password."""
+    """Return a context of an account whose sudo asks for its password."""
     context = router.sudo(username=users.pw.name, python_path=PYTHON)
     yield context
     context.shutdown(wait=True)
@@ -285,7 +285,7 @@ SUDO = {"argv": ["sudo", "-k", "-p", "a password: ", "--"], "tty": True, "python
 
 
 @needs_root
-def test_a_password_on_a_terminal_beside_the_pipe(router, users, pw):
+def test_a_password_is_answered_on_a_terminal_beside_the_pipe(router, users, pw):
     context = router.command(via=pw, password=users.pw.password, prompts=ASK, **SUDO)
     assert context.call(os.geteuid) == 0
     check(context)
@@ -296,19 +296,19 @@ def test_a_password_on_a_terminal_beside_the_pipe(router, users, pw):
     "password, why",
     [("wrong", "sudo's password is wrong"), (None, "no value given for {password}")],
 )
-def test_a_password_that_is_wrong_or_missing(router, pw, password, why):
+def test_a_wrong_or_missing_password_is_an_error(router, pw, password, why):
     with pytest.raises(mitogen.methods.containers.PasswordError, match=why):
         router.command(via=pw, password=password, prompts=ASK, **SUDO)
 
 
 @needs_root
-def test_a_prompt_that_nobody_knows(router, pw):
+def test_an_unknown_prompt_is_a_timeout(router, pw):
     with pytest.raises(mitogen.core.TimeoutError, match="a password: "):
         router.command(via=pw, connect_timeout=0.7, **SUDO)
 
 
 @needs_root
-def test_a_message_that_means_an_error(router, users):
+def test_a_configured_message_is_an_error(router, users):
     prompts = [*ASK, ("is not in the sudoers file", None, "you may not")]
     via = router.sudo(username=users.su.name, python_path=PYTHON)
     with pytest.raises(mitogen.core.StreamError, match="^you may not\n"):
@@ -320,7 +320,7 @@ SU = {"argv": ["su", "{username}", "-c", "exec {shell}"], "tty": "stdio", "pytho
 
 
 @needs_root
-def test_a_password_on_the_terminal_that_is_the_pipe(router, users, pw):
+def test_a_password_is_answered_on_a_terminal_used_as_the_pipe(router, users, pw):
     kwargs = dict(SU, username=users.su.name, prompts=ASK, via=pw)
     context = router.command(password=users.su.password, **kwargs)
     assert context.call(work.identity)[1] == users.su.name
@@ -334,7 +334,7 @@ def test_a_password_on_the_terminal_that_is_the_pipe(router, users, pw):
 
 @pytest.fixture
 def holder():
-    """A function that starts a process in namespaces of its own and returns its pid."""
+    """Return a function that starts a process in new namespaces and returns its pid."""
     started = []
 
     def hold(*flags):
@@ -362,7 +362,7 @@ def holder():
     ],
     ids=" ".join,
 )
-def test_setns(router, via, holder, flags):
+def test_setns_enters_the_namespaces(router, via, holder, flags):
     pid = holder(*flags)
     context = router.setns(kind="pid", container=pid, via=via)
     assert context.call(socket.gethostname) == "inside"
@@ -375,7 +375,7 @@ def test_setns(router, via, holder, flags):
 
 
 @needs_root
-def test_setns_as_another_account(router, via, holder, users):
+def test_setns_can_switch_accounts(router, via, holder, users):
     user = users.plain
     context = router.setns(
         kind="pid", container=holder(), username=user.name, python_path=PYTHON, via=via
@@ -388,13 +388,13 @@ def test_setns_as_another_account(router, via, holder, users):
 
 
 @needs_root
-def test_setns_as_nobody_known(router, via, holder):
+def test_setns_as_an_unknown_account_is_an_error(router, via, holder):
     with pytest.raises(mitogen.setns.Error, match="account 'mito_nix' does not exist in "):
         router.setns(kind="pid", container=holder(), username="mito_nix", via=via)
 
 
 @needs_root
-def test_setns_into_another_root_directory(router, via, own_router, tmp_path):
+def test_setns_enters_another_root_directory(router, via, own_router, tmp_path):
     outer = own_router.command(
         argv=["unshare", "--mount", "sh", "-c", CHROOT, "-", "{root}", "{python}"],
         root=tmp_path,
@@ -406,7 +406,7 @@ def test_setns_into_another_root_directory(router, via, own_router, tmp_path):
     check(context)
 
 
-def test_setns_of_a_process_that_is_gone(router, via):
+def test_setns_of_an_ended_process_is_an_error(router, via):
     gone = subprocess.Popen(["true"])
     gone.wait()
     with pytest.raises(mitogen.setns.Error, match="process %d does not exist" % gone.pid):
@@ -414,12 +414,12 @@ def test_setns_of_a_process_that_is_gone(router, via):
 
 
 @needs_root
-def test_setns_without_permission(router, users, pw):
+def test_setns_without_permission_is_an_error(router, users, pw):
     with pytest.raises(mitogen.setns.Error, match="this needs root"):
         router.setns(kind="pid", container=1, via=pw)
 
 
-def test_setns_without_nsenter(router, via):
+def test_setns_without_nsenter_is_an_error(router, via):
     with pytest.raises(mitogen.core.StreamError, match="cannot start /nonexistent/nsenter"):
         router.setns(
             kind="pid", container=os.getpid(), nsenter_path="/nonexistent/nsenter", via=via
@@ -427,18 +427,18 @@ def test_setns_without_nsenter(router, via):
 
 
 @needs_root
-def test_the_namespace_ends_and_the_context_with_it(router, via, holder):
+def test_the_end_of_the_namespace_ends_the_context(router, via, holder):
     pid = holder("--pid", "--fork", "--mount-proc")
     context = router.setns(kind="pid", container=pid, via=via)
     answer = context.call_async(work.hang)
-    # The first process of a PID namespace: the kernel ends all others.
+    # This is the first process of a PID namespace: the kernel ends all others.
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(mitogen.core.ChannelError):
         answer.get(10)
 
 
 @needs_root
-def test_nsenter_by_command(router, via, holder):
+def test_a_command_can_be_nsenter(router, via, holder):
     pid = holder("--net")
     argv = ["nsenter", "--target", "{pid}", "--uts", "--net"]
     context = router.command(argv=argv, pid=pid, via=via)
@@ -449,7 +449,7 @@ def test_nsenter_by_command(router, via, holder):
 # ---- hop by hop
 
 
-def test_from_spec(router, stand_ins):
+def test_from_spec_connects_each_hop(router, stand_ins):
     stand_ins.calls()
     context = router.from_spec("local?name=first/docker:ann@web?name=x&python_path=" + PYTHON)
     ((_, *args),) = stand_ins.calls()
@@ -469,7 +469,7 @@ def test_from_spec_through_a_context_and_from_a_child(router, via):
 
 
 @pytest.mark.parametrize("last", ["docker:nix", "docker:distroless", "command:%2Fnonexistent"])
-def test_from_spec_ends_what_it_has_begun_if_a_hop_fails(own_router, last):
+def test_from_spec_ends_earlier_hops_if_one_fails(own_router, last):
     before = own_children()
     with pytest.raises(mitogen.core.StreamError, match="^hop 3, "):
         own_router.from_spec("local/local/" + last)
@@ -478,7 +478,7 @@ def test_from_spec_ends_what_it_has_begun_if_a_hop_fails(own_router, last):
 
 
 @needs_root
-def test_all_of_it_from_the_oldest_python(router, python36, stand_ins, holder):
+def test_the_oldest_python_can_connect_to_containers(router, python36, stand_ins, holder):
     old = router.local(python_path=python36)
     check(router.kubectl(pod="web", via=old))
     check(router.command(argv=["env", ["{a}"]], tty=True, via=old))
@@ -512,10 +512,10 @@ def test_from_spec_by_ssh(router, sshd, users):
 PODMAN = ["podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs", "--storage-driver", "vfs"]
 PODMAN += ["--events-backend", "none"]
 BUILDAH = ["env", "BUILDAH_ISOLATION=chroot", "buildah", "--storage-driver", "vfs"]
-# In podman's own storage the name `web` is taken.
+# The name `web` is taken in podman's own storage.
 BUILDAH += ["--root", "/var/lib/containers/buildah", "--runroot", "/run/buildah"]
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-#: Where those tools keep their state is a file system of the box alone.
+#: The tools' state directories are a file system that only the box has.
 BOX = """
 set -e
 for at in /run /dev/shm /var/lib/lxc /var/lib/containers
@@ -546,9 +546,9 @@ rm -rf bin lib lib64
 ln -s usr/bin usr/lib usr/lib64 .
 """
 RUN = ["run", "-d", "--name", "web", "--hostname", "web", "--network", "none", "--rootfs", "/:O"]
-# Not more than a machine that is itself a container may have.
+# Not more than a machine that is itself a container can have.
 RUN[1:1] = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
-#: Tool to (program that must be there, how to start a container, how to end it).
+#: Tool -> (required program, command that starts a container, command that ends it).
 REAL = {
     "lxc": ("lxc-start", ["sh", "-c", LXC], ["lxc-stop", "-k", "-n", "web"]),
     "podman": ("podman", [*PODMAN, *RUN, "sleep", "600"], [*PODMAN, "rm", "-f", "-t", "0", "web"]),
@@ -558,11 +558,11 @@ REAL = {
 
 @pytest.fixture(scope="module")
 def box(router):
-    """A context where the tools can do what they like."""
+    """Return a context in which the tools can work without restrictions."""
     if os.geteuid() != 0:
         pytest.skip("needs root: makes namespaces")
     flags = ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    # Not the stand-ins.
+    # The real tools, not the stand-ins.
     argv = ["env", "PATH=" + PATH, "unshare", *flags, "sh", "-c", BOX, "-", "{python}"]
     context = router.command(argv=argv)
     yield context
@@ -571,7 +571,7 @@ def box(router):
 
 @pytest.fixture(scope="module")
 def real(box):
-    """`real(tool)` starts its container `web`, once."""
+    """Return `real(tool)`, which starts the tool's container `web` once."""
     running = {}
 
     def start(tool):
@@ -595,7 +595,7 @@ REACH = {
     "lxc": ("lxc", {}),
     "podman": ("podman", {"podman_path": PODMAN}),
     "buildah": ("buildah", {"buildah_path": BUILDAH}),
-    # podman's command line is docker's.
+    # podman has docker's command line.
     "docker": ("podman", {"docker_path": PODMAN}),
     "setns docker": ("podman", {"docker_path": PODMAN, "kind": "docker"}),
     "setns lxc": ("lxc", {"kind": "lxc"}),
@@ -604,7 +604,7 @@ REACH = {
 
 @needs_root
 @pytest.mark.parametrize("name", REACH)
-def test_a_real_container(router, box, real, name):
+def test_a_real_container_is_entered(router, box, real, name):
     tool, kwargs = REACH[name]
     real(tool)
     method = name.split()[0]
@@ -617,7 +617,7 @@ def test_a_real_container(router, box, real, name):
 
 @needs_root
 @pytest.mark.parametrize("name", ["podman", "setns docker", "setns lxc"])
-def test_another_account_of_a_real_container(router, box, real, name):
+def test_a_real_container_is_entered_as_another_account(router, box, real, name):
     tool, kwargs = REACH[name]
     real(tool)
     kwargs = dict(kwargs, username="nobody", python_path=PYTHON, via=box, container="web")
@@ -628,7 +628,7 @@ def test_another_account_of_a_real_container(router, box, real, name):
 
 @needs_root
 @pytest.mark.parametrize("name", REACH)
-def test_what_the_real_tools_say_if_there_is_none(router, box, real, name):
+def test_a_missing_container_of_a_real_tool_is_an_error(router, box, real, name):
     tool, kwargs = REACH[name]
     real(tool)
     method = name.split()[0]
@@ -640,7 +640,7 @@ def test_what_the_real_tools_say_if_there_is_none(router, box, real, name):
 
 @needs_root
 @pytest.mark.parametrize("name", ["lxc", "podman"])
-def test_what_the_real_tools_say_if_there_is_no_such_interpreter(router, box, real, name):
+def test_a_missing_interpreter_in_a_real_container_is_an_error(router, box, real, name):
     tool, kwargs = REACH[name]
     real(tool)
     with pytest.raises(mitogen.bootstrap.handshake.UnsupportedPythonError) as caught:
@@ -649,7 +649,7 @@ def test_what_the_real_tools_say_if_there_is_no_such_interpreter(router, box, re
 
 
 @needs_root
-def test_a_real_container_without_a_shell(router, box, real):
+def test_a_real_container_without_a_shell_is_an_error(router, box, real):
     real("buildah")
     error = mitogen.bootstrap.handshake.UnsupportedPythonError
     with pytest.raises(error, match='"sh": executable file not found'):

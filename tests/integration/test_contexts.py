@@ -1,4 +1,4 @@
-"""A context behaves the same however it was reached."""
+"""A context behaves the same no matter how it was reached."""
 
 import logging
 import os
@@ -14,19 +14,19 @@ from tests.integration.far import work
 MEGABYTE = bytes(range(256)) * 4096
 
 
-def test_runs_as_the_account_it_was_asked_for(reached):
+def test_runs_as_the_requested_account(reached):
     pid, user, _ = reached.context.call(work.identity)
     assert pid != os.getpid()
     assert user == (reached.user or pwd.getpwuid(os.geteuid()).pw_name)
 
 
-def test_positional_and_keyword_arguments(context):
+def test_passes_positional_and_keyword_arguments(context):
     assert context.call(work.add, 1) == (3, (), {})
     assert context.call(work.add, 1, 4, 5, 6, c=[7]) == (5, (5, 6), {"c": [7]})
     assert context.call(work.add, b=1, a=0) == (1, (), {})
 
 
-def test_a_module_comes_with_what_it_imports(context):
+def test_a_module_arrives_with_its_imports(context):
     module, imported, text = context.call(work.origin)
     assert module.endswith("tests/integration/far/work.py")
     assert imported.endswith("tests/integration/far/parts.py")
@@ -34,8 +34,8 @@ def test_a_module_comes_with_what_it_imports(context):
 
 
 def test_an_error_has_its_type_its_text_and_the_remote_traceback(context):
-    with pytest.raises(ValueError, match="told you") as caught:
-        context.call(work.fail, "told you")
+    with pytest.raises(ValueError, match="as expected") as caught:
+        context.call(work.fail, "as expected")
     error = caught.value
     assert isinstance(error, mitogen.core.CallError)
     assert error.type_name == "builtins.ValueError"
@@ -45,21 +45,21 @@ def test_an_error_has_its_type_its_text_and_the_remote_traceback(context):
 
 def test_frames_of_the_library_have_its_real_lines_in_a_traceback(context):
     with pytest.raises(ValueError) as caught:
-        context.call(work.fail, "told you")
+        context.call(work.fail, "as expected")
     assert "/core/dispatcher.py" in str(caught.value)
     assert "\n    result = func(*args, **kwargs)\n" in str(caught.value)
 
 
-def test_an_error_of_an_own_type_is_a_call_error_that_names_it(context):
-    with pytest.raises(mitogen.core.CallError, match="told you") as caught:
-        context.call(work.fail_own, "told you")
+def test_an_error_of_an_unknown_type_is_a_call_error_that_names_it(context):
+    with pytest.raises(mitogen.core.CallError, match="as expected") as caught:
+        context.call(work.fail_own, "as expected")
     assert caught.value.type_name == "tests.integration.far.work.OwnError"
 
 
-def test_what_is_printed_and_logged_arrives_as_records(context, records):
+def test_output_and_log_messages_arrive_as_records(context, records):
     text = "by context {}".format(context.context_id)
     context.call(work.chatter, text)
-    # One by one: the three go separate ways, so their order is nobody's promise.
+    # The three take different routes, so their order is not defined.
     found = {}
     while len(found) < 3:
         record = records.wait_for(text)
@@ -75,20 +75,20 @@ def test_what_is_printed_and_logged_arrives_as_records(context, records):
     assert printed.mitogen_context == context
 
 
-def test_calls_under_way_together(context):
+def test_calls_can_be_concurrent(context):
     receivers = [context.call_async(work.add, number) for number in range(50)]
     answers = [receiver.get(timeout=SOON).unpickle()[0] for receiver in receivers]
     assert answers == list(range(2, 52))
 
 
-def test_a_sender_streams_back(reached):
+def test_a_sender_streams_to_the_master(reached):
     receiver = mitogen.core.Receiver(reached.router)
     done = reached.context.call_async(work.count_to, receiver.to_sender(), 300)
     assert [msg.unpickle() for msg in receiver] == list(range(300))
     assert done.get(timeout=SOON).unpickle() is None
 
 
-def test_a_sender_streams_there(reached):
+def test_a_sender_streams_to_the_context(reached):
     receiver = mitogen.core.Receiver(reached.router)
     total = reached.context.call_async(work.sum_of_mailbox, receiver.to_sender())
     sender = receiver.get(timeout=SOON).unpickle()
@@ -96,7 +96,7 @@ def test_a_sender_streams_there(reached):
     assert total.get(timeout=SOON).unpickle() == sum(range(300))
 
 
-def test_a_megabyte_there_and_back(context):
+def test_a_megabyte_makes_the_round_trip(context):
     assert context.call(work.checksum, MEGABYTE) == work.checksum(MEGABYTE)
     assert context.call(work.echo, MEGABYTE) == MEGABYTE
 
@@ -108,7 +108,7 @@ def test_shutdown_leaves_no_process(connect, own_router):
     assert processes.alive(far_pid)
     context.shutdown(wait=True)
     if context.via is None:
-        # Reaped, not merely told.
+        # The process was reaped, not just asked to end.
         assert processes.process(far_pid) is None
         assert own_children() <= before
     processes.wait_until(lambda: not processes.alive(far_pid), what="end of the context")
@@ -116,7 +116,7 @@ def test_shutdown_leaves_no_process(connect, own_router):
         context.call(work.identity)
 
 
-def test_a_fork_calls_what_it_is_given_before_it_serves(own_router):
+def test_a_fork_runs_its_hooks_before_it_serves(own_router):
     seen = []
     context = own_router.fork(
         on_fork=lambda: seen.append("fork"),
@@ -128,7 +128,7 @@ def test_a_fork_calls_what_it_is_given_before_it_serves(own_router):
     assert seen == []
 
 
-def test_the_name_of_a_context_tells_the_way_to_it(own_router):
+def test_the_name_of_a_context_contains_its_path(own_router):
     near = own_router.local(name="a")
     far = own_router.local(via=near, name="b")
     last = own_router.local(via=far)
@@ -136,7 +136,7 @@ def test_the_name_of_a_context_tells_the_way_to_it(own_router):
     assert last.name.startswith("a.b.local.")
 
 
-def test_values_of_the_wider_set_go_both_ways(context):
+def test_values_of_standard_types_make_the_round_trip(context):
     import datetime
     import decimal
     import pathlib
@@ -153,11 +153,11 @@ def test_values_of_the_wider_set_go_both_ways(context):
     for value in values:
         found = context.call(work.echo, value)
         assert type(found) is type(value)
-        # CompletedProcess has no equality; a set's repr has an order, which is chance.
+        # CompletedProcess has no equality; the order in a set's repr is arbitrary.
         assert found == value or repr(found) == repr(value)
 
 
-def test_a_long_text_of_an_error_arrives(context):
+def test_a_long_error_message_arrives(context):
     text = "x" * 20000 + "end"
     with pytest.raises(ValueError) as caught:
         context.call(work.fail, text)

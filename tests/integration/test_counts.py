@@ -1,4 +1,4 @@
-"""What is counted can't be noisy: writes and thread switches of a call, round trips of a start."""
+"""Countable costs have no noise: writes and thread switches of a call, round trips of a start."""
 
 import json
 import os
@@ -18,18 +18,18 @@ from tests.integration.test_imports import files, program, tree_of  # noqa: F401
 HERE = pathlib.Path(__file__).resolve().parent
 CALLS = 100
 WRITES = "write,writev,pwrite64,sendto,sendmsg"
-DELAY = 80.0  # milliseconds; a flight is told from the next by a pause of that length
+DELAY = 80.0  # milliseconds; a pause of that length separates two flights
 
 
 class Driver:
-    """The master of drivers/calls.py."""
+    """The process that runs drivers/calls.py."""
 
     def __init__(self, master):
         self.master = master
         self.pids = json.loads(master.stdout.readline())
 
     def calls(self, count):
-        """Have it make *count* calls; return its thread switches."""
+        """Make it run *count* calls; return its thread switches."""
         self.master.stdin.write("{}\n".format(count))
         self.master.stdin.flush()
         return json.loads(self.master.stdout.readline())
@@ -57,14 +57,14 @@ def trace(pids, path):
     for pid in pids:
         command += ["-p", str(pid)]
     strace = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    said = ""
+    output = ""
     for line in strace.stderr:
-        said += line
-        if said.count(" attached") == len(pids):
+        output += line
+        if output.count(" attached") == len(pids):
             return strace
     strace.wait()
     strace.stderr.close()
-    pytest.skip("strace can't attach here: " + said.strip())
+    pytest.skip("strace can't attach here: " + output.strip())
 
 
 def test_a_call_is_two_writes(driver, tmp_path):
@@ -76,16 +76,16 @@ def test_a_call_is_two_writes(driver, tmp_path):
     strace.wait()
     strace.stderr.close()
     lines = path.read_text().splitlines()
-    # A call that another thread's output interrupts has two lines; the first has the descriptor.
+    # A call interrupted by another thread's output takes two lines; the first has the descriptor.
     writes = [line for line in lines if re.search(r" (writev?|send\w+|pwrite64)\((\d+),", line)]
     ours = [line for line in writes if not re.search(r"\((1|2),", line)]
     assert len(ours) == 2 * CALLS, "\n".join(ours[:12])
 
 
 def test_a_call_is_two_thread_switches(driver):
-    """Broker to waiter, in parent and child; each of the four threads sleeps once per call.
+    """A call wakes broker and waiter, in parent and child: each of the four threads sleeps once.
 
-    Pinned to one CPU, where one thread running means that the other sleeps.
+    Everything is pinned to one CPU, where only one thread runs at a time.
     """
     driver.calls(CALLS)
     assert driver.calls(CALLS) <= 4 * CALLS + CALLS // 2
@@ -100,13 +100,13 @@ class Line(NamedTuple):
         return hosts.delay_proxy_args(DELAY, str(self.path))
 
     def flights(self):
-        """Return the round trips until now."""
+        """Return the number of round trips so far."""
         return json.loads(self.path.read_text())["up_flights"]
 
 
 @pytest.fixture(scope="module")
 def bare(sshd, tmp_path_factory):
-    """Round trips of `ssh host true`."""
+    """Return the round trips of `ssh host true`."""
     line = Line(tmp_path_factory.mktemp("bare") / "count")
     command = sshd.command(sshd.kwargs()["username"], "true", options=line.options())
     subprocess.run(command, check=True, timeout=30)
@@ -115,14 +115,14 @@ def bare(sshd, tmp_path_factory):
 
 @pytest.fixture
 def slow(sshd, own_router, tmp_path):
-    """A context behind a slow line, and the line."""
+    """Return a context behind a slow line, and the line."""
     line = Line(tmp_path / "count")
     return own_router.ssh(**sshd.kwargs(ssh_args=sshd.ssh_args + line.options())), line
 
 
 @pytest.fixture
 def top(program):  # noqa: F811
-    """The top of a tree of thirty modules, all loaded here."""
+    """Return the top of a tree of thirty modules, all loaded here."""
     files(program.directory, tree_of(30))
     program.load("tree.late")
     return program.load("tree.top")
@@ -131,19 +131,19 @@ def top(program):  # noqa: F811
 @pytest.mark.ssh
 @pytest.mark.slow
 class TestRoundTrips:
-    """Over a slow line. A flight is what goes up without waiting for what comes down."""
+    """Round trips over a slow line. A flight is sent up without waiting for data from below."""
 
-    def test_connect_and_first_call(self, bare, slow):
+    def test_connect_and_first_call_take_one_round_trip(self, bare, slow):
         context, line = slow
         context.call(work.noop)
         assert line.flights() <= bare + 1
 
-    def test_connect_and_first_call_into_a_tree_of_thirty(self, bare, slow, top):
+    def test_connect_and_first_call_with_thirty_modules_take_one_round_trip(self, bare, slow, top):
         context, line = slow
         assert context.call(top.total) == 1000 + sum(range(26))
         assert line.flights() <= bare + 1
 
-    def test_a_call_into_a_new_tree_costs_what_a_warm_one_does(self, slow, top):
+    def test_a_call_with_new_modules_takes_one_round_trip(self, slow, top):
         context, line = slow
         context.call(work.noop)
         counts = []

@@ -1,4 +1,4 @@
-"""econtext.detach(): a context leaves the tree and goes on."""
+"""econtext.detach(): a context leaves the tree and continues on its own."""
 
 import os
 
@@ -12,7 +12,7 @@ from tests.integration.far import daemon, work
 
 
 class Joined:
-    """A process of the tests that has joined whoever listens at *path*."""
+    """This process, joined to the tree that listens at *path*."""
 
     def __init__(self, path):
         processes.wait_until(lambda: not mitogen.unix.is_path_dead(path), SOON)
@@ -28,7 +28,7 @@ class Joined:
 
 @pytest.fixture
 def path(tmp_path, mirror):
-    """Where a daemon listens; it is ended after the test."""
+    """Yield the path at which a daemon listens; the daemon is ended after the test."""
     path = str(tmp_path / "socket")
     yield path
     if not mitogen.unix.is_path_dead(path):
@@ -47,7 +47,7 @@ def leave(context, path, **kwargs):
         context.call(daemon.leave, path, **kwargs)
 
 
-def test_it_outlives_its_parent_and_serves_who_joins(path):
+def test_a_detached_context_outlives_its_parent_and_can_be_joined(path):
     with mitogen.master.Router() as router:
         context = router.local()
         pid = context.call(work.identity)[0]
@@ -62,7 +62,7 @@ def test_it_outlives_its_parent_and_serves_who_joins(path):
     assert not os.path.exists(path)
 
 
-def test_it_is_the_root_of_what_is_below_it(path, own_router):
+def test_a_detached_context_is_the_root_of_its_children(path, own_router):
     leave(own_router.local(), path)
     with Joined(path) as context:
         me = context.call(daemon.state)
@@ -71,7 +71,7 @@ def test_it_is_the_root_of_what_is_below_it(path, own_router):
         assert len({me[1], child[1], below[1]}) == 3
 
 
-def test_its_parent_goes_on_and_reaps_it(path, own_router):
+def test_the_former_parent_continues_and_reaps_it(path, own_router):
     context = own_router.local()
     pid = context.call(work.identity)[0]
     leave(context, path)
@@ -81,7 +81,7 @@ def test_its_parent_goes_on_and_reaps_it(path, own_router):
         processes.wait_until(gone(pid), SOON)
 
 
-def test_shutdown_and_waiters_of_the_old_tree_end(path, own_router):
+def test_shutdown_and_pending_waits_of_the_old_tree_end(path, own_router):
     context = own_router.local()
     receiver = mitogen.core.Receiver(own_router, respondent=context)
     leave(context, path)
@@ -92,7 +92,7 @@ def test_shutdown_and_waiters_of_the_old_tree_end(path, own_router):
         assert joined.call(work.echo, 5) == 5
 
 
-def test_imports_of_what_was_not_sent_fail_at_once(path, own_router):
+def test_imports_of_unsent_modules_fail_at_once(path, own_router):
     leave(own_router.local(), path)
     with Joined(path) as context:
         with pytest.raises(ImportError, match="where this context was detached from"):
@@ -101,31 +101,31 @@ def test_imports_of_what_was_not_sent_fail_at_once(path, own_router):
             context.call(daemon.import_missing)
 
 
-def test_what_it_prints_logs_or_sends_home_goes_nowhere(path, own_router):
+def test_output_records_and_messages_to_the_old_tree_are_dropped(path, own_router):
     inbox = mitogen.core.Receiver(own_router)
     leave(own_router.local(), path, sender=inbox.to_sender())
     with Joined(path) as context:
         assert context.call(daemon.talk) == "printed"
         context.call(daemon.send_home)
-        # It is still well.
+        # The context still works.
         assert context.call(work.echo, 4) == 4
     assert inbox.empty()
 
 
-def test_twice_is_an_error(path, own_router):
+def test_detaching_twice_is_an_error(path, own_router):
     leave(own_router.local(), path)
     with Joined(path) as context:
         with pytest.raises(mitogen.core.CallError, match="is detached already"):
             context.call(daemon.detach_again)
 
 
-def test_one_behind_another_and_one_with_children(path, own_router):
+def test_a_grandchild_with_a_child_can_detach(path, own_router):
     near = own_router.local()
     far = own_router.local(via=near)
     below = own_router.local(via=far)
     pid = below.call(work.identity)[0]
     leave(far, path)
-    # Both went out of this tree; the one below is still its parent's.
+    # Both left this tree; the lower one still belongs to its parent.
     for context in far, below:
         with pytest.raises(mitogen.core.ChannelError):
             context.call(work.echo, 1)
@@ -135,7 +135,7 @@ def test_one_behind_another_and_one_with_children(path, own_router):
     processes.wait_until(gone(pid), SOON)
 
 
-def test_over_ssh_the_client_ends_and_the_context_stays(path, own_router, sshd):
+def test_a_context_over_ssh_stays_when_the_client_ends(path, own_router, sshd):
     context = own_router.ssh(**sshd.kwargs(python_path="/usr/bin/python3"))
     pid = context.call(work.identity)[0]
     leave(context, path)

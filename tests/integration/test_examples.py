@@ -1,7 +1,7 @@
 """The programs of examples/ and of the tutorial, run as their readers run them.
 
-Each is a process of its own, in an empty directory and with an empty TMPDIR. After it no process
-and no file of it is left; nothing is on its standard error but what is expected.
+Each runs as a separate process, in an empty directory and with an empty TMPDIR. It must leave no
+process and no file behind, and print only expected text on standard error.
 """
 
 import os
@@ -23,7 +23,7 @@ EXAMPLES = ROOT / "examples"
 TUTORIAL = ROOT / "docs" / "tutorial" / "index.rst"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 
-#: Name to arguments and standard output, a regular expression.
+#: Name -> (arguments, regular expression for standard output).
 OUTPUTS = {
     "chain": (
         [],
@@ -76,7 +76,7 @@ an inventory of alpha's own has 0
     ),
 }
 
-#: Name to arguments with which a program runs for long.
+#: Name -> arguments that make the program run for a long time.
 LONG = {
     "chain": ["--calls", "0"],
     "daemon": ["start"],
@@ -91,11 +91,11 @@ LONG = {
     "top": [],
 }
 
-#: Lines that a program has printed, or contexts that it has, when it is in the midst of it.
+#: Number of printed lines, or of contexts, that shows that a program is busy.
 LINES = {"chain": 10, "nested_selects": 1, "top": 1}
 CONTEXTS = {"distribute": 4, "executor": 4, "pingpong": 2, "threads": 10}
 
-#: Arguments that a program does not take.
+#: Arguments that a program refuses.
 WRONG = {
     "chain": ["--depth", "0"],
     "daemon": ["restart"],
@@ -112,7 +112,7 @@ WRONG = {
 
 
 class Place:
-    """Where programs run: a directory, an environment, an interpreter."""
+    """An environment for programs: directory, variables, interpreter."""
 
     def __init__(self, directory: pathlib.Path) -> None:
         self.cwd = directory / "cwd"
@@ -141,7 +141,7 @@ class Place:
         )
 
     def start(self, name: str, *args: str) -> "subprocess.Popen[str]":
-        """Start an example, in a group of processes of its own, as a shell does."""
+        """Start an example in its own process group, as a shell does."""
         pipe = subprocess.PIPE
         program = subprocess.Popen(
             self.command(name, args), stdout=pipe, stderr=pipe, env=self.environ, **self.options
@@ -150,14 +150,14 @@ class Place:
         return program
 
     def end(self) -> None:
-        """Kill what a test that failed has not seen the end of."""
+        """Kill the programs that a failed test left running."""
         for program in self.started:
             with program:
                 if program.poll() is None:
                     program.kill()
 
     def output(self, name: str, *args: str, **options: Any) -> str:
-        """Return what an example prints; it must end well, with nothing on standard error."""
+        """Return the output of an example; it must succeed and write nothing to stderr."""
         done = self.run(name, *args, **options)
         assert (done.returncode, done.stderr) == (0, "")
         return str(done.stdout)
@@ -167,19 +167,21 @@ class Place:
 
 
 def marked() -> dict[int, processes.Process]:
-    """Return this run's processes but zombies: an orphan's are reaped by init, when it likes."""
+    """Return this run's processes except zombies: an orphan is reaped by init, at any time."""
     found = processes.marked_processes(str(os.getpid()))
     return {each.pid: each for each in found if each.state not in "ZX"}
 
 
 @pytest.fixture
 def place(tmp_path: pathlib.Path) -> Iterator[Place]:
-    """A Place to run programs in; what they leave behind fails the test."""
+    """Yield a Place to run programs in; leftovers of a program fail the test."""
     before = marked()
     place = Place(tmp_path)
     yield place
     place.end()
-    processes.wait_until(lambda: marked().keys() <= before.keys(), what="end of all it started")
+    processes.wait_until(
+        lambda: marked().keys() <= before.keys(), what="end of all started processes"
+    )
     assert place.files() == []
 
 
@@ -188,24 +190,24 @@ def test_every_program_is_tested():
     assert set(LONG) == set(WRONG) == set(NAMES)
 
 
-def test_the_readme_names_every_program():
+def test_the_readme_lists_every_program():
     text = (EXAMPLES / "README.rst").read_text()
     assert sorted(set(re.findall(r"<(\w+)\.py>", text))) == NAMES
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
-def test_output(name, place):
+def test_a_program_prints_its_output(name, place):
     args, expected = OUTPUTS[name]
     output = place.output(name, *args)
     assert re.fullmatch(expected, output), output
 
 
-def test_nested_selects(place):
+def test_nested_selects_counts_primes(place):
     lines = place.output("nested_selects", "--workers", "3", "--size", "20000").splitlines()
     for worker in ("worker0", "worker1", "worker2"):
         steps = [line for line in lines if line.startswith(worker) and line.endswith("done")]
         assert steps == [f"{worker}: {percent} % done" for percent in range(10, 101, 10)]
-    # From any table of the prime-counting function.
+    # The figures are from a table of the prime-counting function.
     assert lines[30:] == [
         "worker0 found 2262 primes",
         "worker1 found 1941 primes",
@@ -214,7 +216,7 @@ def test_nested_selects(place):
     ]
 
 
-def test_top_prints_as_many_tables_as_it_is_told(place):
+def test_top_prints_the_requested_number_of_tables(place):
     output = place.output("top", "--count", "3", "--interval", "0.01")
     number = r" +\d+\.\d\d"
     rows = "".join(rf"local{n}(?:{number}){{4}}\n" for n in (1, 2, 3))
@@ -229,7 +231,7 @@ def test_top_ends_when_a_host_is_lost(place):
     assert (program.returncode, stderr) == (1, "a host was lost\n")
 
 
-def test_daemon(place):
+def test_daemon_starts_serves_and_stops(place):
     path = place.tmpdir / f"mitogen-daemon-{os.getuid()}"
     assert place.output("daemon", "start") == "started\n"
     assert path.is_socket()
@@ -248,7 +250,7 @@ def test_daemon(place):
         assert re.fullmatch(rf"cannot connect to {path}: .*\n", done.stderr)
 
 
-def test_daemon_is_joined_by_several_and_starts_once_more(place):
+def test_daemon_is_joined_by_several_and_can_be_restarted(place):
     socket = ["--socket", str(place.tmpdir / "socket")]
     for _ in range(2):
         place.output("daemon", "start", *socket)
@@ -261,7 +263,7 @@ def test_daemon_is_joined_by_several_and_starts_once_more(place):
     processes.wait_until(lambda: not place.files(), what="removal of the socket")
 
 
-def test_daemon_replaces_the_socket_of_one_that_was_killed(place):
+def test_daemon_replaces_the_socket_of_a_killed_one(place):
     place.output("daemon", "start")
     pid = re.search(r"process (\d+)", place.output("daemon", "status"))
     assert pid
@@ -277,11 +279,11 @@ def test_daemon_replaces_the_socket_of_one_that_was_killed(place):
 
 @pytest.fixture
 def jump(sshd, users, hosts_directory) -> Iterator[Any]:
-    """`jump(user)`: options that have jumphost.py log in twice as `user`, by a key."""
+    """Yield `jump(user)`: options that make jumphost.py log in twice as `user` by key."""
     made = []
 
     def jump(user: hosts.User) -> list[str]:
-        # ssh refuses a key that others may read, so on the second host it must be the user's.
+        # ssh refuses a key that others can read, so on the second host it must belong to the user.
         key = hosts_directory / f"key_of_{user.name}"
         shutil.copy(sshd.identity_file, key)
         os.chown(key, user.uid, -1)
@@ -316,8 +318,8 @@ def test_jumphost_asks_for_a_password(jump, users, place):
 
 @pytest.mark.root
 @pytest.mark.ssh
-def test_jumphost_is_refused_by_its_own_account(jump, users, place):
-    """The last hop fails: all before it end too."""
+def test_jumphost_fails_if_sudo_is_refused(jump, users, place):
+    """The last hop fails: all earlier ones end too."""
     done = place.run("jumphost", *jump(users.motd), "--check-host-keys=ignore")
     assert done.returncode == 1
     assert "target: " + users.motd.name in done.stdout
@@ -326,7 +328,7 @@ def test_jumphost_is_refused_by_its_own_account(jump, users, place):
 
 @pytest.mark.root
 @pytest.mark.ssh
-def test_jumphost_does_not_know_the_host(jump, users, place):
+def test_jumphost_fails_if_the_host_key_is_unknown(jump, users, place):
     done = place.run("jumphost", *jump(users.plain))
     assert (done.returncode, done.stdout) == (1, "")
     assert "mitogen.ssh.HostKeyError" in done.stderr
@@ -334,7 +336,7 @@ def test_jumphost_does_not_know_the_host(jump, users, place):
 
 @pytest.mark.root
 def test_jumphost_without_root(users, place, hosts_directory):
-    """A user's own copy of all this, as the checkout may not be for others to read."""
+    """The user gets a copy of the checkout, which other accounts may be unable to read."""
     place.root = hosts_directory / "checkout"
     try:
         for part in ("mitogen", "examples"):
@@ -352,7 +354,7 @@ def test_jumphost_without_root(users, place, hosts_directory):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_help(name, place):
+def test_help_contains_the_docstring(name, place):
     output = place.output(name, "--help")
     source = (EXAMPLES / (name + ".py")).read_text()
     docstring = source.split('"""')[1]
@@ -361,7 +363,7 @@ def test_help(name, place):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_wrong_arguments(name, place):
+def test_wrong_arguments_are_refused(name, place):
     done = place.run(name, *WRONG[name])
     assert (done.returncode, done.stdout) == (2, "")
     assert re.match(rf"usage: {name}\.py .*\n{name}\.py: error: .*\n\Z", done.stderr, re.S)
@@ -373,7 +375,7 @@ def has_child(program: "subprocess.Popen[str]") -> bool:
 
 
 def interrupt(program: "subprocess.Popen[str]", group: bool) -> tuple[str, str]:
-    """Interrupt a program, as a terminal does (its group) or `kill` (itself); return its output.
+    """Interrupt a program, like a terminal (its group) or like `kill` (itself); return its output.
 
     It has 5 s to end.
     """
@@ -383,7 +385,7 @@ def interrupt(program: "subprocess.Popen[str]", group: bool) -> tuple[str, str]:
 
 
 def assert_only_interrupted(stderr: str) -> None:
-    """Python prints a traceback, and nothing besides: no record, no exception that was ignored."""
+    """Assert that Python printed only a traceback: no record, no ignored exception."""
     lines = [line for line in stderr.splitlines() if line and not line.startswith(" ")]
     allowed = r"Traceback|KeyboardInterrupt|During handling|asyncio\.exceptions\.CancelledError"
     assert [line for line in lines if not re.match(allowed, line)] == []
@@ -391,12 +393,12 @@ def assert_only_interrupted(stderr: str) -> None:
 
 @pytest.mark.parametrize("group", [True, False], ids=["terminal", "kill"])
 @pytest.mark.parametrize("name", NAMES)
-def test_interrupted_as_soon_as_it_has_a_child(name, group, place):
+def test_interrupt_while_starting_leaves_nothing(name, group, place):
     program = place.start(name, *LONG[name])
     processes.wait_until(lambda: has_child(program))
     _, stderr = interrupt(program, group)
     if name == "daemon":
-        # Its child may have left it just before: then that is as it should be, and stays.
+        # The daemon may have detached just before: in that case it stays, as it should.
         place.run("daemon", "stop")
         processes.wait_until(lambda: not place.files(), what="removal of the socket")
     assert program.returncode in (0, -signal.SIGINT)
@@ -405,7 +407,7 @@ def test_interrupted_as_soon_as_it_has_a_child(name, group, place):
 
 @pytest.mark.parametrize("group", [True, False], ids=["terminal", "kill"])
 @pytest.mark.parametrize("name", [*LINES, *CONTEXTS])
-def test_interrupted_in_the_midst_of_it(name, group, place):
+def test_interrupt_while_working_leaves_nothing(name, group, place):
     program = place.start(name, *LONG[name])
     if name in LINES:
         for _ in range(LINES[name]):
@@ -422,7 +424,7 @@ def test_interrupted_in_the_midst_of_it(name, group, place):
 
 
 def steps() -> dict[str, tuple[str, str]]:
-    """Return {name of a program: (its source, its output, with `...` for whatever varies)}."""
+    """Return {name of a program: (source, output)}; `...` in the output stands for varying text."""
     block = r"((?:   .*\n|\n)+)"
     pattern = rf"\.\. code-block:: python\n   :caption: (\S+)\n\n{block}::\n\n{block}"
     found = re.findall(pattern, TUTORIAL.read_text())
@@ -437,7 +439,7 @@ def test_the_tutorial_has_steps():
 
 
 @pytest.mark.parametrize("name", steps())
-def test_step_of_the_tutorial(name, place, tmp_path):
+def test_a_step_of_the_tutorial_prints_its_output(name, place, tmp_path):
     source, expected = steps()[name]
     (tmp_path / "examples").mkdir()
     (tmp_path / "examples" / name).write_text(source)

@@ -1,4 +1,4 @@
-"""Whatever is killed, every wait ends within a second and no process is left five seconds later."""
+"""Whichever process is killed, every wait ends within a second and all processes within five."""
 
 import json
 import os
@@ -20,14 +20,14 @@ from tests.integration.conftest import PYTHON, SOON
 from tests.integration.far import work
 
 HERE = pathlib.Path(__file__).resolve().parent
-#: Seconds for each waiter to learn of an end, and for the processes to be gone.
+#: Seconds until each wait raises, and until the processes are gone.
 WAITERS, PROCESSES = 1.0, 5.0
 LOST = (mitogen.core.ChannelError, mitogen.core.CallError)
 LOCAL = [("local", {})] * 4
 
 
 def steps_of(kind, request):
-    """Return the connections of a tree four deep: all local, or with ssh and sudo in it."""
+    """Return the connections of a tree four levels deep: all local, or with ssh and sudo."""
     if kind == "local":
         return LOCAL
     if os.geteuid() != 0:
@@ -37,12 +37,12 @@ def steps_of(kind, request):
 
 
 def marked():
-    """Return {pid: Process} of this run, without what was there before any test (the sshd)."""
+    """Return {pid: Process} of this run, without processes from before the test (sshd)."""
     return {each.pid: each for each in processes.marked_processes(str(os.getpid()))}
 
 
 def ended(pids, what):
-    """Assert that processes are gone in time."""
+    """Assert that the processes end in time."""
     try:
         processes.wait_until(lambda: not any(map(processes.alive, pids)), PROCESSES)
     except AssertionError:
@@ -51,9 +51,9 @@ def ended(pids, what):
 
 
 class Tree:
-    """Contexts, each below the one before, with a call pending in each, and from each to the next.
+    """A line of contexts, with a pending call in each, and from each to the next.
 
-    `calls[i]` is the master's call in context i, which waits for one in context i+1.
+    `calls[i]` is the master's call in context i, which waits for a call in context i+1.
     """
 
     def __init__(self, router, steps):
@@ -66,7 +66,7 @@ class Tree:
         self.pids = [context.call(work.identity)[0] for context in self.contexts]
         self.programs = [context.call(work.sleeper) for context in self.contexts]
         self.started = mitogen.core.Receiver(router)
-        # From below: a context runs one call at a time, and each is to run the master's.
+        # Start at the bottom: a context runs one call at a time, and it must be the master's.
         levels = reversed(range(len(self.contexts)))
         self.calls = [self.start_call(level) for level in levels][::-1]
 
@@ -81,11 +81,11 @@ class Tree:
         return call
 
     def all_pids(self):
-        """Return every process that came with the tree: ssh, sudo and programs too."""
+        """Return every process of the tree, including ssh, sudo and programs."""
         return [pid for pid in marked() if pid not in self.before]
 
     def find(self, role):
-        """Return (pid, the level whose loss its end means) of a process by its role."""
+        """Return (pid of the process with a role, level of the context that ends with it)."""
         if isinstance(role, int):
             return self.pids[role], role
         name, level = role
@@ -111,21 +111,21 @@ CASES = [(kind, role) for kind, roles in ROLES.items() for role in roles]
 @pytest.mark.parametrize(
     ("kind", "role"), CASES, ids=lambda v: str(v) if not isinstance(v, tuple) else v[0]
 )
-def test_kill_one_process_of_a_tree(kind, role, own_router, request):
+def test_killing_one_process_of_a_tree_ends_its_subtree(kind, role, own_router, request):
     tree = Tree(own_router, steps_of(kind, request))
     pid, level = tree.find(role)
     below = tree.pids[level:] + tree.programs[level:]
     if pid in tree.pids and (kind, role) in (("ssh", 0), ("ssh", 1)):
-        # What a context that is killed itself had started: its parent ends that where it may,
-        # which it may not as another user or on another host.
+        # A process that a killed context had started is ended by its parent, where permitted: not
+        # as another user or on another host.
         below.remove(tree.programs[level])
     begin = time.monotonic()
     os.kill(pid, signal.SIGKILL)
     for call in tree.calls[max(0, level - 1) :]:
         with pytest.raises(LOST):
             call.get(timeout=max(0, begin + WAITERS - time.monotonic())).unpickle()
-    ended(below, "what was below")
-    # What was above goes on.
+    ended(below, "the contexts below")
+    # The contexts above continue.
     assert all(call.empty() for call in tree.calls[: max(0, level - 1)])
     assert all(processes.alive(pid) for pid in tree.pids[:level])
     assert own_router.local().call(work.add, 1) == (3, (), {})
@@ -139,8 +139,8 @@ def test_kill_one_process_of_a_tree(kind, role, own_router, request):
 
 @pytest.mark.parametrize("kind", ROLES)
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_master(kind, signum, request):
-    """It takes the whole tree with it, and the programs that calls have started."""
+def test_a_signal_to_the_master_ends_the_tree(kind, signum, request):
+    """The whole tree ends, including programs started by calls."""
     before = marked()
     command = [sys.executable, str(HERE / "drivers" / "tree.py")]
     command.append(json.dumps(steps_of(kind, request)))
@@ -162,7 +162,7 @@ def test_a_signal_to_the_master(kind, signum, request):
 
 
 def connecting(router, errors, **kwargs):
-    """Begin to connect on a thread; return the thread."""
+    """Connect in a new thread; return the thread."""
 
     def run():
         try:
@@ -175,12 +175,12 @@ def connecting(router, errors, **kwargs):
     return thread
 
 
-#: In the place of a Python: takes in what it is sent, says nothing, ends with its standard input.
+#: A replacement for a Python: reads all input, prints nothing, ends with its standard input.
 MUTE = ["sh", "-c", "exec cat >/dev/null"]
 
 
 def mute_child(before):
-    """Wait for the MUTE program to run; return its pid."""
+    """Wait until the MUTE program runs; return its pid."""
 
     def look():
         return [pid for pid, each in marked().items() if pid not in before and each.comm == "cat"]
@@ -189,7 +189,7 @@ def mute_child(before):
 
 
 @pytest.mark.parametrize("victim", ["child", "via"])
-def test_kill_during_connect(victim, own_router):
+def test_kill_during_connect_fails_the_connection(victim, own_router):
     via = own_router.local() if victim == "via" else None
     via_pid = via and via.call(work.identity)[0]
     before, errors = marked(), []
@@ -202,7 +202,7 @@ def test_kill_during_connect(victim, own_router):
     ended([pid], "the program that was started")
 
 
-def test_the_routers_end_during_connect(own_router):
+def test_router_shutdown_during_connect_fails_the_connection(own_router):
     before, errors = marked(), []
     thread = connecting(own_router, errors, python_path=MUTE)
     pid = mute_child(before)
@@ -213,7 +213,7 @@ def test_the_routers_end_during_connect(own_router):
     ended([pid], "the program that was started")
 
 
-def test_the_brokers_end_ends_every_wait(own_router):
+def test_broker_shutdown_ends_every_wait(own_router):
     context = own_router.local()
     mailbox = mitogen.core.Receiver(own_router)
     call = context.call_async(work.hang, mailbox.to_sender())
@@ -227,7 +227,7 @@ def test_the_brokers_end_ends_every_wait(own_router):
         context.call(work.identity)
 
 
-def test_shutdown_ends_calls_under_way(own_router):
+def test_shutdown_ends_pending_calls(own_router):
     context = own_router.local()
     mailbox = mitogen.core.Receiver(own_router)
     call = context.call_async(work.hang, mailbox.to_sender())
@@ -238,14 +238,14 @@ def test_shutdown_ends_calls_under_way(own_router):
         call.get(timeout=SOON).unpickle()
 
 
-def test_shutdown_returns_when_what_another_made_is_reaped(own_router):
+def test_shutdown_returns_when_another_contexts_child_is_reaped(own_router):
     near = own_router.local()
     for _ in range(10):
         far = own_router.local(via=near)
         pid = far.call(work.identity)[0]
         far.shutdown(wait=True)
         assert processes.process(pid) is None
-    # Once more is no error; nor after the one that made it has gone.
+    # A second call is not an error, nor is one after the end of the parent.
     far.shutdown(wait=True)
     last = own_router.local(via=near)
     near.shutdown(wait=True)
@@ -260,7 +260,7 @@ def chain(router):
 
 
 class TestCalls:
-    """Timeout, cancel, exit: errors of one call, after which the context is as good as before."""
+    """Timeout, cancel, exit: errors of one call, after which the context works as before."""
 
     @pytest.fixture(autouse=True)
     def usable_afterwards(self, chain):
@@ -269,13 +269,13 @@ class TestCalls:
         assert chain.call(work.identity) == before
 
     def start(self, chain, function):
-        """Begin a call that does not end; return (its Receiver, what it sent when it began)."""
+        """Start a call that does not end; return (its Receiver, the value it sent at its start)."""
         started = mitogen.core.Receiver(chain.context.router)
         call = chain.call_async(function, started.to_sender())
         return call, started.get(timeout=SOON).unpickle()
 
     @pytest.mark.parametrize("function", [work.hang, work.spin, work.wait_for_program])
-    def test_timeout(self, chain, function, router):
+    def test_a_timeout_interrupts_the_call(self, chain, function, router):
         started = mitogen.core.Receiver(router)
         limited = mitogen.parent.CallChain(chain.context, timeout=0.2)
         with pytest.raises(mitogen.core.TimeoutError, match=function.__name__):
@@ -285,7 +285,7 @@ class TestCalls:
             assert not processes.alive(started.get(timeout=SOON).unpickle())
 
     @pytest.mark.parametrize("function", [work.hang, work.spin, work.wait_for_program])
-    def test_cancel(self, chain, function):
+    def test_cancel_interrupts_the_call(self, chain, function):
         call, _ = self.start(chain, function)
         chain.cancel(call.handle)
         with pytest.raises(mitogen.core.CallError, match="cancelled"):
@@ -304,12 +304,12 @@ class TestCalls:
             running.get(timeout=SOON).unpickle()
         assert after.get(timeout=SOON).unpickle() == 2
 
-    def test_cancel_of_a_call_that_is_over_is_ignored(self, chain):
+    def test_cancel_of_a_finished_call_is_ignored(self, chain):
         call = chain.call_async(work.echo, 1)
         assert call.get(timeout=SOON).unpickle() == 1
         other, _ = self.start(chain, work.hang)
         chain.cancel(call.handle)
-        # Behind the cancel on the same stream, so what it does would be seen by now.
+        # It follows the cancel on the same stream, so an effect of that would be visible by now.
         chain.cancel(chain.call_async(work.echo, 2).handle)
         assert other.empty()
         chain.cancel(other.handle)
@@ -320,7 +320,7 @@ class TestCalls:
         ("function", "args", "type_name"),
         [(work.leave, [3], "SystemExit"), (work.interrupt, [], "KeyboardInterrupt")],
     )
-    def test_an_end_of_the_program_is_an_error_of_the_call(self, chain, function, args, type_name):
+    def test_an_exit_is_an_error_of_the_call(self, chain, function, args, type_name):
         with pytest.raises(mitogen.core.CallError) as caught:
             chain.call(function, *args)
         assert caught.value.type_name == "builtins." + type_name
@@ -332,14 +332,14 @@ class TestCalls:
         chain = mitogen.parent.CallChain(context, timeout=0.1, kill=True)
         with pytest.raises(mitogen.core.TimeoutError):
             chain.call(work.ignore_interrupts)
-        ended([pid], "the context that does not listen")
+        ended([pid], "the context that ignores a cancel")
         with pytest.raises(mitogen.core.ChannelError):
             context.call(work.identity)
 
 
 @pytest.mark.slow
-def test_a_link_that_only_goes_silent(own_router, sshd):
-    """Nothing is closed, nothing arrives: both ends find out by themselves."""
+def test_both_ends_detect_a_silent_link(own_router, sshd):
+    """Nothing is closed and nothing arrives: both ends detect it by themselves."""
     settings = sshd.kwargs(python_path=PYTHON, keepalive_interval=1, keepalive_count=1)
     context = own_router.ssh(**settings)
     pid = context.call(work.identity)[0]
@@ -351,7 +351,7 @@ def test_a_link_that_only_goes_silent(own_router, sshd):
     processes.wait_until(lambda: not processes.alive(client), SOON)
 
 
-def test_what_the_end_interrupts_is_nobody_s_error(own_router, records):
+def test_a_call_interrupted_by_shutdown_is_not_logged(own_router, records):
     started = mitogen.core.Receiver(own_router)
     context = own_router.local()
     context.call_no_reply(work.hang, started.to_sender())
@@ -364,14 +364,14 @@ def test_what_the_end_interrupts_is_nobody_s_error(own_router, records):
 
 
 def deaf(own_router, **kwargs):
-    """A context that a call keeps, which nothing but a kill ends; its pid."""
+    """Return a context whose call only a kill can end, and its pid."""
     started = mitogen.core.Receiver(own_router)
     context = own_router.local(**kwargs)
     context.call_no_reply(work.deaf, started.to_sender())
     return context, started.get(SOON).unpickle()
 
 
-def test_a_child_that_has_to_be_ended_ends_itself_and_what_it_started(own_router, records):
+def test_a_blocked_child_ends_on_disconnect_without_a_traceback(own_router, records):
     near = own_router.local()
     context, pid = deaf(own_router, via=near)
     own_router.disconnect(context)

@@ -1,4 +1,4 @@
-"""mitogen.fakessh: an `ssh` over a context. What tools make of it is in test_fakessh_tools.py."""
+"""mitogen.fakessh: an `ssh` over a context. Tools that use it are in test_fakessh_tools.py."""
 
 import contextlib
 import functools
@@ -38,7 +38,7 @@ def environ(target):
 
 @pytest.fixture
 def ssh(environ):
-    """`ssh("x", "id", input=b"...")`: what has become of it."""
+    """Return `ssh("x", "id", input=b"...")`, which runs it and returns the CompletedProcess."""
 
     def ssh(*args, env=None, **options):
         options.setdefault("stdin" if "input" not in options else "timeout", SOON)
@@ -54,7 +54,7 @@ def ssh(environ):
 
 @contextlib.contextmanager
 def started(*args, **options):
-    """A program that runs; at the end it is killed, if it has not been waited for."""
+    """Yield a running program; kill it at the end unless it has been reaped."""
     with subprocess.Popen(args, **options) as popen:
         try:
             yield popen
@@ -86,22 +86,22 @@ def read_pid(path):
         ("kill -KILL $$", 137),
     ],
 )
-def test_status(command, status, ssh):
+def test_the_status_is_that_of_the_command(command, status, ssh):
     assert ssh("x", command).returncode == status
 
 
-def test_status_of_a_signal_as_openssh_has_it(target):
+def test_strict_status_of_a_signal_is_255(target):
     with fakessh.session(target, strict=True) as environ:
         assert subprocess.call(["ssh", "x", "kill -TERM $$"], env=environ) == 255
         assert subprocess.call(["ssh", "x", "exit 143"], env=environ) == 143
 
 
-def test_status_200_times(environ):
+def test_200_commands_in_a_row(environ):
     script = "for i in $(seq 200); do ssh x exit 7; [ $? = 7 ] || exit 1; done"
     assert subprocess.call(["sh", "-c", script], env=environ, timeout=100) == 0
 
 
-def test_50_at_once(ssh):
+def test_50_concurrent_commands(ssh):
     results = []
 
     def one(number):
@@ -115,12 +115,12 @@ def test_50_at_once(ssh):
         thread.join()
     assert len(results) == 50
     for done, data, number in results:
-        # Of standard error login shells have their own use, when fifty read their files at once.
+        # stderr is not compared: fifty login shells that read their files at once may write to it.
         assert (done.returncode, done.stdout) == (number, data), done.stderr
 
 
-def test_without_an_environment(environ):
-    # Some programs scrub it, and close all descriptors.
+def test_works_without_an_environment(environ):
+    # Some programs clear the environment and close all descriptors.
     script = 'for fd in 3 4 5 6 7 8 9; do eval "exec $fd>&-"; done; exec %s x exit 3'
     assert subprocess.call(["sh", "-c", script % environ["CVS_RSH"]], env={}, timeout=SOON) == 3
 
@@ -128,14 +128,14 @@ def test_without_an_environment(environ):
 # ---- input and output
 
 
-def test_5_megabytes_there_and_back(ssh):
+def test_5_megabytes_make_the_round_trip(ssh):
     data = os.urandom(5 << 20)
     done = ssh("x", "cat", input=data)
     assert (done.returncode, done.stdout == data, done.stderr) == (0, True, b"")
 
 
 @pytest.mark.parametrize("kind", ["file", "socket", "null", "append"])
-def test_descriptors_of_every_kind(kind, ssh, tmp_path):
+def test_stdio_may_be_any_kind_of_descriptor(kind, ssh, tmp_path):
     import socket
 
     data = os.urandom(300000)
@@ -164,7 +164,7 @@ def test_descriptors_of_every_kind(kind, ssh, tmp_path):
         assert done.stdout == data
 
 
-def test_output_that_the_caller_has_made_non_blocking(environ):
+def test_output_may_be_non_blocking(environ):
     read, write = os.pipe()
     os.set_blocking(write, False)
     with started("ssh", "x", "head -c 3000000 /dev/zero", stdout=write, env=environ) as popen:
@@ -174,12 +174,12 @@ def test_output_that_the_caller_has_made_non_blocking(environ):
         assert popen.wait(SOON) == 0
 
 
-def test_stderr_apart(ssh):
+def test_stderr_is_separate(ssh):
     done = ssh("x", "echo out; echo err >&2; exit 3")
     assert (done.returncode, done.stdout, done.stderr) == (3, b"out\n", b"err\n")
 
 
-def test_half_close(environ):
+def test_end_of_input_leaves_output_open(environ):
     with started("ssh", "x", "cat; echo done", stdin=PIPE, stdout=PIPE, env=environ) as popen:
         popen.stdin.write(b"one\n")
         popen.stdin.flush()
@@ -189,7 +189,7 @@ def test_half_close(environ):
         assert popen.wait(SOON) == 0
 
 
-def test_output_ends_before_the_program_does(environ, tmp_path):
+def test_output_may_end_before_the_program(environ, tmp_path):
     command = "echo $$ > %s; exec >&- 2>&-; exec sleep 1000" % (tmp_path / "pid")
     with started("ssh", "x", command, stdin=PIPE, stdout=PIPE, env=environ) as popen:
         assert popen.stdout.read() == b""
@@ -199,7 +199,7 @@ def test_output_ends_before_the_program_does(environ, tmp_path):
     gone(read_pid(tmp_path / "pid"))
 
 
-def test_a_reader_that_goes(environ, tmp_path):
+def test_a_closed_output_is_a_sigpipe(environ, tmp_path):
     command = "echo $$ > %s; exec yes" % (tmp_path / "pid")
     script = "ssh x '%s' | head -n 1; exit ${PIPESTATUS[0]}" % command
     done = subprocess.run(["bash", "-c", script], env=environ, stdout=PIPE, timeout=SOON)
@@ -208,7 +208,7 @@ def test_a_reader_that_goes(environ, tmp_path):
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
-def test_closed_stdio(closed, environ, tmp_path):
+def test_stdio_may_be_closed(closed, environ, tmp_path):
     script = "ssh x 'cat; echo out; echo err >&2; exit 5' %s" % closed
     done = subprocess.run(["sh", "-c", script], env=environ, capture_output=True, timeout=SOON)
     assert done.returncode == 5
@@ -216,7 +216,7 @@ def test_closed_stdio(closed, environ, tmp_path):
     assert done.stderr == (b"" if "2>&-" in closed else b"err\n")
 
 
-def test_no_input(ssh):
+def test_option_n_reads_no_input(ssh):
     assert ssh("-n", "x", "cat; echo done", input=b"not read").stdout == b"done\n"
 
 
@@ -231,7 +231,7 @@ def test_a_slow_reader_costs_no_memory(target, environ):
     with started("ssh", "x", "cat /dev/zero", stdout=PIPE, env=environ) as popen:
         assert popen.stdout.read(1 << 20) == bytes(1 << 20)
         before = [rss_of(pid) for pid in pids]
-        # Two windows' worth of calls: had it gone on, there would be far more by now.
+        # Calls worth two windows: had the transfer continued, there would be far more by now.
         for _ in range(200):
             target.call(time.monotonic)
         assert all(rss_of(pid) - was < 8 for pid, was in zip(pids, before))
@@ -243,7 +243,7 @@ def test_a_slow_reader_costs_no_memory(target, environ):
 
 
 def fastest(command, environ):
-    """Return how long a program takes from its start to its end, in seconds."""
+    """Return the shortest run time of a program, in seconds."""
     times = []
     for _ in range(20):
         began = time.perf_counter()
@@ -252,8 +252,8 @@ def fastest(command, environ):
     return min(times)
 
 
-def test_it_is_started_soon(environ):
-    """20 ms, of which a bare Python takes 8 on the machine that this is known of."""
+def test_startup_is_fast(environ):
+    """It takes 20 ms, of which a bare Python takes 8 on the reference machine."""
     bare = fastest([sys.executable, "-I", "-S", "-c", "pass"], environ)
     assert fastest(["ssh", "-V"], environ) < bare + 0.012
 
@@ -287,11 +287,11 @@ def test_config(ssh):
         (["-q", "-s", "x", "what"], 255, ""),
     ],
 )
-def test_answers(args, status, text, ssh):
+def test_invocations_without_a_connection(args, status, text, ssh):
     done = ssh(*args)
-    said = done.stderr.decode()
+    error = done.stderr.decode()
     assert (done.returncode, done.stdout) == (status, b"")
-    assert text in said if text else not said
+    assert text in error if text else not error
 
 
 def test_no_command_runs_the_login_shell(ssh):
@@ -305,7 +305,7 @@ def test_words_are_joined_and_never_quoted_again(ssh):
     assert ssh("x", "echo", "a  b", "'c  d'", "$((1+1))").stdout == b"a b c  d 2\n"
 
 
-def test_remote_environment(ssh):
+def test_the_remote_environment_has_the_requested_variables(ssh):
     script = "echo $A,$LC_Q,$B,$SECRET; echo $SSH_CONNECTION; echo $SSH_CLIENT; echo $SSH_TTY"
     env = {"A": "1", "LC_Q": "ä", "SECRET": "no"}
     done = ssh("-o", "SendEnv=A LC_*", "-o", "SetEnv=B=b", "-p", "99", "x", script, env=env)
@@ -315,7 +315,7 @@ def test_remote_environment(ssh):
     assert lines[1].split()[3] == "99"
 
 
-def test_forwarded_connection(ssh):
+def test_option_w_forwards_a_connection(ssh):
     import socket
 
     with socket.socket() as listener:
@@ -326,32 +326,32 @@ def test_forwarded_connection(ssh):
         def serve():
             sock = listener.accept()[0]
             with sock, sock.makefile("rb") as stream:
-                sock.sendall(b"you said " + stream.read())
+                sock.sendall(b"you sent " + stream.read())
 
         serving = threading.Thread(target=serve)
         serving.start()
         done = ssh("-W", "127.0.0.1:%d" % port, "x", input=b"hello")
         serving.join()
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"you said hello", b"")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"you sent hello", b"")
 
 
-def test_forwarded_connection_that_is_refused(ssh):
+def test_a_refused_connection_is_an_error(ssh):
     with hosts.closed_port() as port:
         done = ssh("-W", "127.0.0.1:%d" % port, "x")
     assert done.returncode == 255
     assert b"open failed" in done.stderr and b"stdio forwarding failed" in done.stderr
 
 
-def test_no_command_at_all(environ):
+def test_ssh_may_run_no_command(environ):
     for number, status in ((signal.SIGTERM, 0), (signal.SIGINT, 255)):
         with started("ssh", "-N", "x", stdout=PIPE, env=environ) as popen:
-            # Its standard output is let go once it is at work.
+            # It closes its standard output once it runs in the background.
             assert popen.stdout.read() == b""
             popen.send_signal(number)
             assert popen.wait(SOON) == status
 
 
-def test_background(environ, tmp_path):
+def test_ssh_goes_to_the_background(environ, tmp_path):
     fifo = tmp_path / "fifo"
     os.mkfifo(str(fifo))
     command = "echo early; cat %s" % fifo
@@ -362,7 +362,7 @@ def test_background(environ, tmp_path):
         assert popen.stdout.read() == b"late\n"
 
 
-def test_unknown_hosts(router, target):
+def test_unknown_hosts_are_refused(router, target):
     other = router.local()
     pids = {"one": target.call(os.getpid), "two": other.call(os.getpid)}
     try:
@@ -387,12 +387,12 @@ def test_unknown_hosts(router, target):
 
 
 def at_terminal(environ, script, answers):
-    """Run a shell script on a terminal of its own; return its status and all that was shown."""
+    """Run a shell script on a terminal of its own; return its status and the terminal's output."""
     command = ["env"] + ["%s=%s" % pair for pair in environ.items()]
     return hosts.converse([*command, "sh", "-c", script], answers)
 
 
-def test_a_terminal(environ):
+def test_option_t_allocates_a_terminal(environ):
     script = "ssh -t x 'tty; echo tty=$SSH_TTY $TERM; read a; echo got $a >&2; exit 6'"
     status, text = at_terminal(dict(environ, TERM="vt220"), script, [("vt220", "word")])
     assert status == 6
@@ -401,29 +401,29 @@ def test_a_terminal(environ):
     assert "got word" in text and "Connection to x closed." in text
 
 
-def test_a_forced_terminal(ssh):
+def test_option_tt_forces_a_terminal(ssh):
     done = ssh("-tt", "x", "tty; exit 4", env={"TERM": "vt100"})
     assert done.returncode == 4
     assert done.stdout.startswith(b"/dev/pts/")
     assert done.stderr == b"Connection to x closed.\n"
 
 
-def test_a_terminal_for_input_only(environ):
-    # No pty: the keys are lines, and ^D is the end of the input.
+def test_input_from_a_terminal_without_a_pty(environ):
+    # There is no pty: keys arrive as lines, and ^D ends the input.
     script = "ssh x 'echo ready; wc -c'"
     status, text = at_terminal(environ, script, [("ready", "1234"), ("1234", "\x04")])
     assert (status, text.split()[-1]) == (0, "5")
 
 
-def test_keys_are_not_taken_without_need(environ):
+def test_option_n_leaves_typed_keys_alone(environ):
     script = "ssh -n x 'echo ready; read a; echo far $a'; read a; echo got $a"
     status, text = at_terminal(environ, script, [("ready", "word")])
     assert (status, "got word" in text) == (0, True)
 
 
-def test_a_terminal_is_raw_meanwhile_and_as_before_afterwards(environ):
+def test_a_terminal_is_raw_meanwhile_and_restored_afterwards(environ):
     script = "stty; ssh -t x 'stty raw -echo; echo ready; head -c 3; stty sane; exit 2'; stty"
-    # A control character that would be a signal, were it not the remote terminal's.
+    # A control character would be a signal here, were it not for the remote terminal.
     status, text = at_terminal(environ, script, [("ready", "\x03\x1a")])
     assert status == 0
     before, _, after = text.partition("ready")
@@ -433,7 +433,7 @@ def test_a_terminal_is_raw_meanwhile_and_as_before_afterwards(environ):
     assert "Connection to x closed." in after
 
 
-def test_an_escape_at_a_terminal(environ, tmp_path):
+def test_an_escape_ends_the_connection(environ, tmp_path):
     command = "echo $$ > %s; echo ready; read a; read b; exec sleep 1000" % (tmp_path / "pid")
     script = "ssh -t x '%s'; echo status $?; stty -a" % command
     status, text = at_terminal(environ, script, [("ready", ""), ("\n", "~.")])
@@ -442,7 +442,7 @@ def test_an_escape_at_a_terminal(environ, tmp_path):
     gone(read_pid(tmp_path / "pid"))
 
 
-def test_a_signal_at_a_terminal(environ, tmp_path):
+def test_a_signal_restores_the_terminal(environ, tmp_path):
     pid = tmp_path / "pid"
     script = (
         "sh -c 'echo $$ > %s; exec ssh -t x \"echo ready; read a; kill -TERM \\$(cat %s); "
@@ -466,7 +466,7 @@ def test_a_signal_is_status_255(number, environ, tmp_path):
         gone(pid)
 
 
-def test_signals_for_its_user_end_it_as_they_do(environ, tmp_path):
+def test_default_signals_end_it(environ, tmp_path):
     command = "echo $$ > %s; exec cat" % (tmp_path / "pid")
     with started("ssh", "x", command, stdin=PIPE, env=environ) as popen:
         pid = read_pid(tmp_path / "pid")
@@ -475,7 +475,7 @@ def test_signals_for_its_user_end_it_as_they_do(environ, tmp_path):
         gone(pid)
 
 
-def test_what_is_ignored_stays_ignored(environ, tmp_path):
+def test_ignored_signals_stay_ignored(environ, tmp_path):
     script = "trap '' HUP INT; exec ssh x 'echo $$ > %s; exec cat'" % (tmp_path / "pid")
     with started("sh", "-c", script, stdin=PIPE, stdout=PIPE, env=environ) as popen:
         read_pid(tmp_path / "pid")
@@ -487,7 +487,7 @@ def test_what_is_ignored_stays_ignored(environ, tmp_path):
         assert popen.wait(SOON) == 0
 
 
-def test_a_stand_in_killed(environ, tmp_path):
+def test_a_killed_stand_in_ends_the_command(environ, tmp_path):
     command = "echo $$ > %s; exec cat" % (tmp_path / "pid")
     with started("ssh", "x", command, stdin=PIPE, env=environ) as popen:
         pid = read_pid(tmp_path / "pid")
@@ -495,7 +495,7 @@ def test_a_stand_in_killed(environ, tmp_path):
         gone(pid)
 
 
-def test_a_context_killed_in_mid_transfer(own_router):
+def test_a_killed_context_ends_the_transfer(own_router):
     context = own_router.local()
     pid = context.call(os.getpid)
     with fakessh.session(context) as environ:
@@ -510,7 +510,7 @@ def test_a_context_killed_in_mid_transfer(own_router):
         assert subprocess.call(["ssh", "x", "true"], env=environ, stderr=PIPE) == 255
 
 
-def test_a_session_that_ends(target, tmp_path):
+def test_the_end_of_a_session_ends_its_commands(target, tmp_path):
     command = "echo $$ > %s; exec cat" % (tmp_path / "pid")
     with contextlib.ExitStack() as stack:
         with fakessh.session(target) as environ:
@@ -524,7 +524,7 @@ def test_a_session_that_ends(target, tmp_path):
         assert again.returncode == 127
 
 
-def test_the_broker_shut_down(own_router, tmp_path):
+def test_broker_shutdown_ends_the_commands(own_router, tmp_path):
     context = own_router.local()
     with fakessh.session(context) as environ:
         with started("ssh", "x", "cat", stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environ) as popen:
@@ -556,7 +556,7 @@ with mitogen.master.Router() as router:
 """
 
 
-def test_the_master_killed(target, tmp_path):
+def test_a_killed_master_ends_the_commands(target, tmp_path):
     root = str(ROOT)
     env = dict(os.environ, PYTHONPATH=root)
     done = subprocess.run(
@@ -567,12 +567,12 @@ def test_the_master_killed(target, tmp_path):
     gone(int(pid))
     assert b"the process that provides this ssh has ended" in done.stderr
     assert os.path.isdir(directory)
-    # The next one cleans up.
+    # The next session removes the leftovers.
     with fakessh.session(target):
         assert not os.path.exists(os.path.dirname(directory))
 
 
-def test_remote_commands_that_find_it_again(ssh, environ, tmp_path):
+def test_nested_remote_commands_are_bounded(ssh, environ, tmp_path):
     loop = tmp_path / "loop"
     loop.write_text(
         "#!/bin/sh\necho x >> %s.count\nexec %s x %s\n" % (loop, environ["CVS_RSH"], loop)
@@ -587,7 +587,7 @@ def test_remote_commands_that_find_it_again(ssh, environ, tmp_path):
 # ---- run()
 
 
-def test_run(target, tmp_path):
+def test_run_returns_the_status(target, tmp_path):
     out = tmp_path / "out"
     with out.open("wb") as stdout:
         args = ["sh", "-c", "echo $WORD in $PWD; ssh x exit 3"]
@@ -598,7 +598,7 @@ def test_run(target, tmp_path):
     assert out.read_text() == "x in %s\n" % tmp_path
 
 
-def test_run_takes_what_old_programs_pass(router, target):
+def test_run_takes_the_arguments_of_old_programs(router, target):
     assert fakessh.run(target, router, ["ssh", "x", "exit 4"]) == 4
     assert fakessh.run(target, router, args=["ssh", "x", "exit 5"]) == 5
     assert fakessh.run(target, ["ssh", "x", "exit 6"]) == 6
@@ -606,13 +606,13 @@ def test_run_takes_what_old_programs_pass(router, target):
 
 
 @pytest.mark.parametrize("args", [None, [], "", "ssh x id", b"ssh x"])
-def test_run_without_a_program(args, target):
+def test_run_without_a_program_is_an_error(args, target):
     with pytest.raises(TypeError):
         fakessh.run(target, None, args)
 
 
 @pytest.mark.parametrize("dest", [None, "x", 3])
-def test_run_without_a_destination(dest):
+def test_run_without_a_destination_is_an_error(dest):
     with pytest.raises(TypeError):
         fakessh.run(dest, None, ["true"])
     with pytest.raises(TypeError):
@@ -621,14 +621,14 @@ def test_run_without_a_destination(dest):
         fakessh.run(None, None, ["true"], hosts={})
 
 
-def test_run_of_what_is_not_there(target):
+def test_run_of_a_missing_program_is_an_error(target):
     with pytest.raises(FileNotFoundError):
         fakessh.run(target, None, ["/nonexistent/program"])
     with pytest.raises(ValueError):
         fakessh.run(target, None, ["true"], stdout=PIPE)
 
 
-def test_deadline(target, tmp_path):
+def test_a_deadline_ends_the_program(target, tmp_path):
     script = "ssh x 'echo $$ > %s; exec cat' & echo $! > %s; sleep 1000"
     args = ["sh", "-c", script % (tmp_path / "far", tmp_path / "near")]
     with open(os.devnull) as null:
@@ -639,7 +639,7 @@ def test_deadline(target, tmp_path):
     gone(read_pid(tmp_path / "far"))
 
 
-def test_deadline_of_what_does_not_end(target, tmp_path, monkeypatch):
+def test_a_deadline_kills_a_stubborn_program(target, tmp_path, monkeypatch):
     monkeypatch.setattr("mitogen.fakessh.runner.GRACE", 0.3)
     script = "trap '' TERM; echo $$ > %s; while :; do sleep 0.1; done" % (tmp_path / "pid")
     with pytest.raises(mitogen.core.TimeoutError):
@@ -647,7 +647,7 @@ def test_deadline_of_what_does_not_end(target, tmp_path, monkeypatch):
     gone(read_pid(tmp_path / "pid"))
 
 
-def test_run_on_several_threads(target, tmp_path):
+def test_run_works_on_several_threads(target, tmp_path):
     found = {}
 
     def one(number):
@@ -661,8 +661,8 @@ def test_run_on_several_threads(target, tmp_path):
     assert found == {number: number for number in range(8)}
 
 
-def test_interrupted(target, tmp_path):
-    """^C: an exception in run(), and nothing is left of the program."""
+def test_an_interrupt_ends_the_program(target, tmp_path):
+    """^C raises an exception in run() and leaves nothing of the program."""
     pid = tmp_path / "pid"
 
     def interrupt():
@@ -679,14 +679,14 @@ def test_interrupted(target, tmp_path):
 
 
 @pytest.mark.parametrize("version", sorted({(3, 6)} & set(hosts.find_pythons())))
-def test_in_a_child_with_an_old_python(version, own_router, pythons):
+def test_run_works_in_a_child_with_an_old_python(version, own_router, pythons):
     near = own_router.local(python_path=pythons[version])
     far = own_router.local(via=near, python_path=pythons[version])
     assert near.call(fakessh.run, far, None, ["sh", "-c", "echo x | ssh x 'cat; exit 8'"]) == 8
 
 
-def test_in_a_child(own_router, tmp_path):
-    """run() where a context is: what it starts leads on to a child of that one."""
+def test_run_works_in_a_child(own_router, tmp_path):
+    """run() works in a context: its program's ssh leads to a child of that context."""
     near = own_router.local()
     far = own_router.local(via=near)
     out = tmp_path / "out"
@@ -696,7 +696,7 @@ def test_in_a_child(own_router, tmp_path):
     assert near.call(fakessh.run, far, ["ssh", "x", "exit 9"]) == 9
 
 
-def test_in_a_child_that_loses_its_parent(own_router, tmp_path):
+def test_run_ends_in_a_child_that_loses_its_parent(own_router, tmp_path):
     near = own_router.local()
     far = own_router.local(via=near)
     pid = near.call(os.getpid)
@@ -708,7 +708,7 @@ def test_in_a_child_that_loses_its_parent(own_router, tmp_path):
         gone(each)
 
 
-def test_in_a_child_that_is_killed(own_router, tmp_path):
+def test_run_ends_in_a_child_that_is_killed(own_router, tmp_path):
     near = own_router.local()
     far = own_router.local(via=near)
     pid = near.call(os.getpid)
@@ -741,7 +741,7 @@ def with_spaces(directory):
 
 
 def check_session(target):
-    """Return the directory of a session, in which all that is tried works."""
+    """Return the directory of a session in which every kind of use works."""
     with fakessh.session(target) as environ:
         path = environ["PATH"].split(":")[0]
         for command in (
@@ -766,14 +766,14 @@ def test_the_directory_is_in_tmpdir(target, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("make", [long_name, with_spaces])
-def test_odd_directories(make, target, tmp_path, monkeypatch):
+def test_directories_may_have_odd_names(make, target, tmp_path, monkeypatch):
     path = make(str(tmp_path))
     monkeypatch.setattr(rendezvous, "parent_candidates", lambda: [path])
     assert check_session(target) == path
 
 
 @pytest.mark.parametrize("make", [with_colon, with_spaces])
-def test_a_directory_that_others_are_better_than(make, target, tmp_path, monkeypatch):
+def test_a_better_directory_is_preferred(make, target, tmp_path, monkeypatch):
     odd = make(str(tmp_path))
     good = str(tmp_path / "good")
     os.mkdir(good)
@@ -782,7 +782,7 @@ def test_a_directory_that_others_are_better_than(make, target, tmp_path, monkeyp
     assert os.listdir(odd) == []
 
 
-def test_directories_that_cannot_be(target, tmp_path, monkeypatch):
+def test_unusable_directories_are_an_error(target, tmp_path, monkeypatch):
     open_to_all = tmp_path / "open"
     open_to_all.mkdir()
     open_to_all.chmod(0o777)
@@ -798,7 +798,7 @@ def test_directories_that_cannot_be(target, tmp_path, monkeypatch):
 
 
 @pytest.mark.root
-def test_a_directory_mounted_noexec(target, tmp_path, monkeypatch):
+def test_a_directory_mounted_noexec_is_not_used(target, tmp_path, monkeypatch):
     place = tmp_path / "noexec"
     place.mkdir()
     if subprocess.call(["mount", "-t", "tmpfs", "-o", "noexec", "none", str(place)], stderr=PIPE):
@@ -811,7 +811,7 @@ def test_a_directory_mounted_noexec(target, tmp_path, monkeypatch):
         subprocess.check_call(["umount", str(place)])
 
 
-def test_an_odd_interpreter(target, tmp_path, monkeypatch):
+def test_the_interpreters_path_may_have_spaces(target, tmp_path, monkeypatch):
     path = tmp_path / "py 'th' on" / "python 3"
     path.parent.mkdir()
     path.symlink_to(os.path.realpath(sys.executable))
@@ -820,8 +820,8 @@ def test_an_odd_interpreter(target, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("version", sorted(v for v in hosts.find_pythons() if v >= (3, 6)))
-def test_every_interpreter(version, target, pythons, monkeypatch):
-    """A child has the sources as they are sent: an old interpreter reads no other."""
+def test_every_interpreter_can_run_a_session(version, target, pythons, monkeypatch):
+    """A child has the sources as they are sent: an old interpreter can't read the originals."""
     source_of = rendezvous.source_of
 
     def as_sent(module):
@@ -832,7 +832,7 @@ def test_every_interpreter(version, target, pythons, monkeypatch):
     check_session(target)
 
 
-def test_what_comes_in_that_is_no_stand_in(target):
+def test_connections_that_are_not_stand_ins_are_refused(target):
     import socket
 
     with fakessh.session(target) as environ:
@@ -846,7 +846,7 @@ def test_what_comes_in_that_is_no_stand_in(target):
         assert subprocess.call(["ssh", "x", "exit 3"], env=environ) == 3
 
 
-# ---- as a program
+# ---- the command line
 
 
 def program(*args, **options):
@@ -874,15 +874,15 @@ def program(*args, **options):
         (["--what"], 2, "", "usage"),
     ],
 )
-def test_program(args, status, out, err):
+def test_the_command_line_runs_a_tool(args, status, out, err):
     done = program(*args)
     assert (done.returncode, done.stdout.decode()) == (status, out), done.stderr
     assert err in done.stderr.decode()
     assert b"Traceback" not in done.stderr
 
 
-def test_program_at_a_terminal(tmp_path):
-    """What it runs is in the foreground there, with it: ^C ends both."""
+def test_an_interrupt_at_a_terminal_ends_program_and_tool(tmp_path):
+    """The program is in the terminal's foreground together with its tool: ^C ends both."""
     root = str(ROOT)
     environ = dict(os.environ, PYTHONPATH=root, TMPDIR=str(tmp_path))
     script = "%s -m mitogen.fakessh local ssh x 'echo $$ > %s; echo ready; cat'; echo status $?"
@@ -895,7 +895,7 @@ def test_program_at_a_terminal(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_program_ended(number, tmp_path):
+def test_a_terminated_program_ends_its_tool(number, tmp_path):
     root = str(ROOT)
     env = dict(os.environ, PYTHONPATH=root, TMPDIR=str(tmp_path))
     pid = tmp_path / "pid"

@@ -1,5 +1,7 @@
-"""The pages of docs/howto/ about fakessh: their commands and programs, run as their readers run
-them, with accounts and a container of this machine in the place of the hosts."""
+"""The pages of docs/howto/ about fakessh: commands and programs, run as their readers run them.
+
+Accounts and a container of this machine replace the hosts.
+"""
 
 import os
 import pathlib
@@ -16,7 +18,7 @@ from tests.checkout import ROOT
 
 HOWTO = ROOT / "docs" / "howto"
 STAND_IN = ROOT / "tests" / "stand_ins" / "container_tool.py"
-#: Page to the number of its commands and programs.
+#: Page -> number of its commands and programs.
 PAGES = {"rsync-sudo": (2, 1), "host-to-host": (0, 2), "git-bastion": (1, 1)}
 PAGES["files-container"] = (3, 1)
 
@@ -24,7 +26,7 @@ pytestmark = [pytest.mark.root, pytest.mark.ssh]
 
 
 def blocks(page, kind):
-    """Return the blocks of code of a page: what is below each `code-block`."""
+    """Return the code of each `code-block` of a page."""
     pattern = r"\.\. code-block:: {}\n(?:   :.*\n)?\n((?:   .*\n|\n)+)".format(kind)
     found = re.findall(pattern, (HOWTO / (page + ".rst")).read_text())
     return [re.sub("(?m)^   ", "", text).strip() + "\n" for text in found]
@@ -35,18 +37,18 @@ def commands(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_pages_have_what_is_run(page):
+def test_the_pages_have_all_commands(page):
     assert (len(commands(page)), len(blocks(page, "python"))) == PAGES[page]
 
 
 @pytest.fixture
 def run(sshd, users, hosts_directory, tmp_path):
-    """`run(text)`: run a command line or a program of a page here; return what it printed.
+    """Return `run(text)`, which runs a command line or a program of a page and returns its output.
 
-    Hosts are accounts of this machine: `*.example.com` is one that may use sudo for everything,
-    `git.internal` is root's. /srv is a directory of the test's.
+    Hosts are accounts of this machine: `*.example.com` may use sudo for everything, `git.internal`
+    is root. /srv is a directory of the test.
     """
-    # ssh refuses a key that others may read, so who goes on from there needs his own.
+    # ssh refuses a key that others can read, so the account on the first host needs its own.
     key = hosts_directory / "howto_key"
     shutil.copy(sshd.identity_file, str(key))
     os.chown(str(key), users.plain.uid, -1)
@@ -54,7 +56,7 @@ def run(sshd, users, hosts_directory, tmp_path):
     srv.mkdir()
     os.chown(str(srv), users.plain.uid, -1)
     log = srv / "docker.log"
-    # A copy, as the checkout may not be for others to read.
+    # This is a copy, because other accounts may be unable to read the checkout.
     stand_in = shutil.copy(str(STAND_IN), str(hosts_directory / "howto_tool"))
     os.chmod(stand_in, 0o755)
     wrapper = hosts_directory / "howto_docker"
@@ -146,7 +148,7 @@ def test_rsync_through_sudo(run, site, users):
     assert (run.srv / "copy").read_text() == "data"
 
 
-def test_from_host_to_host(run):
+def test_rsync_from_host_to_host(run):
     (run.srv / "data").mkdir()
     (run.srv / "data" / "file").write_text("x")
     move, collect = blocks("host-to-host", "python")
@@ -178,7 +180,7 @@ def test_git_through_a_bastion(run, tmp_path):
     assert tags.stdout == b"v1\n"
 
 
-def test_files_into_a_container(run, site, tmp_path):
+def test_sftp_into_a_container(run, site, tmp_path):
     (tmp_path / "batch").write_text("put site/index.html {}/batched\n".format(run.srv))
     for line in commands("files-container"):
         run(line)

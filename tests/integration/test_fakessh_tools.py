@@ -1,7 +1,7 @@
-"""Programs that use ssh, over mitogen.fakessh: what they copy arrives, and nothing stays behind.
+"""Programs that use ssh, over mitogen.fakessh: copies are complete, and nothing is left behind.
 
-Each is the real one, in the place where it is asked for its work: this machine; the far end is a
-context one away, three away, or root's behind sudo on an ssh.
+Each program is real and runs on this machine; the far end is a context one hop away, three hops
+away, or root's behind sudo over ssh.
 """
 
 import filecmp
@@ -53,7 +53,7 @@ def move_home(path):
 
 @pytest.fixture(scope="module")
 def near(router, tmp_path_factory):
-    """A context one away, for what is no different elsewhere; with a home of its own."""
+    """Yield a context one hop away with its own home, for tests where distance is irrelevant."""
     context = router.local()
     context.call(move_home, str(tmp_path_factory.mktemp("far_home")))
     yield context
@@ -69,13 +69,13 @@ def other(router):
 
 @pytest.fixture
 def tool(tmp_path):
-    """`tool(context, "rsync", ...)`: run a program in its own directory; return its output."""
+    """Return `tool(context, "rsync", ...)`, which runs it in its own directory, for its output."""
     home = tmp_path / "home"
     home.mkdir()
 
     def tool(context, *args, hosts=None, status=0, **env):
         out = tmp_path / "tool.out"
-        # Settings of whoever runs the tests are none of the tests'.
+        # The settings of the account that runs the tests do not apply.
         names = dict(env, HOME=str(home), XDG_CONFIG_HOME=str(home))
         with out.open("wb") as stdout, open(os.devnull, "rb") as stdin:
             found = fakessh.run(
@@ -114,7 +114,7 @@ def make_tree(top):
 
 
 def snapshot(top):
-    """Return what is below *top*: path to kind, mode, time and content."""
+    """Return {path: kind, mode, time and content} of everything below *top*."""
     found = {}
     for path in pathlib.Path(top).rglob("*"):
         facts = path.lstat()
@@ -136,7 +136,7 @@ def contents(top):
 
 
 def big_file(path, megabytes):
-    """Make a file that does not compress and whose every piece is different."""
+    """Make a file that does not compress and in which all pieces differ."""
     block = os.urandom(1 << 20)
     with path.open("wb") as fp:
         for number in range(megabytes):
@@ -153,7 +153,7 @@ def names_below(context):
 
 
 @needs("rsync")
-def test_rsync_tree_there_and_back(target, tool, tmp_path):
+def test_rsync_copies_a_tree_both_ways(target, tool, tmp_path):
     source = make_tree(tmp_path / "source")
     tool(target, "rsync", "-a", source, "x:%s/far/" % tmp_path)
     assert snapshot(tmp_path / "far" / "source") == snapshot(source)
@@ -167,7 +167,7 @@ def test_rsync_tree_there_and_back(target, tool, tmp_path):
 
 @pytest.mark.slow
 @needs("rsync")
-def test_rsync_500_megabytes_there_and_back(target, tool, tmp_path):
+def test_rsync_copies_500_megabytes_both_ways(target, tool, tmp_path):
     source = big_file(tmp_path / "source", 500)
     tool(target, "rsync", "-W", source, "x:%s" % (tmp_path / "far"))
     assert filecmp.cmp(str(source), str(tmp_path / "far"), shallow=False)
@@ -177,7 +177,7 @@ def test_rsync_500_megabytes_there_and_back(target, tool, tmp_path):
 
 @needs("rsync")
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 20), (signal.SIGTERM, 20)])
-def test_rsync_interrupted(number, status, near, tmp_path):
+def test_an_interrupted_rsync_leaves_no_process(number, status, near, tmp_path):
     (tmp_path / "far").mkdir()
     with (tmp_path / "source").open("wb") as fp:
         fp.truncate(1 << 40)
@@ -192,7 +192,7 @@ def test_rsync_interrupted(number, status, near, tmp_path):
 
 
 @needs("rsync")
-def test_rsync_of_what_is_not_there(near, tool, tmp_path):
+def test_rsync_reports_missing_files_and_hosts(near, tool, tmp_path):
     text = tool(near, "rsync", "x:/nonexistent/file", tmp_path / "back", status=23)
     assert "No such file or directory" in text
     text = tool(None, "rsync", "y:/etc/passwd", tmp_path / "back", hosts={"x": near}, status=255)
@@ -200,7 +200,7 @@ def test_rsync_of_what_is_not_there(near, tool, tmp_path):
 
 
 @needs("rsync")
-def test_rsync_where_there_is_no_ssh(near, tool, tmp_path):
+def test_rsync_works_without_an_installed_ssh(near, tool, tmp_path):
     programs = tmp_path / "programs"
     programs.mkdir()
     for name in ("rsync", "sh"):
@@ -210,14 +210,14 @@ def test_rsync_where_there_is_no_ssh(near, tool, tmp_path):
 
 
 @needs("rsync")
-def test_rsync_with_a_remote_shell_of_its_own(near, tool, tmp_path):
-    # What is on PATH is found by name.
+def test_rsync_with_option_e(near, tool, tmp_path):
+    # A program on PATH is found by its name.
     tool(near, "rsync", "-e", "ssh -p 99 -o BatchMode=yes", "/etc/passwd", "x:%s/far" % tmp_path)
     assert (tmp_path / "far").exists()
 
 
 @needs("rsync")
-def test_rsync_as_a_person_without_rights(router, sshd, users, tool, tmp_path):
+def test_rsync_has_only_the_accounts_permissions(router, sshd, users, tool, tmp_path):
     context = WAYS["ssh"].connect(router, sshd, users)
     text = tool(context, "rsync", "/etc/passwd", "x:/root/mitogen-test", status=(3, 11, 23))
     assert "Permission denied" in text
@@ -229,10 +229,10 @@ def test_rsync_as_a_person_without_rights(router, sshd, users, tool, tmp_path):
 
 @needs("scp")
 @pytest.mark.parametrize("option", ["-p", "-pO"])
-def test_scp_there_and_back(option, target, tool, tmp_path):
+def test_scp_copies_both_ways(option, target, tool, tmp_path):
     source = make_tree(tmp_path / "source")
     (source / "link").unlink()
-    # scp's own protocol has no way to send this name.
+    # scp's own protocol cannot transfer this name.
     (source / "name \n ö").unlink()
     tool(target, "scp", "-r", option, source, "x:%s/far" % tmp_path)
     assert snapshot(tmp_path / "far") == snapshot(source)
@@ -242,7 +242,7 @@ def test_scp_there_and_back(option, target, tool, tmp_path):
 
 @needs("scp")
 @pytest.mark.parametrize("options", [["-3"], ["-3", "-O"]])
-def test_scp_between_two_contexts(options, target, other, tool, tmp_path):
+def test_scp_copies_between_two_contexts(options, target, other, tool, tmp_path):
     source = big_file(tmp_path / "source", 20)
     hosts = {"one": target, "two": other}
     tool(None, "scp", *options, "one:%s" % source, "two:%s/far" % tmp_path, hosts=hosts)
@@ -334,7 +334,7 @@ def test_git(form, target, tool, tmp_path):
     git("-C", tmp_path / "first", "add", ".")
     git("-C", tmp_path / "first", "commit", "-q", "-m", "one")
     git("-C", tmp_path / "first", "push", "-q", url, "main")
-    # What the repository is told to use is not asked.
+    # GIT_SSH_COMMAND takes precedence over core.sshCommand.
     text = tool(
         target,
         *["git", "-c", "core.sshCommand=false", "-c", "protocol.version=2"],
@@ -350,7 +350,7 @@ def test_git(form, target, tool, tmp_path):
 
 
 @needs("git")
-def test_git_of_what_is_not_there(near, tool, tmp_path):
+def test_git_reports_a_missing_repository(near, tool, tmp_path):
     text = tool(near, "git", "clone", "ssh://x/nonexistent", tmp_path / "back", status=128, **GIT)
     assert "'/nonexistent' does not appear to be a git repository" in text
 
@@ -412,7 +412,7 @@ def test_borg(near, tool, tmp_path):
 
 @needs("autossh")
 def test_autossh(near, tool):
-    # Its ssh fails at first, and is started again.
+    # The first ssh fails and is started again.
     assert tool(near, "autossh", "-M", "0", "x", "echo hi", AUTOSSH_GATETIME="0") == "hi\n"
 
 
@@ -424,8 +424,8 @@ def test_tar_through_ssh(near, tool, tmp_path):
 
 
 @needs("rsync")
-def test_a_tool_in_a_context(target, other, own_router, tmp_path):
-    """Where the tool runs is a context, too; its ssh leads to a child of that one."""
+def test_a_tool_runs_in_a_context(target, other, own_router, tmp_path):
+    """The tool runs in a context; its ssh leads to a child of that context."""
     middle = own_router.local()
     far = own_router.local(via=middle)
     source = make_tree(tmp_path / "source")
@@ -440,15 +440,15 @@ def test_nothing_is_left(near, tool, tmp_path):
         files = os.listdir(os.environ["TMPDIR"]), near.call(os.listdir, "/proc/self/fd")
         return files, [each.pid for each in processes.process_tree(near.call(os.getpid))]
 
-    # What the first program needs stays for the others.
+    # Resources of the first program stay for the others.
     tool(near, "ssh", "x", "true")
     before = there()
     tool(near, "rsync", "-a", make_tree(tmp_path / "source"), "x:%s/far/" % tmp_path)
     processes.wait_until(lambda: there() == before, SOON)
 
 
-def test_what_an_ssh_says_after_its_tool_has_ended_is_not_lost(router, tool):
-    """As of rsync, which ends with its server's status before the server's own words have come."""
+def test_ssh_output_after_the_tools_end_is_kept(router, tool):
+    """rsync ends with its server's status before the server's last output has arrived."""
     context = router.local()
     script = "mkfifo f; ssh x 'echo; sleep 0.3; echo late >&2' > f & read line < f; exit 3"
     text = tool(context, "sh", "-c", script, status=3)
@@ -456,8 +456,8 @@ def test_what_an_ssh_says_after_its_tool_has_ended_is_not_lost(router, tool):
     context.shutdown(wait=True)
 
 
-def test_what_a_program_says_after_its_ssh_was_ended_by_rsync_is_not_lost(router, tool):
-    """rsync has its server's status from the data, and ends its ssh by SIGUSR1."""
+def test_program_output_after_rsync_ends_its_ssh_is_kept(router, tool):
+    """rsync takes its server's status from the data, and ends its ssh with SIGUSR1."""
     context = router.local()
     script = """
         mkfifo f

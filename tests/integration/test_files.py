@@ -1,4 +1,4 @@
-"""put() and get() through real connections: any account, any end, and nothing left of either."""
+"""put() and get() through real connections: any account, any end, and no leftovers."""
 
 import io
 import json
@@ -24,7 +24,7 @@ LARGE = 48 * MIB
 
 @pytest.fixture
 def source(tmp_path):
-    """A file that takes several windows."""
+    """Return a file as large as several windows."""
     path = tmp_path / "source"
     path.write_bytes(os.urandom(LARGE))
     path.chmod(0o640)
@@ -41,7 +41,7 @@ def where(tmp_path):
 
 @pytest.fixture(scope="module")
 def deep(router):
-    """A context three hops away."""
+    """Yield a context three hops away."""
     context = None
     for _ in range(3):
         context = router.local(via=context)
@@ -49,16 +49,16 @@ def deep(router):
 
 
 class TestEveryWay:
-    """To and from each kind of context, as its account."""
+    """Transfers to and from each kind of context, as its account."""
 
     @pytest.fixture
     def there(self, context):
-        """A directory of the account's own."""
+        """Yield a directory owned by the account."""
         path = context.call(files.make_directory)
         yield path
         context.call(files.remove, path)
 
-    def test_a_file(self, context, there, tmp_path):
+    def test_a_file_makes_the_round_trip(self, context, there, tmp_path):
         data = os.urandom(700000)
         (tmp_path / "f").write_bytes(data)
         (tmp_path / "f").chmod(0o604)
@@ -76,14 +76,14 @@ class TestEveryWay:
         context.get(remote, out)
         assert out.getvalue() == data
 
-    def test_a_tree(self, context, there, tmp_path):
+    def test_a_tree_makes_the_round_trip(self, context, there, tmp_path):
         files.make_tree(str(tmp_path / "tree"))
         context.put(tmp_path / "tree", there + "/t")
         assert context.call(files.tree, there + "/t") == files.tree(str(tmp_path / "tree"))
         context.get(there + "/t", tmp_path / "back")
         assert files.tree(str(tmp_path / "back")) == files.tree(str(tmp_path / "tree"))
 
-    def test_errors(self, context, there, tmp_path):
+    def test_errors_are_raised_and_leave_no_file(self, context, there, tmp_path):
         with pytest.raises(FileNotFoundError, match="create it first"):
             context.put("/etc/passwd", there + "/no/such/g")
         with pytest.raises(FileNotFoundError):
@@ -102,15 +102,15 @@ class TestEveryWay:
         assert context.call(files.listing, there) == []
 
 
-def test_an_odd_remote_name(deep, where):
+def test_a_remote_name_may_have_any_bytes(deep, where):
     name = os.fsdecode(os.fsencode(where) + b"/\xff\xfe\n")
     deep.put("/etc/passwd", name)
     deep.get(name, where / "back")
     assert (where / "back").read_bytes() == pathlib.Path("/etc/passwd").read_bytes()
 
 
-def test_from_one_context_to_another(router, deep, source, where):
-    """The first is the program that calls: a child, whose child the other is."""
+def test_a_context_transfers_files_to_and_from_its_child(router, deep, source, where):
+    """The caller is a child and the other context is its child."""
     top = router.local()
     target, _ = top.call(work.open_local)
     top.call(files.put, target, str(source), str(where / "g"))
@@ -126,8 +126,8 @@ def test_from_one_context_to_another(router, deep, source, where):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["put", "get", "service"])
-def test_memory_three_hops_away(way, tmp_path):
-    """In processes of their own: 64 MB, and none of them grows by more than windows."""
+def test_memory_is_bounded_three_hops_away(way, tmp_path):
+    """Each of the four processes transfers 64 MB and grows by no more than some windows."""
     done = subprocess.run(
         [sys.executable, str(HERE / "drivers" / "files.py"), way, "64", str(tmp_path)],
         env=dict(os.environ, PYTHONPATH=str(ROOT)),
@@ -142,11 +142,11 @@ def test_memory_three_hops_away(way, tmp_path):
     assert max(result["grown"]) < 32 * MIB, result
 
 
-# ---- what ends early
+# ---- interruptions
 
 
 def by_signal(signum=signal.SIGINT, after=8 * MIB):
-    """Return a `progress` that sends this process a signal, once."""
+    """Return a `progress` callback that sends this process a signal, once."""
     sent = []
 
     def progress(path, done, total):
@@ -159,14 +159,14 @@ def by_signal(signum=signal.SIGINT, after=8 * MIB):
 
 @pytest.mark.parametrize("way", ["put", "get"])
 @pytest.mark.parametrize("tree", [False, True])
-def test_interrupted(deep, way, tree, source, where):
+def test_an_interrupted_transfer_leaves_no_file(deep, way, tree, source, where):
     target = where / "g"
     (where.parent / "tree").mkdir()
     source.rename(where.parent / "tree" / "source")
     path = where.parent / "tree" if tree else where.parent / "tree" / "source"
     with pytest.raises(KeyboardInterrupt):
         getattr(deep, way)(path, target, progress=by_signal())
-    # The call over there ends; then it has removed what there was.
+    # The remote call has ended, so its partial file is removed.
     deep.call(work.noop)
     assert os.listdir(str(where)) == []
     getattr(deep, way)(path, target)
@@ -175,7 +175,7 @@ def test_interrupted(deep, way, tree, source, where):
 
 @pytest.mark.parametrize("way", ["put", "get"])
 @pytest.mark.parametrize("tree", [False, True])
-def test_the_context_is_killed(own_router, way, tree, source, where):
+def test_a_killed_context_ends_the_transfer(own_router, way, tree, source, where):
     hop = own_router.local()
     context = own_router.local(via=hop)
     pid = context.call(os.getpid)
@@ -194,7 +194,7 @@ def test_the_context_is_killed(own_router, way, tree, source, where):
         getattr(context, way)(path, where / "g", progress=progress)
     left = os.listdir(str(where))
     if way == "put" and tree:
-        # The one thing that stays: who was killed can't remove it. It has its own name.
+        # The partial tree stays, because the killed process can't remove it. It has its own name.
         assert len(left) == 1 and left[0].startswith(".g.") and left[0].endswith(".part")
     else:
         assert left == []
@@ -202,8 +202,8 @@ def test_the_context_is_killed(own_router, way, tree, source, where):
 
 
 @pytest.mark.parametrize("way", ["put", "get"])
-def test_the_hop_is_killed(own_router, way, source, where):
-    """The far context loses its parent, and removes what it has begun."""
+def test_a_killed_hop_ends_the_transfer(own_router, way, source, where):
+    """The far context loses its parent and removes its partial file."""
     hop = own_router.local()
     context = own_router.local(via=hop)
     pid, far = hop.call(os.getpid), context.call(os.getpid)
@@ -222,7 +222,7 @@ def test_the_hop_is_killed(own_router, way, source, where):
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("tree", [False, True])
-def test_the_master_is_ended(signum, tree, where, tmp_path):
+def test_a_killed_master_leaves_no_file(signum, tree, where, tmp_path):
     path = tmp_path / "tree"
     path.mkdir()
     with (path / "source").open("wb") as fp:
@@ -246,7 +246,7 @@ def test_the_master_is_ended(signum, tree, where, tmp_path):
     assert os.listdir(str(where)) == []
 
 
-def test_resume(deep, source, where):
+def test_a_transfer_can_be_resumed(deep, source, where):
     for way in ("put", "get"):
         target = where / way
         with pytest.raises(KeyboardInterrupt):
@@ -262,7 +262,7 @@ def test_resume(deep, source, where):
     assert sorted(os.listdir(str(where))) == ["get", "put"]
 
 
-def test_a_context_that_is_busy(own_router, where):
+def test_a_transfer_to_a_busy_context_times_out(own_router, where):
     context = own_router.local()
     started = mitogen.core.Receiver(own_router)
     busy = context.call_async(work.hang, started.to_sender())
@@ -277,7 +277,7 @@ def test_a_context_that_is_busy(own_router, where):
 # ---- other Pythons
 
 
-def test_a_target_of_python_3_6(own_router, python36, source, where):
+def test_a_python_3_6_target_transfers_files_and_trees(own_router, python36, source, where):
     context = own_router.local(python_path=python36)
     context.put(source, where / "g")
     context.get(where / "g", where / "h")
@@ -294,8 +294,8 @@ def test_a_target_of_python_3_6(own_router, python36, source, where):
 
 
 @pytest.mark.parametrize("version", sorted(v for v in hosts.find_pythons() if v >= (3, 6)))
-def test_every_python_gives_a_file_its_name_at_once(own_router, version, where):
-    """linkat(2) by way of /proc, as os.link() does it in each."""
+def test_every_python_names_a_file_atomically(own_router, version, where):
+    """Each Python uses linkat(2) by way of /proc, like os.link()."""
     context = own_router.local(python_path=hosts.find_pythons()[version])
     context.put("/etc/passwd", where / "g")
     assert os.listdir(str(where)) == ["g"]

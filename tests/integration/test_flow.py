@@ -1,4 +1,4 @@
-"""A reader that does not read costs a window, nobody's memory; a large value holds nobody up."""
+"""Flow control: a stalled reader costs only a window; a large value delays no other message."""
 
 import json
 import os
@@ -21,8 +21,8 @@ LARGE = 100 * 1000 * 1000
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["up", "down", "across"])
-def test_200_mb_pushed_at_a_reader_that_stops(way):
-    """In a process of its own, as memory is measured: master, a relay and both ends."""
+def test_a_stalled_reader_of_200_mb_costs_a_window(way):
+    """Memory is measured in separate processes: master, a relay and both ends."""
     done = subprocess.run(
         [sys.executable, str(HERE / "drivers" / "flow.py"), way],
         env=dict(os.environ, PYTHONPATH=str(ROOT)),
@@ -33,14 +33,14 @@ def test_200_mb_pushed_at_a_reader_that_stops(way):
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["right"]
-    # While it is stopped, a window and a little; then, as it reads, also what it reads just now.
+    # While stalled: about a window. While reading: also the values being read.
     for when, limit in (("stalled", 8 * MIB), ("read", 24 * MIB)):
         assert set(result[when]) == {"master", "hop", "far", "other"}
         too_much = {who: n for who, n in result[when].items() if n > limit}
         assert not too_much, (when, too_much)
 
 
-def test_without_a_window_all_is_taken_in(own_router):
+def test_without_a_window_everything_is_received(own_router):
     context = own_router.local()
     receiver = mitogen.core.Receiver(own_router, window=None)
     context.call(work.push, receiver.to_sender(), 20, MIB)
@@ -49,9 +49,9 @@ def test_without_a_window_all_is_taken_in(own_router):
 
 
 class TestNoCredit:
-    """A sender whose reader does not read says so, then fails with both ends named."""
+    """A sender whose reader stalls logs a warning, then raises an error that names both ends."""
 
-    def test_of_the_master(self, own_router, monkeypatch, records):
+    def test_the_master_times_out(self, own_router, monkeypatch, records):
         context = own_router.local()
         ready, go = mitogen.core.Receiver(own_router), mitogen.core.Receiver(own_router)
         reading = context.call_async(work.read_later, ready.to_sender(), go.to_sender())
@@ -63,12 +63,12 @@ class TestNoCredit:
         ends = ("context 0 ", "context {} ".format(context.context_id), str(sender.dst_handle))
         assert all(end in str(caught.value) for end in ends), caught.value
         assert records.wait_for("nothing was read").levelname == "WARNING"
-        # The flow is as it was before the message that failed.
+        # The flow is unchanged by the message that failed.
         go.get(timeout=SOON).unpickle().send(None)
         sender.close()
         assert 1 <= reading.get(timeout=SOON).unpickle()[0] < 20
 
-    def test_of_a_child(self, own_router, records):
+    def test_a_child_times_out(self, own_router, records):
         context = own_router.local()
         receiver = mitogen.core.Receiver(own_router)
         context.call(work.warn_early, 0.05, 0.2)
@@ -88,18 +88,18 @@ class TestNoCredit:
         call = context.call_async(work.push, receiver.to_sender(), 20, MIB)
         assert arrived.wait(SOON)
         receiver.close()
-        # With an error if it was waiting just then; else what it sends is dropped.
+        # It raises an error if it was waiting at that moment; otherwise its messages are dropped.
         end = call.get(timeout=SOON).unpickle(throw=False)
         assert end is None or "ChannelError" in str(end)
         assert context.call(work.add, 1)[0] == 3
 
 
 class TestLargeValues:
-    """While one is under way between two contexts, calls to others on the link are answered."""
+    """Calls to other contexts on a link are answered while a large value is in transit on it."""
 
     @pytest.fixture
     def pair(self, own_router):
-        """Two contexts behind one link."""
+        """Return two contexts behind one link."""
         hop = own_router.local()
         large, small = own_router.local(via=hop), own_router.local(via=hop)
         for context in (large, small):
@@ -107,7 +107,7 @@ class TestLargeValues:
             context.call(work.echo, bytes(MIB))
         return large, small
 
-    def test_result(self, pair):
+    def test_a_large_result_does_not_delay_other_calls(self, pair):
         large, small = pair
         answer = large.call_async(work.zeros, LARGE)
         for number in range(20):
@@ -115,7 +115,7 @@ class TestLargeValues:
         assert answer.empty()
         assert len(answer.get(timeout=60).unpickle()) == LARGE
 
-    def test_argument(self, pair):
+    def test_a_large_argument_does_not_delay_other_calls(self, pair):
         large, small = pair
         data = bytes(LARGE)
         begun, results = threading.Event(), []
@@ -133,7 +133,7 @@ class TestLargeValues:
         thread.join(60)
         assert results == [work.checksum(data)]
 
-    def test_more_than_max_message_size_is_an_error_of_the_call(self, own_router):
+    def test_a_value_above_max_message_size_is_an_error_of_the_call(self, own_router):
         own_router.max_message_size = MIB
         context = own_router.local()
         with pytest.raises(mitogen.core.Error, match="too large"):

@@ -20,25 +20,25 @@ def contexts(router):
         context.shutdown(wait=True)
 
 
-def test_a_result(contexts):
+def test_a_future_has_the_result(contexts):
     assert contexts[0].submit(work.add, 1, b=3).result(SOON) == (4, (), {})
 
 
-def test_an_error_is_of_its_type_and_raised_each_time(contexts):
-    future = contexts[0].submit(work.fail, "told you")
+def test_an_error_keeps_its_type_and_is_raised_each_time(contexts):
+    future = contexts[0].submit(work.fail, "as expected")
     for _ in range(2):
-        with pytest.raises(ValueError, match="told you"):
+        with pytest.raises(ValueError, match="as expected"):
             future.result(SOON)
     assert isinstance(future.exception(), mitogen.core.CallError)
     assert contexts[0].submit(work.echo, 1).exception(SOON) is None
 
 
-def test_what_cannot_be_sent_is_an_error_at_once(contexts):
+def test_unsendable_arguments_raise_at_once(contexts):
     with pytest.raises(TypeError):
         contexts[0].submit(work.echo, object())
 
 
-def test_a_lost_context(router):
+def test_a_lost_context_fails_its_futures(router):
     context = router.local()
     future = context.submit(work.hang)
     router.kill(context)
@@ -46,7 +46,7 @@ def test_a_lost_context(router):
         future.result(SOON)
 
 
-def test_cancel_reaches_what_runs_and_what_waits(router):
+def test_running_and_queued_calls_can_be_cancelled(router):
     context = router.local()
     started = Receiver(router)
     running = context.submit(work.hang, started.to_sender())
@@ -57,7 +57,7 @@ def test_cancel_reaches_what_runs_and_what_waits(router):
         assert future.cancelled()
         with pytest.raises(concurrent.futures.CancelledError):
             future.result(SOON)
-    # Both are over at the far side too.
+    # The context has ended both too.
     assert context.call(threads.noted) == []
     context.shutdown(wait=True)
 
@@ -68,7 +68,7 @@ def test_cancel_is_too_late_after_the_answer(contexts):
     assert future.cancel() is False and future.result() == 1
 
 
-def test_a_timeout_is_the_waiters_only(contexts, router):
+def test_a_timeout_of_result_does_not_end_the_call(contexts, router):
     started = Receiver(router)
     future = contexts[0].submit(work.hang, started.to_sender())
     with pytest.raises(concurrent.futures.TimeoutError):
@@ -84,20 +84,20 @@ class TestExecutor:
             pids = set(executor.map(work.identity_of, range(30)))
         assert len(pids) == 3 and os.getpid() not in pids
 
-    def test_as_completed(self, contexts):
+    def test_as_completed_yields_all_results(self, contexts):
         with Executor(contexts) as executor:
             futures = [executor.submit(work.echo, n) for n in range(20)]
             done = concurrent.futures.as_completed(futures, SOON)
             assert sorted(future.result() for future in done) == list(range(20))
 
-    def test_workers_run_at_once(self, router):
+    def test_workers_run_concurrently(self, router):
         context = router.local()
         with Executor([context], workers=3) as executor:
             futures = [executor.submit(threads.meet) for _ in range(3)]
             assert len({future.result(SOON) for future in futures}) == 3
         context.shutdown(wait=True)
 
-    def test_the_least_busy_one_is_used(self, contexts, router):
+    def test_the_least_busy_context_is_used(self, contexts, router):
         started = Receiver(router)
         with Executor(contexts) as executor:
             stuck = [executor.submit(work.hang, started.to_sender()) for _ in range(2)]
@@ -107,7 +107,7 @@ class TestExecutor:
             for future in stuck:
                 future.cancel()
 
-    def test_after_shutdown(self, contexts):
+    def test_submit_after_shutdown_raises(self, contexts):
         executor = Executor(contexts)
         future = executor.submit(work.echo, 1)
         executor.shutdown()
@@ -125,7 +125,7 @@ class TestExecutor:
         assert context.call(work.echo, 1) == 1
         context.shutdown(wait=True)
 
-    def test_a_lost_context_is_used_no_more(self, router):
+    def test_a_lost_context_is_not_used_again(self, router):
         lost, kept = router.local(), router.local()
         executor = Executor([lost, kept])
         hanging = [executor.submit(work.hang), executor.submit(work.hang)]
@@ -139,7 +139,7 @@ class TestExecutor:
         router.kill(kept)
         executor.shutdown()
 
-    def test_when_all_are_lost(self, router):
+    def test_submit_raises_if_all_contexts_are_lost(self, router):
         context = router.local()
         executor = Executor([context])
         future = executor.submit(work.hang)
@@ -149,11 +149,11 @@ class TestExecutor:
             executor.submit(work.echo, 1)
 
     @pytest.mark.parametrize("count, workers", [(0, 1), (1, 0)])
-    def test_nothing_to_run_on(self, contexts, count, workers):
+    def test_an_executor_needs_a_context_and_a_worker(self, contexts, count, workers):
         with pytest.raises(ValueError, match="at least one"):
             Executor(contexts[:count], workers=workers)
 
-    def test_a_wrong_call_costs_no_place(self, contexts):
+    def test_a_refused_call_occupies_no_worker(self, contexts):
         with Executor(contexts[:1]) as executor:
             with pytest.raises(TypeError):
                 executor.submit(lambda: 1)

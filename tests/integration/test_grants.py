@@ -1,4 +1,4 @@
-"""Two hosts that do not trust each other exchange files directly, where an ancestor allows it."""
+"""Two hosts that do not trust each other exchange files directly, if an ancestor permits it."""
 
 import os
 
@@ -11,7 +11,7 @@ from tests.integration.far import programs
 
 @pytest.fixture
 def pair(own_router):
-    """A file server and a web application, side by side."""
+    """Yield a file server and a web application, side by side."""
     return own_router.local(name="fileserver"), own_router.local(name="webapp")
 
 
@@ -36,19 +36,19 @@ def arrived(tmp_path):
         lambda server, web, args: server.call_async(fakessh.run, web, args).get().unpickle(),
     ],
 )
-def test_to_ask_for_it_is_to_grant_it(call, pair, tmp_path):
+def test_a_call_of_run_grants_access(call, pair, tmp_path):
     assert call(*pair, rsync(tmp_path)) == 0
     assert arrived(tmp_path)
 
 
-def test_only_for_as_long_as_the_call_takes(pair, tmp_path):
+def test_the_grant_ends_with_the_call(pair, tmp_path):
     server, web = pair
     assert server.call(fakessh.run, web, rsync(tmp_path)) == 0
     with pytest.raises(mitogen.core.CallError, match="no ancestor of both has granted it"):
         server.call(programs.run_there, web, ["true"], b"")
 
 
-def test_a_function_of_ones_own_needs_leave(pair, tmp_path):
+def test_other_functions_need_an_explicit_grant(pair, tmp_path):
     server, web = pair
     args = rsync(tmp_path)
     status = server.call(programs.run_tool, web, args)
@@ -58,13 +58,13 @@ def test_a_function_of_ones_own_needs_leave(pair, tmp_path):
     assert arrived(tmp_path)
 
 
-def test_the_other_way_round_is_not_granted(pair, tmp_path):
+def test_a_grant_has_one_direction(pair, tmp_path):
     server, web = pair
     with fakessh.allow(server, web):
         assert web.call(programs.run_tool, server, rsync(tmp_path)) == 255
 
 
-def test_deep_in_the_tree(own_router, tmp_path):
+def test_grants_work_deep_in_the_tree(own_router, tmp_path):
     bastion = own_router.local(name="bastion")
     server = own_router.local(via=own_router.local(via=bastion))
     web = own_router.local(via=bastion)
@@ -72,8 +72,8 @@ def test_deep_in_the_tree(own_router, tmp_path):
     assert arrived(tmp_path)
 
 
-def test_between_accounts(own_router, users, tmp_path):
-    """Each writes only where it may: the file ends up as the receiving account's."""
+def test_grants_work_between_accounts(own_router, users, tmp_path):
+    """Each account writes only where permitted: the file belongs to the receiving account."""
     plain = own_router.sudo(username=users.plain.name, python_path="/usr/bin/python3")
     other = own_router.local(name="other")
     args = ["sh", "-c", "ssh x 'id -un; cat' < /etc/hostname > /dev/null && ssh x exit 3"]

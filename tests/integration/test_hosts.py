@@ -1,4 +1,4 @@
-"""The test hosts themselves, through plain ssh, sudo, su, doas: if these fail, blame no other."""
+"""The test hosts themselves, through plain ssh, sudo, su, doas: if these fail, look here first."""
 
 import json
 import os
@@ -15,7 +15,7 @@ ASK = re.compile(r"assword[^\n]*: ?\Z").pattern
 
 
 def last_word(output):
-    """Return the last word a command printed, without what ssh -t adds about itself."""
+    """Return the last word of a command's output, without the lines that ssh -t adds."""
     return re.sub(r"Connection to .* closed\.\s*\Z", "", output).split()[-1]
 
 
@@ -46,14 +46,14 @@ class TestSshd:
             assert status == 255
             assert "Host key verification failed" in error
 
-    def test_same_configuration_same_sshd(self, sshd, sshd_with):
+    def test_the_same_configuration_returns_the_same_sshd(self, sshd, sshd_with):
         assert sshd_with() is sshd
 
-    def test_extra_lines(self, sshd_with):
+    def test_extra_lines_are_in_the_configuration(self, sshd_with):
         forced = sshd_with("ForceCommand echo forced")
         assert run(forced.command(forced.kwargs()["username"], "id"))[1] == "forced\n"
 
-    def test_silent_listener_accepts_and_says_nothing(self):
+    def test_silent_listener_accepts_and_sends_nothing(self):
         with hosts.silent_listener() as port:
             with socket.create_connection(("127.0.0.1", port), timeout=0.05) as sock:
                 with pytest.raises(socket.timeout):
@@ -89,7 +89,7 @@ class TestDelay:
         assert status == 0, error
         counts = json.loads(count.read_text())
         # Versions, key exchange, authentication, session: OpenSSH 9 needs 9. More than one flight
-        # each would mean that the proxy, not ssh, waits.
+        # for each would mean that the proxy waits, not ssh.
         assert 5 <= counts["up_flights"] <= 12
         assert took >= 0.05 * (counts["up_flights"] - 1)
 
@@ -123,26 +123,26 @@ class TestAccounts:
         assert status == 255
         assert "Permission denied" in output
 
-    def test_motd_prints_on_both(self, sshd, users):
+    def test_motd_prints_on_stdout_and_stderr(self, sshd, users):
         status, output, error = self.shell(sshd, users.motd, "echo end")
         assert (status, output) == (0, "Welcome to the noisy host.\nend\n")
         assert "logged" in error
 
-    def test_line_eats_one_line(self, sshd, users):
+    def test_line_reads_one_line(self, sshd, users):
         assert self.shell(sshd, users.line, "cat", stdin=b"one\ntwo\n")[1] == "two\n"
 
-    def test_eats_four_kilobytes(self, sshd, users):
+    def test_eats_reads_four_kilobytes(self, sshd, users):
         output = self.shell(sshd, users.eats, "cat", stdin=b"x" * 4096 + b"rest")[1]
         assert output == "rest"
 
-    def test_drain_lets_nothing_pass(self, sshd, users):
+    def test_drain_reads_everything(self, sshd, users):
         assert self.shell(sshd, users.drain, "cat", stdin=b"anything")[:2] == (0, "")
 
-    def test_menu_ignores_the_command_and_executes_what_comes(self, sshd, users):
+    def test_menu_ignores_the_command_and_executes_its_input(self, sshd, users):
         output = self.shell(sshd, users.menu, "echo not this", stdin=b"echo executed\n")[1]
         assert output == "This account has a menu:\nexecuted\n"
 
-    def test_refuse(self, sshd, users):
+    def test_refuse_prints_a_message_and_exits(self, sshd, users):
         status, output, _ = self.shell(sshd, users.refuse, "true")
         assert (status, output) == (7, "This account is for transfers only.\n")
 
@@ -173,7 +173,7 @@ class TestAccounts:
         assert status == 0, output
         assert last_word(output) == str(users.su.uid)
 
-    def test_doas(self, sshd, users):
+    def test_doas_asks_for_the_password(self, sshd, users):
         if not hosts.program("doas"):
             pytest.skip("needs opendoas (`doas` is not installed)")
         status, output, error = self.shell(sshd, users.plain, "doas id -u")
@@ -199,7 +199,7 @@ class TestCleanup:
         assert str(gone.pid) not in open_text("/etc/doas.conf")
         assert not os.path.exists("/home/" + name)
 
-    def test_doas_conf_keeps_what_was_there(self, tmp_path, monkeypatch):
+    def test_doas_conf_keeps_other_rules(self, tmp_path, monkeypatch):
         path = tmp_path / "doas.conf"
         monkeypatch.setattr(hosts, "DOAS_CONF", path)
         hosts.edit_doas("1", ["permit a"])
@@ -216,7 +216,7 @@ class TestCleanup:
 
 
 def open_text(path):
-    """Return a file's text, '' if it is not there."""
+    """Return a file's text, '' if it does not exist."""
     try:
         with open(path) as fp:
             return fp.read()
@@ -225,12 +225,12 @@ def open_text(path):
 
 
 class TestPythons:
-    def test_each_is_what_it_says(self, pythons):
+    def test_each_python_has_the_version_it_is_listed_under(self, pythons):
         assert any(version >= (3, 9) for version in pythons)
         for version, path in pythons.items():
             assert hosts.ask_version(path)[0] == version
 
-    def test_usable_by_others(self, tmp_path):
+    def test_usable_by_others_checks_each_directory(self, tmp_path):
         assert hosts.usable_by_others("/bin/sh")
         script = tmp_path / "x"
         script.touch(mode=0o755)
@@ -239,19 +239,19 @@ class TestPythons:
 
 
 class TestConverse:
-    def test_answers_and_reports_the_status(self):
+    def test_converse_answers_and_returns_the_status(self):
         script = "stty -echo; printf 'Password: '; read -r word; echo got $word; exit 3"
         status, output = hosts.converse(["sh", "-c", script], [(ASK, "secret")])
         assert status == 3
         assert "got secret" in output
 
-    def test_gives_up_in_time(self):
+    def test_converse_ends_at_its_timeout(self):
         with pytest.raises(AssertionError, match="no end"):
             hosts.converse(["sleep", "60"], timeout=0.1)
 
 
 class TestProcesses:
-    def test_tree_and_alive(self):
+    def test_process_tree_lists_descendants(self):
         argv = ["sh", "-c", "sleep 60 & echo; wait"]
         with subprocess.Popen(argv, stdout=subprocess.PIPE) as shell:
             shell.stdout.readline()
@@ -263,7 +263,7 @@ class TestProcesses:
             processes.end_processes([processes.process(shell.pid), *tree])
         assert not any(processes.alive(each.pid) for each in tree)
 
-    def test_wait_until(self):
+    def test_wait_until_raises_with_the_description(self):
         results = iter([0, "", "yes"])
         assert processes.wait_until(lambda: next(results)) == "yes"
         with pytest.raises(AssertionError, match="the moon"):

@@ -1,6 +1,6 @@
-"""Whose module a context gets, and how many questions that costs.
+"""Choice between the master's and the target's modules, and the number of requests.
 
-Each test writes the program's own modules to a directory on sys.path, as a script's would be.
+Each test writes the program's own modules to a directory on sys.path, as with a script.
 """
 
 import importlib
@@ -21,7 +21,7 @@ LOAD = "get_module_count"
 
 
 class Program:
-    """The directory of a program; `load()` a module that is in it to have its functions."""
+    """The directory of a program; `load()` imports a module in it and returns it."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -51,13 +51,13 @@ def files(directory, table):
         path.write_text(textwrap.dedent(text))
 
 
-def questions(router):
-    """Return how many modules the contexts have asked for."""
+def count_requests(router):
+    """Return the number of modules the contexts have requested."""
     return router.get_stats()[LOAD]
 
 
 def tree_of(count):
-    """A package whose top module imports, one through the other, *count* modules."""
+    """Return a package whose top module imports, one through the other, *count* modules."""
     table = {"tree/__init__.py": "", "tree/deep/__init__.py": ""}
     for number in range(count - 4):
         below = "from tree.deep import m{}".format(number + 1) if number < count - 5 else ""
@@ -80,7 +80,7 @@ def tree_of(count):
 
 
 class TestPush:
-    def test_a_tree_of_thirty_takes_no_question(self, program, own_router):
+    def test_a_tree_of_thirty_needs_no_request(self, program, own_router):
         files(program.directory, tree_of(30))
         top = program.load("tree.top")
         program.load("tree.late")
@@ -88,13 +88,13 @@ class TestPush:
         below = own_router.local(via=context)
         for each in (context, below):
             each.call(work.add, 1)
-        before = questions(own_router)
+        before = count_requests(own_router)
         for each in (context, below):
             assert each.call(top.total) == 1000 + sum(range(26))
             assert len(each.call(top.loaded)) == 30
-        assert questions(own_router) == before
+        assert count_requests(own_router) == before
 
-    def test_what_the_master_has_not_loaded_is_asked_for(self, program, own_router):
+    def test_modules_not_loaded_by_the_master_are_requested(self, program, own_router):
         files(program.directory, tree_of(10))
         top = program.load("tree.top")
         context = own_router.local()
@@ -137,13 +137,13 @@ class TestPush:
         plain = program.load("opt.plain")
         context = own_router.local()
         context.call(work.add, 1)
-        before = questions(own_router)
+        before = count_requests(own_router)
         assert context.call(plain.answer) == ("None", "ImportError")
-        assert questions(own_router) == before
+        assert count_requests(own_router) == before
 
 
-class TestWhose:
-    def test_namespace_package(self, program, own_router, tmp_path, monkeypatch):
+class TestChoice:
+    def test_a_namespace_package_is_served(self, program, own_router, tmp_path, monkeypatch):
         monkeypatch.syspath_prepend(str(tmp_path / "second"))
         files(
             program.directory, {"space/one.py": "def f():\n    import space.two as t; return t.X"}
@@ -172,7 +172,7 @@ class TestWhose:
         assert own_router.get_stats()["bad_load_module_count"] == before["bad_load_module_count"]
 
     def test_a_missing_stdlib_name_is_not_served(self, program, own_router):
-        """A module that this Python has and the target has not would be half a module there."""
+        """A module of this Python's library that the target's lacks would be incomplete there."""
         files(program.directory, {"asks.py": "def f(name):\n    return __import__(name).__file__"})
         asks = program.load("asks")
         with pytest.raises(ImportError, match="winreg"):
@@ -180,12 +180,12 @@ class TestWhose:
 
     @pytest.fixture
     def installed(self, tmp_path, monkeypatch):
-        """A directory that children have in their PYTHONPATH, as installed packages are."""
+        """Return a directory on the children's PYTHONPATH, like that of installed packages."""
         directory = tmp_path / "lib" / "site-packages"
         monkeypatch.setenv("PYTHONPATH", str(directory))
         return directory
 
-    def test_own_shadows_what_the_target_has(self, program, own_router, installed):
+    def test_own_modules_shadow_installed_ones(self, program, own_router, installed):
         files(installed, {"six.py": "MINE = False", "yaml/__init__.py": "MINE = False"})
         table = {
             "six.py": "MINE = True",
@@ -197,7 +197,7 @@ class TestWhose:
         uses = program.load("uses")
         assert own_router.local().call(uses.f) == (True, True)
 
-    def test_the_target_keeps_what_is_installed_on_both(
+    def test_the_target_uses_its_own_installed_packages(
         self, program, own_router, installed, tmp_path, monkeypatch
     ):
         files(installed, {"thing.py": "WHOSE = 'target'"})
@@ -238,14 +238,14 @@ class TestPolicy:
         files(program.directory, table)
         return program.load("uses")
 
-    def test_blacklist(self, uses, own_router):
+    def test_blacklisted_modules_are_not_served(self, uses, own_router):
         own_router.responder.blacklist_prefix("secret")
         context = own_router.local()
         assert context.call(uses.f, "good") == 1
         with pytest.raises(ImportError, match="blacklist"):
             context.call(uses.f, "secret.key")
 
-    def test_whitelist(self, uses, own_router):
+    def test_only_whitelisted_modules_are_served(self, uses, own_router):
         own_router.responder.whitelist_prefix("uses")
         own_router.responder.whitelist_prefix("good")
         context = own_router.local()
@@ -253,7 +253,7 @@ class TestPolicy:
         with pytest.raises(ImportError, match="whitelist"):
             context.call(uses.f, "secret.key")
 
-    def test_source_override(self, uses, own_router):
+    def test_source_override_replaces_the_source(self, uses, own_router):
         own_router.responder.add_source_override("good", "/x/good.py", b"X = 77", False)
         assert own_router.local().call(uses.f, "good") == 77
 
@@ -352,7 +352,7 @@ class TestMain:
         assert name == "__main__"
         assert path.endswith("script.py")
 
-    def test_without_a_guard_it_is_refused_and_explained(self, tmp_path):
+    def test_main_without_a_guard_is_refused_with_the_reason(self, tmp_path):
         done = self.run(tmp_path, UNGUARDED)
         assert done.returncode == 1
         assert "__main__" in done.stderr
@@ -408,7 +408,7 @@ class TestMainOfPackage:
 
 
 class TestOddModules:
-    def test_one_that_replaces_itself_in_sys_modules(self, program, own_router):
+    def test_a_module_that_replaces_itself_in_sys_modules(self, program, own_router):
         text = """
             import sys
             class Api:
@@ -422,8 +422,8 @@ class TestOddModules:
         uses = program.load("uses_selfmade")
         assert own_router.local().call(uses.f) == (42, "called")
 
-    def test_one_that_puts_another_in_its_place(self, program, own_router):
-        """As `six.moves` and the like: a name that has no file."""
+    def test_a_module_that_registers_another(self, program, own_router):
+        """The name has no file, like those of `six.moves`."""
         text = """
             import sys, types
             moves = types.ModuleType(__name__ + ".moves")
@@ -479,12 +479,12 @@ class TestOddModules:
         )
         assert own_router.local().call(program.load("round.a").f) == "f"
 
-    def test_source_in_another_encoding(self, program, own_router):
+    def test_source_may_have_another_encoding(self, program, own_router):
         text = "# -*- coding: latin-1 -*-\ndef f():\n    return 'caf\xe9'\n"
         (program.directory / "latin.py").write_bytes(text.encode("latin-1"))
         assert own_router.local().call(program.load("latin").f) == "caf\xe9"
 
-    def test_an_error_in_a_module_is_the_call_s(self, program, own_router):
+    def test_an_error_in_a_module_is_an_error_of_the_call(self, program, own_router):
         files(
             program.directory,
             {
@@ -499,7 +499,7 @@ class TestOddModules:
 
 
 class TestSettings:
-    def test_a_source_modifier(self, program, own_router):
+    def test_a_source_modifier_changes_the_source(self, program, own_router):
         files(program.directory, {"plain.py": "WORD = 'before'\ndef f():\n    return WORD"})
         plain = program.load("plain")
         own_router.responder.add_source_modifier(
@@ -508,7 +508,7 @@ class TestSettings:
         assert own_router.local().call(plain.f) == "after"
         assert plain.f() == "before"
 
-    def test_a_source_override_of_what_is_not_there(self, own_router, program):
+    def test_a_source_override_provides_a_missing_module(self, own_router, program):
         own_router.responder.add_source_override(
             "made_up", "<made up>", b"def f():\n    return __name__, __file__\n", False
         )
@@ -519,7 +519,7 @@ class TestSettings:
         name, path = own_router.local().call(program.load("uses_made_up").f)
         assert name == "made_up" and "<made up>" in path
 
-    def test_lists_hold_through_an_intermediate_context(self, program, own_router):
+    def test_lists_apply_through_an_intermediate_context(self, program, own_router):
         files(
             program.directory,
             {"secret_keys.py": "X = 1", "asks_keys.py": "def f():\n    import secret_keys"},
@@ -530,10 +530,10 @@ class TestSettings:
         with pytest.raises(ImportError, match="blacklist"):
             far.call(asks.f)
 
-    def test_forward_modules_ahead_of_any_call(self, program, own_router):
+    def test_forward_modules_sends_modules_before_any_call(self, program, own_router):
         files(program.directory, {"ahead.py": "def f():\n    return __name__"})
         ahead = program.load("ahead")
         child = own_router.local()
         own_router.responder.forward_modules(child, ["ahead"])
-        before = questions(own_router)
-        assert child.call(ahead.f) == "ahead" and questions(own_router) == before
+        before = count_requests(own_router)
+        assert child.call(ahead.f) == "ahead" and count_requests(own_router) == before

@@ -1,4 +1,4 @@
-"""The `leftovers` fixture: a run that leaves things fails, and other programs' are left alone."""
+"""The `leftovers` fixture: leftovers fail the run, and other programs' processes are left alone."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ import os, subprocess, tempfile, time
 OPEN = []
 
 def test_orphan():
-    # Its parent is gone and its name is nobody's: only the mark in its environment tells.
+    # Its parent is gone and its name is unknown: only the mark in its environment identifies it.
     subprocess.run(["sh", "-c", "sleep 8765 >/dev/null 2>&1 &"], check=True)
 
 def test_zombie():
@@ -34,14 +34,14 @@ def test_file():
     os.close(tempfile.mkstemp(prefix="forgotten")[0])
 """
 
-# An orphan named as contexts are, with the given environment. Its pid goes to the file `pid`.
+# An orphan named like a context, with the given environment. Its pid is written to the file `pid`.
 NAMED = """
 import os, pathlib, subprocess, sys
 
 def test_orphan():
     code = (
         "import subprocess\\n"
-        "args = ['mitogen:somebody', '8766']\\n"
+        "args = ['mitogen:unknown', '8766']\\n"
         "print(subprocess.Popen(args, executable='/bin/sleep', stdout=2).pid)\\n"
     )
     env = {name: value for name, value in os.environ.items() if KEPT(name)}
@@ -90,11 +90,11 @@ def test_an_orphan_without_the_mark_is_reported_and_left_alone(tmp_path):
     )
     pid = int((tmp_path / "pid").read_text())
     try:
-        assert processes.process(pid).ppid != os.getpid(), "it is no orphan"
+        assert processes.process(pid).ppid != os.getpid(), "it is not an orphan"
         assert processes.alive(pid)
         assert status == 0, output
         assert "without the mark of this run, left alone" in output
-        assert "mitogen:somebody 8766" in output
+        assert "mitogen:unknown 8766" in output
     finally:
         os.kill(pid, signal.SIGKILL)
     processes.wait_until(lambda: not processes.alive(pid))
@@ -104,5 +104,5 @@ def test_an_orphan_with_the_mark_fails_the_run_and_is_ended(tmp_path):
     status, output = run_tests(tmp_path, NAMED.replace("KEPT(name)", "True"))
     assert not processes.alive(int((tmp_path / "pid").read_text()))
     assert status == 1, output
-    assert "left behind by this run" in output and "mitogen:somebody 8766" in output
+    assert "left behind by this run" in output and "mitogen:unknown 8766" in output
     assert "left alone" not in output

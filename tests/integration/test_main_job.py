@@ -1,7 +1,7 @@
-"""The main job: a script that opens ssh, sudo through it, a third context below that.
+"""The main job: a script that opens ssh, sudo through it, and a third context below that.
 
-It runs as its user would run it: by a Python of its own, from another directory, with nothing of
-the tests' in its path.
+It runs as a user would run it: with a separate Python, from another directory, without the tests'
+files on its path.
 """
 
 import json
@@ -36,7 +36,7 @@ pids 3
 
 @pytest.mark.root
 @pytest.mark.ssh
-def test_main_job(sshd, users, tmp_path):
+def test_the_main_job_prints_its_results(sshd, users, tmp_path):
     user = users.plain
     command = [sys.executable, str(HERE / "job" / "job.py")]
     command.append(json.dumps(sshd.kwargs(username=user.name)))
@@ -49,5 +49,5 @@ def test_main_job(sshd, users, tmp_path):
     assert done.stdout == OUTPUT.format(user=user.name, uid=user.uid)
     processes.wait_until(
         lambda: {each.pid for each in processes.marked_processes(str(os.getpid()))} <= before,
-        what="end of all that the job started",
+        what="end of all processes of the job",
     )

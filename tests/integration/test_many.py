@@ -13,7 +13,7 @@ def by_spec(results):
     return {str(spec): (context, error) for spec, context, error in results}
 
 
-def test_all_come_each_with_its_spec(own_router):
+def test_each_result_has_its_spec(own_router):
     specs = [("local", {"name": "n%d" % n}) for n in range(12)]
     results = list(own_router.connect_many(specs))
     assert sorted(result.spec[1]["name"] for result in results) == sorted(
@@ -24,11 +24,11 @@ def test_all_come_each_with_its_spec(own_router):
     assert len({result.context.call(work.identity)[0] for result in results}) == 12
 
 
-def test_no_specs_no_results(own_router):
+def test_no_specs_give_no_results(own_router):
     assert list(own_router.connect_many([])) == []
 
 
-def test_errors_come_as_results_and_spare_the_others(own_router):
+def test_errors_are_results_and_do_not_affect_the_others(own_router):
     found = by_spec(
         own_router.connect_many(
             [
@@ -44,7 +44,7 @@ def test_errors_come_as_results_and_spare_the_others(own_router):
     assert [c.call(work.echo, 1) for c, _ in found.values() if c] == [1]
 
 
-def test_paths_share_their_beginning(own_router):
+def test_paths_share_their_first_hops(own_router):
     results = list(own_router.connect_many(["local/local", "local/local?name=x", "local"]))
     parents = {result.context.call(work.identity)[2] for result in results}
     near = [r.context for r in results if r.spec == "local"]
@@ -52,17 +52,17 @@ def test_paths_share_their_beginning(own_router):
     assert len(own_router.get_streams()) == 1
 
 
-def test_the_same_twice_is_two_contexts(own_router):
+def test_a_repeated_spec_gives_two_contexts(own_router):
     one, two = own_router.connect_many(["local", "local"])
     assert one.context != two.context
 
 
-def test_what_is_behind_a_failed_hop_fails_as_it_did(own_router):
+def test_hops_behind_a_failed_one_have_its_error(own_router):
     (result,) = own_router.connect_many(["local?python_path=%2Fno%2Fsuch/local"])
     assert result.context is None and "cannot start /no/such" in str(result.error)
 
 
-def test_the_limit_holds(own_router, monkeypatch):
+def test_the_limit_is_kept(own_router, monkeypatch):
     seen = []
     start = many._Many._start
 
@@ -89,12 +89,12 @@ def test_a_bad_spec_is_refused_before_anything_starts(own_router, specs, error, 
     assert not own_router.get_streams()
 
 
-def test_a_bad_limit(own_router):
+def test_a_bad_limit_is_refused(own_router):
     with pytest.raises(ValueError, match="limit=0"):
         own_router.connect_many(["local"], limit=0)
 
 
-def test_who_stops_iterating_leaves_nothing_but_what_it_got():
+def test_closing_the_iterator_leaves_only_returned_contexts():
     before = own_children()
     with mitogen.master.Router() as router:
         results = router.connect_many(["local", "local/local", "local/local", "local"])
@@ -109,8 +109,8 @@ def test_who_stops_iterating_leaves_nothing_but_what_it_got():
         assert not router.branch.logins._entered
 
 
-def test_an_sshd_with_its_own_limits_refuses_none(own_router, sshd_with, users):
-    """Of sshd's default MaxStartups, 10:30:100."""
+def test_logins_stay_below_an_sshds_limits(own_router, sshd_with, users):
+    """sshd's default is MaxStartups 10:30:100."""
     sshd = sshd_with("MaxStartups 10:100:11")
     kwargs = sshd.kwargs(username=users.plain.name, python_path=PYTHON)
     results = list(own_router.connect_many([("ssh", kwargs)] * 24))
@@ -118,20 +118,20 @@ def test_an_sshd_with_its_own_limits_refuses_none(own_router, sshd_with, users):
     assert connecting.MAX_LOGINS < 10 and not own_router.branch.logins._entered
 
 
-def test_through_another_context_they_are_made_beside_each_other(own_router):
+def test_contexts_behind_another_are_its_children(own_router):
     near = own_router.local()
     specs = [("local", {"via": near}) for _ in range(6)]
     contexts = [result.context for result in own_router.connect_many(specs)]
     assert {c.call(work.identity)[2] for c in contexts} == {near.call(work.identity)[0]}
 
 
-def test_a_child_can_do_it_too(own_router):
+def test_a_child_can_connect_many(own_router):
     from tests.integration.far import connecting
 
     assert own_router.local().call(connecting.connect_some, 4) == 4
 
 
-def test_the_end_of_the_broker_ends_it():
+def test_broker_shutdown_ends_the_iterator():
     router = mitogen.master.Router()
     results = router.connect_many(["local"] * 3)
     next(results)

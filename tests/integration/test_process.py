@@ -1,4 +1,4 @@
-"""context.run() and context.popen(): what subprocess does, elsewhere; and what can go wrong."""
+"""context.run() and context.popen(): the subprocess API in other contexts, and its errors."""
 
 import collections
 import os
@@ -18,7 +18,7 @@ from tests.integration.conftest import SOON
 from tests.integration.far import programs
 
 SH = "/bin/sh"
-#: A program that says when it is there, and then waits for signals for ever.
+#: A program that reports when it is ready, then waits for signals forever.
 WAITS = 'trap "echo got $1; exit 3" USR1; echo ready; while :; do sleep 0.05; done'
 
 
@@ -29,7 +29,7 @@ def local(router):
 
 @pytest.fixture(scope="module")
 def deep(router):
-    """A context three hops away."""
+    """Yield a context three hops away."""
     context = None
     for _ in range(3):
         context = router.local(via=context)
@@ -44,7 +44,7 @@ def anywhere(request, router):
 
 
 def outcome(function):
-    """Return what a run gave: (status, output, error), or the exception's type and facts."""
+    """Return the result of a run: (status, output, error), or the exception's type and facts."""
     try:
         done = function()
     except Exception as e:
@@ -58,7 +58,7 @@ def outcome(function):
     return done.args, done.returncode, done.stdout, done.stderr
 
 
-# (arguments, keyword arguments), each given to both. A command string is one for the shell.
+# (arguments, keyword arguments) for both. A command string is run by the shell.
 TABLE = [
     (["true"], {}),
     (["false"], {}),
@@ -142,19 +142,19 @@ def test_run_is_subprocess_run(args, kwargs, local):
 
     ours, theirs = outcome(lambda: local.run(args, **kwargs)), outcome(here)
     if isinstance(args, str) and ours[1] == 127:
-        # "LINE: " is in one shell's message only where its name is known.
+        # Some shells' messages contain "LINE: " only where the shell's name is known.
         ours, theirs = ours[:2], theirs[:2]
     if args == pathlib.Path("/bin/true"):
         ours, theirs = ours[1:], theirs[1:]
     assert ours == theirs
 
 
-def test_an_empty_list_names_no_program(local):
+def test_an_empty_list_is_an_error(local):
     with pytest.raises(ValueError, match="args is empty"):
         local.run([])
 
 
-def test_output_that_is_not_captured_goes_where_this_process_prints(local, capfd):
+def test_output_that_is_not_captured_goes_to_this_process_output(local, capfd):
     done = local.run([SH, "-c", "echo out; echo err >&2"], capture_output=False)
     assert (done.stdout, done.stderr) == (None, None)
     assert capfd.readouterr() == ("out\n", "err\n")
@@ -170,7 +170,7 @@ def test_a_command_string_runs_in_the_home_directory_under_the_login_shell(reach
     assert found[:2] == [name, home] and found[2] == os.path.basename(shell)
 
 
-def test_each_way(reached):
+def test_each_kind_of_context_runs_programs(reached):
     context = reached.context
     data = os.urandom(300000)
     assert context.run(["cat"], input=data).stdout == data
@@ -178,7 +178,7 @@ def test_each_way(reached):
     assert context.run("tty", pty=True, text=True).stdout.startswith("/dev/pts/")
 
 
-def test_callbacks_get_what_comes_as_it_comes(anywhere):
+def test_callbacks_receive_output_as_it_arrives(anywhere):
     found = []
     done = anywhere.run(
         [SH, "-c", 'echo one; echo "two" >&2; exit 2'],
@@ -189,7 +189,7 @@ def test_callbacks_get_what_comes_as_it_comes(anywhere):
     assert (done.stdout, done.stderr, done.returncode) == (b"one\n", b"two\n", 2)
 
 
-def test_text_callbacks_never_get_half_a_character(local):
+def test_text_callbacks_receive_whole_characters(local):
     found = []
     script = "printf '\\303'; sleep 0.1; printf '\\251\\n'"
     done = local.run([SH, "-c", script], text=True, on_stdout=found.append)
@@ -197,7 +197,7 @@ def test_text_callbacks_never_get_half_a_character(local):
     assert "\ufffd" not in "".join(found)
 
 
-def test_a_callback_that_fails_ends_the_program(local):
+def test_an_error_in_a_callback_ends_the_program(local):
     def fail(data):
         raise KeyError(data)
 
@@ -206,14 +206,14 @@ def test_a_callback_that_fails_ends_the_program(local):
     processes.wait_until(lambda: local.call(programs.known_programs)[0] == 0, SOON)
 
 
-def test_exit_7_two_hundred_times(anywhere):
-    """The status never comes before whoever waits for it is there, nor before the output."""
+def test_status_and_output_are_complete_200_times(anywhere):
+    """The status never arrives before the waiter is registered, nor before the output."""
     for _ in range(200):
         done = anywhere.run([SH, "-c", "echo x; exit 7"])
         assert (done.returncode, done.stdout) == (7, b"x\n")
 
 
-def test_fifty_at_once(anywhere):
+def test_fifty_programs_run_concurrently(anywhere):
     found = []
 
     def one(number):
@@ -228,19 +228,19 @@ def test_fifty_at_once(anywhere):
     assert found == [True] * 50
 
 
-def test_what_is_sent_and_what_is_printed_do_not_wait_for_each_other(anywhere):
-    """Twenty windows each way, through a program that reads no further than it can print."""
+def test_input_and_output_do_not_block_each_other(anywhere):
+    """Send twenty windows each way, through a program that reads only as fast as it can print."""
     data = os.urandom(20 * pipes.WINDOW)
     assert anywhere.run(["cat"], input=data).stdout == data
 
 
-def test_standard_error_that_nobody_reads_does_not_hold_standard_output(anywhere):
+def test_unread_stderr_does_not_block_stdout(anywhere):
     script = "(head -c 5000000 /dev/zero >&2) & head -c 5000000 /dev/zero"
     with anywhere.popen([SH, "-c", script]) as popen:
         assert len(popen.stdout.read(5000000)) == 5000000
 
 
-def test_half_close(anywhere):
+def test_end_of_input_leaves_output_open(anywhere):
     with anywhere.popen([SH, "-c", "cat; echo done"]) as popen:
         popen.stdin.write(b"some ")
         assert popen.stdout.read(5) == b"some "
@@ -250,14 +250,14 @@ def test_half_close(anywhere):
         assert popen.wait(SOON) == 0
 
 
-def test_output_that_nobody_reads_any_more_is_a_sigpipe(anywhere):
+def test_closing_the_output_is_a_sigpipe(anywhere):
     with anywhere.popen(["yes"], stderr=process.DEVNULL) as popen:
         assert popen.stdout.read(2) == b"y\n"
         popen.stdout.close()
         assert popen.wait(SOON) == -signal.SIGPIPE
 
 
-def test_input_that_nobody_reads_is_a_broken_pipe(anywhere):
+def test_writing_to_a_closed_input_is_a_broken_pipe(anywhere):
     with anywhere.popen([SH, "-c", "exec <&-; echo closed; sleep 1000"]) as popen:
         assert popen.stdout.readline() == b"closed\n"
         with pytest.raises(BrokenPipeError, match="no longer reads its standard input"):
@@ -265,7 +265,7 @@ def test_input_that_nobody_reads_is_a_broken_pipe(anywhere):
                 popen.stdin.write(b"x" * 65536)
 
 
-def test_offer_never_sleeps(anywhere):
+def test_offer_never_blocks(anywhere):
     with anywhere.popen([SH, "-c", "echo ready; sleep 1000"]) as popen:
         assert popen.stdout.readline() == b"ready\n"
         taken = 0
@@ -291,12 +291,12 @@ def test_signals_reach_the_group_by_name_and_by_number(anywhere):
 
 
 @pytest.mark.parametrize("signum", ["NONE", "", 0, 4711])
-def test_a_signal_that_does_not_exist(signum, local):
+def test_an_unknown_signal_is_refused(signum, local):
     with local.popen(["sleep", "1000"]) as popen, pytest.raises(ValueError):
         popen.send_signal(signum)
 
 
-def test_poll_wait_and_what_comes_after_the_end(anywhere):
+def test_methods_work_before_and_after_the_end(anywhere):
     with anywhere.popen(["sleep", "1000"]) as popen:
         assert popen.poll() is None and popen.returncode is None
         with pytest.raises(subprocess.TimeoutExpired):
@@ -312,8 +312,8 @@ def test_poll_wait_and_what_comes_after_the_end(anywhere):
         assert called.wait(SOON)
 
 
-def test_all_of_it_is_kept(anywhere):
-    """More than a window of it, for which credit has to be given."""
+def test_keep_stores_all_output(anywhere):
+    """It is larger than a window, so credit must be granted meanwhile."""
     size = 3 * 1048576
     output, errors = endpoints.Keep(), endpoints.Keep()
     script = "head -c {} /dev/zero; echo no >&2; cat; exit 3".format(size)
@@ -325,8 +325,8 @@ def test_all_of_it_is_kept(anywhere):
     assert errors.chunks == [b"no\n"]
 
 
-def test_who_asks_at_any_time_is_called_once(local):
-    """Before its end, after it, and while the broker looks through those who have asked."""
+def test_when_done_calls_each_callback_once(local):
+    """The callback is registered before the end, after it, and while the broker runs callbacks."""
     with local.popen(["cat"], stdout=process.DEVNULL) as popen:
         called = collections.Counter()
         third = threading.Event()
@@ -358,7 +358,7 @@ def test_stderr_into_stdout_in_order(anywhere):
         assert popen.communicate() == (b"1\n2\n3\n", None)
 
 
-def test_descriptors_of_this_process(anywhere, tmp_path):
+def test_stdio_may_be_descriptors_of_this_process(anywhere, tmp_path):
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(os.urandom(3000000))
     with open(str(source), "rb") as stdin, open(str(target), "wb") as stdout:
@@ -368,7 +368,7 @@ def test_descriptors_of_this_process(anywhere, tmp_path):
 
 
 def test_a_pipe_of_this_process_stays_blocking(anywhere):
-    """Descriptors may be shared with programs that do not know what EAGAIN is."""
+    """Descriptors may be shared with programs that cannot handle EAGAIN."""
     rfd, wfd = os.pipe()
     popen = anywhere.popen(["head", "-c", "3000000", "/dev/zero"], stdout=wfd)
     assert os.get_blocking(wfd)
@@ -378,23 +378,23 @@ def test_a_pipe_of_this_process_stays_blocking(anywhere):
     assert popen.wait(SOON) == 0
 
 
-def test_one_program_does_not_hold_another_ones_descriptors(anywhere):
-    """Each ends when its own input does, whichever was started later."""
+def test_a_program_does_not_inherit_anothers_descriptors(anywhere):
+    """Each program ends when its own input ends, no matter which was started later."""
     cats = [anywhere.popen(["cat"]) for _ in range(3)]
     for cat in cats:
         cat.stdin.close()
         assert cat.wait(SOON) == 0
 
 
-def test_a_program_has_a_session_a_group_and_no_descriptors(local):
+def test_a_program_has_its_own_session_and_no_descriptors(local):
     with local.popen([SH, "-c", "ls /proc/self/fd; echo end; read x"]) as popen:
         names = list(iter(popen.stdout.readline, b"end\n"))
-        # The fourth is that of the directory itself.
+        # The fourth is the descriptor of the directory itself.
         assert names == [b"0\n", b"1\n", b"2\n", b"3\n"]
         assert local.call(programs.leader_of, popen.pid) == (popen.pid, popen.pid)
 
 
-def test_sigpipe_and_other_signals_are_as_a_shell_has_them(local):
+def test_signals_have_the_defaults_of_a_shell(local):
     names = "SigIgn SigBlk"
     text = local.run(["cat", "/proc/self/status"], text=True).stdout
     found = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
@@ -404,7 +404,7 @@ def test_sigpipe_and_other_signals_are_as_a_shell_has_them(local):
 # -- terminals
 
 
-def test_a_terminal_with_its_size_and_kind(anywhere):
+def test_a_terminal_has_its_size_and_type(anywhere):
     pty = process.Pty("vt220", 132, 50)
     done = anywhere.run("tty; stty size; echo $TERM $SSH_TTY; echo err >&2", pty=pty, text=True)
     lines = done.stdout.splitlines()
@@ -412,12 +412,12 @@ def test_a_terminal_with_its_size_and_kind(anywhere):
     assert lines[1:] == ["50 132", "vt220 " + lines[0], "err"] and done.stderr == ""
 
 
-def test_the_end_of_input_on_a_terminal_is_a_character(anywhere):
+def test_end_of_input_on_a_terminal_is_a_character(anywhere):
     for data, shown in (("line\n", "line\nline\n"), ("no newline", "no newlineno newline")):
         assert anywhere.run(["cat"], pty=True, input=data, text=True).stdout == shown
 
 
-def test_a_login_shell_on_a_terminal(anywhere):
+def test_a_login_shell_runs_on_a_terminal(anywhere):
     with anywhere.popen(None, pty=True) as popen:
         popen.stdin.write(b"echo 0=$0; stty -echo; echo pid-$$-; exit 5\n")
         text = popen.stdout.read().decode()
@@ -425,13 +425,13 @@ def test_a_login_shell_on_a_terminal(anywhere):
     assert "0=-" in text, text
 
 
-def test_no_such_program_on_a_terminal(anywhere):
+def test_a_missing_program_on_a_terminal_is_an_error(anywhere):
     for args, error in ((["no such"], FileNotFoundError), (["/etc/passwd"], PermissionError)):
         with pytest.raises(error):
             anywhere.run(args, pty=True)
 
 
-def test_resize_and_sigwinch(anywhere):
+def test_resize_sends_sigwinch(anywhere):
     script = 'trap "stty size; exit" WINCH; echo ready; while :; do sleep 0.05; done'
     with anywhere.popen([SH, "-c", script], pty=True) as popen:
         assert popen.stdout.readline() == b"ready\r\n"
@@ -440,13 +440,13 @@ def test_resize_and_sigwinch(anywhere):
         assert popen.stdout.readline() == b"50 132\r\n"
 
 
-def test_what_a_shell_leaves_in_the_background_does_not_keep_its_terminal(anywhere):
+def test_a_background_job_does_not_keep_the_terminal(anywhere):
     done = anywhere.run([SH, "-c", "trap '' HUP; sleep 1000 & echo $!"], pty=True, timeout=SOON)
     pid = int(done.stdout)
     os.kill(pid, signal.SIGKILL)
 
 
-def test_interrupt_on_a_terminal_is_felt_at_once(anywhere):
+def test_interrupt_on_a_terminal_discards_pending_output(anywhere):
     with anywhere.popen(["yes"], pty=True) as popen:
         popen.stdout.read(100000)
         popen.stdin.write(b"\x03")
@@ -458,7 +458,7 @@ def test_interrupt_on_a_terminal_is_felt_at_once(anywhere):
 # -- ends
 
 
-def test_a_background_job_keeps_the_output_open_and_one_that_lets_go_does_not(anywhere):
+def test_a_background_job_may_keep_the_output_open(anywhere):
     with anywhere.popen([SH, "-c", "cat <&3 3<&- & exit 3"], stdin=process.DEVNULL) as popen:
         popen.wait(SOON)
     done = anywhere.run([SH, "-c", "sleep 1000 >/dev/null 2>&1 & echo $!"], timeout=SOON)
@@ -475,8 +475,8 @@ STUBBORN = 'trap "" HUP TERM; sleep 1000 & echo $$ $!; while :; do sleep 1; done
 
 
 @pytest.mark.parametrize("args", [["sleep", "1000"], [SH, "-c", STUBBORN]])
-def test_a_program_that_is_given_up_ends_with_all_it_has_started(args, local):
-    # On a terminal there is no grace.
+def test_an_abandoned_program_ends_with_its_children(args, local):
+    # There is no grace period on a terminal.
     with local.popen(args, pty=True) as popen:
         pids = [popen.pid]
         if len(args) > 2:
@@ -485,15 +485,15 @@ def test_a_program_that_is_given_up_ends_with_all_it_has_started(args, local):
     processes.wait_until(lambda: local.call(programs.known_programs)[0] == 0, SOON)
 
 
-def test_grace_after_the_end_of_input(local):
-    """A program that ends by itself once its input does is not killed."""
+def test_close_leaves_time_to_end(local):
+    """A program that ends by itself when its input ends is not killed."""
     with local.popen([SH, "-c", "echo ready; cat >/dev/null; sleep 0.5; exec true"]) as popen:
         assert popen.stdout.readline() == b"ready\n"
         popen.close()
         assert popen.wait(SOON) == 0
 
 
-def test_the_context_ends_in_order(own_router):
+def test_shutdown_of_the_context_ends_the_program(own_router):
     context = own_router.local()
     popen = context.popen(["sleep", "1000"])
     context.shutdown(wait=True)
@@ -501,7 +501,7 @@ def test_the_context_ends_in_order(own_router):
     assert popen.wait(SOON) == -signal.SIGHUP
 
 
-def test_the_context_ends_in_order_while_a_program_has_its_grace(own_router):
+def test_shutdown_of_the_context_ends_a_closed_program(own_router):
     context = own_router.local()
     popen = context.popen(["sleep", "1000"])
     popen.close()
@@ -511,8 +511,8 @@ def test_the_context_ends_in_order_while_a_program_has_its_grace(own_router):
 
 
 @pytest.mark.parametrize("args", [["sleep", "1000"], [SH, "-c", STUBBORN]])
-def test_the_context_is_killed(args, own_router):
-    """Then its guard ends what it ran."""
+def test_a_killed_context_ends_its_programs(args, own_router):
+    """The guard ends the context's programs."""
     context = own_router.local()
     popen = context.popen(args)
     pids = [popen.pid]
@@ -525,25 +525,25 @@ def test_the_context_is_killed(args, own_router):
     processes.wait_until(lambda: not any(map(processes.alive, pids)), SOON)
 
 
-def test_a_context_that_is_gone(own_router):
+def test_a_program_in_an_ended_context_is_an_error(own_router):
     context = own_router.local()
     context.shutdown(wait=True)
     with pytest.raises(mitogen.core.ChannelError):
         context.run(["true"])
 
 
-def test_the_broker_ends_while_a_program_runs(own_router):
+def test_broker_shutdown_ends_the_program(own_router):
     context = own_router.local()
     popen = context.popen(["yes"])
     own_router.broker.shutdown()
     own_router.broker.join()
     popen.stdout.read()
     processes.wait_until(lambda: not processes.alive(popen.pid), SOON)
-    # Its status may have come in time.
+    # The status may have arrived in time.
     assert popen.returncode in (-signal.SIGHUP, -signal.SIGPIPE) or popen.error
 
 
-def test_nothing_is_kept_of_a_program_that_is_over(local):
+def test_nothing_is_kept_of_an_ended_program(local):
     local.run(["true"])
     here = len(local.router.handlers)
     there = local.call(programs.known_programs)
@@ -555,10 +555,10 @@ def test_nothing_is_kept_of_a_program_that_is_over(local):
     processes.wait_until(lambda: local.call(programs.known_programs) == there, SOON)
 
 
-# -- what is no program
+# -- endpoints that are not programs
 
 
-def test_a_connection(anywhere):
+def test_a_connection_passes_data_both_ways(anywhere):
     import socket
 
     with socket.socket() as server:
@@ -575,19 +575,19 @@ def test_a_connection(anywhere):
             assert popen.wait(SOON) == 0
 
 
-def test_a_connection_that_is_refused(anywhere):
+def test_a_refused_connection_is_an_error(anywhere):
     with pytest.raises(process.Refused, match="cannot connect to 127.0.0.1 port 1: .*refused"):
         anywhere.popen(process.Connect("127.0.0.1", 1))
 
 
-def test_an_unknown_subsystem(anywhere):
+def test_an_unknown_subsystem_is_refused(anywhere):
     with pytest.raises(process.Refused, match="no subsystem 'nope'; the only one is sftp"):
         anywhere.popen(process.Subsystem("nope"))
 
 
 @pytest.mark.parametrize("builtin", [False, True])
-def test_sftp(builtin, anywhere):
-    """INIT is answered with VERSION 3 (draft-ietf-secsh-filexfer-02, section 4)."""
+def test_the_sftp_subsystem_answers(builtin, anywhere):
+    """The server answers INIT with VERSION 3 (draft-ietf-secsh-filexfer-02, section 4)."""
     with anywhere.popen(process.Subsystem("sftp", builtin)) as popen:
         popen.stdin.write(b"\0\0\0\5\1\0\0\0\3")
         size = int.from_bytes(popen.stdout.read(4), "big")
@@ -608,15 +608,15 @@ def test_sftp(builtin, anywhere):
         (["true"], {"nonsense": 1}, TypeError),
     ],
 )
-def test_misuse_is_told_at_once(args, kwargs, error, local):
+def test_wrong_arguments_are_refused_at_once(args, kwargs, error, local):
     before = len(local.router.handlers)
     with pytest.raises(error):
         local.popen(args, **kwargs)
     processes.wait_until(lambda: len(local.router.handlers) == before, SOON)
 
 
-def test_every_python(pythons, router):
-    """The oldest and the newest that there are."""
+def test_the_oldest_and_the_newest_python_run_programs(pythons, router):
+    """Use the oldest and the newest Python available."""
     versions = [version for version in pythons if version >= (3, 6)]
     for version in (min(versions), max(versions)):
         context = router.local(python_path=pythons[version])
@@ -626,8 +626,8 @@ def test_every_python(pythons, router):
         context.shutdown(wait=True)
 
 
-def test_statistics_of_a_stalled_reader(local):
-    """What is held for a program whose output nobody reads is a window, and a read."""
+def test_a_stalled_reader_costs_a_window(local):
+    """The data held for a program whose output is not read is a window and one read."""
     with local.popen(["cat", "/dev/zero"]) as popen:
         reader = popen.buffers[0]
         processes.wait_until(lambda: sum(map(len, reader.chunks)) == pipes.WINDOW, SOON)
@@ -638,7 +638,7 @@ def test_statistics_of_a_stalled_reader(local):
 # -- between contexts
 
 
-def test_a_sibling_may_be_used_only_where_that_was_granted(own_router, records):
+def test_a_sibling_may_be_used_only_if_granted(own_router, records):
     left, right = own_router.local(name="left"), own_router.local(name="right")
     with pytest.raises(mitogen.core.CallError, match="no ancestor of both has granted it"):
         left.call(programs.run_there, right, ["cat"], b"data")
@@ -652,14 +652,14 @@ def test_a_sibling_may_be_used_only_where_that_was_granted(own_router, records):
     assert right.call(programs.known_programs)[0] == 0
 
 
-def test_siblings_of_different_depths(own_router):
+def test_grants_work_between_different_depths(own_router):
     left = own_router.local(via=own_router.local())
     right = own_router.local(via=own_router.local(via=own_router.local()))
     with grants.allow(left, right):
         assert left.call(programs.run_there, right, [SH, "-c", "exit 7"], b"") == (7, b"")
 
 
-def test_a_child_may_use_its_parent_only_where_that_was_granted(own_router):
+def test_a_child_may_use_its_parent_only_if_granted(own_router):
     child = own_router.local()
     with pytest.raises(mitogen.core.CallError):
         child.call(programs.run_there, own_router.myself(), ["cat"], b"data")
@@ -667,7 +667,7 @@ def test_a_child_may_use_its_parent_only_where_that_was_granted(own_router):
         assert child.call(programs.run_there, own_router.myself(), ["cat"], b"x") == (0, b"x")
 
 
-def test_in_a_unidirectional_tree_there_is_no_way(own_router):
+def test_a_unidirectional_tree_ignores_grants(own_router):
     own_router.unidirectional = True
     left, right = own_router.local(), own_router.local()
     with grants.allow(left, right), pytest.raises(mitogen.core.CallError, match="unidirectional"):
@@ -681,6 +681,6 @@ def test_a_program_without_input_costs_one_message(local, monkeypatch):
     send = stream.send
     monkeypatch.setattr(stream, "send", lambda *args: sent.append(args) or send(*args))
     assert local.run(["cat"]).stdout == b""
-    # What follows it tells us that nothing else is on its way.
+    # The call's message would follow any other one, so nothing else is on its way.
     local.call(int)
     assert len(sent) == 2

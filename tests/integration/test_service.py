@@ -1,4 +1,4 @@
-"""Services across real processes: files fetched and pushed, pools made when called, ends."""
+"""Services across real processes: files fetched and pushed, pools made on demand, shutdown."""
 
 import os
 import threading
@@ -15,7 +15,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def pool(own_router):
-    """A master's pool with the two services of files."""
+    """Yield a master's pool with the two file services."""
     pool = mitogen.service.Pool(
         own_router,
         [
@@ -32,7 +32,7 @@ def pool(own_router):
 
 @pytest.fixture
 def line(own_router):
-    """Three contexts, each below the one before."""
+    """Yield three contexts, each below the previous one."""
     contexts = [own_router.local()]
     for _ in range(2):
         contexts.append(own_router.local(via=contexts[-1]))
@@ -49,7 +49,7 @@ def source(tmp_path):
 # ---- FileService
 
 
-def test_every_way_fetches(reached, tmp_path):
+def test_every_kind_of_context_fetches(reached, tmp_path):
     router = reached.router
     path = tmp_path / "f"
     path.write_bytes(os.urandom(300000))
@@ -66,8 +66,8 @@ def test_every_way_fetches(reached, tmp_path):
         pool.stop()
 
 
-def test_many_contexts_at_once(own_router, pool, line, source):
-    """Through the same link, beside one that reads nothing."""
+def test_many_contexts_fetch_concurrently(own_router, pool, line, source):
+    """The transfers share a link with a reader that reads nothing."""
     pool.files.register_prefix(str(source.parent))
     stopped = own_router.local()
     receiver = stopped.call(_begin_fetch, str(source))
@@ -82,7 +82,7 @@ def test_many_contexts_at_once(own_router, pool, line, source):
 
 @mitogen.core.takes_router
 def _begin_fetch(path, router):
-    """In a child: ask for a file, and read nothing of it."""
+    """Request a file and read nothing of it. Runs in a child."""
     receiver = mitogen.core.Receiver(router)
     return mitogen.service.call(
         mitogen.service.FileService,
@@ -93,8 +93,8 @@ def _begin_fetch(path, router):
     )
 
 
-def test_a_file_of_a_childs(own_router, line, source):
-    """Its service is made when an ancestor calls it; a sibling may fetch then."""
+def test_a_childs_file_is_fetched_by_a_sibling(own_router, line, source):
+    """The child's service is made when an ancestor calls it; afterwards a sibling can fetch."""
     service = mitogen.service.FileService
     with pytest.raises(mitogen.core.CallError, match="has no service"):
         line[1].call(files.fetch, str(source), line[0].context_id)
@@ -109,7 +109,7 @@ def test_a_file_of_a_childs(own_router, line, source):
 # ---- PushFileService
 
 
-def test_pushed(pool, line, tmp_path):
+def test_pushed_files_are_sent_once_per_hop(pool, line, tmp_path):
     paths = []
     for number in range(5):
         path = tmp_path / str(number)
@@ -122,7 +122,7 @@ def test_pushed(pool, line, tmp_path):
             with open(path, "rb") as fp:
                 assert context.call(files.pushed, path) == fp.read()
             assert context.call(files.pushed_unnamed, path) == context.call(files.pushed, path)
-    # Each was sent on once by each hop, though it was asked for three times.
+    # Each hop passed each file on once, although it was requested three times.
     assert [context.call(files.pushed_here) for context in line] == [
         (paths, 5),
         (paths, 5),
@@ -131,7 +131,7 @@ def test_pushed(pool, line, tmp_path):
     assert sum(len(sent) for sent in pool.push._sent.values()) == 5
 
 
-def test_a_call_waits_for_what_is_pushed(pool, line):
+def test_a_call_waits_for_a_pushed_file(pool, line):
     waiting = line[2].call_async(files.pushed, "/not/yet")
     line[1].call(work.noop)
     pool.push.propagate_to(line[2], "/not/yet", b"here it is")
@@ -142,7 +142,7 @@ def test_a_call_waits_for_what_is_pushed(pool, line):
 
 
 @pytest.mark.parametrize("warm", [False, True])
-def test_a_childs_pool_is_made_by_the_first_call_of_a_service(own_router, warm):
+def test_the_first_call_of_a_service_makes_a_childs_pool(own_router, warm):
     context = own_router.local()
     if warm:
         context.call(work.noop)
@@ -155,7 +155,7 @@ def test_a_childs_pool_is_made_by_the_first_call_of_a_service(own_router, warm):
     assert context.call(files.pool_size) == mitogen.services.pool.DEFAULT_SIZE
 
 
-def test_a_call_of_a_service_while_the_main_thread_is_busy(own_router):
+def test_a_service_answers_while_the_main_thread_is_busy(own_router):
     context = own_router.local()
     started = mitogen.core.Receiver(own_router)
     busy = context.call_async(work.hang, started.to_sender())
@@ -164,7 +164,7 @@ def test_a_call_of_a_service_while_the_main_thread_is_busy(own_router):
     assert busy.empty()
 
 
-def test_errors(own_router, records):
+def test_errors_of_services_reach_the_caller(own_router, records):
     context = own_router.local()
     assert context.call(files.pool_size, 3) == 3
     with pytest.raises(KeyError, match="counter"):
@@ -181,7 +181,7 @@ def test_errors(own_router, records):
     assert records.wait_for("quiet counter").levelname == "ERROR"
 
 
-def test_a_child_may_have_nothing_imported_by_its_parent(own_router, pool):
+def test_a_child_cannot_make_its_parent_import_a_service(own_router, pool):
     context = own_router.local()
     name = files.Counter.name()
     for context_id in (None, 0):
@@ -192,17 +192,17 @@ def test_a_child_may_have_nothing_imported_by_its_parent(own_router, pool):
         context.call(files.ask, name, "add", {"by": 1})
 
 
-def test_call_of_the_parents_service(own_router, pool, source):
+def test_a_child_calls_its_parents_service(own_router, pool, source):
     context = own_router.local()
     assert (
         context.call(files.ask, "mitogen.service.FileService", "acknowledge", {"size": 1}) is None
     )
 
 
-# ---- ends
+# ---- shutdown
 
 
-def test_on_shutdown_in_a_child(own_router):
+def test_on_shutdown_runs_in_a_child(own_router):
     context = own_router.local()
     receiver = mitogen.core.Receiver(own_router)
     context.call_service(files.Counter, "say_goodbye_to", sender=receiver.to_sender())
@@ -210,7 +210,7 @@ def test_on_shutdown_in_a_child(own_router):
     assert receiver.get(timeout=SOON).unpickle() == "good-bye"
 
 
-def test_a_service_that_hangs_does_not_keep_a_child(own_router):
+def test_a_hanging_service_does_not_block_shutdown(own_router):
     context = own_router.local()
     receiver = mitogen.core.Receiver(own_router)
     waiting = context.call_service_async(files.Counter, "block", sender=receiver.to_sender())
@@ -220,8 +220,8 @@ def test_a_service_that_hangs_does_not_keep_a_child(own_router):
         waiting.get(timeout=SOON)
 
 
-def test_the_end_of_the_masters_broker(own_router, pool, line, source):
-    """While files are on their way."""
+def test_broker_shutdown_ends_fetches(own_router, pool, line, source):
+    """The broker is shut down while files are in transit."""
     pool.files.register(str(source))
     line[0].call(_begin_fetch, str(source))
     ended = threading.Event()

@@ -1,8 +1,8 @@
-"""The built-in SFTP server under the programs that people use: sftp, scp, sshfs.
+"""The built-in SFTP server with the usual programs: sftp, scp, sshfs.
 
-Rules: what OpenSSH's own sftp-server does is right. Each test runs against both, in trees of their
-own that are alike, and compares what was said and what is there then. What must differ is taken out
-by `without_accidents` or `told`.
+Rules: OpenSSH's own sftp-server is the reference. Each test runs against both, in two equal trees,
+and compares replies and resulting files. Unavoidable differences are removed by `without_accidents`
+or `normalized`.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ NATIVE = next(
     ),
     None,
 )
-#: Seconds since 1970 that every file of a tree has, long ago enough to show its year.
+#: Seconds since 1970 for every file of a tree, long enough ago that listings show the year.
 LONG_AGO = 1000000000
 DATA = bytes(range(256)) * 5000
 
@@ -48,7 +48,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def make_tree(base: pathlib.Path) -> pathlib.Path:
-    """Make base/local and base/remote, what the programs work with; return *base*."""
+    """Make base/local and base/remote, the programs' directories; return *base*."""
     remote, local = base / "remote", base / "local"
     for directory in (remote / "d/e", remote / "empty", local / "tree/sub/deep", local / "none"):
         directory.mkdir(parents=True)
@@ -76,7 +76,7 @@ def make_tree(base: pathlib.Path) -> pathlib.Path:
 
 
 def what_is_there(base: pathlib.Path) -> dict[str, tuple[Any, ...]]:
-    """Return everything below *base*, by path; times only where they are not of this run."""
+    """Return everything below *base*, by path; times only if they are not of this run."""
     found: dict[str, tuple[Any, ...]] = {}
     for path in sorted(base.rglob("*")):
         status = path.lstat()
@@ -97,7 +97,7 @@ def what_is_there(base: pathlib.Path) -> dict[str, tuple[Any, ...]]:
 
 
 class Server:
-    """How to start one: *path* takes no notice of arguments."""
+    """An SFTP server; *path* is a program that ignores its arguments."""
 
     def __init__(self, name: str, path: str) -> None:
         self.name = name
@@ -106,7 +106,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Server]:
-    """{"native", "ours", "3.6"}: the last where there is a Python 3.6, with what a child has."""
+    """Return {"native", "ours", "3.6"}; the last, if possible, has a child's sources."""
     directory = tmp_path_factory.mktemp("servers")
     pythons = {"ours": (sys.executable, ROOT)}
     if (3, 6) in hosts.find_pythons():
@@ -124,10 +124,10 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Server]:
 def pair(
     request: pytest.FixtureRequest, servers: dict[str, Server], tmp_path: pathlib.Path
 ) -> list[tuple[Server, pathlib.Path]]:
-    """[(the native server, its tree), (ours, its tree)]."""
+    """Return [(the native server, its tree), (ours, its tree)]."""
     if request.param not in servers:
         pytest.skip("needs a Python 3.6 (pyenv or PATH)")
-    names = {"native": "native", request.param: "opened"}  # as long as each other
+    names = {"native": "native", request.param: "opened"}  # names of equal length
     return [(servers[name], make_tree(tmp_path / where)) for name, where in names.items()]
 
 
@@ -147,7 +147,7 @@ def s(value: bytes) -> bytes:
 
 
 class Raw:
-    """A client of one session that keeps what is said."""
+    """A client of one session; it keeps the handles that it receives."""
 
     def __init__(self, server: Server, tree: pathlib.Path, user: Optional[int] = None) -> None:
         who: dict[str, Any] = (
@@ -175,8 +175,8 @@ class Raw:
         return self.child.stdout.read(struct.unpack(">I", self.child.stdout.read(4))[0])
 
     def ask(self, kind: int, *fields: Union[bytes, int]) -> Any:
-        """Return what `told` makes of the reply; a field that is an int is that handle."""
-        # One that was refused is a handle that is none.
+        """Return the normalized reply; an integer field stands for the handle with that index."""
+        # A refused open yields an invalid handle.
         known = dict(enumerate(self.handles))
         parts = [s(known.get(each, b"")) if isinstance(each, int) else each for each in fields]
         self.send(bytes([kind]) + u32(77) + b"".join(parts))
@@ -184,7 +184,7 @@ class Raw:
         assert reply[1:5] == u32(77)
         if reply[0] == Packet.HANDLE:
             self.handles.append(Fields(memoryview(reply)[5:]).string())
-        return told(reply, self.tree)
+        return normalized(reply, self.tree)
 
     def end(self) -> int:
         assert self.child.stdin and self.child.stdout
@@ -201,7 +201,7 @@ def attributes(fields: Fields) -> tuple[Any, ...]:
     assert given.times and given.permissions
     times = [0 if each > time.time() - 1000 else each for each in given.times]
     size = 0 if stat.S_ISDIR(given.permissions) else given.size
-    # Whoever looked at it first: the tests, the kernel to resolve a symlink, or a server.
+    # The access time depends on who read the file first: tests, kernel (for a symlink) or server.
     read = 0 if times[0] == LONG_AGO or stat.S_ISLNK(given.permissions) else times[0]
     return (size, given.owner, given.permissions, read, times[1])
 
@@ -209,8 +209,8 @@ def attributes(fields: Fields) -> tuple[Any, ...]:
 RECENT = re.compile(rb"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d")
 
 
-def told(reply: bytes, tree: bytes) -> Any:
-    """Return a reply, without what differs between two trees or between two moments."""
+def normalized(reply: bytes, tree: bytes) -> Any:
+    """Return a reply without differences between two trees or between two moments."""
     fields = Fields(memoryview(reply))
     kind = fields.u8()
     fields.u32()
@@ -237,7 +237,7 @@ def attrs(flags: int, *parts: bytes) -> bytes:
 
 
 def requests() -> Iterator[tuple[Union[int, bytes], ...]]:
-    """Yield (type, fields) of everything that the protocol has, right and wrong."""
+    """Yield (type, fields) of every request of the protocol, valid and invalid."""
     none = attrs(0)
     yield Packet.OPEN, s(b"f"), u32(OpenFlags.READ), none
     yield Packet.OPENDIR, s(b".")
@@ -269,7 +269,7 @@ def openings(none: bytes) -> Iterator[tuple[Union[int, bytes], ...]]:
 
 
 def on_handles(none: bytes) -> Iterator[tuple[Union[int, bytes], ...]]:
-    """Yield requests of the first two handles that Raw has by then, and of some that it has not."""
+    """Yield requests on Raw's first two handles, and on handles that do not exist."""
     yield Packet.READ, 1, u64(0), u32(10)
     yield Packet.FSTAT, 1
     yield Packet.FSETSTAT, 1, none
@@ -315,7 +315,7 @@ def changes() -> Iterator[tuple[Union[int, bytes], ...]]:
             yield Packet.SETSTAT, s(name), given
             yield Packet.EXTENDED, s(b"lsetstat@openssh.com"), s(name), given
             yield Packet.LSTAT, s(name)
-    # Whoever may not search it can't compare it either.
+    # Without search permission on the directory its entries cannot be compared.
     yield Packet.SETSTAT, s(b"d"), attrs(Attrs.PERMISSIONS, u32(0o755))
 
 
@@ -369,7 +369,7 @@ def test_the_same_replies_as_sftp_server(pair: list[tuple[Server, pathlib.Path]]
 @pytest.mark.root
 @pytest.mark.parametrize("mode", [0o755, 0o700, 0o1777])
 def test_the_same_refusals_as_sftp_server(hosts_directory: pathlib.Path, mode: int) -> None:
-    """In the files of root, for an account that is not."""
+    """Use root's files as an unprivileged account."""
     base = hosts_directory / "sftp{:o}".format(mode)
     base.mkdir()
     bytecode = shutil.ignore_patterns("__pycache__")
@@ -413,7 +413,7 @@ def test_the_same_listings_as_sftp_server(pair: list[tuple[Server, pathlib.Path]
             path.chmod(n)
             if not os.geteuid():
                 os.chown(str(path), n, 4294900000 + n)
-        # Years, half a year ago, times to come, before 1970.
+        # Years ago, half a year ago, in the future, before 1970.
         now = int(time.time())
         for n, when in enumerate((0, -5, now - 15700000, now - 15800000, now + 5000, 1 << 31)):
             path = tree / "remote/when{}".format(n)
@@ -431,23 +431,23 @@ def test_the_same_listings_as_sftp_server(pair: list[tuple[Server, pathlib.Path]
     assert (native.end(), ours.end()) == (0, 0)
 
 
-def test_space_and_copies_as_of_sftp_server(pair: list[tuple[Server, pathlib.Path]]) -> None:
-    """What changes from moment to moment is left out; a copy-data past the end is in sftp.rst."""
+def test_the_same_space_and_copies_as_sftp_server(pair: list[tuple[Server, pathlib.Path]]) -> None:
+    """Varying values are left out; copy-data past the end is described in sftp.rst."""
     answers = []
     for server, tree in pair:
         raw = Raw(server, tree)
         body = raw.ask(Packet.EXTENDED, s(b"statvfs@openssh.com"), s(b"."))[1]
         numbers = struct.unpack(">11Q", body)
-        fsid = numbers[8] if server.name != "3.6" else None  # Python has it from 3.7 on
+        fsid = numbers[8] if server.name != "3.6" else None  # Python has it since 3.7
         limits = raw.ask(Packet.EXTENDED, s(b"limits@openssh.com"))[1]
-        said = [numbers[:3], numbers[5], numbers[9:], struct.unpack(">4Q", limits)[:3]]
+        replies = [numbers[:3], numbers[5], numbers[9:], struct.unpack(">4Q", limits)[:3]]
         for name, flags in ((b"f", OpenFlags.READ), (b"copy", OpenFlags.WRITE | OpenFlags.CREAT)):
             raw.ask(Packet.OPEN, s(name), u32(flags), attrs(0))
         for offset, size, to in ((0, 0, 0), (7, 5, 3), (9, 1 << 40, 0), (1 << 40, 0, 0)):
             fields = (s(b"copy-data"), 0, u64(offset), u64(size), 1, u64(to))
-            said.append(raw.ask(Packet.EXTENDED, *fields))
-        said.append(raw.ask(Packet.EXTENDED, s(b"copy-data"), 0, u64(0), u64(0), 0, u64(0)))
-        answers.append((said, fsid))
+            replies.append(raw.ask(Packet.EXTENDED, *fields))
+        replies.append(raw.ask(Packet.EXTENDED, s(b"copy-data"), 0, u64(0), u64(0), 0, u64(0)))
+        answers.append((replies, fsid))
         assert raw.end() == 0
     assert answers[0][0] == answers[1][0]
     assert answers[1][1] in (None, answers[0][1])
@@ -456,7 +456,7 @@ def test_space_and_copies_as_of_sftp_server(pair: list[tuple[Server, pathlib.Pat
 
 # ---- sftp
 
-#: Lines for sftp -b; each is tried though one before it failed.
+#: Lines for sftp -b; each is tried even if one before it failed.
 BATCHES = {
     "look": "pwd\nls\nls -la\nls -1 d\nls -ln d\nls -lh f\nls -lt\nls nothing*\ncd d\nls -la e\n"
     "pwd\ncd missing\nls missing\ncd ..\nls -l 'name with space'\nls -lS\nls -f\nversion",
@@ -484,7 +484,7 @@ BATCHES = {
 
 
 def without_accidents(text: bytes, tree: pathlib.Path) -> bytes:
-    """Return what a program printed without the tree's name and without times of this run."""
+    """Return a program's output without the tree's name and without times of this run."""
     return RECENT.sub(b"NOW", text.replace(os.fsencode(tree), b"TREE"))
 
 
@@ -505,12 +505,12 @@ def run(argv: Sequence[str], tree: pathlib.Path, batch: str = "") -> tuple[int, 
 
 
 @pytest.mark.parametrize("batch", list(BATCHES))
-def test_sftp_says_and_does_the_same(pair: list[tuple[Server, pathlib.Path]], batch: str) -> None:
+def test_sftp_prints_and_does_the_same(pair: list[tuple[Server, pathlib.Path]], batch: str) -> None:
     if batch == "owners" and os.geteuid():
         pytest.skip("needs root: gives files away")
     results = []
     for server, tree in pair:
-        for path in tree.rglob("*"):  # they were read while the other one worked
+        for path in tree.rglob("*"):  # read while the other program worked
             os.utime(str(path), (LONG_AGO, LONG_AGO), follow_symlinks=False)
         lines = "".join("-{}\n".format(line) for line in BATCHES[batch].splitlines())
         results.append(run(["sftp", "-D", server.path, "-b", "-"], tree, lines))
@@ -520,19 +520,19 @@ def test_sftp_says_and_does_the_same(pair: list[tuple[Server, pathlib.Path]], ba
 
 
 def test_sftp_shows_the_space_left(pair: list[tuple[Server, pathlib.Path]]) -> None:
-    """Sizes, as what is free changes from moment to moment."""
-    said = []
+    """Only the sizes are compared, as the free space varies."""
+    replies = []
     for server, tree in pair:
         code, out, err = run(["sftp", "-D", server.path, "-b", "-"], tree, "df\ndf -i\n")
         assert (code, err) == (0, b"")
         lines = [line.split() for line in out.splitlines()]
-        said.append([line[0] for line in lines])
-    assert said[0] == said[1] and len(said[0]) == 6
+        replies.append([line[0] for line in lines])
+    assert replies[0] == replies[1] and len(replies[0]) == 6
 
 
 @pytest.mark.parametrize("size", ["1", "1000", "65536", "261120"])
 @pytest.mark.parametrize("requests", ["1", "64", "1000"])
-def test_sftp_with_other_sizes(
+def test_sftp_may_use_other_buffer_sizes(
     servers: dict[str, Server], tmp_path: pathlib.Path, size: str, requests: str
 ) -> None:
     tree = make_tree(tmp_path / "tree")
@@ -575,7 +575,7 @@ def test_scp_copies_the_same(pair: list[tuple[Server, pathlib.Path]], options: l
 
 @contextlib.contextmanager
 def mounted(server: Server, tree: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Mount tree/remote by sshfs and yield where."""
+    """Mount tree/remote by sshfs and yield the mount point."""
     point = tree / "mounted"
     point.mkdir()
     near, far = socket.socketpair()
@@ -610,7 +610,7 @@ def test_sshfs_is_a_file_system(servers: dict[str, Server], tmp_path: pathlib.Pa
 
 
 def use(point: pathlib.Path, tree: pathlib.Path) -> None:
-    """Do what programs do to a file system at *point*."""
+    """Use a file system at *point* as programs do."""
     assert sorted(os.listdir(str(point))) == sorted(os.listdir(str(tree / "remote")))
     assert (point / "f").read_bytes() == DATA
     subprocess.run(["cp", "-a", str(tree / "local/tree"), str(point / "copy")], check=True)
@@ -627,7 +627,7 @@ def use(point: pathlib.Path, tree: pathlib.Path) -> None:
     os.utime(str(point / "new"), (12345, 12345))
     os.symlink("new", str(point / "soft"))
     os.link(str(point / "f"), str(point / "hard"))
-    os.rename(str(point / "half"), str(point / "link"))  # onto what is there: posix-rename
+    os.rename(str(point / "half"), str(point / "link"))  # over an existing file: posix-rename
     assert not (point / "link").is_symlink()
     assert os.statvfs(str(point)).f_blocks == os.statvfs(str(tree)).f_blocks
     shutil.rmtree(str(point / "d"))
@@ -640,10 +640,10 @@ def use(point: pathlib.Path, tree: pathlib.Path) -> None:
 # ---- in a context; size
 
 
-def test_in_a_context_of_python_3_6(
+def test_the_server_runs_in_a_python_3_6_context(
     own_router: mitogen.master.Router, python36: Any, tmp_path: pathlib.Path
 ) -> None:
-    """A target has nothing of it installed: the server is imported through the connection."""
+    """Nothing is installed on the target: the server is imported through the connection."""
     tree = make_tree(tmp_path / "tree")
     requests, replies = str(tmp_path / "requests"), str(tmp_path / "replies")
     os.mkfifo(requests)
@@ -652,7 +652,7 @@ def test_in_a_context_of_python_3_6(
     script.write_text("#!/bin/sh\ncat {} & exec cat > {}\n".format(replies, requests))
     script.chmod(0o755)
     context = own_router.local(python_path=python36)
-    # Ends for reading and writing, so that open() needn't wait for the other end.
+    # Both ends are opened for reading and writing, so that open() does not wait for the other end.
     ends = [os.open(path, os.O_RDWR) for path in (requests, replies)]
     rfd = context.call(os.open, requests, os.O_RDONLY)
     wfd = context.call(os.open, replies, os.O_WRONLY)
@@ -674,7 +674,7 @@ def test_in_a_context_of_python_3_6(
 
 
 @pytest.mark.slow
-def test_a_directory_of_100_000_entries_comes_as_it_is_read(
+def test_a_directory_of_100_000_entries_is_streamed(
     servers: dict[str, Server], tmp_path: pathlib.Path
 ) -> None:
     many = tmp_path / "remote"
@@ -705,10 +705,10 @@ def resident(pid: int) -> int:
     return int(found.group(1))
 
 
-def test_a_client_that_is_killed_in_mid_transfer(
+def test_a_client_killed_in_a_transfer_ends_the_server(
     servers: dict[str, Server], tmp_path: pathlib.Path
 ) -> None:
-    """The server ends too, having closed what it wrote."""
+    """The server ends too and closes the file it was writing."""
     tree = make_tree(tmp_path / "tree")
     with open(str(tree / "local/huge"), "wb") as fp:
         fp.truncate(1 << 34)
@@ -724,11 +724,11 @@ def test_a_client_that_is_killed_in_mid_transfer(
         client.stdin.flush()
         server = processes.wait_until(lambda: reader_of(client.pid), SOON)
         client.kill()
-    processes.wait_until(lambda: not processes.alive(server), SOON, "the server's end")
+    processes.wait_until(lambda: not processes.alive(server), SOON, "end of the server")
 
 
 def reader_of(client: int) -> Optional[int]:
-    """Return the pid of the server that *client* started, once it has more than stdio open."""
+    """Return the pid of *client*'s server, once it has more than stdio open."""
     for each in processes.process_tree(client):
         try:
             if "/dev/null" in [os.readlink(str(link)) for link in fds(each.pid) if link.name > "2"]:

@@ -1,6 +1,6 @@
-"""ssh_options.parse() beside the real ssh: `ssh -G` tells what it has understood.
+"""ssh_options.parse() compared with the real ssh: `ssh -G` prints its interpretation.
 
-Where the two differ on purpose, the cases are left out here and are in tests/unit/test_ssh_options.
+Intended differences are left out here; they are in tests/unit/fakessh/test_ssh_options.py.
 """
 
 import re
@@ -18,14 +18,14 @@ pytestmark = pytest.mark.skipif(
 )
 
 LEVELS = ["SILENT", "FATAL", "ERROR", "INFO", "VERBOSE", "DEBUG", "DEBUG2", "DEBUG3"]
-#: A keyword of `-o` that this ssh does not know, and a newer one may: accepted here.
+#: A keyword of `-o` that this ssh rejects and a newer one may accept: accepted here.
 UNKNOWN = {"unknown": []}
 TTYS = {"true": "yes", "false": "no", "force": "force", "auto": "auto"}
 KINDS = {"default": "session", "none": "none", "subsystem": "subsystem"}
 
 
 def understood_by_ssh(argv):
-    """Return what `ssh -G` prints for *argv*, by keyword, the values of each; None: an error."""
+    """Return the values of each keyword in the output of `ssh -G` for *argv*; None: an error."""
     done = subprocess.run(
         ["ssh", "-F", "/dev/null", "-G", *argv],
         stdin=subprocess.DEVNULL,
@@ -43,14 +43,14 @@ def understood_by_ssh(argv):
 
 
 def shown(escape):
-    """Return an escape character as `ssh -G` prints it: vis(3)."""
+    """Return an escape character in the form of `ssh -G`: vis(3)."""
     if escape is None:
         return "none"
     return "\\^" + chr(escape | 64) if escape < 32 else chr(escape)
 
 
 def ours(argv):
-    """Return the same of what parse() has understood."""
+    """Return the interpretation by parse() in the same form."""
     try:
         found = ssh_options.parse(argv)
     except ssh_options.Answer as answer:
@@ -72,7 +72,7 @@ def ours(argv):
 
 
 def theirs(found, user):
-    """Return what ssh has understood in our terms."""
+    """Return ssh's interpretation in our terms."""
     background = found["forkafterauthentication"] == ["yes"]
     return {
         "host": found["host"][0],
@@ -99,7 +99,7 @@ def check(argv):
         assert mine == theirs(real, mine["user"]), shlex.join(argv)
 
 
-#: One per line, as for a shell.
+#: One per line, in shell syntax.
 LINES = r"""
 x
 x cmd
@@ -299,7 +299,7 @@ x -p
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_as_openssh_reads_it(line):
+def test_options_are_read_like_openssh(line):
     check(shlex.split(line))
 
 
@@ -314,7 +314,7 @@ WORDS = st.sampled_from(
 @settings(max_examples=300, deadline=None)
 @example(["x", "--", "-t"])
 @given(st.lists(WORDS, max_size=7))
-def test_any_order(argv):
+def test_options_may_have_any_order(argv):
     check(argv)
 
 
@@ -323,8 +323,8 @@ QUOTED = st.text(alphabet="ab =\"'\\#\t", max_size=12)
 
 @settings(max_examples=300, deadline=None)
 @given(QUOTED)
-def test_quotes_in_options(text):
-    # A tab or such within a value is printed as something else, and a value without name refused.
+def test_quotes_in_options_are_read_like_openssh(text):
+    # ssh -G prints a tab and the like in another form, and refuses a value without a name.
     line = "SetEnv X=1 Y=" + text
     real = understood_by_ssh(["-o", line, "x"])
     mine = ours(["-o", line, "x"])

@@ -1,8 +1,8 @@
 """A person's terminal: shell() and `mitogen shell` on real ptys, in a real tmux.
 
-A Person is a session of its own on a pty: a small sh leads it, as a login shell does, so that the
-terminal outlives the program and can be looked at afterwards. Nothing sleeps: text on the screen is
-waited for, with a deadline.
+A Person is a session of its own on a pty. A small sh leads it, like a login shell, so that the
+terminal outlives the program and can be inspected afterwards. Nothing sleeps: tests wait, with a
+deadline, for text on the screen.
 """
 
 import contextlib
@@ -33,11 +33,11 @@ from tests import hosts, processes
 from tests.checkout import ROOT
 
 SOON = 20.0
-#: A program that shows no more than it is told to.
+#: A program that prints only what it receives.
 BASH = ["bash", "--norc", "--noprofile", "-i"]
 PROMPT = "far> "
 
-#: What a Person runs: `context` is two hops away.
+#: The program that a Person runs: `context` is two hops away.
 DRIVER = """
 import os, sys, threading, signal, logging, atexit
 import mitogen.core, mitogen.master, mitogen.terminal
@@ -55,7 +55,7 @@ with mitogen.master.Router() as router:
 
 
 def driver(body: str) -> list[str]:
-    """Return the command that runs `body`, which has `shell`, `context`, `via` and `router`."""
+    """Return the command that runs `body`, which can use `shell`, `context`, `via` and `router`."""
     text = DRIVER.format(
         bash=BASH, prompt=PROMPT, body="".join(f"    {line}\n" for line in body.split("\n"))
     )
@@ -74,7 +74,7 @@ def environ() -> dict[str, str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def inputrc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Bash's line editor is to write what is typed, and no codes besides."""
+    """Configure bash's line editor to print typed text and no escape sequences."""
     path = tmp_path_factory.mktemp("terminal") / "inputrc"
     path.write_text("set enable-bracketed-paste off\n")
     with pytest.MonkeyPatch.context() as patch:
@@ -83,9 +83,9 @@ def inputrc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 class Person:
-    """Somebody at a terminal, who runs one command in it."""
+    """A person at a terminal, who runs one command in it."""
 
-    #: Runs the command, tells its status, and stays until the terminal is closed.
+    #: Runs the command, prints its status, and stays until the terminal is closed.
     LEADER = 'trap : INT; "$@"; echo "[status $?]"; exec cat >/dev/null'
 
     def __init__(self, argv: list[str], leader: str = LEADER, size: Any = (80, 24)):
@@ -118,7 +118,7 @@ class Person:
         self.master = -1
 
     def attrs(self) -> Any:
-        """The attributes of the terminal: on Linux, those of its other end."""
+        """Return the attributes of the terminal: on Linux, those of its other end."""
         return termios.tcgetattr(self.master)
 
     @property
@@ -144,7 +144,7 @@ class Person:
         return data
 
     def wait_for(self, pattern: str, timeout: float = SOON) -> Any:
-        """Read the screen until it shows `pattern` after what was waited for last."""
+        """Read the screen until it shows `pattern` after the previous match."""
         deadline = time.monotonic() + timeout
         while True:
             found = re.compile(pattern.encode()).search(self.seen, self.at)
@@ -171,7 +171,7 @@ class Person:
 
 
 def far_pids() -> list[int]:
-    """Return the pids of contexts that this run has started, the deepest last."""
+    """Return the pids of the contexts started by this run, the deepest last."""
     found = processes.marked_processes(str(os.getpid()))
     return [each.pid for each in found if each.comm.startswith("mitogen:") and each.state != "Z"]
 
@@ -181,7 +181,7 @@ def assert_raw(attrs: Any, before: Any) -> None:
     assert attrs[6][termios.VMIN] in (1, b"\1") and attrs[6][termios.VTIME] in (0, b"\0")
 
 
-# ---- flags before, inside and after
+# ---- terminal attributes before, during and after
 
 
 def end_by_exit(person: Person) -> int:
@@ -247,7 +247,7 @@ WAYS = {
     "broker-death": (
         "def end(*_): router.broker.shutdown()\n"
         "signal.signal(signal.SIGUSR1, end)\n"
-        # What ran there was hung up; that may still be told.
+        # The programs there got SIGHUP; their status may still arrive.
         "sys.exit(138 if shell() in (129, 255) else 1)",
         end_by_signal(signal.SIGUSR1),
     ),
@@ -262,7 +262,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_terminal_is_as_before(way):
+def test_the_terminal_is_restored(way):
     body, end = WAYS[way]
     with Person(driver(body)) as person:
         person.wait_for(PROMPT)
@@ -274,7 +274,7 @@ def test_the_terminal_is_as_before(way):
 
 
 def test_nothing_is_left_when_the_terminal_hangs_up():
-    """Its processes get SIGHUP, and so does what runs at the far side."""
+    """Its processes get SIGHUP, and so do the programs at the far side."""
     with Person(driver("shell()")) as person:
         person.wait_for(PROMPT)
         person.type("echo pid=$$; exec sleep 1000\r")
@@ -286,17 +286,17 @@ def test_nothing_is_left_when_the_terminal_hangs_up():
 
 
 def test_type_ahead_is_kept():
-    """Typed before there is anybody who reads."""
+    """The text is typed before a program reads it."""
     with Person(driver("sys.exit(shell(['sh', '-c', 'read line; echo \"<$line>\"']))")) as person:
         person.type("typed ahead\n")
         person.wait_for("<typed ahead>\r\n")
         assert person.status() == 0
 
 
-# ---- what a person sees
+# ---- output and keys
 
 
-def test_login_shell_by_the_command_line():
+def test_the_command_line_runs_a_login_shell():
     with Person(cli("-q", "local", "local")) as person:
         person.wait_until_raw()
         person.type("echo $0; exit 3\r")
@@ -305,7 +305,7 @@ def test_login_shell_by_the_command_line():
         assert b"closed" not in person.seen
 
 
-def test_what_is_said_at_the_end():
+def test_the_end_prints_a_message():
     with Person(driver("sys.exit(shell())")) as person:
         person.wait_for(PROMPT)
         person.type("exit 7\r")
@@ -313,7 +313,7 @@ def test_what_is_said_at_the_end():
         assert person.status() == 7
 
 
-def test_what_is_said_when_the_context_is_lost():
+def test_a_lost_context_prints_a_message():
     with Person(driver("sys.exit(shell())")) as person:
         person.wait_for(PROMPT)
         person.wait_until_raw()
@@ -323,8 +323,8 @@ def test_what_is_said_when_the_context_is_lost():
         assert b"closed." not in person.seen
 
 
-def test_kind_size_and_environment_of_the_terminal():
-    """The far side's own environment, with what belongs to the terminal and the person."""
+def test_the_terminal_has_its_type_size_and_environment():
+    """It is the far side's environment plus variables of the terminal and the person."""
     here = {"COLORTERM": "truecolor", "LANG": "C.UTF-8", "LC_TIME": "C"}
     body = f"""
 os.environ.update({here!r}, OTHER="z", TERM="vt100")
@@ -340,7 +340,7 @@ sys.exit(shell(["sh", "-c", "stty size; env"], env={{"MORE": "x", "LC_NAME": "y"
     assert found["SSH_TTY"].startswith("/dev/")
 
 
-def test_modes_are_those_from_before():
+def test_the_far_terminal_has_the_modes_of_the_local_one():
     """The interrupt character is ^G, as it is here; and the terminal here was not raw."""
     with Person(
         driver("sys.exit(shell(['stty', '-a']))"),
@@ -351,7 +351,7 @@ def test_modes_are_those_from_before():
         assert {b"-ixon", b"icanon", b"echo", b"opost"} <= {*person.seen.split()}
 
 
-def test_resize_is_seen():
+def test_a_resize_reaches_the_far_side():
     with Person(driver("sys.exit(shell())")) as person:
         person.wait_for(PROMPT)
         person.wait_until_raw()
@@ -363,10 +363,10 @@ def test_resize_is_seen():
             if person.wait_for(r"\n(\d+ \d+)\r\n")[1] == b"50 132":
                 break
         else:
-            raise AssertionError("not seen")
+            raise AssertionError("the far side did not see the new size")
 
 
-def test_a_resize_by_nothing_is_ignored():
+def test_a_size_of_zero_is_ignored():
     with Person(driver("sys.exit(shell())"), size=(0, 0)) as person:
         person.wait_for(PROMPT)
         person.wait_until_raw()
@@ -374,8 +374,8 @@ def test_a_resize_by_nothing_is_ignored():
         person.wait_for("\n24 80\r\n")
 
 
-def test_bytes_one_at_a_time():
-    """UTF-8 in pieces, typed and shown; ^V and ^C are the far side's."""
+def test_single_bytes_are_passed_on():
+    """UTF-8 in pieces, typed and printed; ^V and ^C go to the far side."""
     text = "naïve ☃ 🐍".encode()
     body = "sys.exit(shell(['sh', '-c', 'stty raw -echo; echo ready; exec cat']))"
     with Person(driver(body)) as person:
@@ -407,7 +407,7 @@ def test_interrupt_of_yes_within_a_second():
         assert person.status() == 5
 
 
-def test_escapes_that_tell():
+def test_escapes_that_print():
     with Person(driver("sys.exit(shell())")) as person:
         person.wait_for(PROMPT)
         person.wait_until_raw()
@@ -425,7 +425,7 @@ def test_escapes_that_tell():
         person.wait_for(r"~x.*not found")
 
 
-def test_another_escape_character():
+def test_the_escape_character_can_be_changed():
     with Person(cli("-e", "^]", "-t", "local", "--", *BASH)) as person:
         person.wait_until_raw()
         person.type("echo one; ~.\r")
@@ -434,7 +434,7 @@ def test_another_escape_character():
         assert person.status() == 255
 
 
-def test_no_escape_character():
+def test_escapes_can_be_disabled():
     with Person(cli("-q", "-e", "none", "-t", "local", "--", "cat")) as person:
         person.wait_until_raw()
         person.type("~.\r")
@@ -443,8 +443,8 @@ def test_no_escape_character():
         assert person.status() == 0
 
 
-def test_log_lines_do_not_staircase():
-    """Records, and what is printed, while the terminal is raw; then all is as it was."""
+def test_log_lines_end_with_a_carriage_return():
+    """Records and output while the terminal is raw; afterwards everything is as before."""
     body = """
 log = logging.getLogger("some.where")
 own = logging.StreamHandler(sys.stderr)
@@ -474,7 +474,7 @@ sys.exit(status)"""
 
 @pytest.fixture
 def loggers() -> Iterator[Any]:
-    """`loggers(handler)` adds it to two loggers, for the test."""
+    """Yield `loggers(handler)`, which adds the handler to two loggers during the test."""
     added: list[Any] = []
 
     def add(handler: logging.Handler) -> None:
@@ -487,8 +487,8 @@ def loggers() -> Iterator[Any]:
         logging.getLogger(name).removeHandler(handler)
 
 
-def test_streams_are_put_back(seats, loggers, monkeypatch):
-    """Of a handler that two loggers have; not where somebody has set another meanwhile."""
+def test_streams_are_restored(seats, loggers, monkeypatch):
+    """Streams of a handler of two loggers are restored, except those replaced meanwhile."""
     tty = raw_tty.RawTty(seats[0].slave, seats[0].slave)
     with contextlib.ExitStack() as stack:
         files = [
@@ -512,7 +512,7 @@ def test_streams_are_put_back(seats, loggers, monkeypatch):
         seats[0].wait_for(b"raw\r\nas before\r\n")
 
 
-def test_what_a_context_prints_is_a_line_too():
+def test_output_of_a_context_ends_with_a_carriage_return():
     body = """
 logging.getLogger().setLevel(logging.INFO)
 def tell(*_):
@@ -528,12 +528,12 @@ sys.exit(shell())"""
         assert person.status() == 0
 
 
-# ---- stop and go on
+# ---- suspend and resume
 
 
 @contextlib.contextmanager
 def jobs() -> Iterator[Person]:
-    """A Person in an interactive bash, which has job control; the driver is its first job."""
+    """Return a Person in an interactive bash with job control; the driver is its first job."""
     script = pathlib.Path(os.environ["TMPDIR"]) / "far.sh"
     script.write_text("exec " + " ".join(map(shlex.quote, driver("sys.exit(shell())"))))
     try:
@@ -548,7 +548,7 @@ def jobs() -> Iterator[Person]:
 
 
 def assert_at_home(person: Person) -> None:
-    """The local bash runs, in the terminal as it was for commands."""
+    """Assert that the local bash runs, in the terminal as it was for commands."""
     person.wait_for("near> ")
     person.type("stty -a\r")
     person.wait_for("speed (?s:.*)near> ")
@@ -557,7 +557,7 @@ def assert_at_home(person: Person) -> None:
 
 
 def assert_far(person: Person, size: str) -> None:
-    """The far bash runs, on a terminal of that size; keys are the far side's again."""
+    """Assert that the far bash runs, on a terminal of that size; keys go to the far side again."""
     person.wait_until_raw()
     deadline = time.monotonic() + SOON
     found = None
@@ -567,8 +567,8 @@ def assert_far(person: Person, size: str) -> None:
     assert found == size
 
 
-def test_suspended_and_resumed():
-    """`~^Z`, look around, make the window larger, `fg`; twice."""
+def test_suspend_and_resume():
+    """Suspend with `~^Z`, look around, enlarge the window, `fg`; twice."""
     with jobs() as person:
         for columns, lines in ((132, 50), (70, 20)):
             person.type("\r~\x1a")
@@ -587,7 +587,7 @@ def test_suspended_and_resumed():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTSTP, signal.SIGSTOP])
-def test_stopped_from_outside(number):
+def test_a_stopped_program_resumes(number):
     with jobs() as person:
         program = person.program()
         os.kill(program, number)
@@ -604,8 +604,8 @@ def test_stopped_from_outside(number):
         person.wait_for("Connection to near.far closed.")
 
 
-def test_ended_while_it_is_in_the_background():
-    """The terminal is the shell's then: neither changed nor waited for."""
+def test_a_program_in_the_background_can_end():
+    """The terminal belongs to the shell then: it is neither changed nor waited for."""
     with jobs() as person:
         program = person.program()
         person.type("\r~\x1a")
@@ -617,7 +617,7 @@ def test_ended_while_it_is_in_the_background():
         assert_at_home(person)
 
 
-# ---- no terminal
+# ---- without a terminal
 
 
 def run(argv: list[str], **kwargs: Any) -> "subprocess.CompletedProcess[bytes]":
@@ -629,7 +629,7 @@ def run(argv: list[str], **kwargs: Any) -> "subprocess.CompletedProcess[bytes]":
     return subprocess.run(argv, env=environ(), timeout=60, **kwargs)
 
 
-def test_a_megabyte_both_ways(tmp_path):
+def test_a_megabyte_is_passed_both_ways(tmp_path):
     data = os.urandom(1 << 20)
     done = run(cli("local", "local", "--", "cat"), input=data)
     assert (done.returncode, done.stdout == data, done.stderr) == (0, True, b"")
@@ -640,32 +640,32 @@ def test_a_megabyte_both_ways(tmp_path):
     assert (tmp_path / "copy").read_bytes() == data
 
 
-def test_half_close_and_errors_apart():
-    """All input is read before the answer comes; `~.` is data."""
+def test_end_of_input_and_separate_stderr():
+    """All input is read before the answer arrives; `~.` is data."""
     done = run(cli("local", "--", "cat; echo done; echo oops >&2; exit 4"), input=b"\n~.\n")
     assert (done.returncode, done.stdout, done.stderr) == (4, b"\n~.\ndone\n", b"oops\n")
 
 
-def test_a_script_for_the_login_shell():
+def test_a_script_is_read_by_the_login_shell():
     done = run(cli("local"), input=b"tty; exit 6\n")
     assert (done.returncode, done.stdout) == (6, b"not a tty\n")
 
 
-def test_a_forced_terminal():
+def test_a_terminal_can_be_forced():
     done = run(cli("-tt", "local", "--", "tty; exit 6"))
     assert done.returncode == 6
     assert done.stdout.startswith(b"/dev/")
     assert done.stderr == b""
 
 
-def test_a_terminal_that_is_asked_for_and_not_there():
+def test_a_requested_terminal_may_be_missing():
     done = run(cli("-t", "local", "--", "tty"))
     assert done.stdout == b"not a tty\n"
     assert b"-tt forces one" in done.stderr
 
 
-def test_a_command_gets_none_unasked():
-    """It reads what is typed, up to ^D; the terminal here stays as it is."""
+def test_a_command_gets_no_terminal_by_default():
+    """It reads typed text up to ^D; the terminal here stays as it is."""
     with Person(cli("local", "--", "tty; cat; exit 2")) as person:
         person.wait_for("not a tty\r\n")
         assert person.attrs() == person.before
@@ -676,14 +676,14 @@ def test_a_command_gets_none_unasked():
         assert b"Connection" not in person.seen
 
 
-def test_a_shell_without_a_terminal():
+def test_a_shell_may_have_no_terminal():
     with Person(cli("-T", "local")) as person:
         person.type("tty; exit 2\n")
         person.wait_for("not a tty\r\n")
         assert person.status() == 2
 
 
-def test_what_is_typed_after_a_program_without_terminal_is_the_next_ones():
+def test_keys_typed_after_the_program_go_to_the_next_one():
     leader = '"$@"; read line; echo "[line $line]"; exec cat >/dev/null'
     with Person(cli("local", "--", "echo ready"), leader) as person:
         person.wait_for("ready\r\n")
@@ -699,17 +699,17 @@ def test_what_is_typed_after_a_program_without_terminal_is_the_next_ones():
         person.wait_for(r"\[line for the shell\]")
 
 
-def test_interrupted_without_a_terminal():
+def test_an_interrupt_without_a_terminal_ends_the_command():
     with Person(cli("local", "--", "echo pid=$$; sleep 1000")) as person:
         far = int(person.wait_for(r"pid=(\d+)")[1])
         person.type(b"\x03")
         assert person.status() == 130
-        # Less than the time that it would have after the end of its input.
+        # This is less than the grace period after the end of input.
         processes.wait_until(lambda: not processes.alive(far), 3, "end of the command")
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_descriptors(closed, tmp_path):
+def test_stdio_may_be_closed(closed, tmp_path):
     leader = f'"$@" {closed}; echo "[status $?]"; exec cat >/dev/null'
     command = f"cat; echo out; echo err >&2; echo $? >{tmp_path}/file; exit 3"
     with Person(cli("local", "--", command), leader) as person:
@@ -719,10 +719,10 @@ def test_closed_descriptors(closed, tmp_path):
         assert (tmp_path / "file").exists()
 
 
-# ---- several, and slow ones
+# ---- several at once, and slow ones
 
 
-def test_several_people_at_once():
+def test_several_persons_at_once():
     with contextlib.ExitStack() as stack:
         people = [stack.enter_context(Person(driver("sys.exit(shell())"))) for _ in range(4)]
         for person in people:
@@ -767,7 +767,7 @@ def far(own_router: Any) -> Any:
 
 
 def sit(context: Any, seat: Seat, argv: Any, **kwargs: Any) -> "tuple[threading.Thread, list[Any]]":
-    """Run shell() on a thread; return it and the list that gets its result."""
+    """Run shell() on a thread; return the thread and a list that receives the result."""
     result: list[Any] = []
     fds = {"stdin": seat.slave, "stdout": seat.slave, "stderr": seat.slave}
 
@@ -780,7 +780,7 @@ def sit(context: Any, seat: Seat, argv: Any, **kwargs: Any) -> "tuple[threading.
 
 
 def test_several_threads_at_once(far, seats):
-    """In one process, to one context; here no signal tells of a new size."""
+    """They run in one process and use one context; no signal reports a new size here."""
     command = 'echo ready; read x; stty size; exit "$x"'
     threads = [sit(far, seat, command) for seat in seats]
     for number, seat in enumerate(seats):
@@ -801,8 +801,8 @@ def memory(pid: Any = "self") -> int:
     return int(re.search(r"VmRSS:\s+(\d+) kB", text)[1]) * 1024
 
 
-def test_a_terminal_that_is_not_read(far, seats):
-    """Five seconds long a program prints and nobody looks: calls go on, nothing grows."""
+def test_an_unread_terminal_does_not_block_calls(far, seats):
+    """A program prints for five seconds and nothing reads: calls go on, memory stays bounded."""
     seat = seats[0]
     command = "echo pid=$$; exec yes"
     thread, result = sit(far, seat, command)
@@ -821,7 +821,7 @@ def test_a_terminal_that_is_not_read(far, seats):
     assert slowest < 0.5
     after = [memory(pid) for pid in pids]
     assert max(b - a for a, b in zip(before, after)) < 2 << 20, (before, after)
-    # Interrupted, it shows what was under way, and ends.
+    # After the interrupt it prints the data in transit, and ends.
     os.write(seat.master, b"\x03")
     seat.wait_for(b"^C")
     seat.wait_for(b"closed.\r\n")
@@ -829,13 +829,13 @@ def test_a_terminal_that_is_not_read(far, seats):
     assert result == [128 + signal.SIGINT]
 
 
-def test_disconnect_while_the_screen_is_not_read(far, seats):
-    """The far side ends although nobody takes what it has printed."""
+def test_disconnect_works_while_the_screen_is_not_read(far, seats):
+    """The far side ends although its output is never read."""
     seat = seats[0]
     thread, result = sit(far, seat, "echo pid=$$; exec yes", stderr=-1)
     seat.wait_for(b"y\r\n" * 100)
     pid = int(re.search(rb"pid=(\d+)", seat.seen)[1])
-    # Until no more comes through: the pty, and all before it, is full.
+    # Wait until no more arrives: the pty and everything before it is full.
     processes.wait_until(lambda: not select.select([], [seat.slave], [], 0)[1], SOON)
     os.write(seat.master, b"\r~.")
     thread.join(SOON)
@@ -859,7 +859,7 @@ def test_a_second_run_in_the_same_process(far, seats):
 
 
 class Tmux:
-    """A server of our own with one window, in which a command runs."""
+    """A private tmux server with one window that runs a command."""
 
     def __init__(self, directory: pathlib.Path, argv: list[str]) -> None:
         self.env = dict(environ(), TMUX_TMPDIR=str(directory), LC_ALL="C.UTF-8")
@@ -914,7 +914,7 @@ def tmux(tmp_path: pathlib.Path) -> Iterator[Tmux]:
 
 @needs_vi
 def test_an_editor_in_tmux(tmux, tmp_path):
-    """The alternate screen and back, and characters that are wider than a byte."""
+    """Check the alternate screen and back, and characters wider than a byte."""
     tmux.wait_for(PROMPT.strip())
     tmux.type(f"vi -u NONE {tmp_path}/text", "Enter")
     processes.wait_until(lambda: tmux.ask("alternate_on") == "1", SOON, "vi's screen")
@@ -943,13 +943,13 @@ def test_a_resize_in_tmux(tmux):
     processes.wait_until(lambda: "50 132" in size(), SOON, "the new size")
 
 
-# ---- the page docs/howto/root-shell.rst
+# ---- docs/howto/root-shell.rst
 
 PAGE = ROOT / "docs" / "howto" / "root-shell.rst"
 
 
 def blocks(kind: str) -> list[str]:
-    """Return the page's blocks of code of one kind."""
+    """Return the page's code blocks of one kind."""
     found = re.findall(
         rf"\.\. code-block:: {kind}\n(?:   :.*\n)?\n((?:   .*\n|\n)+)", PAGE.read_text()
     )
@@ -962,12 +962,12 @@ def lines_of_the_page() -> list[str]:
 
 @pytest.fixture
 def place(sshd, users, hosts_directory, tmp_path):
-    """`place(kind)`: what replaces the page's host names, for an account of that kind."""
+    """Return `place(kind)`, the replacement of the page's host names for a kind of account."""
     keys = []
 
     def place(kind: str) -> Any:
         user = getattr(users, kind)
-        # ssh refuses a key that others may read, so on the second host it must be the user's.
+        # ssh refuses a key that others can read, so on the second host it must belong to the user.
         key = hosts_directory / f"shell_key_of_{user.name}"
         shutil.copy(sshd.identity_file, key)
         os.chown(key, user.uid, -1)
@@ -983,12 +983,12 @@ def place(sshd, users, hosts_directory, tmp_path):
 
 
 def as_here(command: str) -> list[str]:
-    """Return the argv that runs a line of the page, with `mitogen` from this checkout."""
+    """Return the argv for a line of the page, with `mitogen` from this checkout."""
     return ["sh", "-c", f'mitogen() {{ {sys.executable} -m mitogen "$@"; }}; {quoted(command)}']
 
 
 def quoted(command: str) -> str:
-    """Return a line with its specs quoted, as ours have ampersands."""
+    """Return a line with its specs quoted, because ours contain ampersands."""
     return re.sub(r"ssh:\S+", lambda found: shlex.quote(found[0]), command)
 
 
@@ -1021,8 +1021,10 @@ def test_the_pages_program(place, users, tmp_path):
     with Person([sys.executable, str(path)]) as person:
         person.wait_for("sudo password: ")
         person.type(users.pw.password + "\n")
-        # Its prompt is the account's own.
-        processes.wait_until(lambda: person.attrs()[3] & termios.ECHO, SOON, "the password's end")
+        # The account has its own prompt.
+        processes.wait_until(
+            lambda: person.attrs()[3] & termios.ECHO, SOON, "end of the password prompt"
+        )
         person.wait_until_raw()
         person.type('unset HISTFILE; echo "=$(id -un)=$EDITOR="; exit 9\r')
         person.wait_for("=root=vi=\r\n")
@@ -1038,7 +1040,7 @@ def test_the_pages_program(place, users, tmp_path):
     [(["/nonexistent/program"], FileNotFoundError), (["/etc/passwd"], PermissionError)],
 )
 @pytest.mark.parametrize("tty", [True, False])
-def test_no_such_program(far, seats, argv, error, tty):
+def test_a_missing_program_is_an_error(far, seats, argv, error, tty):
     seat = seats[0]
     fds = {"stdin": seat.slave, "stdout": seat.slave, "stderr": seat.slave}
     with pytest.raises(error):
@@ -1047,19 +1049,19 @@ def test_no_such_program(far, seats, argv, error, tty):
     assert not select.select([seat.master], [], [], 0)[0]
 
 
-def test_a_context_that_is_gone(far, seats):
+def test_an_ended_context_is_an_error(far, seats):
     far.shutdown(wait=True)
     fds = {"stdin": seats[0].slave, "stdout": seats[0].slave, "stderr": seats[0].slave}
     with pytest.raises(core.ChannelError):
         far.shell(**fds)
 
 
-def test_a_bad_escape_character(far):
+def test_a_bad_escape_character_is_refused(far):
     with pytest.raises(ValueError, match="not an escape character"):
         far.shell(escape="~~")
 
 
-def test_an_unknown_subsystem(far):
+def test_an_unknown_subsystem_is_an_error(far):
     with pytest.raises(process.Refused, match="no subsystem"):
         far.shell(process.Subsystem("nonsense"), tty=False, stdin=-1)
 
@@ -1080,7 +1082,7 @@ def test_an_unknown_subsystem(far):
         (["--", "ls"], 2, "required: SPEC"),
     ],
 )
-def test_what_the_command_line_says(args, status, text):
+def test_the_command_line_prints_errors(args, status, text):
     done = run(cli(*args))
     assert done.returncode == status
     assert text in done.stderr.decode()
@@ -1088,7 +1090,7 @@ def test_what_the_command_line_says(args, status, text):
 
 
 def test_the_command_line_connects_without_keepalives():
-    """Suspended, it answers nobody; a spec can say otherwise."""
+    """A suspended program cannot answer keepalives; a spec may enable them."""
     made = []
 
     class Router:
@@ -1105,7 +1107,7 @@ def test_the_command_line_connects_without_keepalives():
     ]
 
 
-def test_no_other_command_takes_a_command():
+def test_other_subcommands_take_no_command():
     done = run([sys.executable, "-m", "mitogen", "demo", "--", "ls"])
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"unrecognized arguments: -- ls" in done.stderr

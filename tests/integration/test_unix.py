@@ -25,14 +25,14 @@ def listener(own_router):
 
 
 def join(path, *args):
-    """Run the program that joins; return what it prints, by line."""
+    """Run the joiner program; return its output, by line."""
     argv = [sys.executable, str(JOINER), str(path), *map(str, args)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
-def test_who_joins_calls_in_every_context_and_in_its_own(listener, own_router):
+def test_a_joined_process_calls_every_context_and_its_own(listener, own_router):
     near = own_router.local()
     far = own_router.local(via=near)
     pids = [str(context.call(work.identity)[0]) for context in (near, far)]
@@ -40,16 +40,16 @@ def test_who_joins_calls_in_every_context_and_in_its_own(listener, own_router):
     assert got == [*pids, "True"]
 
 
-def test_who_joins_starts_contexts_in_others(listener, own_router):
+def test_a_joined_process_starts_contexts_in_others(listener, own_router):
     assert join(listener.path, "through", own_router.local().context_id) == ["True"]
 
 
-def test_functions_of_its_main_are_refused_with_the_reason(listener, own_router):
+def test_functions_of_a_joined_main_are_refused(listener, own_router):
     (text,) = join(listener.path, "refused", own_router.local().context_id)
     assert text.startswith("cannot call a function of __main__ in Context(")
 
 
-def test_functions_of_a_main_that_both_run_can_be_called(tmp_path):
+def test_functions_of_a_shared_main_can_be_called(tmp_path):
     argv = [sys.executable, str(JOINER.parent / "same_main.py")]
     path = str(tmp_path / "socket")
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -62,7 +62,7 @@ def test_functions_of_a_main_that_both_run_can_be_called(tmp_path):
         server.stdin.close()
 
 
-def test_a_second_run_and_several_at_once(listener, own_router):
+def test_several_processes_join_concurrently(listener, own_router):
     child = own_router.local()
     argv = [sys.executable, str(JOINER), listener.path, "identify", str(child.context_id)]
     running = [subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) for _ in range(4)]
@@ -80,22 +80,22 @@ def test_a_child_can_listen_and_a_child_can_join(own_router, tmp_path):
     assert not os.path.exists(path)
 
 
-def test_a_unidirectional_tree_lets_who_joins_talk_to_all(own_router):
+def test_a_joined_process_may_call_in_a_unidirectional_tree(own_router):
     own_router.unidirectional = True
     child = own_router.local()
     listener = mitogen.unix.Listener.build_stream(own_router)
     assert join(listener.path, "identify", child.context_id)[0] == str(child.call(work.identity)[0])
 
 
-def test_what_is_behind_who_joins_has_no_authority_of_the_listener(listener, own_router, records):
-    """A context that the joined process started may not call in the listener's children."""
+def test_children_of_a_joined_process_lack_the_listeners_authority(listener, own_router, records):
+    """A context started by the joined process may not call the listener's children."""
     victim = own_router.local()
     argv = [sys.executable, str(JOINER), listener.path, "own_child_calls", str(victim.context_id)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
     assert "refused by policy" in done.stdout, done.stdout + done.stderr
 
 
-def test_the_end_of_the_listener_is_seen(own_router, tmp_path):
+def test_a_joined_process_detects_the_listeners_end(own_router, tmp_path):
     listener = mitogen.unix.Listener.build_stream(own_router, tmp_path / "socket")
     argv = [sys.executable, str(JOINER), str(listener.path), "wait"]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
@@ -105,7 +105,7 @@ def test_the_end_of_the_listener_is_seen(own_router, tmp_path):
     processes.wait_until(lambda: not os.path.exists(listener.path), SOON)
 
 
-def test_the_end_of_who_joined_is_seen(listener, own_router):
+def test_the_listener_detects_a_joined_process_end(listener, own_router):
     gone = Latch()
     router, _ = mitogen.unix.connect(listener.path)
     mine = own_router.context_by_id(router.context_id)
@@ -116,7 +116,7 @@ def test_the_end_of_who_joined_is_seen(listener, own_router):
     processes.wait_until(lambda: not own_router.get_streams(), SOON)
 
 
-def test_who_joined_can_be_shut_down_and_killed(listener, own_router):
+def test_a_joined_process_can_be_shut_down_and_killed(listener, own_router):
     for end in ("shutdown", "kill"):
         router, context = mitogen.unix.connect(listener.path)
         receiver = mitogen.core.Receiver(router, respondent=context)
@@ -128,7 +128,7 @@ def test_who_joined_can_be_shut_down_and_killed(listener, own_router):
         router.broker.join()
 
 
-def test_the_socket_is_ours_alone_and_goes_with_the_broker():
+def test_the_socket_is_private_and_removed_with_the_broker():
     with mitogen.master.Router() as router:
         listener = mitogen.unix.Listener.build_stream(router)
         directory = os.path.dirname(listener.path)
@@ -139,7 +139,7 @@ def test_the_socket_is_ours_alone_and_goes_with_the_broker():
     assert mitogen.unix.is_path_dead(listener.path)
 
 
-def test_nobody_there(tmp_path):
+def test_connect_without_a_listener_is_an_error(tmp_path):
     with pytest.raises(
         mitogen.unix.ConnectError, match="check that its program is running"
     ) as caught:
@@ -147,7 +147,7 @@ def test_nobody_there(tmp_path):
     assert caught.value.errno == 2
 
 
-def test_a_left_over_socket_is_replaced_a_live_one_and_a_file_are_not(own_router, tmp_path):
+def test_only_a_stale_socket_is_replaced(own_router, tmp_path):
     left = tmp_path / "left"
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(left))
@@ -163,7 +163,7 @@ def test_a_left_over_socket_is_replaced_a_live_one_and_a_file_are_not(own_router
     listener.close()
 
 
-def test_whoever_says_nothing_or_garbage_is_cut_off(listener, own_router, monkeypatch):
+def test_silent_and_malformed_connections_are_closed(listener, own_router, monkeypatch):
     for data in (b"", b"abc", b"\0\0\0\1" + b"x" * 100):
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(listener.path)

@@ -1,4 +1,4 @@
-"""CallChain(worker=True): calls on threads of their own."""
+"""CallChain(worker=True): calls in their own threads."""
 
 import pytest
 
@@ -19,8 +19,8 @@ def chain(context, **kwargs):
     return CallChain(context, worker=True, **kwargs)
 
 
-def test_chains_run_beside_each_other_and_the_main_thread(child):
-    # As first calls of all: the child sorts them while it is being set up.
+def test_chains_run_concurrently_with_the_main_thread(child):
+    # These are the very first calls: the child dispatches them while it is being set up.
     answers = [chain(child).call_async(threads.meet) for _ in range(2)]
     answers.append(child.call_async(threads.meet))
     assert len({answer.get().unpickle() for answer in answers}) == 3
@@ -45,7 +45,7 @@ def test_order_is_kept_within_a_chain(child):
     assert child.call(threads.noted) == list(range(200))
 
 
-def test_errors_are_the_caller_s_and_end_nothing(child):
+def test_an_error_is_raised_and_the_chain_continues(child):
     one = chain(child)
     with pytest.raises(ValueError, match="in a worker"):
         one.call(threads.fail)
@@ -61,7 +61,7 @@ def test_a_pipelined_chain_remembers_its_error(child):
     assert child.call(threads.noted) == []
 
 
-def test_a_timeout_ends_the_call_and_the_thread_goes_on(child, router):
+def test_a_timeout_ends_the_call_and_the_thread_continues(child, router):
     started = Receiver(router)
     one = chain(child, timeout=0.5)
     child.call(work.echo, None)
@@ -70,7 +70,7 @@ def test_a_timeout_ends_the_call_and_the_thread_goes_on(child, router):
     assert one.call(work.echo, 3) == 3
 
 
-def test_a_call_that_waits_in_its_chain_can_be_cancelled(child, router):
+def test_a_queued_call_can_be_cancelled(child, router):
     started = Receiver(router)
     one = chain(child)
     busy = one.call_async(threads.spin, started.to_sender())
@@ -85,7 +85,7 @@ def test_a_call_that_waits_in_its_chain_can_be_cancelled(child, router):
     assert child.call(threads.noted) == []
 
 
-def test_the_context_ends_although_a_worker_does_not(router):
+def test_the_context_ends_despite_a_busy_worker(router):
     context = router.local()
     started = Receiver(router)
     receiver = chain(context).call_async(threads.spin, started.to_sender())
@@ -100,14 +100,14 @@ def test_kill_ends_a_context_with_a_stuck_worker(router, monkeypatch):
     context = router.local()
     context.call(work.echo, None)
     with pytest.raises(mitogen.core.TimeoutError):
-        # Blocked in a system call, where a thread's exception does not reach.
+        # The thread is blocked in a system call, where an exception of a thread does not arrive.
         chain(context, timeout=0.2, kill=True).call(work.hang)
     with pytest.raises(mitogen.core.ChannelError):
         context.call(work.hang)
 
 
-def test_a_long_call_to_a_chain_that_is_under_way_when_the_first_call_begins(child, monkeypatch):
-    """Its first frame came before the chains had threads; the rest comes after."""
+def test_a_long_call_to_a_chain_may_overlap_the_first_call(child, monkeypatch):
+    """The first frame arrived before the chains had threads; the rest arrives afterwards."""
     stream = child.router.routes.get(child.context_id)
     send, held = stream.send, []
 

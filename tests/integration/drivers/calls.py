@@ -1,7 +1,7 @@
-"""A master whose system calls can be counted: makes calls when told to.
+"""A master that makes calls on request, so that its system calls can be counted.
 
-Prints its pid and its child's; then, for each line with a number that it reads, makes so many
-calls and prints, as JSON, the voluntary thread switches that they cost in both processes.
+It prints its pid and its child's; then, for each number it reads, it makes that many calls and
+prints, as JSON, the voluntary thread switches in both processes.
 """
 
 import json
@@ -13,7 +13,7 @@ from tests.integration.far import work
 
 
 def switches(pid):
-    """Return how often the threads of *pid* have gone to sleep."""
+    """Return the number of times the threads of *pid* have gone to sleep."""
     total = 0
     for name in os.listdir("/proc/{}/task".format(pid)):
         with open("/proc/{}/task/{}/status".format(pid, name)) as fp:

@@ -1,7 +1,7 @@
-"""A master three hops above a context: a file goes there, or comes; memory is looked at.
+"""A master three hops above a context: sends or fetches a file and measures memory.
 
-argv: "service", "put" or "get"; MB; directory. Prints JSON: bytes by which each process grew at
-most, seconds, and whether what arrived is what was sent.
+argv: "service", "put" or "get"; MB; directory. Prints JSON: the maximum growth of each process in
+bytes, seconds, and whether the content arrived unchanged.
 """
 
 import json
@@ -42,7 +42,7 @@ def main(router, way, megabytes, directory):
         else:
             getattr(far, way)(path, target)
 
-    # More than a window, first: so buffers are there, and modules.
+    # The first file is larger than a window: afterwards buffers are allocated and modules loaded.
     transfer(warm)
     wanted = files.digest(source)
     base = {pid: reset_peak(pid) for pid in pids}

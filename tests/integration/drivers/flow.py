@@ -1,7 +1,7 @@
-"""A master whose memory can be looked at: values are pushed at a reader that does not read.
+"""A master that sends values to a reader that does not read, and measures memory.
 
-argv: "up", "down" or "across". Prints JSON: for each process, bytes by which it grew until the
-sender had stalled, and while all was read after that; and whether what was read is what was sent.
+argv: "up", "down" or "across". Prints JSON: the growth of each process in bytes until the sender
+stalled, the growth while everything was read afterwards, and whether the data arrived unchanged.
 """
 
 import json
@@ -19,14 +19,14 @@ from tests.integration.far import work
 
 PIECE = 1 << 20  # bytes
 PIECES = 200
-WARM = 12  # pieces that are sent and read first: more than a window, so buffers are there
+WARM = 12  # pieces sent and read first: more than a window, so that buffers are allocated
 
 mitogen.core.CREDIT_WARNING = 0.3
 STALLED = "nothing was read"
 
 
 class Stalls(logging.Handler):
-    """Tells when a sender has said that it waits for credit."""
+    """A log handler that queues the warnings of senders waiting for credit."""
 
     def __init__(self):
         super().__init__()
@@ -38,7 +38,7 @@ class Stalls(logging.Handler):
 
 
 def status(pid, field):
-    """Return one of /proc/PID/status' sizes, in bytes."""
+    """Return a size from /proc/PID/status, in bytes."""
     with open("/proc/{}/status".format(pid)) as fp:
         return int(re.search(field + r":\s+(\d+) kB", fp.read()).group(1)) * 1024
 
@@ -58,9 +58,9 @@ def expected(count):
 
 
 def transfer(router, source, target, count, before_reading):
-    """Push *count* pieces from *source* to *target* (None: this process); return what was read.
+    """Push *count* pieces from *source* to *target* (None: this process); return the data read.
 
-    `before_reading()` is called when all is under way and nothing has been read.
+    `before_reading()` is called when all pieces are on their way and none has been read.
     """
     here = mitogen.core.Receiver(router)
     if target is None:

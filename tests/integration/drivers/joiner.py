@@ -1,4 +1,4 @@
-"""Joins the tree that listens at argv[1]; does what argv[2] names; prints what it saw."""
+"""Join the tree that listens at argv[1], run the action argv[2] and print its result."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from tests.integration.far import work
 
 
 def identify(router, context, *ids):
-    """Call in the listener's children by id, and in one of this process's own."""
+    """Call the listener's children by id, and a child of this process."""
     for context_id in map(int, ids):
         print(router.context_by_id(context_id).call(work.identity)[0])
     print(router.local().call(work.identity)[2] == os.getpid())
@@ -36,7 +36,7 @@ def refused(router, context, context_id):
 
 
 def own_child_calls(router, context, context_id):
-    """Have a child of this process call in the listener's child."""
+    """Let a child of this process call the listener's child."""
     victim = router.context_by_id(int(context_id))
     try:
         print(router.local().call(work.call_in, victim, "identity"))
@@ -45,7 +45,7 @@ def own_child_calls(router, context, context_id):
 
 
 def wait(router, context):
-    """Wait for the end of whoever listens."""
+    """Wait for the end of the listener."""
     receiver = mitogen.core.Receiver(router, respondent=context)
     print("waiting", flush=True)
     try:

@@ -1,4 +1,4 @@
-"""A master that sends a file or a tree and says how far it is, to be killed meanwhile.
+"""A master that sends a file or a tree and prints its progress; tests kill it meanwhile.
 
 argv: source, target.
 """
@@ -7,12 +7,12 @@ import sys
 
 import mitogen.master
 
-told = []
+reported = []
 
 
 def progress(path, done, total):
-    if done > 8 << 20 and not told:
-        told.append(True)
+    if done > 8 << 20 and not reported:
+        reported.append(True)
         print("under way", flush=True)
 
 

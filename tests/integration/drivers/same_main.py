@@ -1,4 +1,4 @@
-"""Listens (argv: serve PATH), or joins and calls a function of this very program (join PATH)."""
+"""Listen (argv: serve PATH), or join and call a function of this same program (join PATH)."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ def where():
 
 @mitogen.core.takes_router
 def listen(path, router):
-    """In a child: let others join."""
+    """Listen for joining processes, in a child."""
     mitogen.unix.Listener.build_stream(router, path)
 
 

@@ -1,8 +1,8 @@
-"""A master to be killed: builds a tree, has work under way everywhere, says so, waits.
+"""A master to be killed: builds a tree, starts work in every context, reports it and waits.
 
-argv: JSON list of [method, keyword arguments], each connected through the one before. Prints the
-pids of all contexts and of a program that each has started, as JSON, then waits for a call that
-never ends.
+argv: JSON list of [method, keyword arguments], each connected through the previous one. Prints the
+pids of all contexts and of a program started by each, as JSON, then waits for a call that never
+ends.
 """
 
 import json

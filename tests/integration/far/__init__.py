@@ -1,1 +1,1 @@
-"""What the tests call in other contexts. Python 3.6, imports nothing but mitogen and the stdlib."""
+"""Functions that tests call in other contexts. Python 3.6; imports only mitogen and the stdlib."""

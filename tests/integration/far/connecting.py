@@ -1,9 +1,9 @@
-"""Functions that have a context connect to others."""
+"""Functions that make a context connect to others."""
 
 import mitogen.core
 
 
 @mitogen.core.takes_router
 def connect_some(count, router):
-    """Return how many of *count* were made."""
+    """Connect to *count* local contexts; return the number of successes."""
     return sum(1 for result in router.connect_many(["local"] * count) if result.context)

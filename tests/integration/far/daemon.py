@@ -8,18 +8,18 @@ import mitogen.core
 import mitogen.unix
 from tests.integration.far import work
 
-#: What it was told before it left.
+#: Values kept from before the context left.
 KEPT = {}
 
 
 def state():
-    """Return who this is, and what is left of a parent."""
+    """Return this process's identity and the remains of its parent."""
     return os.getpid(), mitogen.context_id, mitogen.parent_id, mitogen.parent_ids
 
 
 @mitogen.core.takes_econtext
 def leave(path, econtext, twice=False, sender=None):
-    """Detach, listen at *path*."""
+    """Detach and listen at *path*."""
     KEPT["sender"] = sender
     KEPT["econtext"] = econtext
     econtext.detach()
@@ -30,14 +30,14 @@ def leave(path, econtext, twice=False, sender=None):
 
 @mitogen.core.takes_router
 def children(router):
-    """Start a child and one below it; return who they are, and are to each other."""
+    """Start a child and a grandchild; return their identities and relations."""
     child = router.local()
     below = router.local(via=child)
     return [context.call(state) for context in (child, below)]
 
 
 def import_late():
-    """Import what nobody has sent."""
+    """Import a module that was never sent."""
     import tests.integration.far.never_sent as never_sent
 
     return never_sent
@@ -50,7 +50,7 @@ def import_missing():
 
 
 def send_home():
-    """Send to the tree that was left."""
+    """Send a message to the tree that was left."""
     try:
         KEPT["sender"].send(1)
     except mitogen.core.Error as e:
@@ -58,13 +58,13 @@ def send_home():
 
 
 def talk():
-    """Print and write more than a pipe holds; nobody reads it."""
+    """Print and write more than a pipe holds; nothing reads it."""
     for _ in range(2000):
         print("x" * 100)
         sys.stderr.write("y" * 100 + "\n")
     import logging
 
-    logging.getLogger("x").error("to nobody")
+    logging.getLogger("x").error("into the void")
     return work.echo("printed")
 
 

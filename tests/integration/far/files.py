@@ -1,4 +1,4 @@
-"""Files and services, from the far side."""
+"""Files and services, as seen from children."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ PIECE = 1 << 20
 
 
 class Null:
-    """A file object that keeps a digest, and nothing else."""
+    """A file object that keeps only a digest."""
 
     def __init__(self):
         self.hash = hashlib.sha256()
@@ -42,7 +42,7 @@ def digest(path):
 
 
 def make_directory():
-    """Return the name of a new directory of this account's."""
+    """Make a directory owned by this account; return its name."""
     import tempfile
 
     return tempfile.mkdtemp(prefix="mitogen-files-", dir="/tmp")
@@ -55,7 +55,7 @@ def remove(path):
 
 
 def listing(path):
-    """Return what is in a directory, sorted."""
+    """Return the names in a directory, sorted."""
     return sorted(os.listdir(path))
 
 
@@ -67,7 +67,7 @@ def describe(path):
 
 
 def make_tree(path):
-    """Make a tree with one of everything."""
+    """Make a tree with one entry of each kind."""
     os.makedirs(os.path.join(path, "a", "empty"))
     with open(os.path.join(os.fsencode(path), b"a", b"\xff\n"), "wb") as fp:
         fp.write(b"odd")
@@ -77,7 +77,7 @@ def make_tree(path):
 
 
 def tree(path):
-    """Return what make_tree() made, by name."""
+    """Return the entries of the tree made by make_tree(), by name."""
     found = {}
     for directory, names, files in os.walk(os.fsencode(path)):
         for name in names + files:
@@ -105,20 +105,20 @@ def get(context, source, target, **kwargs):
 
 @mitogen.core.takes_router
 def pushed(path, router):
-    """Return a file that was, or will be, pushed here."""
+    """Return a file that was, or will be, pushed to this context."""
     pool = mitogen.service.get_or_create_pool(router=router)
     return pool.get_service("mitogen.service.PushFileService").get(path)
 
 
 def pushed_unnamed(path):
-    """The same, as existing programs do it."""
+    """Return a pushed file, called in the way of existing programs."""
     pool = mitogen.service.get_or_create_pool()
     return pool.get_service(mitogen.service.PushFileService).get(path)
 
 
 @mitogen.core.takes_router
 def pushed_here(router):
-    """Return the paths in this context's cache, and how many were sent on, in all."""
+    """Return the paths in this context's cache, and the total number of files it has passed on."""
     service = mitogen.service.get_or_create_pool(router=router).get_service(
         mitogen.service.PushFileService
     )
@@ -133,18 +133,18 @@ def pool_size(size=None, router=None):
 
 @mitogen.core.takes_router
 def ask(name, method, kwargs, context_id=None, router=None):
-    """Call a service: of the parent, or of a context."""
+    """Call a service of the parent or of another context."""
     context = None if context_id is None else router.context_by_id(context_id)
     return mitogen.service.call(name, method, context, **kwargs)
 
 
 def main_thread_is_right():
-    """Return whether threading knows the main thread, which runs this."""
+    """Return whether threading considers this thread, which must be the main thread, to be it."""
     return threading.current_thread() is threading.main_thread()
 
 
 class Counter(mitogen.service.Service):
-    """Counts; says good-bye."""
+    """A service that counts and sends a message when it ends."""
 
     def __init__(self, router):
         mitogen.service.Service.__init__(self, router)

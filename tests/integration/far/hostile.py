@@ -1,4 +1,4 @@
-"""What a hostile child does: it writes frames of its own making to its parent."""
+"""Actions of a hostile child, which writes frames of its own making to its parent."""
 
 import os
 import select
@@ -6,14 +6,14 @@ import struct
 
 import mitogen.core
 
-#: magic, flags, dst_id, src_id, auth_id, handle, reply_to, length; as docs/design/wire.rst has it.
+#: magic, flags, dst_id, src_id, auth_id, handle, reply_to, length; see docs/design/wire.rst.
 HEADER = struct.Struct(">HBLLLLLL")
 MAGIC = mitogen.core.MAGIC
 RAW = mitogen.core.RAW
 
 
 def frame(handle, data=b"", dst=0, src=None, auth=None, reply_to=0, flags=0, length=None):
-    """Return a frame; what is not named is what an honest sender would write.
+    """Return a frame; fields not given are those of an honest sender.
 
     *src* and *auth* are context ids, None for this context's own.
     """
@@ -23,9 +23,9 @@ def frame(handle, data=b"", dst=0, src=None, auth=None, reply_to=0, flags=0, len
 
 @mitogen.core.takes_econtext
 def write(frames, econtext):
-    """Write *frames*, as frame() returns them or bytes as they are, to the parent; return nothing.
+    """Write *frames*, either results of frame() or raw bytes, to the parent.
 
-    Whatever the stream has under way goes first, so that what is hostile begins a frame.
+    The stream's queued data is written first, so that the hostile bytes begin a frame.
     """
     stream = econtext.stream
     me = econtext.router.node.context_id
@@ -43,7 +43,7 @@ def write(frames, econtext):
 
 
 def write_all(fd, text):
-    """Write *text* to *fd*, which may be full now and then."""
+    """Write *text* to *fd*, which may be full at times."""
     while text:
         select.select([], [fd], [])
         text = text[os.write(fd, text[:4096]) :]
@@ -51,7 +51,7 @@ def write_all(fd, text):
 
 @mitogen.core.takes_econtext
 def write_pieces(handle, count, econtext):
-    """Write a message of *count* full frames and no end."""
+    """Write a message of *count* full frames, without the last one."""
     number = struct.pack(">L", 7)
     piece = number + bytes(mitogen.core.FRAME_SIZE)
     more, cont = mitogen.core.MORE, mitogen.core.CONT
@@ -63,7 +63,7 @@ def write_pieces(handle, count, econtext):
 
 @mitogen.core.takes_router
 def victim_mailbox(reply, router):
-    """Return all that comes to a new mailbox, whose Sender goes to *reply*, until it closes."""
+    """Return all messages to a new mailbox until it closes; its Sender goes to *reply*."""
     receiver = mitogen.core.Receiver(router)
     reply.send(receiver.to_sender())
     return [(msg.src_id, msg.unpickle()) for msg in receiver]

@@ -1,4 +1,4 @@
-"""Functions that have a context listen, or join."""
+"""Functions that make a context listen or join."""
 
 import mitogen.core
 import mitogen.unix
@@ -11,7 +11,7 @@ def listen(path, router):
 
 
 def join_and_identify(path):
-    """Join, ask who listens for its pid, and leave."""
+    """Join a tree, ask the listener for its pid, and leave."""
     router, context = mitogen.unix.connect(path)
     try:
         return context.call(work.identity)[0]

@@ -1,1 +1,1 @@
-"""Imported by a function only after its context has left the tree that has this."""
+"""A module that a function imports only after its context has left the tree that could serve it."""

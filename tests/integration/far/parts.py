@@ -1,4 +1,4 @@
-"""A module that work.py imports, so that calling work's functions takes more than one module."""
+"""A module imported by work.py, so that calling work's functions requires more than one module."""
 
 GREETING = "far away"
 

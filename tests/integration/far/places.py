@@ -6,7 +6,7 @@ from tests.integration.far import work
 
 @mitogen.core.takes_router
 def follow(spec, router):
-    """Connect from here as *spec* says; return what a call there gives, and the context's name."""
+    """Connect from here to *spec*; return the result of a call there, and the context's name."""
     context = router.from_spec(spec)
     try:
         return context.call(work.add, 1)[0], context.name

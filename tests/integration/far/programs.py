@@ -1,4 +1,4 @@
-"""What test_process.py calls in other contexts."""
+"""Functions that test_process.py calls in other contexts."""
 
 import os
 
@@ -12,7 +12,7 @@ def leader_of(pid):
 
 @takes_router
 def known_programs(router):
-    """Return how many programs this context runs for others, and how many mailboxes it has."""
+    """Return the number of programs this context runs for others, and of its mailboxes."""
     guard = router.__dict__.get("_guard")
     return len(guard.programs) if guard else 0, len(router.handlers)
 

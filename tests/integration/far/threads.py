@@ -1,4 +1,4 @@
-"""Functions for chains with a thread of their own."""
+"""Functions for call chains with their own thread."""
 
 import threading
 
@@ -7,7 +7,7 @@ ORDER = []
 
 
 def meet():
-    """Return the thread's name, once three calls are here at the same time."""
+    """Return the thread's name once three calls are here at the same time."""
     BARRIER.wait(20)
     return threading.get_ident()
 
@@ -22,7 +22,7 @@ def noted():
 
 
 def spin(sender):
-    """Say that it runs, and never return."""
+    """Report the start, then loop forever."""
     sender.send(True)
     while True:
         pass

@@ -15,22 +15,22 @@ LOG = logging.getLogger("far.work")
 
 
 def add(a, b=2, *rest, **named):
-    """Return all that was passed, so that each way of passing shows."""
+    """Return all arguments, to show how they were passed."""
     return a + b, rest, named
 
 
 def identity():
-    """Return who runs this: pid, account, parent's pid."""
+    """Return the identity of this process: pid, account, parent's pid."""
     return os.getpid(), pwd.getpwuid(os.geteuid()).pw_name, os.getppid()
 
 
 def identity_of(_):
-    """Return the pid of who runs this."""
+    """Return the pid of this process, whatever the arguments."""
     return os.getpid()
 
 
 def origin():
-    """Return where this module and what it imports came from, and that they work."""
+    """Return the origin of this module and of its imports, and a result of both."""
     return __file__, parts.__file__, parts.double(parts.GREETING)
 
 
@@ -39,12 +39,12 @@ def fail_inside(text):
 
 
 def fail(text):
-    """Raise ValueError(text) one level down."""
+    """Raise ValueError(text) one function further down."""
     fail_inside(text)
 
 
 class OwnError(Exception):
-    """An error that the caller has no built-in type for."""
+    """An error whose type the caller does not have as a built-in."""
 
 
 def fail_own(text):
@@ -81,7 +81,7 @@ def count_to(sender, limit):
 
 @mitogen.core.takes_router
 def sum_of_mailbox(reply, router):
-    """Send a Sender for a new mailbox to *reply*; return the sum of what comes until it closes."""
+    """Send a Sender for a new mailbox to *reply*; return the sum of its messages until its end."""
     receiver = mitogen.core.Receiver(router)
     reply.send(receiver.to_sender())
     return sum(msg.unpickle() for msg in receiver)
@@ -95,14 +95,14 @@ def send_all(sender, values):
 
 
 def hang(started=None):
-    """Say that it has started, then never return."""
+    """Report the start, then never return."""
     if started is not None:
         started.send(os.getpid())
     threading.Event().wait()
 
 
 def deaf(started):
-    """Never return, whatever interrupts it."""
+    """Report the start, then never return, despite interrupts."""
     started.send(os.getpid())
     while True:
         try:
@@ -112,12 +112,12 @@ def deaf(started):
 
 
 def call_in(context, function, *args):
-    """Call *function* of this module in *context*, from here."""
+    """Call *function* of this module in *context*."""
     return context.call(globals()[function], *args)
 
 
 def hang_in(context):
-    """Wait in this context for a call in another that never returns."""
+    """Wait for a call in another context that never returns."""
     return context.call(hang)
 
 
@@ -127,31 +127,31 @@ def sleeper(seconds=600, **kwargs):
 
 
 def leave(status):
-    """sys.exit() in a call."""
+    """Call sys.exit()."""
     sys.exit(status)
 
 
 def interrupt():
-    """KeyboardInterrupt in a call."""
+    """Raise KeyboardInterrupt."""
     raise KeyboardInterrupt
 
 
 @mitogen.core.takes_router
 def open_local(router, **kwargs):
-    """Connect to a local context from here, as a program's own code there would."""
+    """Connect to a local context from here, as a program's own code might."""
     context = router.local(**kwargs)
     return context, context.call(os.getpid)
 
 
 def hang_below(context, started):
-    """Wait in this context for a call in *context* that never returns; say when it is sent."""
+    """Wait for a call in *context* that never returns; report when it is sent."""
     receiver = context.call_async(hang)
     started.send(os.getpid())
     return receiver.get().unpickle()
 
 
 def spin(started):
-    """Keep the processor busy for ever."""
+    """Report the start, then use the processor forever."""
     started.send(os.getpid())
     while True:
         pass
@@ -169,7 +169,7 @@ def wait_for_program(started):
 
 
 def ignore_interrupts():
-    """Never return, whatever is raised in here."""
+    """Never return, whatever exception is raised in this thread."""
     while True:
         try:
             threading.Event().wait()
@@ -178,31 +178,31 @@ def ignore_interrupts():
 
 
 def belongings():
-    """Return this process' descriptors, counted, and children."""
+    """Return the number of this process' descriptors, and its children."""
     with open("/proc/self/task/%d/children" % os.getpid()) as fp:
         return len(os.listdir("/proc/self/fd")), sorted(map(int, fp.read().split()))
 
 
 def ask(context):
-    """Send *context* a message that wants an answer, to a mailbox that it has not got."""
+    """Send *context* a message that wants a reply, to a mailbox that does not exist."""
     message = mitogen.core.Message(handle=70000, data=mitogen.core.encode(None))
     return context.send_await(message, deadline=10)
 
 
 def piece(number, size):
-    """Return *size* bytes that tell which piece they are."""
+    """Return *size* bytes that identify the piece."""
     return bytes((number % 251,)) * size
 
 
 def push(sender, count, size):
-    """Send *count* pieces, then close."""
+    """Send *count* pieces, then close the sender."""
     for number in range(count):
         sender.send(piece(number, size))
     sender.close()
 
 
 def read_all(receiver):
-    """Return (number of messages, CRC of all their data)."""
+    """Return (number of messages, CRC of all data)."""
     count = crc = 0
     for msg in receiver:
         crc = zlib.crc32(msg.unpickle(), crc)
@@ -212,7 +212,7 @@ def read_all(receiver):
 
 @mitogen.core.takes_router
 def read_later(reply, ready, router):
-    """Send a Sender for a mailbox to *reply*, and one for the word to begin reading to *ready*."""
+    """Send a Sender for a mailbox to *reply* and one that starts the reading to *ready*."""
     receiver, go = mitogen.core.Receiver(router), mitogen.core.Receiver(router)
     reply.send(receiver.to_sender())
     ready.send(go.to_sender())
@@ -221,7 +221,7 @@ def read_later(reply, ready, router):
 
 
 def warn_early(warning, timeout=None):
-    """Have senders here say that they wait after *warning* s, and give up after *timeout* s."""
+    """Make senders here warn after *warning* s without credit, and give up after *timeout* s."""
     mitogen.core.CREDIT_WARNING = warning
     if timeout is not None:
         mitogen.core.CREDIT_TIMEOUT = timeout

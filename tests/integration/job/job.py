@@ -1,4 +1,4 @@
-"""The main job, as a user would write it; argv is the keyword arguments of ssh(), as JSON."""
+"""The main job, written as a user would; argv is the keyword arguments of ssh(), as JSON."""
 
 import json
 import os
@@ -12,7 +12,7 @@ SECRET = "/etc/shadow"
 
 
 def here(greeting, name=None):
-    """A function of `__main__` that uses a module of the package."""
+    """Use a module of the package in a function of `__main__`."""
     return facts.text.line(
         greeting, name or "nobody", "from", "root" if not os.geteuid() else "user"
     )

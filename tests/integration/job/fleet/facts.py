@@ -1,4 +1,4 @@
-"""Called in every context."""
+"""Functions called in every context."""
 
 import os
 import pwd

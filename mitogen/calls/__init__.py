@@ -1,3 +1,3 @@
-"""Calling functions in other contexts: the caller's half, and the half that runs them."""
+"""Calls of functions in other contexts: the calling side and the executing side."""
 
 from __future__ import annotations

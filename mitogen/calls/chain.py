@@ -1,7 +1,7 @@
 """
-Naming a function for another context, and waiting for what it returns.
+Calls to other contexts: naming the function, sending the call, waiting for its result.
 
-Threads: a CallChain is for one thread at a time; its answers come from the broker.
+Threads: a CallChain is for one thread at a time; its answers arrive on the broker thread.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 __all__ = ["CallChain"]
 
-#: Seconds that a child has to end a call that was cancelled, before kill=True ends the child.
+#: Seconds that a child has to end a cancelled call before kill=True ends the child.
 CANCEL_GRACE = 5.0
 
 
-#: Functions whose names a CallChain keeps encoded.
+#: Maximum number of functions whose encoded names a CallChain caches.
 KEPT_HEADS = 1000
-#: An empty list and an empty map.
+#: CBOR of an empty list and an empty map.
 _NO_ARGUMENTS = b"\x80\xa0"
 
 
 class _Answer:
-    """A one-shot reply slot: a lock and a value."""
+    """A one-shot reply slot: a lock and a message."""
 
     __slots__ = ("lock", "msg")
 
@@ -67,15 +67,15 @@ class _AnswerReceiver(Receiver):
 
 class CallChain:
     """
-    Calls functions in a context, in order.
+    A sequence of calls to one context.
 
-    :param Context context: where to
-    :param bool pipelined: after one call has failed, those that follow fail with its error, until
-        reset(): so that many can be sent without waiting for each
+    :param Context context: context to call functions in
+    :param bool pipelined: after a failed call, all later calls fail with its error, until
+        reset(). So many calls can be sent without waiting for each
     :param float timeout: seconds after which a call is cancelled; None for never
-    :param bool kill: end the context if it does not react to that within CANCEL_GRACE
-    :param bool worker: run this chain's calls on a thread of their own there, in order, beside
-        those of the main thread and of other chains
+    :param bool kill: end the context if it does not react to a cancel within CANCEL_GRACE
+    :param bool worker: run this chain's calls there on a thread of their own, in order,
+        concurrently with the calls of the main thread and of other chains
     """
 
     lambda_msg = "lambda functions cannot be called in another context: it has no name for them"
@@ -101,9 +101,9 @@ class CallChain:
         self.kill = kill
         self.worker = worker
         self.chain_id = self.make_chain_id() if pipelined else None
-        #: What a call's payload begins with: a list of three, or of four with the worker's name.
+        #: Start of a call's payload: head of a list of three, or of four with the worker's name.
         self._opening = b"\x84" + core.encode(self.make_chain_id()) if worker else b"\x83"
-        #: Function to the beginning of a call's payload.
+        #: Function to the encoded start of its payload.
         self._heads: dict[Any, bytes] = {}
 
     def __repr__(self) -> str:
@@ -116,7 +116,7 @@ class CallChain:
         self.reset()
 
     def make_chain_id(self) -> str:
-        """Return a name for this chain that no other has."""
+        """Return a unique name for this chain."""
         return "%d-%d-%x" % (
             self.context.router.node.context_id,
             self.context.router.new_handle(),
@@ -124,7 +124,7 @@ class CallChain:
         )
 
     def reset(self) -> None:
-        """Have the far context forget an error of this chain."""
+        """Clear this chain's error in the far context."""
         if self.chain_id:
             CallChain(self.context).call_no_reply(core.Dispatcher.forget_chain, self.chain_id)
 
@@ -132,7 +132,7 @@ class CallChain:
         """
         Return the Message that calls `fn(*args, **kwargs)`.
 
-        :raises TypeError: `fn` has no name that another context could find it by
+        :raises TypeError: `fn` has no name by which another context could find it
         :raises EncodeError: an argument cannot be sent
         """
         before = None
@@ -148,13 +148,13 @@ class CallChain:
             data += _NO_ARGUMENTS
         msg = core.Message(data=data, handle=core.CALL_FUNCTION, dst_id=self.context.context_id)
         if before:
-            # Not kept with those that have nothing to see to.
+            # The cache holds only functions without this callback.
             del self._heads[fn]
             before(msg, self.context, args, kwargs)
         return msg
 
     def _head(self, fn: Any) -> bytes:
-        """Return the payload of a call of `fn`, up to its arguments; kept for the next call."""
+        """Return the payload of a call of `fn`, up to its arguments, and cache it."""
         name = "\0".join(name_function(fn) + (self.chain_id or "",))
         if len(self._heads) > KEPT_HEADS:
             self._heads.clear()
@@ -162,13 +162,13 @@ class CallChain:
         return head
 
     def send(self, fn: Any, msg: Message) -> None:
-        """Send a message of make_msg(), behind the modules that `fn` needs."""
+        """Send a message from make_msg(), after the modules that `fn` needs."""
         router = self.context.router
         router.push_modules(self.context, fn)
         router.route(msg)
 
     def call_no_reply(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call `fn` and go on; an error is logged."""
+        """Call `fn` without waiting for a result; an error is logged."""
         self.send(fn, self.make_msg(fn, *args, **kwargs))
 
     def call_async(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Receiver:
@@ -178,8 +178,8 @@ class CallChain:
         router = context.router
         receiver = _AnswerReceiver(router, context)
         msg.reply_to = receiver.handle
-        # The context runs one call after the other: while it has one, the next need not be written
-        # at once, but with those that follow.
+        # The context runs one call at a time. While it has an outstanding call, the next one can be
+        # corked and written together with later ones.
         outstanding = context.__dict__.setdefault("_outstanding", set())
         router.push_modules(context, fn)
         router.route(msg, True, bool(outstanding))
@@ -190,9 +190,9 @@ class CallChain:
 
     def call(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """
-        Call `fn(*args, **kwargs)` in the context and return what it returns.
+        Call `fn(*args, **kwargs)` in the context and return its result.
 
-        :raises CallError: it raised something; of the same built-in type, if it was one
+        :raises CallError: it raised an exception; if that is of a built-in type, so is this error
         :raises ChannelError: the context is gone
         :raises TimeoutError: the chain's timeout has passed; the call was cancelled
         """
@@ -202,7 +202,7 @@ class CallChain:
         try:
             in_time = answer.lock.acquire(True, -1 if self.timeout is None else self.timeout)
         except BaseException:
-            # Interrupted: nobody will look at an answer.
+            # Interrupted: the answer is no longer wanted.
             router.handlers.pop(handle, None)
             raise
         if not in_time:
@@ -227,11 +227,11 @@ class CallChain:
         wait: bool = True,
     ) -> int:
         """
-        Call `fn(*args, **kwargs)`; have `on_answer(msg)` called with the answer, on the broker
-        thread.
+        Call `fn(*args, **kwargs)`. The answer is passed to the callback `on_answer(msg)` on the
+        broker thread.
 
-        :param bool wait: False: never sleep, however slow the link
-        :returns: the answer's handle, to cancel() the call by
+        :param bool wait: False: never sleep, even on a slow link
+        :returns: the answer's handle, for cancel()
         """
         msg = self.make_msg(fn, *args, **kwargs)
         router = self.context.router
@@ -247,11 +247,10 @@ class CallChain:
 
     def cancel(self, handle: int) -> None:
         """
-        Have the call whose answer goes to `handle` interrupted, or dropped if it has not begun.
-        Ignored if it is over.
+        Interrupt the call whose answer goes to `handle`, or drop it if it has not begun. A no-op if
+        it is over.
 
-        With `kill`, the context is ended if there is no answer, of whatever kind, within
-        CANCEL_GRACE.
+        With `kill`, the context is ended if no answer of any kind arrives within CANCEL_GRACE.
         """
         router = self.context.router
         msg = core.Message(handle=core.CANCEL, data=core.NUMBER.pack(handle), flags=core.RAW)
@@ -260,22 +259,22 @@ class CallChain:
             router.broker.defer(router.broker.after, CANCEL_GRACE, lambda: self._kill(handle))
 
     def _kill(self, handle: int) -> None:
-        # An answer takes the handler away.
+        # An answer removes the handler.
         if handle in self.context.router.handlers:
             self.context.router.kill(self.context)
 
 
 def name_function(fn: Any) -> tuple[str, str, str]:
     """
-    Return (module, class or "", name) by which another context finds `fn`.
+    Return (module, class or "", name), by which another context finds `fn`.
 
-    :raises TypeError: there is no such name; the text says why
+    :raises TypeError: there is no such name; the text has the reason
     """
     owner = getattr(fn, "__self__", None)
     try:
         module, name, qualname = fn.__module__, fn.__name__, fn.__qualname__
     except AttributeError:
-        raise TypeError("%r is no function" % (fn,)) from None
+        raise TypeError("%r is not a function" % (fn,)) from None
     if isinstance(owner, type):
         return owner.__module__, owner.__qualname__, name
     if owner is not None and not isinstance(owner, type(sys)):

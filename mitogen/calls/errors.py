@@ -1,6 +1,6 @@
 """
-Remote errors as they arrive: a CallError, which is also of the remote built-in type where there is
-one, so that it can be caught by that.
+Remote errors as received: a CallError that is also an instance of the remote built-in type, if it
+has one, so that `except` clauses for that type catch it.
 
 Threads: any.
 """
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 __all__ = ["restore_call_error", "with_own_lines"]
 
-#: One frame of a traceback in a file that came from the master. What follows its first line, with
-#: four spaces in front, is source text and marks below that.
+#: One traceback frame in a file that came from the master. The lines after its first, indented by
+#: four spaces, are the source text and the markers below it.
 _FRAME = r'(  File "master:([^"\n]+)", line (\d+), in [^\n]*\n)((?:    [^\n]*\n)*)'
 
 _error_types: dict[str, Any] = {}
 
 
 def _error_type(type_name: str | None) -> Any:
-    """Return the class for a CallError: of the remote built-in type too, where there is one."""
+    """Return the class for a CallError: a subclass of the remote built-in type too, if any."""
     module, _, name = (type_name or "").rpartition(".")
     base = getattr(builtins, name, None) if module == "builtins" else None
     if not isinstance(base, type) or not issubclass(base, Exception):
@@ -49,14 +49,14 @@ def _error_type(type_name: str | None) -> Any:
 
 def with_own_lines(text: str) -> str:
     """
-    Return a traceback with the real source lines of this library's files.
+    Return a traceback with the original source lines of this library's files.
 
-    A child has these files minified. Here, on the controller, they are on disk, with the same line
-    numbers. Lines of other files are left alone.
+    A child has minified copies of these files. The controller has the originals on disk, with the
+    same line numbers. Lines of other files are unchanged.
 
-    :param str text: one or several tracebacks, as traceback.format_tb() makes them
+    :param str text: one or several tracebacks in the format of traceback.format_tb()
     """
-    # A child's package has no file.
+    # In a child the package has no file.
     package = os.path.dirname(getattr(sys.modules["mitogen"], "__file__", ""))
     if '"master:' not in text or not package:
         return text
@@ -64,7 +64,7 @@ def with_own_lines(text: str) -> str:
     import re
 
     def replace(match: re.Match[str]) -> str:
-        # mitogen/core/... is how the preamble's files are called, wherever the package is.
+        # The preamble's files are named mitogen/core/..., regardless of the package's location.
         path = os.path.normpath(os.path.join(os.path.dirname(package), match.group(2)))
         if not path.startswith(package + os.sep):
             return match.group(0)
@@ -75,14 +75,14 @@ def with_own_lines(text: str) -> str:
 
 
 def restore_call_error(fields: Any, router: Any = None) -> CallError:
-    """Return the CallError that was sent."""
+    """Return the CallError that the decoded `fields` describe."""
     type_name, message, traceback, text = (None if f is None else "%s" % (f,) for f in fields)
     cls = _error_type(type_name)
     text = with_own_lines(text or "")
     try:
         error: CallError = cls.__new__(cls, text)
     except TypeError:
-        # A type that wants more than a text: MemoryError, ExceptionGroup.
+        # Types that cannot be made from a text alone: MemoryError, ExceptionGroup.
         error = CallError.__new__(CallError, text)
     error.args = (text,)
     error.type_name = type_name

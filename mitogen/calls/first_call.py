@@ -1,14 +1,14 @@
 """
-What a child needs from its first call on, sent with that: where its output and its log records go,
-its name in ps, how a call is cancelled, what inspect and tracebacks want to know of its modules;
-and where calls go that are not the main thread's: those of chains with a thread of their own
-(workers.py), and those of services while there is no pool (pool.py).
+Setup of a child at its first call, sent with that call: forwarding of output and log records, the
+name in ps, cancellation, the loader methods for inspect and tracebacks, and the diversion of calls
+that do not run on the main thread: calls of chains with a thread of their own (workers.py), and
+calls of services while there is no pool (services/pool.py).
 
-Until then nothing of the program's runs there. `logging` itself is imported only where the program
-does so.
+Before the first call none of the program's code runs in the child. `logging` is imported only if
+the program imports it.
 
-Threads: install() on the main thread; StdioLogger reads, a cancel arrives, and Diverter sorts, on
-the broker's.
+Threads: install() on the main thread; StdioLogger, Canceller.on_cancel() and Diverter.put() on the
+broker thread.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from mitogen.core import Dispatcher, ExternalContext, Message
 
 
-#: Modules that a child gets with its first call, whatever that is. Every import statement of theirs
-#: that runs at their import leads to one of these, or to the preamble.
+#: Modules that every child gets with its first call. Each import statement that runs when they are
+#: imported names one of these modules or one of the preamble.
 FIRST_CALL = (
     "mitogen.calls",
     "mitogen.compat",
@@ -50,7 +50,7 @@ LATE.update(
 )
 
 INFO = 20
-#: Seconds between looks at a call that is to be cancelled, but is not at its function yet.
+#: Seconds between checks of a call that is to be cancelled but has not entered its function yet.
 CANCEL_LOOK = 0.01
 
 __all__ = ["ImporterNames", "find_late", "StdioLogger", "install", "set_process_name"]
@@ -58,15 +58,15 @@ __all__ = ["ImporterNames", "find_late", "StdioLogger", "install", "set_process_
 
 def install(econtext: ExternalContext, msg: Message) -> bool:
     """
-    Main thread, before the first call.
+    Main thread: set up the child before its first call.
 
-    :param ExternalContext econtext: the context's state; gets `stdout_log` and `stderr_log`
-    :param Message msg: that call
-    :returns: whether it is not for the main thread, and went where it belongs
+    :param ExternalContext econtext: the context's state; `stdout_log` and `stderr_log` are set
+    :param Message msg: the first call
+    :returns: whether the call was diverted from the main thread
     """
     config = econtext.config
     for name, value in config["environ"].items():
-        # What the program that started this one needed.
+        # Restore variables that were set only for the program that started this one.
         if value is None:
             os.environ.pop(name, None)
         else:
@@ -83,7 +83,7 @@ def install(econtext: ExternalContext, msg: Message) -> bool:
     logs = LogSender(econtext.router)
     econtext.stdout_log = StdioLogger(logs, "stdout", 1)
     econtext.stderr_log = StdioLogger(logs, "stderr", 2)
-    # Line by line, so that a record appears when its line is printed.
+    # Line-buffered, so that a record appears as soon as its line is printed.
     sys.stdout = open(1, "w", 1, "utf-8", "backslashreplace", closefd=False)
     sys.stderr = open(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
     econtext.flush = lambda: flush(econtext)
@@ -95,13 +95,13 @@ def install(econtext: ExternalContext, msg: Message) -> bool:
 
 
 def import_main(econtext: ExternalContext) -> None:
-    """Have `__main__` be the program's, not the bootstrap's; once."""
+    """Replace the bootstrap's `__main__` with the program's; idempotent."""
     importer = econtext.importer
     main: Any = sys.modules.pop("__main__", None)
     try:
         spec = importer.find("__main__", True)
         entry = importer.modules["__main__"]
-        # Of `python -m pkg.main`: where its relative imports start.
+        # Set for `python -m pkg.main`: the base of its relative imports.
         package = entry[1]
         if package:
             spec = ModuleSpec(package + ".__main__", importer, origin=spec.origin)
@@ -119,12 +119,12 @@ def import_main(econtext: ExternalContext) -> None:
 
 
 def detach(econtext: ExternalContext) -> None:
-    """Leave the tree and go on: see detach.py."""
+    """Leave the tree and keep running: see tree/detach.py."""
     fetch("detach").detach(econtext)
 
 
 def set_process_name(name: str) -> None:
-    """Show `name` in ps: on Linux the process overwrites its own arguments (proc(5))."""
+    """Show `name` in ps. Linux only: overwrite the process's own arguments (proc(5))."""
     try:
         with open("/proc/self/stat", "rb") as fp:
             fields = fp.read().rpartition(b")")[2].split()
@@ -140,23 +140,23 @@ def set_process_name(name: str) -> None:
 
 
 def flush(econtext: ExternalContext) -> None:
-    """Main thread: send what was printed, before the context ends."""
+    """Main thread: send the remaining output before the context ends."""
     for fp in (sys.stdout, sys.stderr):
         try:
             fp.flush()
         except Exception:
-            # The program may have closed it, or put anything in its place.
+            # The program may have closed it or replaced it by an arbitrary object.
             pass
     econtext.broker.defer(econtext.stdout_log.finish)
     econtext.broker.defer(econtext.stderr_log.finish)
 
 
 def describe(error: Any, cause: BaseException) -> str:
-    """Fill a CallError from the exception that it stands for; return its text."""
+    """Set a CallError's attributes from the exception that caused it; return its text."""
     kind = type(cause)
     error.type_name = "%s.%s" % (kind.__module__, kind.__qualname__)
     try:
-        # Exactly str, whatever it returns.
+        # Forces exactly str, even if __str__() returns a subclass.
         error.message = "%s" % (cause,)
     except Exception as e:
         error.message = "<its text cannot be had: %s>" % type(e).__name__
@@ -169,24 +169,24 @@ def describe(error: Any, cause: BaseException) -> str:
 
 def let_writers_finish() -> None:
     """
-    Broker thread: be woken without interrupting whoever wakes it (sched(7), SCHED_BATCH).
+    Broker thread: do not preempt the thread that wakes this one (sched(7), SCHED_BATCH).
 
-    A thread that writes a message, or wakes another, is about to sleep. Where the broker is put in
-    its place at once, both are switched to and fro for nothing: eight switches a call instead of
-    four. What the thread starts is not affected.
+    A thread that writes a message or wakes another thread is about to sleep. If the broker preempts
+    it, both threads are switched needlessly: eight switches per call instead of four. Programs
+    started by the thread are not affected.
     """
     try:
         policy = os.SCHED_BATCH | os.SCHED_RESET_ON_FORK
         os.sched_setscheduler(0, policy, os.sched_param(0))
     except (AttributeError, OSError):
-        # Not Linux, or not allowed here.
+        # Not Linux, or not permitted.
         pass
 
 
 class Canceller:
     """
-    Interrupts the current call with SIGINT: a KeyboardInterrupt, which also ends a system call that
-    it waits in.
+    Cancellation of calls. SIGINT raises KeyboardInterrupt in the current call, and also ends a
+    blocking system call.
     """
 
     def __init__(self, dispatcher: Dispatcher, diverter: Diverter) -> None:
@@ -197,7 +197,7 @@ class Canceller:
         _signal.signal(_signal.SIGINT, self._on_sigint)
 
     def interrupt(self) -> None:
-        """Broker thread: interrupt the current call, if any, once it is at its function."""
+        """Broker thread: interrupt the current call, if any, once it has entered its function."""
         call = self.dispatcher.current
         if call:
             self._interrupt_call(self.dispatcher, call)
@@ -208,7 +208,7 @@ class Canceller:
             raise KeyboardInterrupt("the call was cancelled")
 
     def on_cancel(self, msg: Message) -> Any:
-        """A cancel names its call by its answer's handle; it is ignored when that is over."""
+        """Cancel the call with the given answer's handle; ignored if that call is over."""
         (handle,) = core.NUMBER.unpack(msg.data)
         key = (msg.src_id, handle)
         dispatcher = self.dispatcher
@@ -223,7 +223,7 @@ class Canceller:
         if runner.current is not call:
             return
         if not runner.interruptible:
-            # Still importing its module, or on its way out.
+            # Still importing its module, or already returning.
             look = self.dispatcher.router.broker.after
             look(CANCEL_LOOK, lambda: self._interrupt_call(runner, call))
         elif runner is self.dispatcher:
@@ -244,10 +244,10 @@ class Canceller:
 
 class Diverter:
     """
-    Takes the calls that are not the main thread's.
+    Dispatch of calls that do not run on the main thread.
 
-    A call of a chain with a thread of its own is an array of four, its chain's id in front. It is
-    queued by that; the thread lives while there is something in the queue.
+    A call of a chain with a thread of its own is an array of four that starts with the chain's id.
+    Each such chain has a queue; its thread lives while the queue is not empty.
     """
 
     def __init__(self, econtext: ExternalContext) -> None:
@@ -255,16 +255,16 @@ class Diverter:
         self.router = econtext.router
         if TYPE_CHECKING:
             self.on_cancel = Canceller(econtext.dispatcher, self).on_cancel
-        #: Chain id to the calls that wait for its thread.
+        #: Chain id to the calls queued for its thread.
         self.chains: dict[Any, deque[Message]] = {}
-        #: What runs now: see workers.Worker.
+        #: Running workers: see workers.Worker.
         self.workers: set[Any] = set()
-        #: Calls of services that came before there was a pool.
+        #: Calls of services that arrived before the pool was created.
         self.service_calls: list[Message] = []
         self.lock = _thread.allocate_lock()
 
     def start(self, first: Message) -> bool:
-        """Main thread: take over, in order, what has come; return whether `first` was taken."""
+        """Main thread: divert queued calls, in order; return whether `first` was diverted."""
         done = core.new_lock()
         taken = []
 
@@ -277,11 +277,11 @@ class Diverter:
             add = self.router.add_handler
             policy = core.has_parent_authority
             add(self.on_call, core.CALL_FUNCTION, True, policy, None, True, True)
-            # A fork may have made a pool before it served calls.
+            # A forked child may have created a pool before it served calls.
             if self.router.handlers[core.CALL_SERVICE][0] == self.econtext.dispatcher.on_call:
                 add(self.on_call, core.CALL_SERVICE, True, None, None, True, True)
             add(self.on_cancel, core.CANCEL, True, policy, None, True)
-            # Of a long message the rest may be yet to come.
+            # The rest of a long message may still arrive.
             for part in self.router.partials.values():
                 part[0] = self.router.handlers.get(part[1].handle, part[0])
             done.release()
@@ -298,7 +298,7 @@ class Diverter:
             self.econtext.dispatcher.on_call(msg)
 
     def put(self, msg: Message) -> bool:
-        """Broker thread: return whether `msg` is not for the main thread; then it was taken."""
+        """Broker thread: take `msg` and return True; False if it is for the main thread."""
         if msg.handle == core.CANCEL:
             self.on_cancel(msg)
             return True
@@ -326,7 +326,7 @@ class Diverter:
 
 
 class ImporterNames:
-    """Methods that few ask a loader for: attributes of core.Importer, found late."""
+    """Rarely used methods of a loader: attributes of core.Importer, found late."""
 
     def is_package(self: Any, fullname: str) -> bool:
         return self.get(fullname)[1] is not None
@@ -351,14 +351,14 @@ class ImporterNames:
 
 
 def find_late(importer: Any, name: str) -> Any:
-    """Return what core.Importer does not define itself: see core/late.py."""
+    """Return an attribute that core.Importer does not define itself: see core/late.py."""
     if name not in ("get_code", "get_filename", "get_resource_reader", "get_source", "is_package"):
         raise AttributeError(name)
     return getattr(ImporterNames, name).__get__(importer)
 
 
 class LogSender:
-    """Sends log records to the master; those that their flow has no credit for are counted."""
+    """Sender of log records to the master. Records without credit are dropped and counted."""
 
     def __init__(self, router: Any) -> None:
         self.router = router
@@ -366,7 +366,7 @@ class LogSender:
         self.lost = 0
 
     def is_full(self) -> bool:
-        """Whether the flow has no credit now."""
+        """Return whether the flow has no credit now."""
         flow = self.router.flows.get(self.key)
         return bool(flow and flow.credit <= 0)
 
@@ -382,7 +382,7 @@ class LogSender:
 
 
 class _LoggingFinder:
-    """Lets logging be imported as ever, then has its records go to the master."""
+    """Finder that installs the log handler once `logging` has been imported."""
 
     def __init__(self, logs: LogSender, levels: list[Any]) -> None:
         self.logs = logs
@@ -409,7 +409,7 @@ class _LoggingFinder:
 
 
 def install_log_handler(logs: LogSender, levels: list[Any]) -> None:
-    """Have this process' log records go to the master, at the levels that it asked for."""
+    """Send this process's log records to the master, at the levels that the master requested."""
     import logging
 
     class LogHandler(logging.Handler):
@@ -435,10 +435,10 @@ def install_log_handler(logs: LogSender, levels: list[Any]) -> None:
 
 class StdioLogger:
     """
-    Turns what is printed to a descriptor into log records.
+    Converter of output on a descriptor to log records.
 
-    While the log's flow has no credit the pipe is not read, so a program that prints waits, as it
-    would at a terminal.
+    While the log's flow has no credit the pipe is not read, so a program that prints blocks, as on
+    a slow terminal.
     """
 
     def __init__(self, logs: LogSender, name: str, fd: int) -> None:
@@ -483,7 +483,7 @@ class StdioLogger:
             self.watch()
 
     def finish(self) -> None:
-        """Broker thread: log what is left."""
+        """Broker thread: log the remaining output."""
         while self.on_readable():
             pass
         if self.rest:

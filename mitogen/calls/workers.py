@@ -1,12 +1,12 @@
 """
-Calls on threads of their own, in a context that runs several at once: `CallChain(worker=True)`.
+Worker threads: concurrent calls in one context, for `CallChain(worker=True)`.
 
 Rules
-    1. A chain's calls are run in order, by one thread, which lives while some are queued.
-    2. A cancel raises KeyboardInterrupt at the thread's next bytecode; a system call that it waits
-       in is not interrupted.
+    1. A chain's calls run in order on one thread, which lives while calls are queued.
+    2. A cancel raises KeyboardInterrupt at the thread's next bytecode; a blocking system call is
+       not interrupted.
 
-Threads: run() on the chain's; interrupt() on one of its own, as it imports ctypes.
+Threads: run() on the chain's thread; interrupt_call() on a thread of its own, as it imports ctypes.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ __all__ = ["Worker"]
 
 class Worker(core.Dispatcher):
     """
-    Runs one chain's calls.
+    A thread that runs the calls of one chain.
 
-    :param child.Diverter diverter: has the queues
-    :param str chain_id: which one
+    :param first_call.Diverter diverter: owner of the queues
+    :param str chain_id: id of the chain
     """
 
     def __init__(self, diverter: Any, chain_id: str) -> None:
-        # Nothing of Dispatcher's: it has the handler already.
+        # Dispatcher.__init__() is not called: the handlers are already registered.
         self.econtext = diverter.econtext
         self.router = diverter.router
         self.errors = diverter.econtext.dispatcher.errors
@@ -45,13 +45,13 @@ class Worker(core.Dispatcher):
         self.interrupt_lock = _thread.allocate_lock()
 
     def run(self) -> None:
-        """Run calls until there are none."""
+        """Run calls until the queue is empty."""
         self.diverter.workers.add(self)
         while self._take():
             try:
                 self._run_current()
             except KeyboardInterrupt:
-                # It came too late for the call that it was meant for.
+                # A late interrupt: the cancelled call is already over.
                 pass
         self.diverter.workers.discard(self)
 
@@ -78,7 +78,7 @@ class Worker(core.Dispatcher):
             self.router.consumed(msg)
 
     def interrupt_call(self, call: Any) -> None:
-        """Any thread: raise KeyboardInterrupt in that call, if it is the current one."""
+        """Any thread: raise KeyboardInterrupt in `call` if it is the current one."""
         with self.interrupt_lock:
             if self.current is call and self.interruptible:
                 self.interruptible = False
@@ -87,7 +87,7 @@ class Worker(core.Dispatcher):
 
 
 def _raise_in(thread: int, exception: type[BaseException] | None) -> None:
-    """Have `exception` raised in a thread; None: take back one that was not raised yet."""
+    """Schedule `exception` to be raised in a thread; None: revoke a pending one."""
     import ctypes
 
     argument = ctypes.py_object(exception) if exception else None

@@ -1,3 +1,3 @@
-"""Names that programs written for mitogen 0.3 use, and nothing else."""
+"""Compatibility names for programs written for mitogen 0.3, and nothing else."""
 
 from __future__ import annotations

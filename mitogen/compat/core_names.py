@@ -1,5 +1,5 @@
 """
-Names of `mitogen.core` that few programs use, and those of old releases: see lazy.py.
+Rarely used names of `mitogen.core`, and its names of old releases: see lazy.py.
 
 Threads: any.
 """
@@ -82,7 +82,7 @@ __all__ = [
     "unlisten",
 ]
 
-#: Name to the module that defines it, imported when the name is first used.
+#: Name to the module that defines it, which is imported when the name is first used.
 ELSEWHERE = {
     "BytesIO": "io",
     **dict.fromkeys(
@@ -163,7 +163,7 @@ bytes_partition = str_partition
 
 
 def unlisten(obj: Any, name: str, func: Callable[..., Any]) -> None:
-    """Undo `listen()`; ValueError if there was none."""
+    """Undo `listen()`; raise ValueError if `func` is not registered."""
     obj.__dict__.get("_signals", {}).get(name, []).remove(func)
 
 
@@ -180,7 +180,7 @@ def iter_split(buf: bytes, delim: bytes, func: Callable[[bytes], Any]) -> tuple[
     """
     Call `func(line)` for each part of `buf` that ends in `delim`, until it returns False.
 
-    :returns: what is left of `buf`, and whether to go on
+    :returns: the rest of `buf`, and False if `func` returned False
     """
     go_on = True
     while go_on:
@@ -196,7 +196,7 @@ def iter_split(buf: bytes, delim: bytes, func: Callable[[bytes], Any]) -> tuple[
 
 
 def io_op(func: Callable[..., Any], *args: Any) -> tuple[Any, OSError | None]:
-    """Return (`func(*args)`, None), or (None, the OSError) of a descriptor that was hung up."""
+    """Return (`func(*args)`, None), or (None, OSError) if the descriptor was hung up."""
     while True:
         try:
             return func(*args), None
@@ -212,22 +212,22 @@ def get_blocking(fd: int) -> bool:
 
 
 def set_blocking(fd: int, blocking: bool) -> None:
-    """Put a descriptor into blocking mode, or out of it."""
+    """Set a descriptor to blocking or non-blocking mode."""
     os.set_blocking(fd, blocking)
 
 
 def set_block(fd: int) -> None:
-    """Put a descriptor into blocking mode."""
+    """Set a descriptor to blocking mode."""
     os.set_blocking(fd, True)
 
 
 def set_nonblock(fd: int) -> None:
-    """Put a descriptor into non-blocking mode."""
+    """Set a descriptor to non-blocking mode."""
     os.set_blocking(fd, False)
 
 
 def set_cloexec(fd: int) -> None:
-    """Have a descriptor closed at exec."""
+    """Set a descriptor to be closed at exec."""
     os.set_inheritable(fd, False)
 
 
@@ -255,42 +255,42 @@ def socketpair(blocking: bool | None = None) -> Any:
 
 
 def enable_debug_logging() -> None:
-    """Have the loggers of mitogen log everything."""
+    """Set mitogen's loggers to log everything."""
     import logging
 
     logging.getLogger("mitogen").setLevel(logging.DEBUG)
 
 
 def enable_profiling(econtext: Any = None) -> None:
-    """Do nothing (kept for old programs): `router.profiling` has contexts profiled."""
+    """Do nothing (kept for old programs); set `router.profiling` instead."""
 
 
 # -- modules that are not served
 
 
 class ModuleDeniedByOverridesError(ModuleNotFoundError):
-    """ImportPolicy: the module is not among those that the master's copy counts of."""
+    """ImportPolicy: a module for which the master's copy is not used."""
 
 
 class ModuleDeniedByBlocksError(ModuleNotFoundError):
-    """ImportPolicy: the module is blocked."""
+    """ImportPolicy: a blocked module."""
 
 
 class ModuleUnsuitableError(ModuleNotFoundError):
-    """The module is not one that can be sent."""
+    """A module that cannot be sent."""
 
 
 class SecurityError(core.Error):
-    """Raised by a release of 2017; here for `except` clauses."""
+    """An error raised by a release of 2017; kept for `except` clauses."""
 
 
 class ImportPolicy:
     """
-    Which modules are asked for, by prefixes of full names. (What a master serves is decided by
-    `ModuleResponder.whitelist_prefix()` and `blacklist_prefix()`, which have one of their own.)
+    Filter of requested modules by prefixes of full names. (The modules that a master serves are set
+    by `ModuleResponder.whitelist_prefix()` and `blacklist_prefix()`, which use their own policy.)
 
-    :param overrides: of these, the master's copy counts; all others are the target's
-    :param blocks: never served
+    :param overrides: modules for which the master's copy is used; all others come from the target
+    :param blocks: modules that are never served
     """
 
     def __init__(self, overrides: Iterable[str] = (), blocks: Iterable[str] = ()) -> None:
@@ -304,7 +304,7 @@ class ImportPolicy:
         )
 
     def denied(self, fullname: str) -> bool:
-        """Return whether a module is not served."""
+        """Return whether requests for a module are denied."""
         try:
             self.denied_raise(fullname)
         except ModuleNotFoundError:
@@ -312,7 +312,7 @@ class ImportPolicy:
         return False
 
     def denied_raise(self, fullname: str) -> None:
-        """Raise a ModuleNotFoundError that says why a module is not served, if it is not."""
+        """Raise ModuleNotFoundError, with the reason, if a module is denied."""
         if fullname == "mitogen" or fullname.startswith("mitogen."):
             return
         if self.overrides and not self.overriden(fullname):
@@ -323,7 +323,7 @@ class ImportPolicy:
             raise ModuleDeniedByBlocksError("%s: blocked" % fullname, name=fullname)
 
     def overriden(self, fullname: str) -> bool:
-        """Return whether a module, or a package that it is in, is in `overrides`."""
+        """Return whether a module or one of its packages is in `overrides`."""
         return not self.overrides.isdisjoint(module_lineage(fullname))
 
 
@@ -348,7 +348,7 @@ class MessageNames:
     def unpickle_iter(
         self: Any, throw: bool = True, throw_dead: bool = True, find_class: Any = None
     ) -> Iterator[Any]:
-        """Yield the values of a message that was made with several."""
+        """Yield the values of a message that carries several."""
         if self.is_dead:
             self.unpickle(throw, throw_dead)
             return
@@ -397,12 +397,12 @@ class RouterNames:
     """Attributes of core.Router."""
 
     def register(self: Any, context: core.Context, stream: Any) -> None:
-        """Any thread: have `stream` lead to `context`, and begin to receive from it."""
+        """Any thread: route `context` through `stream`, and start receiving from the stream."""
         self._stream_by_id[context.context_id] = stream
         stream.broker.defer(stream.start)
 
     def _async_route(self: Any, msg: Message, in_stream: Any = None) -> None:
-        """Broker thread: route a message, one that came in on `in_stream` perhaps."""
+        """Broker thread: route a message, which may have arrived on `in_stream`."""
         if in_stream:
             self.on_frame(msg, in_stream)
         else:

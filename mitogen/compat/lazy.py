@@ -1,15 +1,15 @@
 """
-Old names, found late: the tables of names that programs written for mitogen 0.3 use and that other
-modules define, and the one mechanism that finds them.
+Late names: the tables of names that programs written for mitogen 0.3 use and that other modules
+define, and the mechanism that looks them up.
 
-A name is imported when it is first used, so it costs nothing to the programs that do not use it.
-Importing the module that defines it changes nothing: the name was there before, and is the same
-object afterwards.
+A name is imported when it is first used, so it costs nothing to programs that do not use it.
+Importing the module that defines it changes nothing: the name was available before, as the same
+object.
 
-The tables are registered in two places: mitogen/core/__init__.py does it on the controller, and
+The tables are registered in two places: by mitogen/core/__init__.py on the controller, and by
 calls/first_call.py in a child.
 
-Threads: any but a child's broker thread, where the module is not loaded yet.
+Threads: any; a child's broker thread only for modules that are already loaded.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ __all__ = ["CLASS_NAMES", "LateAttribute", "find_late", "register"]
 
 LATE.update(streams="compat.streams")
 
-#: Module to the module whose `__all__` has its late names. `ELSEWHERE` there names further modules.
+#: Module to the module whose `__all__` lists its late names. Its `ELSEWHERE` names further modules.
 MODULE_NAMES = {
     "mitogen.core": "mitogen.compat.core_names",
     "mitogen.master": "mitogen.compat.master_names",
     "mitogen.parent": "mitogen.compat.parent_names",
 }
 
-#: Module to class of mitogen.core to names. The class there is called the same, or `<class>Names`.
+#: Module to class of mitogen.core to names. In the module the class has the same name, or
+#: `<class>Names`.
 CLASS_NAMES = {
     "mitogen.calls.first_call": {
         "Importer": "get_code get_filename get_resource_reader get_source is_package"
@@ -85,14 +86,14 @@ class LateAttribute:
 
 def _new_stream(cls: Any, *args: Any, **kwargs: Any) -> Any:
     if cls is Stream and not args and not kwargs:
-        # A stream of a program's own.
+        # Called by a program: a stream without a router.
         return fetch("streams").BasicStream()
     return object.__new__(cls)
 
 
 def register(core: Any) -> None:
     """
-    Have the late names of a module `mitogen.core` and of its classes found; once.
+    Add the late names to a module `mitogen.core` and to its classes; idempotent.
 
     :param core: the module
     """
@@ -107,7 +108,7 @@ def register(core: Any) -> None:
 
 def find_late(module: Any, name: str) -> Any:
     """
-    Return a module's late name, and keep it there.
+    Return the value of a module's late name, and store it in the module.
 
     :raises AttributeError: there is no such name
     """

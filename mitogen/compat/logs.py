@@ -1,8 +1,8 @@
 """
-Loggers and log handlers of old releases that `mitogen.core` had. A child of ours sends its records
-by itself (child.install_log_handler).
+Log handlers that `mitogen.core` had in old releases. Children send their records without them
+(first_call.install_log_handler).
 
-Apart from core_names.py since `logging` is imported by those who log only.
+Separate from core_names.py, so that `logging` is imported only by programs that log.
 
 Threads: any.
 """
@@ -29,9 +29,9 @@ LOGGERS = [LOG, IOLOG]
 
 class LogHandler(logging.Handler):
     """
-    Sends log records to a context; those before uncork() wait for it.
+    Handler that sends log records to a context. Records logged before uncork() are queued.
 
-    :param context: where to; a master forwards them to its own loggers
+    :param context: destination; a master passes the records to its own loggers
     """
 
     def __init__(self, context: core.Context) -> None:
@@ -40,13 +40,13 @@ class LogHandler(logging.Handler):
         self._held: list[Any] | None = []
 
     def uncork(self) -> None:
-        """Send what waits; from now on send at once."""
+        """Send the queued records; from now on send records at once."""
         held, self._held = self._held, None
         for fields in held or ():
             self._send(fields)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send a record. What logs of mitogen itself say of that is not sent."""
+        """Send a record. Records that mitogen logs while sending are not sent."""
         if record.name == "mitogen.io":
             return
         try:
@@ -74,14 +74,14 @@ class LogHandler(logging.Handler):
 
 class PidfulStreamHandler(logging.StreamHandler):  # type: ignore[type-arg]
     """
-    Writes records to a file of each process' own, also after a fork; to standard error in others.
+    Handler that writes records to a file per process, also after a fork.
 
-    It leaves files behind: for debugging only, and installed by nobody but the program.
+    It leaves files behind, so it is for debugging only. mitogen itself never installs it.
     """
 
     #: Path of the file: user and pid.
     template = "/tmp/mitogen.%s.%s.log"
-    #: The process that the file was opened by.
+    #: Process that opened the file.
     open_pid: int | None = None
 
     def __init__(self, stream: Any = None) -> None:
@@ -91,7 +91,7 @@ class PidfulStreamHandler(logging.StreamHandler):  # type: ignore[type-arg]
         if self.open_pid is not None:
             self.stream.close()
         path = self.template % (getpass.getuser(), os.getpid())
-        # Never through what another user has put there.
+        # Never follow a link placed there by another user.
         flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_NOFOLLOW
         self.stream = os.fdopen(os.open(path, flags, 0o600), "a")
         self.open_pid = os.getpid()

@@ -1,5 +1,5 @@
 """
-Names of `mitogen.master` that programs of old releases use, found there all the same.
+Names of `mitogen.master` in old releases, still available there.
 
 Threads: any. Controlling machine only.
 """
@@ -46,9 +46,9 @@ def write_all(fd: int, s: bytes, deadline: float | None = None) -> None:
     """
     Write all of `s` to a descriptor in non-blocking mode.
 
-    :param deadline: seconds of the monotonic clock; None: wait for ever
-    :raises mitogen.core.TimeoutError: it has passed
-    :raises OSError: nobody reads
+    :param deadline: in seconds of the monotonic clock; None for no limit
+    :raises mitogen.core.TimeoutError: the deadline has passed
+    :raises OSError: the reading end is closed
     """
     view = memoryview(s)
     while view:
@@ -61,10 +61,10 @@ def write_all(fd: int, s: bytes, deadline: float | None = None) -> None:
 
 def iter_read(fd: int, deadline: float | None = None) -> Iterator[bytes]:
     """
-    Yield what comes on a descriptor, until its end.
+    Yield data read from a descriptor until its end.
 
-    :param deadline: seconds of the monotonic clock; None: wait for ever
-    :raises mitogen.core.TimeoutError: it has passed
+    :param deadline: in seconds of the monotonic clock; None for no limit
+    :raises mitogen.core.TimeoutError: the deadline has passed
     """
     while True:
         _wait(fd, select.POLLIN, deadline)

@@ -1,9 +1,10 @@
 """
-Names of `mitogen.parent` that programs of old releases use, found there all the same.
+Names of `mitogen.parent` in old releases, still available there.
 
-Starting programs, terminals, pollers and small helpers; spawn.py and connecting.py connect.
+They start programs and cover terminals, pollers and small helpers. Connections do not use them: see
+bootstrap/spawn.py and tree/connecting.py.
 
-Threads: any, but Reaper, whose broker does its work.
+Threads: any; Reaper does its work on the broker thread.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ __all__ = [
     "tty_create_child",
 ]
 
-#: The best poller here, all that there are, and the one that costs least with few descriptors.
+#: The best poller for this platform, all pollers, and the cheapest one for few descriptors.
 PREFERRED_POLLER = pollers.best()
 POLLERS = (EpollPoller, KqueuePoller, PollPoller)
 POLLER_LIGHTWEIGHT = PollPoller
@@ -95,24 +96,24 @@ class RouterNames:
 
 def get_log_levels(loggers: Iterable[Any]) -> dict[str, int]:
     """
-    Return the levels that are set.
+    Return the explicitly set levels of loggers.
 
     :param loggers: loggers of `logging`
-    :returns: a logger's name to its level, for those that have one of their own
+    :returns: logger name to level, for loggers with a level of their own
     """
     return {logger.name: logger.level for logger in loggers if logger.level}
 
 
 def returncode_to_str(n: int | None) -> str:
-    """Return what an exit status says: negative is a signal, None a process that still runs."""
+    """Describe an exit status: negative for a signal, None for a running process."""
     return str(spawn.status_text(n))
 
 
 class PartialZlib:
     """
-    Compresses a text once, with any number of endings.
+    A zlib stream whose common start is compressed once, for any number of endings.
 
-    :param s: bytes that they all begin with
+    :param s: common start, as bytes
     """
 
     def __init__(self, s: bytes) -> None:
@@ -121,13 +122,13 @@ class PartialZlib:
         self._out = self._compressor.compress(s)
 
     def append(self, s: bytes) -> bytes:
-        """Return the zlib stream (RFC 1950) of the beginning and `s`."""
+        """Return the zlib stream (RFC 1950) of the common start and `s`."""
         compressor = self._compressor.copy()
         return self._out + compressor.compress(s) + compressor.flush()
 
 
 def get_core_source_partial() -> PartialZlib:
-    """Return a PartialZlib that begins with the sources of the core's files."""
+    """Return a PartialZlib of the sources of the core's files."""
     import inspect
 
     files = (core.import_module("mitogen.core." + name) for name in core.PREAMBLE)
@@ -136,7 +137,7 @@ def get_core_source_partial() -> PartialZlib:
 
 class Argv:
     """
-    A command line, for people: `str()` of it can be pasted into a shell.
+    A command line for display: its `str()` can be pasted into a shell.
 
     :param argv: program and arguments
     """
@@ -150,7 +151,7 @@ class Argv:
 
 class CallSpec:
     """
-    A call, for people: `str()` of it is Python.
+    A call for display: its `str()` is a Python expression.
 
     :param fn: function
     :param args: its arguments
@@ -173,7 +174,7 @@ class CallSpec:
 
 
 def flags(names: str) -> int:
-    """Return the constants of :mod:`termios` that `names` lists, ORed; those not here are 0."""
+    """Return the OR of the :mod:`termios` constants in `names`; missing ones count as 0."""
     import termios
 
     found = 0
@@ -183,7 +184,7 @@ def flags(names: str) -> int:
 
 
 def cfmakeraw(tflags: list[Any]) -> list[Any]:
-    """Return what tcgetattr() gave, changed as cfmakeraw(3) does."""
+    """Return a result of tcgetattr(), modified as by cfmakeraw(3)."""
     iflag, oflag, cflag, lflag, ispeed, ospeed, cc = tflags
     iflag &= ~flags("IGNBRK BRKINT PARMRK ISTRIP INLCR IGNCR ICRNL IXON")
     oflag &= ~flags("OPOST")
@@ -194,7 +195,7 @@ def cfmakeraw(tflags: list[Any]) -> list[Any]:
 
 
 def disable_echo(fd: int) -> None:
-    """Have a terminal pass bytes unchanged, and not echo what is typed."""
+    """Set a terminal to pass bytes unchanged and not to echo its input."""
     import termios
 
     termios.tcsetattr(fd, termios.TCSAFLUSH, cfmakeraw(termios.tcgetattr(fd)))
@@ -202,9 +203,9 @@ def disable_echo(fd: int) -> None:
 
 def openpty() -> tuple[Any, Any]:
     """
-    Return two file objects, master and slave, of a new terminal that passes bytes unchanged.
+    Open a new terminal that passes bytes unchanged; return two file objects, master and slave.
 
-    :raises mitogen.core.StreamError: there is none left
+    :raises mitogen.core.StreamError: no terminal is available
     """
     try:
         master, slave = os.openpty()
@@ -219,10 +220,10 @@ def openpty() -> tuple[Any, Any]:
 
 def create_socketpair(size: int | None = None, blocking: bool | None = None) -> tuple[Any, Any]:
     """
-    Return two connected file objects, each to read from and to write to.
+    Return two connected file objects, each both readable and writable.
 
-    :param size: bytes of buffer to ask for
-    :param blocking: their mode; None: blocking
+    :param size: buffer size to request, in bytes
+    :param blocking: mode of both; None: blocking
     """
     fds = spawn.create_socketpair(size or spawn.BUFFER_SIZE)
     for fd in fds:
@@ -234,10 +235,10 @@ def create_best_pipe(
     escalates_privilege: bool = False, blocking: bool | None = None
 ) -> tuple[Any, Any]:
     """
-    Return two file objects: to read from, and to write to.
+    Return two file objects of a new pipe or socket pair: the reading end and the writing end.
 
-    :param escalates_privilege: the program is one that may not like sockets, as sudo: a pipe
-    :param blocking: their mode; None: blocking
+    :param escalates_privilege: use a pipe, for programs such as sudo that may reject sockets
+    :param blocking: mode of both; None: blocking
     """
     if escalates_privilege:
         found: tuple[Any, Any] = core_names.pipe(blocking)
@@ -252,11 +253,11 @@ def popen(**kwargs: Any) -> subprocess.Popen[bytes]:
 
 class Process:
     """
-    A program that was started, and our ends of its pipes.
+    A started program, and this process's ends of its pipes.
 
-    Listen for `exit` on it, if a Reaper has it.
+    The event `exit` is fired on it if a Reaper watches it.
 
-    :param pid: its process id
+    :param pid: process id
     :param stdin: file object to write to
     :param stdout: file object to read from
     :param stderr: file object to read from, or None
@@ -278,7 +279,7 @@ class Process:
             try:
                 pid, status = os.waitpid(self.pid, os.WNOHANG)
             except ChildProcessError:
-                # Reaped by somebody else, who knows how it ended.
+                # Reaped elsewhere: the status is unknown.
                 self.returncode = 0
             else:
                 if pid:
@@ -287,7 +288,7 @@ class Process:
         return self.returncode
 
     def send_signal(self, sig: int) -> None:
-        """Send a signal, unless it was reaped."""
+        """Send a signal, unless the process was reaped."""
         if self.poll() is None:
             os.kill(self.pid, sig)
 
@@ -302,9 +303,9 @@ class Process:
 
 class PopenProcess(Process):
     """
-    The same of a subprocess.Popen.
+    A Process made from a subprocess.Popen.
 
-    :param proc: that
+    :param proc: the Popen object
     """
 
     def __init__(self, proc: Any, stdin: Any, stdout: Any, stderr: Any = None) -> None:
@@ -324,13 +325,13 @@ def create_child(
     preexec_fn: Callable[[], Any] | None = None,
 ) -> PopenProcess:
     """
-    Start a program with its standard input and output connected to us.
+    Start a program with its standard input and output connected to this process.
 
     :param args: program and arguments
-    :param merge_stdio: its standard error goes where its output goes
-    :param stderr_pipe: it goes to a pipe, `stderr` of the result
+    :param merge_stdio: send its standard error to the same place as its output
+    :param stderr_pipe: send its standard error to a pipe, `stderr` of the result
     :param escalates_privilege: see create_best_pipe()
-    :param preexec_fn: called in the new process; unsafe where there are threads
+    :param preexec_fn: function to call in the new process; unsafe if this process has threads
     :raises OSError: it cannot be started
     """
     ours: list[Any] = []
@@ -364,11 +365,11 @@ def create_child(
 
 
 def _on_terminal(args: Sequence[Any], stdin: Any, stdout: Any) -> tuple[Any, Any]:
-    """Start a program that is to have a terminal; None: that is its standard input, output."""
+    """Start a program on a terminal, which replaces `stdin` and `stdout` that are None."""
     spawn.check_program(os.fspath(args[0]))
     master, slave = openpty()
     try:
-        # It is open there as standard error: so the master does not hang up until the program ends.
+        # The program keeps it open as standard error: no hang-up of the master before its end.
         path = os.ttyname(slave.fileno())
         proc = popen(
             args=["/bin/sh", "-c", spawn._TAKE_TTY, path] + [os.fspath(arg) for arg in args],
@@ -387,7 +388,7 @@ def _on_terminal(args: Sequence[Any], stdin: Any, stdout: Any) -> tuple[Any, Any
 
 def tty_create_child(args: Sequence[Any]) -> PopenProcess:
     """
-    Start a program on a terminal: its standard input, output and error.
+    Start a program with a terminal as its standard input, output and error.
 
     :param args: program and arguments
     :raises OSError: it cannot be started
@@ -399,8 +400,8 @@ def tty_create_child(args: Sequence[Any]) -> PopenProcess:
 
 def hybrid_tty_create_child(args: Sequence[Any], escalates_privilege: bool = False) -> PopenProcess:
     """
-    Start a program with its standard input and output connected to us, and a terminal of its own,
-    which is its standard error, too.
+    Start a program with its standard input and output connected to this process, and a terminal of
+    its own, which is also its standard error.
 
     :param args: program and arguments
     :param escalates_privilege: see create_best_pipe()
@@ -422,12 +423,12 @@ def hybrid_tty_create_child(args: Sequence[Any], escalates_privilege: bool = Fal
 
 class Reaper:
     """
-    Has a process ended and reaped by a broker.
+    A task of a broker that ends and reaps a process.
 
-    :param broker: whose timers it uses
-    :param proc: a Process; `exit` is fired on it
-    :param kill: send it SIGTERM, and SIGKILL, if it does not end by itself
-    :param wait_on_shutdown: the broker does not end before it has ended, for `shutdown_timeout`
+    :param broker: broker whose timers are used
+    :param proc: a Process; the event `exit` is fired on it
+    :param kill: send SIGTERM and then SIGKILL if the process does not end on its own
+    :param wait_on_shutdown: let a broker's shutdown wait for the process, for `shutdown_timeout`
         seconds at most
     """
 
@@ -441,7 +442,7 @@ class Reaper:
         self._waited = 0.0
 
     def reap(self) -> None:
-        """Any thread: begin, or look again."""
+        """Any thread: start reaping, or check the process again."""
         self.broker.defer(self._look)
 
     def _look(self) -> None:

@@ -1,20 +1,20 @@
 """
-Descriptors of a program's own on the broker: the stream layer of old releases.
+The stream layer of old releases: a program's own descriptors on the broker.
 
-A program makes a Protocol's Stream, gives it two files with accept(), and calls
-`Broker.start_receive(stream)`. From then on its protocol is called with what arrives, and when the
-broker ends. mitogen's own streams (core.Stream) do not come by here.
+A program creates the Stream of a Protocol, passes it two files with accept(), and calls
+`Broker.start_receive(stream)`. From then on the broker calls the protocol with received data, and
+at shutdown. mitogen's own streams (core.Stream) do not use this module.
 
 Rules
-    1. Whatever way a stream ends, on_disconnect() is called once and both of its files are closed.
-    2. A callback that raises is reported and ends its stream, not the broker.
-    3. A stream that is still there when the broker shuts down holds it, for `shutdown_timeout`
-       seconds at most.
+    1. However a stream ends, on_disconnect() is called once and both of its files are closed.
+    2. An exception in a callback is reported and ends its stream, not the broker.
+    3. A stream that is still open when the broker shuts down delays the shutdown, for
+       `shutdown_timeout` seconds at most.
 
-The names are found in mitogen.core and, as methods, on core.Broker.
+The names are available in mitogen.core and, as methods, on core.Broker.
 
-Threads: start_receive(), stop_receive(), Waker.defer() and the timers on any; all else on the
-broker's, which calls the callbacks.
+Threads: start_receive(), stop_receive(), Waker.defer() and the timers on any thread; everything
+else, including callbacks, on the broker thread.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ __all__ = [
     "release",
 ]
 
-#: Bytes of a line without end after which DelimitedProtocol hands on what it has.
+#: Bytes of an unterminated line after which DelimitedProtocol delivers the received part.
 LINE_LIMIT = 1048576
 
 
 class Side:
     """
-    One direction of a stream: a descriptor, put into non-blocking mode.
+    One direction of a stream: a descriptor in non-blocking mode.
 
     :param stream: the stream that it belongs to
     :param fp: a file object, or a descriptor as int
-    :param cloexec: close it in programs that are started
-    :param keep_alive: while it receives, a broker that shuts down waits for it
+    :param cloexec: close the descriptor in started programs
+    :param keep_alive: let a broker's shutdown wait while this side receives
     """
 
     def __init__(self, stream: Any, fp: Any, cloexec: bool = True, keep_alive: bool = True) -> None:
@@ -83,7 +83,7 @@ class Side:
         return self.fd
 
     def close(self) -> None:
-        """Close the file; once."""
+        """Close the file; idempotent."""
         if not self.closed:
             self.closed = True
             if isinstance(self.fp, int):
@@ -92,11 +92,11 @@ class Side:
                 self.fp.close()
 
     def read(self, n: int = CHUNK_SIZE) -> bytes | None:
-        """Return up to `n` bytes; None if there are none now, b"" at the end."""
+        """Read up to `n` bytes; return None if none are available, b"" at the end."""
         return b"" if self.closed else core.read_fd(self.fd, n)
 
     def write(self, s: bytes | memoryview) -> int | None:
-        """Return how many bytes of `s` were written, maybe 0; None if the other end is gone."""
+        """Write `s`; return the number of bytes written, or None if the other end is gone."""
         if self.closed:
             return None
         try:
@@ -109,9 +109,9 @@ class Side:
 
 class BasicStream:
     """
-    Two files on a broker, and the Protocol that is called for them.
+    Two files on a broker, and the Protocol that handles them.
 
-    Listen for `shutdown` and `disconnect` on it.
+    It fires the events `shutdown` and `disconnect`.
     """
 
     receive_side: Side | None = None
@@ -119,14 +119,14 @@ class BasicStream:
     protocol: Any = None
     conn: Any = None
     name: str | None = None
-    #: on_disconnect() was called.
+    #: True once on_disconnect() was called.
     ended = False
 
     def __repr__(self) -> str:
         return "%s(%r)" % (type(self).__name__, self.name)
 
     def set_protocol(self, protocol: Any) -> None:
-        """Have `protocol` called from now on; it gets this stream as its `stream`."""
+        """Make `protocol` the handler from now on; its `stream` becomes this stream."""
         if self.protocol:
             self.protocol.stream = None
         self.protocol = protocol
@@ -136,18 +136,18 @@ class BasicStream:
         """
         Take over two files.
 
-        :param rfp: to read from: a file object or a descriptor
-        :param wfp: to write to; may be the same
+        :param rfp: file object or descriptor to read from
+        :param wfp: file object or descriptor to write to; may be `rfp`
         """
         self.receive_side = Side(self, rfp)
         self.transmit_side = self.receive_side if wfp is rfp else Side(self, wfp)
 
     def sides(self) -> list[Side]:
-        """Return the sides that there are."""
+        """Return the sides that have a file."""
         return [side for side in (self.receive_side, self.transmit_side) if side]
 
     def on_receive(self, broker: Any) -> None:
-        """The file can be read."""
+        """Handle a readable file."""
         assert self.receive_side
         data = self.receive_side.read(self.protocol.read_size)
         if data:
@@ -156,11 +156,11 @@ class BasicStream:
             self.on_disconnect(broker)
 
     def on_transmit(self, broker: Any) -> None:
-        """The file can be written to."""
+        """Handle a writable file."""
         self.protocol.on_transmit(broker)
 
     def on_shutdown(self, broker: Any) -> None:
-        """The broker is to end."""
+        """Handle the broker's shutdown."""
         fire(self, "shutdown")
         if self.protocol:
             self.protocol.on_shutdown(broker)
@@ -168,7 +168,7 @@ class BasicStream:
             self.on_disconnect(broker)
 
     def on_disconnect(self, broker: Any) -> None:
-        """The other end is gone, or the broker ends; once."""
+        """Handle the loss of the other end or the broker's end; idempotent."""
         if self.ended:
             return
         self.ended = True
@@ -181,11 +181,11 @@ class BasicStream:
 
 
 class Protocol:
-    """What is done with the bytes of a Stream. Its methods run on the broker's thread."""
+    """Handler of the bytes of a Stream. Its methods run on the broker thread."""
 
     stream_class: type[Any] = BasicStream
     stream: Any = None
-    #: Bytes that are read at once.
+    #: Maximum number of bytes per read.
     read_size = CHUNK_SIZE
 
     @classmethod
@@ -196,14 +196,14 @@ class Protocol:
         return stream
 
     def on_receive(self, broker: Any, buf: bytes) -> None:
-        """Take in bytes: to be overridden by what reads."""
+        """Process received bytes; to be overridden by protocols that read."""
 
     def on_transmit(self, broker: Any) -> None:
-        """Write: to be overridden by what called `broker.start_transmit()`."""
+        """Write; to be overridden by protocols that call `broker.start_transmit()`."""
         broker._stop_transmit(self.stream)
 
     def on_shutdown(self, broker: Any) -> None:
-        """The broker is to end: disconnect."""
+        """Handle the broker's shutdown: disconnect."""
         self.stream.on_disconnect(broker)
 
     def on_disconnect(self, broker: Any) -> None:
@@ -212,14 +212,14 @@ class Protocol:
 
 
 class DelimitedProtocol(Protocol):
-    """Calls on_line_received() for each line; a last one without end is a partial line."""
+    """A protocol of lines, passed to on_line_received(). A last unterminated line is partial."""
 
-    #: What a line ends with; not part of it.
+    #: Terminator of a line, not part of it.
     delimiter = b"\n"
     _trailer = b""
 
     def on_receive(self, broker: Any, buf: bytes) -> None:
-        """Cut off the lines; what is left waits for its end, LINE_LIMIT bytes at most."""
+        """Split off complete lines; buffer the rest, up to LINE_LIMIT bytes."""
         rest = self._trailer + buf
         stream = self.stream
         protocol = self
@@ -227,7 +227,7 @@ class DelimitedProtocol(Protocol):
             line, found, after = rest.partition(self.delimiter)
             if not found:
                 break
-            # A protocol may put another in its place: the lines that follow are that one's.
+            # The callback may set another protocol, which then gets the remaining lines.
             self.on_line_received(line)
             rest = after
             protocol = stream.protocol
@@ -240,13 +240,13 @@ class DelimitedProtocol(Protocol):
             self.on_partial_line_received(rest)
 
     def on_line_received(self, line: bytes) -> None:
-        """Take in a line, without its end."""
+        """Process a line, without its terminator."""
 
     def on_partial_line_received(self, line: bytes) -> None:
-        """Look at the beginning of a line; it will come again, with more."""
+        """Process the start of a line; it is delivered again when more of it arrives."""
 
     def on_disconnect(self, broker: Any) -> None:
-        """Hand on a last line without end, then disconnect."""
+        """Deliver a last unterminated line, then disconnect."""
         line, self._trailer = self._trailer, b""
         if line:
             self.on_line_received(line)
@@ -255,10 +255,10 @@ class DelimitedProtocol(Protocol):
 
 class RegexProtocol(DelimitedProtocol):
     """
-    Calls a method for each line that matches a pattern.
+    A protocol of lines that calls the method of the pattern that matches.
 
     PATTERNS and PARTIAL_PATTERNS hold pairs of a compiled pattern (bytes) and a function
-    `func(self, line, match)`; the first that matches at the line's beginning counts.
+    `func(self, line, match)`; the first one that matches at the line's start is used.
     """
 
     PATTERNS: list[tuple[Any, Any]] = []
@@ -281,14 +281,14 @@ class RegexProtocol(DelimitedProtocol):
         otherwise(line)
 
     def on_unrecognized_line_received(self, line: bytes) -> None:
-        """Take in a line that no pattern matches."""
+        """Process a line that no pattern matches."""
 
     def on_unrecognized_partial_line_received(self, line: bytes) -> None:
-        """Look at the beginning of a line that no pattern matches."""
+        """Process the start of a line that no pattern matches."""
 
 
 class LineLoggingProtocolMixin:
-    """Remembers the last 100 lines of a DelimitedProtocol."""
+    """History of the last 100 lines of a DelimitedProtocol."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -299,12 +299,12 @@ class LineLoggingProtocolMixin:
         return super().on_line_received(line)  # type: ignore[misc]
 
     def get_history(self) -> bytes:
-        """Return those lines."""
+        """Return the remembered lines."""
         return b"\n".join(line for _, line in self.logged_lines)
 
 
 class LogProtocol(LineLoggingProtocolMixin, DelimitedProtocol):
-    """Logs each line, at level DEBUG, under the stream's name."""
+    """A protocol that logs each line, at level DEBUG, with the stream's name."""
 
     def on_line_received(self, line: bytes) -> None:
         super().on_line_received(line)
@@ -313,9 +313,9 @@ class LogProtocol(LineLoggingProtocolMixin, DelimitedProtocol):
 
 class BufferedWriter:
     """
-    Broker thread: writes to a stream in order, as fast as the other end takes it.
+    A write buffer of a stream. Used on the broker thread only.
 
-    Call on_transmit() from the protocol's.
+    The protocol's on_transmit() must call this object's on_transmit().
 
     :param broker: the stream's broker
     :param protocol: its protocol
@@ -327,7 +327,7 @@ class BufferedWriter:
         self._pending: deque[bytes | memoryview] = deque()
 
     def write(self, s: bytes | memoryview) -> None:
-        """Write `s`, now or behind what waits."""
+        """Write `s` now, or queue it behind earlier data."""
         if not s:
             return
         self._pending.append(s)
@@ -337,7 +337,7 @@ class BufferedWriter:
                 self._broker._start_transmit(self._protocol.stream)
 
     def on_transmit(self, broker: Any) -> None:
-        """Write what the descriptor takes."""
+        """Write as much as the descriptor accepts."""
         stream = self._protocol.stream
         while self._pending:
             data = self._pending[0]
@@ -355,14 +355,14 @@ class BufferedWriter:
 
 class Waker(Protocol):
     """
-    `Broker.defer()` that refuses when the broker has ended. (The broker wakes itself.)
+    A `Broker.defer()` that raises if the broker has ended. (The broker wakes itself without it.)
 
-    :param broker: whose
+    :param broker: the broker
     """
 
     broker_shutdown_msg = (
-        "the broker has ended: what was to be called on its thread will not be; "
-        "defer() before Broker.shutdown()"
+        "the broker has ended, so the function will not be called; "
+        "call defer() before Broker.shutdown()"
     )
     keep_alive = False
 
@@ -376,9 +376,9 @@ class Waker(Protocol):
 
     def defer(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """
-        Any thread: have `func(*args, **kwargs)` called on the broker's.
+        Any thread: call `func(*args, **kwargs)` on the broker thread.
 
-        :raises mitogen.core.Error: it has ended
+        :raises mitogen.core.Error: the broker has ended
         """
         if not self._broker.alive:
             raise core.Error(self.broker_shutdown_msg)
@@ -387,13 +387,13 @@ class Waker(Protocol):
 
 class IoLoggerProtocol(DelimitedProtocol):
     """
-    Logs the lines that are written to a descriptor of this process, its standard output perhaps.
+    Logger of lines written to a descriptor of this process, such as its standard output.
 
-    :param name: of the logger
+    :param name: name of the logger
     """
 
     def __init__(self, name: str) -> None:
-        # Here, since the broker's thread does not import.
+        # Imported here because the broker thread never imports.
         import logging
 
         self._log = logging.getLogger(name).info
@@ -401,10 +401,10 @@ class IoLoggerProtocol(DelimitedProtocol):
     @classmethod
     def build_stream(cls, name: str, dest_fd: int) -> Any:
         """
-        Put a pipe in place of `dest_fd`; return the stream that reads from it.
+        Replace `dest_fd` with a pipe; return the stream that reads from it.
 
-        :param name: of the logger
-        :param dest_fd: descriptor, which belongs to the caller from then on
+        :param name: name of the logger
+        :param dest_fd: descriptor; it still belongs to the caller
         """
         rfd, wfd = os.pipe()
         os.dup2(wfd, dest_fd)
@@ -417,7 +417,7 @@ class IoLoggerProtocol(DelimitedProtocol):
         self._log("%s", line.decode("utf-8", "replace"))
 
     def on_shutdown(self, broker: Any) -> None:
-        """Log what was written until now, then disconnect."""
+        """Log the output written so far, then disconnect."""
         while not self.stream.receive_side.closed:
             data = self.stream.receive_side.read(self.read_size)
             if not data:
@@ -427,7 +427,7 @@ class IoLoggerProtocol(DelimitedProtocol):
 
 
 def IoLogger(broker: Any, name: str, dest_fd: int) -> Any:
-    """Return an IoLoggerProtocol's stream that `broker` reads from already."""
+    """Start an IoLoggerProtocol on `broker`; return its stream."""
     stream = IoLoggerProtocol.build_stream(name, dest_fd)
     broker.start_receive(stream)
     return stream
@@ -443,7 +443,7 @@ def _log(logger: str, level: int, fmt: str, *args: Any) -> None:
 
 
 class _Watched:
-    """The sides that a broker watches: descriptor to [side to read from, side to write to]."""
+    """Sides watched by a broker: descriptor to [side to read from, side to write to]."""
 
     def __init__(self, broker: Any) -> None:
         self.broker = broker
@@ -452,7 +452,7 @@ class _Watched:
         listen(broker, "exit", self.on_exit)
 
     def set(self, side: Side, place: int, on: bool) -> None:
-        """Broker thread: watch a side for reading (0) or writing (1), or no longer."""
+        """Broker thread: watch or unwatch a side for reading (0) or writing (1)."""
         if side.closed and on:
             return
         entry = self.table.setdefault(side.fd, [None, None])
@@ -468,7 +468,7 @@ class _Watched:
             del self.table[side.fd]
 
     def call(self, stream: Any, func: Callable[..., Any]) -> None:
-        """Call `func(broker)`; if it raises, end the stream."""
+        """Call `func(broker)`; end the stream if it raises."""
         try:
             func(self.broker)
         except Exception:
@@ -482,31 +482,31 @@ class _Watched:
         return {side.stream for entry in self.table.values() for side in entry if side}
 
     def keeps_alive(self) -> bool:
-        """Whether there is a side that a shutdown waits for."""
+        """Return whether a shutdown waits for any side."""
         return any(entry[0] and entry[0].keep_alive for entry in self.table.values())
 
     def on_shutdown(self) -> None:
-        """Broker thread: tell the streams; what stays holds the broker for a while."""
+        """Broker thread: notify the streams; those that stay open hold the broker for a while."""
         for stream in self.streams():
             self.call(stream, stream.on_shutdown)
         self.release()
         self.broker.after(self.broker.shutdown_timeout, self.on_exit)
 
     def release(self) -> None:
-        """Broker thread: once the broker shuts down, hold it while something keeps it alive."""
+        """Broker thread: during shutdown, hold the broker while keeps_alive() is true."""
         if self.broker.closing:
             (self.broker.holds.add if self.keeps_alive() else self.broker.holds.discard)(self)
             self.broker.stop()
 
     def on_exit(self) -> None:
-        """Broker thread: end what is left."""
+        """Broker thread: end the remaining streams."""
         for stream in self.streams():
             self.call(stream, stream.on_disconnect)
         self.release()
 
 
 def _watched(broker: Any) -> _Watched:
-    """Broker thread: return what `broker` watches."""
+    """Broker thread: return the _Watched of `broker`."""
     found = broker.__dict__.get("_watched")
     if found is None:
         found = broker.__dict__["_watched"] = _Watched(broker)
@@ -533,7 +533,7 @@ def _set(broker: Any, side: Side, place: int, on: bool) -> None:
 
 
 def _on_broker(broker: Any, func: Callable[..., Any], *args: Any) -> None:
-    # At once where it can be: who stops to transmit must not be called again.
+    # At once on the broker thread: a stream that stops transmitting must not be called again.
     if broker.on_thread():
         func(broker, *args)
     else:
@@ -545,16 +545,16 @@ def _on_broker(broker: Any, func: Callable[..., Any], *args: Any) -> None:
 
 class Timer:
     """
-    Something to be called at a time.
+    A callback scheduled for a time.
 
-    :param when: seconds of the monotonic clock
-    :param func: called with no arguments
+    :param when: time, in seconds of the monotonic clock
+    :param func: callback without arguments
     """
 
     def __init__(self, when: float, func: Callable[[], Any]) -> None:
         self.when = when
         self.func = func
-        #: Whether it is still to be called.
+        #: True until it is called or cancelled.
         self.active = True
 
     def __repr__(self) -> str:
@@ -564,12 +564,12 @@ class Timer:
         return self.when < other.when
 
     def cancel(self) -> None:
-        """Do not call it."""
+        """Cancel the callback."""
         self.active = False
 
 
 class TimerList:
-    """Timers in order. Pure but for the clock, `_now`."""
+    """Timers in order. Pure except for the clock, `_now`."""
 
     _now: Callable[[], float] = staticmethod(now)
 
@@ -577,16 +577,16 @@ class TimerList:
         self._heap: list[Timer] = []
 
     def get_timeout(self) -> float | None:
-        """Return the seconds until the next timer, 0 if it is due; None if there is none."""
+        """Return the seconds until the next timer: 0 if it is due, None if there is none."""
         while self._heap and not self._heap[0].active:
             heappop(self._heap)
         return max(0, self._heap[0].when - self._now()) if self._heap else None
 
     def schedule(self, when: float, func: Callable[[], Any]) -> Timer:
         """
-        Have `func()` called at `when`.
+        Schedule `func()` for `when`.
 
-        :param when: seconds of the monotonic clock, `mitogen.core.now()`
+        :param when: time, in seconds of the monotonic clock, `mitogen.core.now()`
         :returns: the Timer, which can be cancelled
         """
         timer = Timer(when, func)
@@ -594,7 +594,7 @@ class TimerList:
         return timer
 
     def expire(self) -> None:
-        """Call what is due."""
+        """Call all due timers."""
         due = self._now()
         while self._heap and self._heap[0].when <= due:
             timer = heappop(self._heap)
@@ -604,7 +604,7 @@ class TimerList:
 
 
 class BrokerTimers(TimerList):
-    """`Broker.timers`: the broker calls what is due. schedule() may be called on any thread."""
+    """Timers of a broker, `Broker.timers`. schedule() may be called on any thread."""
 
     def __init__(self, broker: Any) -> None:
         TimerList.__init__(self)
@@ -627,26 +627,26 @@ class BrokerNames:
     """Methods of core.Broker."""
 
     def start_receive(self: Any, stream: Any) -> None:
-        """Any thread: have `stream.on_receive(broker)` called when it can be read."""
+        """Any thread: call `stream.on_receive(broker)` whenever the stream is readable."""
         _on_broker(self, _set, stream.receive_side, 0, True)
 
     def stop_receive(self: Any, stream: Any) -> None:
-        """Any thread: do not call it any more."""
+        """Any thread: stop calling `stream.on_receive()`."""
         _on_broker(self, _set, stream.receive_side, 0, False)
 
     def start_transmit(self: Any, stream: Any) -> None:
-        """Any thread: have `stream.on_transmit(broker)` called when it can be written to."""
+        """Any thread: call `stream.on_transmit(broker)` whenever the stream is writable."""
         _on_broker(self, _set, stream.transmit_side, 1, True)
 
     def stop_transmit(self: Any, stream: Any) -> None:
-        """Any thread: do not call it any more."""
+        """Any thread: stop calling `stream.on_transmit()`."""
         _on_broker(self, _set, stream.transmit_side, 1, False)
 
     _start_transmit = start_transmit
     _stop_transmit = stop_transmit
 
     def keep_alive(self: Any) -> bool:
-        """Return whether something is left that a shutdown waits for."""
+        """Return whether a shutdown would wait for any stream."""
         return bool(self.holds) or _watched(self).keeps_alive()
 
     @property
@@ -657,7 +657,7 @@ class BrokerNames:
 
 
 class _OwnSide(Side):
-    """One direction of a core.Stream, which reads and writes by itself."""
+    """One direction of a core.Stream, which does its own reading and writing."""
 
     keep_alive = True
     closed = property(lambda self: self.stream.closed)
@@ -680,27 +680,27 @@ class StreamNames:
     transmit_side = property(lambda self: _OwnSide(self, self.wfd))
 
     def pending_bytes(self: Any) -> int:
-        """Return how many bytes wait to be written."""
+        """Return the number of bytes queued for writing."""
         return int(self.queued)
 
     def on_receive(self: Any, broker: Any, buf: bytes | None = None) -> None:
-        """Broker thread: take in `buf`, or what can be read."""
+        """Broker thread: process `buf`, or read and process available data."""
         if buf is None:
             self.on_readable()
         else:
             self.receive(buf)
 
     def on_transmit(self: Any, broker: Any) -> None:
-        """Broker thread: write what can be written."""
+        """Broker thread: write as much as the descriptor accepts."""
         self.on_writable()
 
     def on_shutdown(self: Any, broker: Any) -> None:
-        """Broker thread: the broker is to end."""
+        """Broker thread: handle the broker's shutdown."""
         fire(self, "shutdown")
         self.disconnect("shutdown")
 
     def on_disconnect(self: Any, broker: Any) -> None:
-        """Broker thread: close the stream; its listeners are told."""
+        """Broker thread: close the stream and notify its listeners."""
         self.disconnect()
 
 

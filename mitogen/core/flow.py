@@ -122,8 +122,8 @@ def _wait_for_credit(router: Router, ticket: Ticket, lock: Lock) -> bool:
             given_up = flow.withdraw(ticket)
         if given_up:
             raise core.TimeoutError(
-                "%s: given up after %g s; read it while it is sent, "
-                "or make it Receiver(window=None)",
+                "%s: gave up after %g s; read messages while they are sent, "
+                "or use Receiver(window=None)",
                 text,
                 core.CREDIT_TIMEOUT,
             )

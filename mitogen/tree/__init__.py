@@ -1,3 +1,3 @@
-"""A context that has children: ids, routes, connecting."""
+"""Contexts with children: ids, routes and connections."""
 
 from __future__ import annotations

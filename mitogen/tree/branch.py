@@ -1,10 +1,10 @@
 """
-The component that a router gets once its context has children: their streams, the routes to what is
-below them and their withdrawal, grants of ids, modules passed on.
+The component of a router whose context has children: their streams, routes to their descendants and
+the withdrawal of routes, grants of ids, relayed modules.
 
 Rules
-    1. A route is believed only from the stream that the id was given out on.
-    2. A child that does not end by itself is cut off.
+    1. A route is accepted only from the stream on which the id was granted.
+    2. A child that does not end on its own is disconnected and killed.
 
 Threads: Branch runs on the broker, except where a docstring names another thread.
 """
@@ -48,15 +48,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Branch", "defer_sync", "shutdown_now", "upgrade", "upgrade_router"]
 
-#: Blocks of ids that one child may ask for: what is below it, all in all.
+#: Blocks of ids that one child may request, including requests of all its descendants.
 MAX_BLOCKS = 1000
-#: Contexts that a stream is known to have sent to; beyond, it is told of every context's end.
+#: Maximum number of destinations recorded per stream; above it, every lost context is reported to
+#: the stream.
 MAX_EGRESS = 65536
 
 
 def defer_sync(broker: Broker, func: Callable[[], R]) -> R:
     """
-    Any thread: return what `func()` returned, or raise what it raised, on the broker thread.
+    Any thread: call `func()` on the broker thread and return its result or raise its error.
 
     :raises Error: the broker has ended
     """
@@ -83,16 +84,16 @@ def defer_sync(broker: Broker, func: Callable[[], R]) -> R:
 
 
 def shutdown_now(context_id: int) -> Message:
-    """Return the message that ends a context at once: nobody wants the results of its calls."""
+    """Return the message that ends a context at once, without waiting for its calls."""
     return Message(dst_id=context_id, handle=SHUTDOWN, data=b"!", flags=RAW)
 
 
 class Branch:
     """
-    What a router has once it has children. All on the broker thread.
+    The children of a router. Runs on the broker thread.
 
-    :param ids: ChildIds, or the master's allocator
-    :param modules: RelayedModules, or the master's responder
+    :param ids: ChildIds, or the master's IdAllocator
+    :param modules: RelayedModules, or the master's ModuleResponder
     """
 
     unidirectional_msg = (
@@ -106,10 +107,10 @@ class Branch:
         self.modules = modules
         self.preamble = handshake.preamble(core_source)
         self.logins = Logins()
-        #: Streams to processes of ours, from their start until they are reaped.
+        #: Streams to processes started by this context, from their start until they are reaped.
         self.processes: set[Any] = set()
         self.streams: set[Any] = set()
-        #: How many blocks of ids each child has asked for.
+        #: Number of blocks of ids that each child has requested.
         self.requests: dict[int, int] = {}
         add = router.add_handler
         add(self._on_add_route, ADD_ROUTE, policy=is_neighbour)
@@ -128,7 +129,7 @@ class Branch:
     # -- streams and routes
 
     def forward(self, msg: Message, stream: Any) -> Any:
-        """Pass a frame on: its payload is not looked at."""
+        """Forward a frame without decoding its payload."""
         router = self.router
         dst = msg.dst_id
         out = router.routes.get(dst)
@@ -144,12 +145,12 @@ class Branch:
             router.bounce(msg, why)
 
     def _are_siblings(self, one: Any, other: Any) -> bool:
-        """Whether neither stream leads to who may talk to all: the parent, or a joined process."""
+        """Return False if either stream leads to the parent or to a joined process."""
         trusted = self.router.routes.parent
         return not any(s is trusted or s.auth_id is not None for s in (one, other))
 
     def add_stream(self, stream: ChildStream) -> None:
-        """A child is ready, or a process has joined."""
+        """Add the stream to a ready child or to a joined process."""
         router = self.router
         self.streams.add(stream)
         router.routes.streams[stream.remote_id] = stream
@@ -158,7 +159,7 @@ class Branch:
             self._keep_alive(stream, stream.received, 0)
 
     def add_connecting(self, connecting: Connecting) -> None:
-        """A child's process was started; the broker does not end before it is reaped."""
+        """Hold the broker until the started process of a child is reaped."""
         stream = connecting.stream
         self.processes.add(stream)
         self.router.broker.holds.add(stream)
@@ -167,14 +168,14 @@ class Branch:
             connecting.cancel("the broker ends")
 
     def _on_gone(self, stream: ChildStream) -> None:
-        """A child's process is reaped."""
+        """Clean up after a child's process was reaped."""
         self.streams.discard(stream)
         self.processes.discard(stream)
         self.router.broker.holds.discard(stream)
         self.router.broker.stop()
 
     def _on_await_end(self, msg: Message) -> Any:
-        """Answer once a child's process is reaped: after its route has gone."""
+        """Answer once a child's process is reaped, which is after its route was removed."""
         (context_id,) = core.NUMBER.unpack(msg.data)
         for stream in self.processes:
             if stream.remote_id == context_id:
@@ -182,7 +183,7 @@ class Branch:
         msg.reply(None)
 
     def _on_detaching(self, msg: Message) -> None:
-        """A child is about to leave the tree, and to stay; or it has left: see detach.py."""
+        """Handle a child that asks to detach, or has detached: see detach.py."""
         stream = self.router.routes.streams.get(msg.src_id)
         if stream and msg.reply_to:
             stream.detached = True
@@ -222,13 +223,13 @@ class Branch:
         router = self.router
         stream = router.routes.streams.get(msg.src_id)
         if stream is None or not stream.allows(context_id) or context_id in router.routes.streams:
-            return router.drop(msg, "context %d is not its to announce" % context_id)
+            return router.drop(msg, "it may not announce context %d" % context_id)
         router.routes.streams[context_id] = stream
         router.context_by_id(context_id, msg.src_id, name=name)
         self._tell_parent(ADD_ROUTE, context_id, name)
 
     def _on_routes_lost(self, ids: Iterable[int], stream: Any) -> None:
-        """Tell the parent, and every neighbour that ever sent to one of those contexts."""
+        """Notify the parent, and every neighbour that ever sent to one of those contexts."""
         forget = getattr(self.modules, "forget", None)
         for context_id in ids:
             if forget:
@@ -241,11 +242,11 @@ class Branch:
                     self._tell(other.remote_id, DEL_ROUTE, context_id)
 
     def _on_parent_lost(self) -> None:
-        """What the parent led to is in no table: end every wait for what is not below."""
+        """End every wait for contexts reached through the parent, which no table lists."""
         router = self.router
         econtext = getattr(router, "econtext", None)
         if not (econtext and econtext.detached):
-            # Nobody is left to be polite to: the end runs down the tree at once.
+            # No result can be delivered any more: end the subtree at once.
             self.cut_off()
         lost = {handler[3] for handler in list(router.handlers.values())}
         for table in router.flows, router.longs, router.partials, router.meters:
@@ -254,7 +255,7 @@ class Branch:
             router.context_lost(context_id)
 
     def _on_shutdown(self) -> None:
-        """Have the children end by themselves; what does not is cut off (spawn.Process.reap)."""
+        """Ask the children to end; those that do not are killed (spawn.Process.reap)."""
         for stream in list(self.processes):
             if stream.connecting:
                 stream.connecting.cancel("the broker ends")
@@ -263,26 +264,26 @@ class Branch:
         self.router.broker.after(self.router.broker.shutdown_timeout, self.cut_off)
 
     def cut_off(self) -> None:
-        """End every stream."""
+        """Disconnect every stream."""
         for stream in list(self.streams):
             stream.disconnect("shutdown")
 
     # -- ids
 
     def _on_allocate_id(self, msg: Message) -> Any:
-        """A neighbour wants a block of ids; or the parent says who has got one further down."""
+        """Answer a neighbour's request for a block of ids, or record a grant from the parent."""
         router = self.router
         if msg.data:
             target, first, end = core.TRIPLE.unpack(msg.data)
             from_parent = router.routes.parent and msg.src_id == router.node.parent_ids[0]
-            # Who joined has this context's own authority.
+            # A joined process has this context's own authority.
             if from_parent or msg.auth_id == router.context_id:
                 self.grant(target, first, end)
             return
         stream = router.routes.streams.get(msg.src_id)
         asked = self.requests[msg.src_id] = self.requests.get(msg.src_id, 0) + 1
         if asked > MAX_BLOCKS:
-            return router.drop(msg, "it has had %d blocks of ids" % MAX_BLOCKS)
+            return router.drop(msg, "it has requested more than %d blocks of ids" % MAX_BLOCKS)
 
         def on_block(block: tuple[int, int] | None) -> None:
             if block is None or stream is None or stream.closed:
@@ -293,7 +294,7 @@ class Branch:
         self.ids.request(on_block)
 
     def grant(self, target: int, first: int, end: int) -> None:
-        """Record, on every hop towards `target`, that it may announce these ids."""
+        """Record on every hop towards `target` that it may announce these ids."""
         router = self.router
         stream = router.routes.streams.get(target)
         if stream:
@@ -330,7 +331,7 @@ class Branch:
         segments: Iterable[Segment],
         fullnames: list[str],
     ) -> None:
-        """Any thread: send_segments(), done when this returns."""
+        """Any thread: call send_segments() and wait until it is done."""
         defer_sync(
             self.router.broker, lambda: self.send_segments(stream, target, segments, fullnames)
         )
@@ -342,8 +343,8 @@ class Branch:
         segments: Iterable[Segment],
         fullnames: list[str],
     ) -> None:
-        """Queue modules for a context: to the next hop what it has not got, then the order to
-        pass them on."""
+        """Queue modules for a context: send the next hop the missing ones, then the request to
+        forward them."""
         for segment in segments:
             self._send_segment(stream, segment)
         if stream.remote_id != target and fullnames:
@@ -360,12 +361,12 @@ class Branch:
             self.send_segments(stream, target, segments, fullnames)
 
 
-#: Held by the thread that upgrades a router.
+#: Lock held by the thread that upgrades a router.
 _upgrading = _thread.allocate_lock()
 
 
 def upgrade(router: Any) -> None:
-    """Any thread: give a child's router what it needs to have children of its own; once."""
+    """Any thread: add a Branch to a child's router, so that it can have children; idempotent."""
     with _upgrading:
         if "branch" not in router.__dict__:
             router.context_class = Context
@@ -376,5 +377,5 @@ def upgrade(router: Any) -> None:
 
 @core.takes_econtext
 def upgrade_router(econtext: ExternalContext) -> None:
-    """Have `econtext.router` able to connect to others (it is, at first use, anyway)."""
+    """Upgrade `econtext.router`. Optional: the first connection does so anyway."""
     upgrade(econtext.router)

@@ -1,14 +1,14 @@
 """
-A connection in progress: the process that a method starts, and the conversation until that process
-is a context.
+Connections in progress: the process that a connection method starts, and the handshake until that
+process is a context.
 
 Rules
-    1. Connecting is a state machine on the broker; the thread that asked for the connection only
+    1. Connecting is a state machine on the broker; the thread that requested the connection only
        waits. So one thread can have any number of connections in progress.
-    2. However it ends, the process is reaped and every descriptor is closed.
+    2. On every outcome the process is reaped and every descriptor is closed.
 
 Threads: an Attempt's start() and wait() run on the caller's thread; everything else, and
-ChildStream, on the broker's.
+ChildStream, on the broker thread.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ if TYPE_CHECKING:
 __all__ = ["Attempt", "CancelledError", "ChildStream", "Connecting", "Logins"]
 
 DEBUG = 10
-#: Logins to one destination under way at once: sshd_config(5)'s MaxStartups begins to refuse at 10.
+#: Concurrent logins to one destination; MaxStartups of sshd_config(5) refuses logins from 10 on.
 MAX_LOGINS = 8
 
 
 class CancelledError(StreamError):
-    """The broker ended before the connection was made."""
+    """A connection that was not made before the broker ended."""
 
 
 class Logins:
-    """Counts the logins under way to each destination, and has those over MAX_LOGINS wait."""
+    """Limiter of concurrent logins: at most MAX_LOGINS per destination, others are queued."""
 
     def __init__(self) -> None:
         self._lock = _thread.allocate_lock()
@@ -53,10 +53,10 @@ class Logins:
 
     def enter(self, destination: Hashable, func: Action) -> None:
         """
-        Any thread: call `func()` when one more login may begin: at once, or as another ends, on the
-        broker thread.
+        Any thread: call `func()` when one more login may begin: at once, or on the broker thread
+        when another login ends.
 
-        :param destination: any hashable; None for what has no limit
+        :param destination: any hashable; None for no limit
         """
         with self._lock:
             if destination is not None:
@@ -67,7 +67,7 @@ class Logins:
         func()
 
     def leave(self, destination: Hashable) -> None:
-        """Broker thread: a login has ended, however."""
+        """Broker thread: release the slot of a login, successful or not."""
         with self._lock:
             if destination is None:
                 return
@@ -82,24 +82,24 @@ class Logins:
 
 
 class ChildStream(core.Stream):
-    """A stream to a child; until the child is ready, what comes is Connecting's."""
+    """A stream to a child. Until the child is ready, received data goes to Connecting."""
 
     connecting: Connecting | None = None
     process: Any = None
-    #: If set, the authority that frames of the context at the other end are stamped with.
+    #: If set, the authority stamped on frames from the context at the other end.
     auth_id: int | None = None
-    #: The context leaves the tree, and its process stays when the stream ends.
+    #: True if the context leaves the tree; its process then survives the end of the stream.
     detached = False
-    #: Scripts read stream.protocol.remote_id.
+    #: Alias for scripts that read stream.protocol.remote_id.
     protocol = property(lambda self: self)
 
     def __init__(self, router: Router, remote_id: int, fd: int) -> None:
         core.Stream.__init__(self, router, remote_id, fd, fd)
-        #: Ids given out on this stream: (first, end) pairs. Routes are believed for these only.
+        #: Ids granted on this stream, as (first, end) pairs. Only routes to these are accepted.
         self.blocks: list[tuple[int, int]] = []
-        #: Full names of the modules that were sent on it.
+        #: Full names of the modules that were sent on this stream.
         self.sent_modules: set[str] = set()
-        #: Functions to call once the process is reaped.
+        #: Callbacks for when the process is reaped.
         self.when_gone: list[Action] = []
         self.gone = False
 
@@ -111,32 +111,32 @@ class ChildStream(core.Stream):
             core.Stream.receive(self, data)
 
     def kill(self) -> None:
-        """End the process at the other end, whatever runs there."""
+        """Kill the process at the other end, even if it is busy."""
         self.process.signal(_signal.SIGKILL)
 
     def give(self, first: int, end: int) -> None:
-        """Record that the ids from `first` to before `end` were given out on this stream."""
+        """Record that the ids from `first` to `end` - 1 were granted on this stream."""
         if self.blocks and self.blocks[-1][1] == first:
             first = self.blocks.pop()[0]
         self.blocks.append((first, end))
 
     def allows(self, context_id: int) -> bool:
-        """Whether that id was given out on this stream."""
+        """Return whether that id was granted on this stream."""
         return any(first <= context_id < end for first, end in self.blocks)
 
 
 class Attempt:
     """
-    A context being made, by whichever thread has asked for it; others only wait.
+    An attempt to connect a context, driven by the requesting thread; other threads only wait.
 
-    :param Router router: of this context
+    :param Router router: router of this context
     :param destination: see Connection.destination()
     """
 
-    #: The Context, once wait() has returned it.
+    #: The Context, set once wait() has returned it.
     context: Context | None = None
     if TYPE_CHECKING:
-        # What kinds of attempts do each in their way.
+        # Defined by subclasses.
         _start: Callable[[], None]
         _begin: Callable[[], None]
         _finish: Callable[[Any], Context]
@@ -150,11 +150,11 @@ class Attempt:
         self._unsettled = [True]
 
     def when_allowed(self, func: Action) -> None:
-        """Call `func()` once start() may be called: see Logins."""
+        """Call `func()` once start() may be called; see Logins."""
         self.router.branch.logins.enter(self.destination, func)
 
     def start(self) -> None:
-        """Begin; what is wrong from the start is raised."""
+        """Start connecting; raise errors that are found at once."""
         try:
             self._start()
         except BaseException:
@@ -166,7 +166,7 @@ class Attempt:
             self._on_broker_exit()
 
     def run(self) -> Context:
-        """Start it when that may be, and return the Context, or raise what went wrong."""
+        """Start when Logins permits, then return the Context or raise the error."""
         allowed = core.new_lock()
         self.when_allowed(allowed.release)
         allowed.acquire()
@@ -174,17 +174,17 @@ class Attempt:
         return self.wait()
 
     def when_done(self, func: Action) -> None:
-        """Call `func()` once wait() has something to return or to raise; on the broker thread."""
+        """Call `func()` on the broker thread once wait() would not block."""
         self.latch.notify = lambda latch: func()
         if not self.latch.empty():
             func()
 
     def wait(self) -> Context:
-        """Return the Context, or raise what went wrong."""
+        """Wait for the outcome: return the Context or raise the error."""
         try:
             outcome = self.latch.get()
         except BaseException:
-            # Interrupted: nobody will have the context.
+            # Interrupted: the context would have no owner.
             self.give_up()
             raise
         if isinstance(outcome, BaseException):
@@ -196,7 +196,7 @@ class Attempt:
         self._settle(CancelledError("the broker has ended"))
 
     def _settle(self, outcome: Any) -> None:
-        """Have wait() end; once, whichever thread is first."""
+        """Set the outcome and wake wait(). The first thread to call this wins."""
         try:
             self._unsettled.pop()
         except IndexError:
@@ -208,11 +208,11 @@ class Attempt:
 
 class Connecting(Attempt):
     """
-    One connection under way, from here.
+    One connection attempt that this context makes itself.
 
-    :param Router router: of this context
-    :param Connection conn: how
-    :param int context_id: id that the child is given
+    :param Router router: router of this context
+    :param Connection conn: the connection method with its options
+    :param int context_id: id of the child
     """
 
     def __init__(self, router: Router, conn: Connection, context_id: int) -> None:
@@ -235,7 +235,7 @@ class Connecting(Attempt):
         return context
 
     def give_up(self) -> None:
-        """Any thread: nobody will have the context."""
+        """Any thread: abandon the attempt; its context is no longer wanted."""
         self.broker.defer(self.cancel, "interrupted")
 
     def _spawn(self, eager: bool) -> None:
@@ -253,7 +253,7 @@ class Connecting(Attempt):
     # -- on the broker
 
     def cancel(self, reason: str) -> None:
-        """Give up, whatever has been reached."""
+        """Give up at any stage."""
         if self.stream.connecting:
             self._on_failed(CancelledError("%s: %s", self.stream.name, reason))
         else:
@@ -276,7 +276,7 @@ class Connecting(Attempt):
             self.deadline = self.broker.after(timeout, self._on_deadline)
 
     def _hold_slave(self, stream: ChildStream) -> None:
-        """Keep the terminal from hanging up until the program has opened it, or has ended."""
+        """Keep the terminal from hanging up until the program has opened it or has ended."""
         if stream.received or stream.closed or stream.process.poll() is not None:
             stream.process.close_slave()
         else:
@@ -295,7 +295,7 @@ class Connecting(Attempt):
             os.close(fd)
 
     def on_data(self, channel: str, data: bytes) -> None:
-        """Take in what came before the child was ready; or later, beside the stream."""
+        """Process data received before the child was ready, or later on a side channel."""
         if self.shake.state == "ready":
             text = data.decode("utf-8", "replace").strip()
             return self.router.log(DEBUG, "%s: %s", self.stream.name, text)
@@ -316,7 +316,7 @@ class Connecting(Attempt):
         if not self.eager:
             return self._on_failed(
                 StreamError(
-                    "%s: something on the target reads what is meant for Python (a login script "
+                    "%s: a program on the target reads the input meant for Python (a login script "
                     "that reads standard input?); last 100 lines received:\n%s",
                     self.stream.name,
                     self.shake.output(),
@@ -359,14 +359,14 @@ class Connecting(Attempt):
         self._on_failed(self.shake.timeout(self.conn.options.connect_timeout))
 
     def _abandon(self, then: Callable[[int], object]) -> None:
-        """End the attempt: close everything, kill, reap, then call `then(status)`."""
+        """End the attempt: close all descriptors, kill, reap, then call `then(status)`."""
         stream = self.stream
         self.error = then
         stream.disconnect("given up")
         stream.process.signal(self.conn.end_signal)
 
     def _on_disconnect(self) -> None:
-        """The stream has ended: before the child was ready, or at its end."""
+        """Handle the end of the stream, before the child was ready or after."""
         stream = self.stream
         for fd in list(self.side_fds):
             self._drain_side(fd)

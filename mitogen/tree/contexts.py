@@ -1,5 +1,6 @@
 """
-Context as a program sees it: call functions there, send messages, run programs, move files, end it.
+Context, the API of a context: call functions there, send messages, run programs, transfer files,
+shut it down.
 
 Threads: any.
 """
@@ -37,17 +38,17 @@ LATE.update(
 
 
 class Context(core.Context):
-    """A context as one that calls functions in it sees it."""
+    """A context of the tree, with the methods that programs use."""
 
     call_chain_class = CallChain
 
     if TYPE_CHECKING:
-        # Or every misspelt name would be accepted, as in core.Context.
+        # Hides core.Context's, which would accept every misspelled name.
         __getattr__: Any
 
     @property
     def default_call_chain(self) -> CallChain:
-        """The CallChain that call() and its like use."""
+        """The CallChain used by call() and related methods."""
         chain = self.__dict__.get("_chain")
         if chain is None:
             chain = self.__dict__["_chain"] = Context.call_chain_class(self)
@@ -55,7 +56,7 @@ class Context(core.Context):
 
     def call(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a function there and return its result: see CallChain.call()."""
-        # From here on found on the instance: two calls less on the way of each.
+        # Cached on the instance: saves two function calls per call.
         self.__dict__["call"] = call = _chain_of(self).call
         return call(fn, *args, **kwargs)
 
@@ -64,7 +65,7 @@ class Context(core.Context):
         return _chain_of(self).call_async(fn, *args, **kwargs)
 
     def call_no_reply(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call a function there and go on; an error is logged."""
+        """Call a function there without waiting for a result; an error is logged."""
         _chain_of(self).call_no_reply(fn, *args, **kwargs)
 
     def submit(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
@@ -113,17 +114,17 @@ class Context(core.Context):
         return popen
 
     def run(self, args: Word | Sequence[Word], **options: Any) -> CompletedProcess[Any]:
-        """Run a program there and return what it printed: see mitogen.process.run()."""
+        """Run a program there and return its output and status: see mitogen.process.run()."""
         done: CompletedProcess[Any] = fetch("programs").run(self, args, **options)
         return done
 
     def shell(self, argv: None | str | Sequence[Word] = None, **options: Any) -> int:
-        """Put this process' terminal in front of a shell there: see mitogen.terminal.shell()."""
+        """Connect this process's terminal to a shell there: see mitogen.terminal.shell()."""
         status: int = fetch("terminal").shell(self, argv, **options)
         return status
 
     def on_disconnect(self) -> None:
-        """Tell those that listen for `disconnect`."""
+        """Call the callbacks of the event `disconnect`."""
         core.fire(self, "disconnect")
 
     if TYPE_CHECKING:
@@ -137,9 +138,9 @@ class Context(core.Context):
         """
         End the context.
 
-        :param bool wait: return only when it is gone, and its process reaped, as far as this
-            context has made it, here or through another
-        :returns: where `wait` is False, a Latch that gets an item then
+        :param bool wait: return only once it is gone and, if this context started it directly or
+            through another one, its process is reaped
+        :returns: if `wait` is False, a Latch that gets an item at that point
         """
         latch = Latch()
         router = self.router
@@ -157,12 +158,12 @@ core.ENCODERS[Context] = core.ENCODERS[core.Context]
 
 
 def find_late(context: Any, name: str) -> Any:
-    """Return what core.Context does not define itself: see core/late.py."""
+    """Return an attribute that core.Context does not define itself: see core/late.py."""
     found = getattr(Context, name)
     return found.__get__(context) if hasattr(found, "__get__") else found
 
 
-#: Returns what `default_call_chain` is, for a Context of core.py too.
+#: Getter of `default_call_chain`, which also accepts a core.Context.
 _chain_of: Callable[[core.Context], CallChain] = Context.default_call_chain.fget  # type: ignore[attr-defined]  # a property, seen as a function
 
 

@@ -1,13 +1,14 @@
 """
-A context leaves its tree and goes on without its parent, as the root of what is below it.
+Detaching: a context leaves its tree and keeps running as the root of its own subtree.
 
 Rules
-    1. Until the parent has agreed nothing changes; after that nothing comes back.
-    2. Ids go on from a block that the parent gave last: whatever is known here has a smaller one,
-       so that no Context or Sender of the old tree can come to mean a new context.
-    3. What would need the parent fails at once: imports of what is not here, log records.
+    1. Nothing changes before the parent has agreed; after that detaching cannot be undone.
+    2. New ids come from one last block granted by the parent. All ids known here are smaller, so no
+       Context or Sender of the old tree can refer to a new context.
+    3. Operations that need the parent fail at once: imports of modules that are not here, log
+       records.
 
-Threads: detach() on a program's, the cut on the broker's.
+Threads: detach() on a program's thread, the cut on the broker thread.
 """
 
 from __future__ import annotations
@@ -28,34 +29,34 @@ if TYPE_CHECKING:
 
 __all__ = ["detach"]
 
-#: Seconds that the parent has to agree.
+#: Seconds to wait for the parent's agreement.
 AGREE_TIMEOUT = 30.0
 
 
 def detach(econtext: core.ExternalContext) -> None:
     """
-    Have this context go on when its parent ends: `econtext.detach()`.
+    Detach this context, so that it survives its parent: `econtext.detach()`.
 
-    Its process stays until `econtext.broker.shutdown()`, or until it ends itself. The call that
-    this happens in has no result: its caller sees the context go.
+    The process runs until `econtext.broker.shutdown()` or until it exits. The call that detaches
+    has no result: its caller sees the context disconnect.
 
-    :raises core.Error: the context is detached already
+    :raises core.Error: the context is already detached
     :raises core.ChannelError: the parent is gone
     :raises core.TimeoutError: the parent did not agree within AGREE_TIMEOUT seconds
     """
     router = econtext.router
     if econtext.detached:
-        raise core.Error("context %d is detached already", router.context_id)
+        raise core.Error("context %d is already detached", router.context_id)
     upgrade(router)
     latch = Latch()
     router.broker.defer(router.branch.ids.request, latch.put)
     block = latch.get(AGREE_TIMEOUT)
     if block is None:
-        raise core.ChannelError("the parent gave no ids")
+        raise core.ChannelError("the parent granted no ids")
     above = router.context_by_id(router.node.parent_ids[0])
     Context.send_await(above, core.Message(handle=DETACHING), AGREE_TIMEOUT)
     econtext.detached = True
-    # The last frame: an ssh client does not tell that its far end was closed.
+    # The last frame marks the end: an ssh client does not report that its far end was closed.
     above.send(core.Message(handle=DETACHING))
     done = core.new_lock()
     router.broker.defer(_cut_when_sent, econtext, block[0], done)

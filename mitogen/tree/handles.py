@@ -1,6 +1,6 @@
 """
-Handles of the protocol that only a context with children, or a master, has. The others are in
-mitogen.core; docs/design/wire.rst has the table of all of them, with their payloads.
+Protocol handles used only by a master or a context with children. The others are in mitogen.core;
+docs/design/wire.rst lists all of them with their payloads.
 """
 
 from __future__ import annotations
@@ -21,5 +21,5 @@ FORWARD_MODULE = 108
 DETACHING = 109
 GET_RESOURCE = 112
 LOAD_RESOURCE = 113
-#: Answered once a child's process is reaped.
+#: A message to this handle is answered once a child's process is reaped.
 AWAIT_END = 117

@@ -1,8 +1,8 @@
 """
-Context ids: the root of a tree allocates them; every other context gets blocks of them from its
+Context ids. The root of a tree allocates them; every other context gets blocks of ids from its
 parent.
 
-Threads: allocate() runs on any thread; functions that take a callback run on the broker's.
+Threads: allocate() runs on any thread; functions with a callback run on the broker thread.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = ["BLOCK_SIZE", "ChildIds", "IdAllocator"]
 
-#: Ids in one block.
+#: Number of ids in one block.
 BLOCK_SIZE = 1000
 
 
 class IdAllocator:
     """
-    Hands out context ids at the root of a tree.
+    Allocator of context ids at the root of a tree.
 
     :param Router router: router of the root
-    :param int first: id to begin with
+    :param int first: first id to allocate
     """
 
     BLOCK_SIZE = BLOCK_SIZE
@@ -64,25 +64,25 @@ class IdAllocator:
 
 
 class ChildIds:
-    """Hands out context ids in a context that has a parent, who is asked for a block at a time."""
+    """Allocator of context ids in a context with a parent; requests one block at a time."""
 
     def __init__(self, router: Any) -> None:
         self.router = router
         self.free: Iterator[int] = iter(())
-        #: Who gets an id once the parent has given a block.
+        #: Callbacks that wait for an id from the next block.
         self.waiting: list[Callable[[Any], object]] = []
 
     def allocate(self) -> int:
-        """Return a new context id; asks the parent where this context has none left."""
+        """Return a new context id, requesting a block from the parent if none is left."""
         latch = Latch()
         self.router.broker.defer(self.take, latch.put)
         context_id: int | None = latch.get(core.IMPORT_TIMEOUT)
         if context_id is None:
-            raise core.ChannelError("the parent gave no ids")
+            raise core.ChannelError("the parent granted no ids")
         return context_id
 
     def take(self, done: Callable[[Any], object]) -> None:
-        """Broker thread: call `done(context_id)`, now or later; None if the parent gives none."""
+        """Broker thread: call `done(context_id)`, now or later; None if the parent refuses."""
         context_id = next(self.free, None)
         if context_id is not None:
             done(context_id)
@@ -102,7 +102,7 @@ class ChildIds:
                 self.take(done)
 
     def request(self, done: Callable[[Any], object]) -> None:
-        """Any thread: call `done((first, end))` on the broker once the parent has answered."""
+        """Any thread: call `done((first, end))` on the broker thread when the parent answers."""
 
         def on_answer(msg: Message) -> None:
             done(None if msg.is_dead else core.PAIR.unpack(msg.data))

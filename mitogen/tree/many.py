@@ -1,13 +1,13 @@
 """
-Many connections at once, made by one thread.
+Concurrent connections, made by one thread.
 
 Rules
-    1. Attempts are started by the thread that iterates, and by nobody else: the broker only says
-       when one may be started, and when one is over.
-    2. Hops that several have in common, from their first on, are made once.
-    3. Whoever stops iterating leaves nothing behind but what was handed out.
+    1. Attempts are started only by the iterating thread. The broker only signals when an attempt
+       may start and when it is over.
+    2. Leading hops that several specs share are connected once.
+    3. When iteration stops, only contexts that were already yielded, and their hops, are kept.
 
-Threads: connect_many()'s on the caller's.
+Threads: connect_many() iterates on the caller's thread.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ __all__ = ["Result", "connect_many"]
 
 class Result:
     """
-    How one attempt ended; a tuple of three: `for spec, context, error in ...`.
+    Outcome of one attempt. It unpacks to three values: `for spec, context, error in ...`.
 
-    `spec` is what was asked for, as it was given. Either `context` or `error` is None.
+    `spec` is the requested spec, as given. Either `context` or `error` is None.
     """
 
     def __init__(self, spec: Any, context: Any = None, error: Any = None) -> None:
@@ -46,7 +46,7 @@ class Result:
 
 
 class _Hop:
-    """One connection of a path; those that begin with it wait for it."""
+    """One connection of a path; paths that start with it wait for it."""
 
     def __init__(self, above: _Hop | None, method: str, kwargs: dict[str, Any]) -> None:
         self.above = above
@@ -56,7 +56,7 @@ class _Hop:
         self.context: Any = None
         self.error: BaseException | None = None
         self.started = False
-        #: Hops that go on from here, and specs that end here.
+        #: Hops connected through this one, and specs that end here.
         self.after: list[_Hop] = []
         self.specs: list[Any] = []
 
@@ -66,7 +66,7 @@ class _Hop:
             kwargs = dict(kwargs, via=self.above.context)
         self.attempt = router.connecting(self.method, **kwargs)
         if kwargs.get("via") is not None:
-            # Beside each other, in whichever context has to make several.
+            # Concurrently, in each context that makes several connections.
             self.attempt.chain = CallChain(kwargs["via"], worker=True)
         self.attempt.when_allowed(lambda: allowed(self))
         self.attempt.when_done(lambda: done(self))
@@ -76,10 +76,10 @@ def hops_of(spec: Any) -> list[tuple[str, dict[str, Any]]]:
     """
     Return a spec as a list of (method, options).
 
-    :param spec: text as specs.parse() takes it, a (method, dict of options) pair, or a dict of
-        options that has the method as "method"
-    :raises TypeError: it is nothing of the kind
-    :raises ValueError: the text is not well formed
+    :param spec: a text for specs.parse(), a (method, dict of options) pair, or a dict of options
+        with the method under the key "method"
+    :raises TypeError: `spec` is none of these
+    :raises ValueError: the text is malformed
     """
     if isinstance(spec, str):
         return list(specs.parse(spec))
@@ -89,23 +89,23 @@ def hops_of(spec: Any) -> list[tuple[str, dict[str, Any]]]:
     if isinstance(spec, tuple) and len(spec) == 2 and isinstance(spec[1], dict):
         return [spec]
     raise TypeError(
-        "%r is no connection: give a text such as 'ssh:host', a (method, options) pair, "
+        "%r is not a connection spec: give a text such as 'ssh:host', a (method, options) pair, "
         "or a dict with a 'method'" % (spec,)
     )
 
 
 def connect_many(router: Any, specs: Iterable[Any], limit: int = 100) -> Iterator[Result]:
     """
-    Connect to many; yield a Result for each spec as it is ready, or has failed.
+    Connect to many contexts; yield a Result for each spec once it is connected or has failed.
 
-    Connections are made at the same time, with at most connect.MAX_LOGINS logins to one server.
-    Where the iteration is given up, what is under way is ended, and what was not yielded.
+    Connections are made concurrently, with at most connecting.MAX_LOGINS logins to one server. If
+    the iteration is abandoned, attempts in progress and contexts not yet yielded are ended.
 
     :param Router router: router of this context
-    :param specs: what to connect to: see hops_of(); `via` is among the options
-    :param int limit: how many may be under way at once
-    :raises TypeError: a spec is of a wrong kind; nothing was started
-    :raises ValueError: a spec cannot be read, or `limit` is less than one; nothing was started
+    :param specs: targets, see hops_of(); `via` is among the options
+    :param int limit: maximum number of concurrent attempts
+    :raises TypeError: a spec has a wrong type; nothing was started
+    :raises ValueError: a spec is malformed, or `limit` is less than one; nothing was started
     """
     if limit < 1:
         raise ValueError("limit=%r must be 1 or more" % (limit,))
@@ -136,7 +136,7 @@ class _Many:
             hop = shared[path]
         assert hop is not None
         if hop.specs:
-            # The same once more: a context of its own.
+            # A repeated spec gets a context of its own.
             hop = self._new_hop(hop.above, hop.method, hop.kwargs)
         hop.specs.append(spec)
         self.pending += 1
@@ -203,7 +203,7 @@ class _Many:
         return iter(self._failed(hop, hop.error))
 
     def _failed(self, hop: _Hop, error: BaseException) -> list[Result]:
-        """Everything that begins with a hop fails as it did."""
+        """Return failed Results for all specs that lead through a hop."""
         results = [Result(spec, None, error) for spec in hop.specs]
         for after in hop.after:
             results += self._failed(after, error)
@@ -226,7 +226,7 @@ class _Many:
                 hop.context.shutdown()
 
     def _drain(self) -> None:
-        """Nobody looks at events any more: give back what they brought."""
+        """Release the contexts and logins of events that will not be processed."""
         while not self.events.empty():
             what, hop = self.events.get()
             if what == self._on_done:

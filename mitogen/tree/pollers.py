@@ -1,7 +1,7 @@
 """
-Pollers for contexts with many streams: epoll and kqueue behind core.Poller's interface.
+Pollers for contexts with many streams: epoll and kqueue with core.Poller's interface.
 
-Threads: the broker's only.
+Threads: the broker thread only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["EpollPoller", "KqueuePoller", "best"]
 
 
 class EpollPoller(Poller):
-    """Linux."""
+    """Poller for Linux."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -48,7 +48,7 @@ class EpollPoller(Poller):
 
 
 class KqueuePoller(Poller):
-    """macOS and the BSDs."""
+    """Poller for macOS and the BSDs."""
 
     def __init__(self) -> None:
         kq: Any = select
@@ -84,7 +84,7 @@ class KqueuePoller(Poller):
 
 
 def best() -> type[Poller]:
-    """Return the class of the best poller here."""
+    """Return the best poller class for this platform."""
     if hasattr(select, "epoll"):
         return EpollPoller
     if hasattr(select, "kqueue"):

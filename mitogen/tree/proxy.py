@@ -1,5 +1,5 @@
 """
-A connection that another context makes, for `via=`: this end of it, and the far one.
+Connections made by another context, for `via=`: the requesting end and the connecting end.
 
 Threads: as for connecting.Attempt.
 """
@@ -34,19 +34,19 @@ def options_of(klass: Any, method_name: str, kwargs: dict[str, Any]) -> Any:
         text = str(e).rpartition("__init__() ")[2]
         if text == str(e):
             raise
-        # Python names a class that the caller has never heard of.
+        # Python's text names a class that the caller does not know.
         raise TypeError("%s: %s" % (method_name, text)) from None
 
 
 class ProxyConnecting(Attempt):
     """
-    A connection that another context makes.
+    A connection attempt that another context makes.
 
-    :param Router router: of this context
-    :param klass: the method's Connection class
-    :param Context via: who makes it
-    :param str method_name: the method
-    :param dict kwargs: its options
+    :param Router router: router of this context
+    :param klass: Connection class of the method
+    :param Context via: context that makes the connection
+    :param str method_name: name of the connection method
+    :param dict kwargs: options of the method
     """
 
     def __init__(
@@ -68,14 +68,14 @@ class ProxyConnecting(Attempt):
         self.via = via
         self.method_name = method_name
         self.given_up = False
-        #: For many at once: have them made beside each other there.
+        #: Chain of the call; connect_many() sets one with a worker, for concurrent connections.
         self.chain = CallChain(via)
 
     def _start(self) -> None:
         router = self.router
         target = self.via.context_id
         self.context_id = first = router.allocate_id()
-        # Before the call: what it announces would not be believed.
+        # Granted before the call; otherwise the new route would be rejected.
         defer_sync(router.broker, lambda: router.branch.grant(target, first, first + 1))
         router.branch.modules.push(self.via, ["mitogen.tree.router", METHODS[self.method_name]])
 
@@ -99,16 +99,16 @@ class ProxyConnecting(Attempt):
         return context
 
     def give_up(self) -> None:
-        """Any thread: nobody will have the context."""
+        """Any thread: abandon the attempt; its context is no longer wanted."""
         self.given_up = True
         self.chain.cancel(self.handle)
 
 
 def _local_error(error: CallError) -> BaseException:
-    """Return the exception that `error` was where it was raised, if it was one of ours."""
+    """Convert `error` to the original type of exception, if that is one of this library's."""
     module, _, name = (error.type_name or "").rpartition(".")
     if module.partition(".")[0] == "mitogen":
-        # Only what is loaded: the far side does not decide what is imported here.
+        # Only loaded modules: the far side must not trigger imports here.
         cls = getattr(sys.modules.get(module), name, None)
         if isinstance(cls, type) and issubclass(cls, core.Error):
             local = cls("%s", error.message)

@@ -1,7 +1,7 @@
 """
-Modules for the children of a context that has a parent: its own importer has them, or gets them.
+Modules for the children of a context with a parent, taken from or fetched by its own importer.
 
-Threads: the broker's, except where a docstring names another.
+Threads: the broker thread, unless a docstring names another.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ __all__ = ["RelayedModules"]
 
 
 class RelayedModules:
-    """Where a context that has a parent gets modules for its children: its own importer."""
+    """Source of modules for the children of a context with a parent: its own importer."""
 
     def __init__(self, router: Any) -> None:
         self.router = router
         self.importer = router.importer
 
     def fetch(self, fullname: str, done: Callable[[Any], object], sent: Iterable[str] = ()) -> Any:
-        """Broker thread: call `done(segment)` once the module's segment is here."""
+        """Broker thread: call `done(segment)` once the module's segment has arrived."""
         entry = self.importer.modules.get(fullname)
         if entry:
             return done(entry[2])
         self.importer.request(fullname, lambda: done(self.importer.modules[fullname][2]))
 
     def segments(self, fullnames: Iterable[str]) -> list[Segment]:
-        """Return the segments that hold those modules, as far as they are here; each once."""
+        """Return the segments with those of the modules that are here, each segment once."""
         found = {}
         for fullname in fullnames:
             entry = self.importer.modules.get(fullname)
@@ -42,7 +42,7 @@ class RelayedModules:
         return list(found.values())
 
     def push(self, context: Context, module_names: list[str]) -> None:
-        """Any thread: send on what is here of those modules, ahead of a call."""
+        """Any thread: forward those of the modules that are here, ahead of a call."""
         target = context.context_id
         stream = self.router.routes.streams.get(target)
         if (

@@ -1,10 +1,10 @@
 """
-Router as a program sees it: connect contexts, here or through another context.
+Router, the API for connecting contexts, directly or through another context.
 
 Rules
-    1. A router becomes a parent by getting a Branch; no object changes its class.
+    1. A router gains children by getting a Branch; no object changes its class.
 
-Threads: any, except where a docstring names one.
+Threads: any, unless a docstring names one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mitogen.tree.many import Result
     from mitogen.tree.signatures import Methods
 
-    # Its connection methods are made at the end of this module.
+    # The connection methods are added at the end of this module.
     class _Base(core.Router, Methods["Context", "Context"]):
         branch: Branch
         econtext: Any
@@ -55,7 +55,7 @@ DEBUG = 10
 
 
 class Router(_Base):
-    """The facade over a router that has a Branch; its functions serve a child's router too."""
+    """The API of a router that has a Branch; its functions also serve a child's router."""
 
     context_class = Context
     debug = False
@@ -63,19 +63,19 @@ class Router(_Base):
     unidirectional = False
 
     def push_modules(self, context: core.Context, fn: Any) -> None:
-        """Any thread: send `fn`'s module and what that imports, as far as it has not gone there."""
+        """Any thread: send the module of `fn` and its imports, except those already sent there."""
         self.branch.modules.push(context, [fn.__module__])
 
     def preamble_for(self, connecting: Any) -> bytes:
-        """Return all that a child is sent before frames: bytes."""
+        """Return the bytes sent to a child before any frames."""
         conn = connecting.conn
         options = conn.options
         log_level, log_levels = self.log_config()
         ids = [self.node.context_id] + self.node.parent_ids
         config = {
-            # What the package `mitogen` has there.
+            # Attributes of the package `mitogen` in the child.
             "module": identity.attributes(connecting.context_id, ids),
-            # What the router has there.
+            # Attributes of the child's router.
             "router": {
                 "log_level": DEBUG if options.debug else log_level,
                 "unidirectional": bool(options.unidirectional or self.unidirectional),
@@ -91,11 +91,11 @@ class Router(_Base):
         return self.branch.preamble(core.encode(config))
 
     def log_config(self) -> tuple[int, list[Any]]:
-        """Return (level of mitogen's own records, [[logger, level]]) for a child."""
+        """Return a child's log levels: (level of mitogen's own records, [[logger, level]])."""
         return self.log_level, self.econtext.config["log_levels"]
 
     def myself(self) -> Context:
-        """Return the Context that stands for this process."""
+        """Return the Context that represents this process."""
         me: Context = self.context_by_id(self.context_id, name="self")
         return me
 
@@ -114,10 +114,11 @@ class Router(_Base):
         Start a child and return its Context.
 
         :param str method_name: "local", "ssh", "sudo", ...
-        :param str name: name for people
-        :param Context via: start it from there
-        :raises StreamError: it could not be started; the text says why, with its last output
-        :raises TimeoutError: it was not there within `connect_timeout` seconds
+        :param str name: name for display
+        :param Context via: context to start it from
+        :raises StreamError: the child could not be started; the text has the reason and its last
+            output
+        :raises TimeoutError: the child was not ready within `connect_timeout` seconds
         """
         return self.connecting(method_name, name, via, **kwargs).run()
 
@@ -128,7 +129,7 @@ class Router(_Base):
         via: Context | None = None,
         **kwargs: Any,
     ) -> Attempt:
-        """Return what will do as connect() does when it is started: see connect.Connecting."""
+        """Return an attempt, not yet started, that connects as connect() does; see Attempt."""
         klass = get_connection_class(method_name)
         if via is not None:
             return ProxyConnecting(self, klass, via, method_name, dict(kwargs, name=name))
@@ -139,11 +140,11 @@ class Router(_Base):
 
     def connect_as(self, context_id: int, method_name: str, kwargs: dict[str, Any]) -> Context:
         """
-        Start a child whose id another context has chosen; return its Context.
+        Start a child with an id chosen by another context; return its Context.
 
-        :param int context_id: granted to this context by the one that chose it
-        :param str method_name: the connection method
-        :param dict kwargs: its options, checked already
+        :param int context_id: id, granted to this context by the one that chose it
+        :param str method_name: name of the connection method
+        :param dict kwargs: options of the method, already checked
         """
         klass = get_connection_class(method_name)
         return Connecting(self, klass(klass.options_class(**kwargs), self), context_id).run()
@@ -155,21 +156,21 @@ class Router(_Base):
         name: str | None = None,
         **kwargs: Any,
     ) -> Context:
-        """Have `via_context` start a child of its own; return its Context."""
+        """Start a child of `via_context`; return its Context."""
         return self.connect(method_name, name, via_context, **kwargs)
 
     def connect_many(self, specs: Iterable[Any], limit: int = 100) -> Iterator[Result]:
-        """Connect to many at once: see many.connect_many()."""
+        """Connect to many contexts concurrently: see many.connect_many()."""
         results: Iterator[Result] = fetch("many").connect_many(self, specs, limit)
         return results
 
     def from_spec(self, text: str, **kwargs: Any) -> Context:
-        """Connect hop by hop, as a text such as "ssh:host/sudo:root" says: see specs.connect()."""
+        """Connect hop by hop along a spec such as "ssh:host/sudo:root": see specs.connect()."""
         context: Context = fetch("specs").connect(self, text, **kwargs)
         return context
 
     def disconnect(self, context: core.Context) -> None:
-        """Close the stream to a child of this context; a context further down is told to end."""
+        """Close the stream to a child of this context; shut down a context further down."""
         stream = self.routes.streams.get(context.context_id)
         if stream and stream.remote_id == context.context_id:
             self.broker.defer(stream.disconnect, "Router.disconnect()")
@@ -177,7 +178,7 @@ class Router(_Base):
             self.route(shutdown_now(context.context_id), False)
 
     def kill(self, context: core.Context) -> None:
-        """Kill a child of this context; a context further down ends itself, whatever runs there."""
+        """Kill a child of this context; a context further down ends at once, even if busy."""
         stream: Any = self.routes.streams.get(context.context_id)
         if stream and stream.remote_id == context.context_id:
             stream.kill()
@@ -195,7 +196,7 @@ class Router(_Base):
         return self.routes.get(dst_id)
 
     def _async_route(self, msg: Message, in_stream: Stream | None = None) -> None:
-        # Old programs call this on the broker thread.
+        # Called by old programs on the broker thread.
         if in_stream:
             self.on_frame(msg, in_stream)
         else:
@@ -206,7 +207,7 @@ class Router(_Base):
         self.routes.streams[target_id] = stream
 
     def del_route(self, target_id: int) -> None:
-        """Broker thread: forget a context."""
+        """Broker thread: remove the route to a context."""
         stream = self.routes.streams.pop(target_id, None)
         if stream:
             self.context_lost(target_id)
@@ -228,7 +229,7 @@ for _name in METHODS:
 
 
 def find_late(router: Any, name: str) -> Any:
-    """Return what a child's router does not define itself, once it can have children."""
+    """Return an attribute that a child's router does not define; upgrade the router first."""
     if not router.econtext:
         raise AttributeError(name)
     upgrade(router)

@@ -1,14 +1,14 @@
 """
-What the connection methods take, written out for type checkers and editors: nothing imports it.
+Signatures of the connection methods, for type checkers and editors; never imported at run time.
 
-Router makes its methods from parent.METHODS when it is imported, which no type checker follows.
-tests/unit/tree/test_signatures.py holds this against the Options that are really there.
+Router's methods are generated from parent.METHODS at import, which type checkers cannot follow.
+tests/unit/tree/test_signatures.py compares this file to the actual Options classes.
 
 Rules
-    1. A method has its own options first, as its Options class has them, then `name`, `via` and the
-       options that every method takes.
+    1. A method lists its own options first, in the order of its Options class, then `name`, `via`
+       and the options common to all methods.
 
-No code runs here.
+Threads: none; no code runs here.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from mitogen.core import ExternalContext
 
     Path = Union[str, "os.PathLike[str]"]
-    #: A program: its path, or that and arguments.
+    #: A program: its path, or its path and arguments.
     Command = Union[Path, Sequence[str]]
     Prompts = Sequence[tuple[str | bytes, str | None, str]]
 
     class Common(TypedDict, total=False):
-        """Options of every connection method: see connect.Options."""
+        """Options common to all connection methods: see connection.Options."""
 
         remote_name: str | None
         python_path: PythonPath
@@ -45,13 +45,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Methods"]
 
-#: A context to start from, and what a method returns.
+#: Type of a context to start from, and of a method's result.
 V = TypeVar("V")
 T = TypeVar("T")
 
 
 class Methods(Generic[V, T]):
-    """The connection methods; parent.METHODS has their names."""
+    """The connection methods; parent.METHODS lists their names."""
 
     def local(
         self, *, name: str | None = None, via: V | None = None, **kwargs: Unpack[Common]

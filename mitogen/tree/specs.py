@@ -1,19 +1,19 @@
 """
-A context named by a text: `ssh:user@host:22/sudo:root/docker:web`, hop by hop from here.
+Specs: texts that name a context hop by hop, such as `ssh:user@host:22/sudo:root/docker:web`.
 
     spec   = hop *( "/" hop )
     hop    = method [ ":" target ] [ "?" option *( "&" option ) ]
     option = name "=" value
 
-What a target is, TARGETS says for each method; an option is a keyword argument of the method.
+TARGETS defines the target of each method; an option is a keyword argument of the method.
 
 Rules
-    1. `%XX` stands for a byte, UTF-8, and is looked at last: what is written so separates nothing
-       (RFC 3986, 2.4). Needed for a slash in a target, for `&` and `%` in a value, and the like.
+    1. `%XX` stands for a byte of UTF-8 and is decoded last, so an encoded character is never a
+       separator (RFC 3986, 2.4). It is needed for a slash in a target, `&` or `%` in a value, etc.
     2. In a value a slash stays a slash (`?python_path=/usr/bin/python3`) unless names of methods
        follow, up to a `:`, a `?` or the end: `?port=22/sudo:root` is two hops.
-    3. No hop is begun before all of them are known to be good; if one fails, those before it that
-       were made for it are ended.
+    3. No hop is started before all hops are validated. If one fails, the hops that were connected
+       for it are ended.
 
 Threads: any.
 """
@@ -41,8 +41,8 @@ _ACCOUNT = r"(?P<username>[^@:]*)"
 _CONTAINER = r"(?P<container>[^@:]+)"
 _CONTAINER_OF = r"(?:(?P<username>[^@:]+)@)?" + _CONTAINER
 
-#: Method to what its target is: for people, and as a regular expression whose groups are options.
-#: A target that matches "" may be left out.
+#: Method to its target: a description, and a regular expression whose groups are options. If it
+#: matches "", the target is optional.
 TARGETS = {
     "local": ("nothing", r""),
     "fork": ("nothing", r""),
@@ -67,9 +67,9 @@ TARGETS = {
 }
 
 _METHODS = "(?:%s)" % "|".join(sorted(METHODS))
-#: Where a hop ends that has options: see rule 2.
+#: End of a hop with options: see rule 2.
 _END_OF_OPTIONS = re.compile(r"/(?=%s(?:/%s)*(?:[:?]|\Z))" % (_METHODS, _METHODS))
-#: In a value, what seems meant as a hop.
+#: Part of a value that looks like a hop.
 _HOP_IN_VALUE = re.compile(r"/(\w+)[:?]")
 
 _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -115,12 +115,12 @@ _CONVERTERS: dict[Any, tuple[str, list[str]]] = {
         ["incorrect_prompts", "on_fork", "on_start", "prompts"],
     ),
 }
-#: What options are that are not text: what makes them of the text, and how to say that.
+#: Option that is not text to (function that converts the text, description of the type).
 CONVERTERS = {name: (make, say) for make, (say, names) in _CONVERTERS.items() for name in names}
 
 
 class _Parser:
-    """One text being read: for errors that say where."""
+    """Parser of one spec; its errors include the position."""
 
     def __init__(self, text: str) -> None:
         if not isinstance(text, str):
@@ -141,7 +141,7 @@ class _Parser:
             at = end + 1
 
     def _end(self, at: int) -> int:
-        """Return where the hop ends that begins at `at`."""
+        """Return the end position of the hop that begins at `at`."""
         plain = re.compile(r"[^/?]*").match(self.text, at)
         end = plain.end() if plain else at
         if self.text[end : end + 1] == "?":
@@ -154,7 +154,7 @@ class _Parser:
         method, colon, target = before.partition(":")
         if method not in TARGETS:
             known = ", ".join(sorted(TARGETS))
-            self.fail(at, "%r is no connection method; there are: %s" % (method, known))
+            self.fail(at, "%r is not a connection method; known methods: %s" % (method, known))
         kwargs = self._target(at + len(method) + len(colon), method, target)
         at += len(before) + 1
         for option in options.split("&") if question else []:
@@ -166,7 +166,7 @@ class _Parser:
         say, pattern = TARGETS[method]
         found = re.compile(pattern + r"\Z").match(target)
         if not found:
-            self.fail(at, "%r is not what %s takes: %s" % (target, method, say))
+            self.fail(at, "%r is not a valid target of %s; expected %s" % (target, method, say))
         groups = {name: text for name, text in found.groupdict().items() if text}
         if "address" in groups:
             groups["hostname"] = groups.pop("address")
@@ -178,17 +178,17 @@ class _Parser:
             self.fail(at, "%r is not an option, name=value" % option)
         if not name.isidentifier() or method != "command" and name not in _known_options(method):
             known = ", ".join(sorted(_known_options(method)))
-            self.fail(at, "%s has no option %r; there are: %s" % (method, name, known))
+            self.fail(at, "%s has no option %r; known options: %s" % (method, name, known))
         if name in kwargs:
-            self.fail(at, "%s is given already" % name)
+            self.fail(at, "%s is given twice" % name)
         at += len(name) + 1
         hop = _HOP_IN_VALUE.search(value)
         if hop:
             known = ", ".join(sorted(TARGETS))
             self.fail(
                 at + hop.start(1),
-                "%r is no connection method; there are: %s (a slash that is part of a value is "
-                "written %%2F)" % (hop.group(1), known),
+                "%r is not a connection method; known methods: %s (write a slash "
+                "in a value as %%2F)" % (hop.group(1), known),
             )
         kwargs[name] = self._value(at, name, value)
 
@@ -224,10 +224,10 @@ def _known_options(method: str) -> list[str]:
 
 def parse(text: str) -> list[Hop]:
     """
-    Return what a spec says: [(method, keyword arguments), ...], the nearest hop first.
+    Parse a spec into [(method, keyword arguments), ...], the nearest hop first.
 
     :param str text: see this module's docstring
-    :raises ValueError: it can't be read; says where, and what is known
+    :raises ValueError: the spec is malformed; the text has the position and the known names
 
     >>> parse("ssh:ann@[::1]:2222/sudo")
     [('ssh', {'username': 'ann', 'port': 2222, 'hostname': '::1'}), ('sudo', {})]
@@ -237,16 +237,16 @@ def parse(text: str) -> list[Hop]:
 
 def connect(router: Router, text: str, **kwargs: Any) -> Context:
     """
-    Connect as a spec says, each hop through the one before, and return the last one's Context; the
-    others are its `via`, that one's `via` and so on, and stay.
+    Connect along a spec, each hop through the one before, and return the Context of the last hop.
+    The other contexts are kept: they are its `via`, the `via` of that one and so on.
 
-    :param Router router: of this context
+    :param Router router: router of this context
     :param str text: see this module's docstring
-    :param kwargs: options of the last hop, which count more than the text's, and the place for its
-        password, since texts get into logs; but `via`, a Context, is where the first hop begins
-    :raises ValueError: the text can't be read
-    :raises TypeError: there is an option that a method does not have, or one is missing
-    :raises StreamError: a hop failed; the text says which. Hops that were made for it are ended
+    :param kwargs: options of the last hop, which override those of the spec. Pass its password
+        here, since specs get into logs. `via`, a Context, is where the first hop starts instead
+    :raises ValueError: the spec is malformed
+    :raises TypeError: a method lacks a given option, or a required option is missing
+    :raises StreamError: a hop failed; the text names it. Hops that were connected for it are ended
     """
     via = kwargs.pop("via", None)
     hops = parse(text)
@@ -269,7 +269,7 @@ def connect(router: Router, text: str, **kwargs: Any) -> Context:
 
 
 def _end(router: Router, context: Context) -> None:
-    """End a context, and with it all that was reached through it."""
+    """End a context, and with it all contexts reached through it."""
     latch = context.shutdown()
     try:
         latch.get(router.broker.shutdown_timeout)

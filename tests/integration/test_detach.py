@@ -115,7 +115,7 @@ def test_output_records_and_messages_to_the_old_tree_are_dropped(path, own_route
 def test_detaching_twice_is_an_error(path, own_router):
     leave(own_router.local(), path)
     with Joined(path) as context:
-        with pytest.raises(mitogen.core.CallError, match="is detached already"):
+        with pytest.raises(mitogen.core.CallError, match="is already detached"):
             context.call(daemon.detach_again)
 
 

@@ -867,7 +867,7 @@ def program(*args, **options):
         (["--host", "a=local", "--host=b=local", "ssh", "b", "exit 6"], 6, "", ""),
         (["--host", "a=local", "ssh", "c"], 255, "", "c: unknown host; known hosts: a"),
         (["--deadline", "0.5", "local", "sleep", "1000"], 255, "", "did not finish within 0.5 s"),
-        (["what", "true"], 255, "", "'what' is no connection method"),
+        (["what", "true"], 255, "", "'what' is not a connection method"),
         (["local", "/nonexistent/program"], 255, "", "No such file"),
         (["local"], 2, "", "a command is missing"),
         ([], 2, "", "a command is missing"),

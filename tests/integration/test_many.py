@@ -78,8 +78,8 @@ def test_the_limit_is_kept(own_router, monkeypatch):
 @pytest.mark.parametrize(
     "specs, error, text",
     [
-        ([3], TypeError, "3 is no connection"),
-        ([("local",)], TypeError, "is no connection"),
+        ([3], TypeError, "3 is not a connection spec"),
+        ([("local",)], TypeError, "is not a connection spec"),
         (["no-such-method:x"], ValueError, "no-such-method"),
     ],
 )

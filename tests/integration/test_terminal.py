@@ -1069,7 +1069,7 @@ def test_an_unknown_subsystem_is_an_error(far):
 @pytest.mark.parametrize(
     "args, status, text",
     [
-        (["nonsense"], 255, "is no connection method"),
+        (["nonsense"], 255, "is not a connection method"),
         (["local?nonsense=1"], 255, "no option"),
         (["local", "--", "/nonexistent/program", "x"], 127, "No such file"),
         (["local", "--", "/etc/passwd", "x"], 126, "Permission denied"),

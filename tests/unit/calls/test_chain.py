@@ -106,11 +106,11 @@ def test_names(fn, name):
         (lambda: 0, "lambda functions cannot be called in another context"),
         (outer(), "outer.<locals>.inner cannot be called .* it is defined inside a function"),
         (Klass().method, "is a method of an instance"),
-        ("".join, "(is a method of an instance|is no function)"),
-        (functools.partial(add, 1), "is no function"),
-        (Callable(), "is no function"),
-        (3, "is no function"),
-        (None, "is no function"),
+        ("".join, "(is a method of an instance|is not a function)"),
+        (functools.partial(add, 1), "is not a function"),
+        (Callable(), "is not a function"),
+        (3, "is not a function"),
+        (None, "is not a function"),
     ],
 )
 def test_refusals(there, fn, why):

@@ -366,7 +366,7 @@ def test_an_id_that_was_not_given_out_there_is_not_believed(net, context_id):
     two.send(1, parent.ADD_ROUTE, add_route(context_id))
     net.pump()
     assert one.router.routes.streams == before
-    assert "not its to announce" in one.logs[-1]
+    assert "it may not announce context" in one.logs[-1]
 
 
 def test_only_a_neighbour_announces(net):

@@ -309,7 +309,9 @@ def test_eaten_twice(net, begin):
     far.say(HELLO + b"MITO:EATEN\n")
     net.advance(1)
     connecting.conn.started[1].say(HELLO + b"MITO:EATEN\n")
-    with pytest.raises(StreamError, match="something on the target reads what is meant for Python"):
+    with pytest.raises(
+        StreamError, match="a program on the target reads the input meant for Python"
+    ):
         connecting.wait()
 
 

@@ -113,7 +113,7 @@ def test_names(fn, name):
         (None, "is not a function"),
     ],
 )
-def test_refusals(there, fn, why):
+def test_functions_without_a_name_are_refused(there, fn, why):
     with pytest.raises(TypeError, match=why):
         name_function(fn)
     for call in (there.call, there.call_async, there.call_no_reply):
@@ -121,7 +121,7 @@ def test_refusals(there, fn, why):
             call(fn)
 
 
-def test_a_refused_call_leaves_nothing(pair, there):
+def test_refused_call_leaves_no_state(pair, there):
     master, _ = pair
     before = dict(master.router.handlers), len(master.down[1].sent)
     for args in ((lambda: 0,), (add, object())):
@@ -173,7 +173,7 @@ def test_arguments_may_have_any_name(there):
         there.call(echo, **kwargs)
 
 
-def test_one_frame_each_way(pair, there):
+def test_call_takes_one_frame_each_way(pair, there):
     master, one = pair
     before = len(master.down[1].sent), len(one.up.sent)
     there.call(add, 1)
@@ -238,7 +238,7 @@ def test_the_end_of_the_broker(pair, there):
         there.call(add, 1)
 
 
-def test_an_interrupted_call_leaves_no_slot(pair, there, monkeypatch):
+def test_interrupted_call_leaves_no_handler(pair, there, monkeypatch):
     master, one = pair
     one.serving = False
     handlers = set(master.router.handlers)
@@ -252,7 +252,7 @@ def test_an_interrupted_call_leaves_no_slot(pair, there, monkeypatch):
     assert set(master.router.handlers) == handlers
 
 
-def test_more_functions_than_are_kept(there, monkeypatch):
+def test_cache_of_function_names_is_bounded(there, monkeypatch):
     monkeypatch.setattr("mitogen.calls.chain.KEPT_HEADS", 1)
     chain = CallChain(there)
     for _ in range(2):
@@ -274,7 +274,7 @@ def test_an_error_goes_through_a_chain(pair, there):
     assert not pair[1].router.econtext.dispatcher.errors
 
 
-def test_chains_are_apart(there):
+def test_chains_are_independent(there):
     with CallChain(there, pipelined=True) as one:
         other, plain = CallChain(there, pipelined=True), CallChain(there)
         assert len({one.chain_id, other.chain_id}) == 2 and plain.chain_id is None
@@ -310,7 +310,7 @@ def test_a_timeout_cancels_the_call(pair, there):
     assert not master.logs
 
 
-def test_in_time(there):
+def test_answer_in_time(there):
     assert CallChain(there, timeout=7).call(add, 1) == 1
 
 
@@ -326,7 +326,7 @@ def test_kill_ends_a_context_that_does_not_react(pair, there):
     assert end.closed and end.process.signals == [signal.SIGKILL]
 
 
-def test_kill_spares_one_that_does(pair, there):
+def test_kill_spares_a_context_that_reacts(pair, there):
     master, one = pair
     one.serving = False
     with pytest.raises(core.TimeoutError):
@@ -353,7 +353,7 @@ def canceller(pair):
     signal.signal(signal.SIGINT, before)
 
 
-def test_cancel_of_a_call_that_waits(pair, there, canceller):
+def test_cancel_of_a_queued_call(pair, there, canceller):
     master, one = pair
     one.serving = False
     receivers = [there.call_async(add, number) for number in range(3)]
@@ -385,7 +385,7 @@ def cancel_another():
     return "not interrupted"
 
 
-def test_cancel_of_the_call_that_runs(pair, there, canceller):
+def test_cancel_of_the_running_call(pair, there, canceller):
     RUNNING[:] = [(*pair, CallChain(there))]
     with pytest.raises(CallError, match="KeyboardInterrupt: the call was cancelled"):
         there.call(cancel_me)
@@ -406,13 +406,13 @@ def import_and_be_cancelled():
     raise AssertionError("the call was not interrupted")
 
 
-def test_cancel_of_a_call_that_is_not_at_its_function_yet(pair, there, canceller):
+def test_cancel_of_a_call_before_its_function(pair, there, canceller):
     RUNNING[:] = [(*pair, CallChain(there))]
     with pytest.raises(CallError, match="KeyboardInterrupt: the call was cancelled"):
         there.call(import_and_be_cancelled)
 
 
-def test_a_cancel_that_came_before_anything_was_set_up(pair, there):
+def test_cancel_before_the_setup(pair, there):
     master, one = pair
     one.serving = False
     receivers = [there.call_async(add, number) for number in range(2)]
@@ -432,7 +432,7 @@ def test_a_cancel_that_came_before_anything_was_set_up(pair, there):
         signal.signal(signal.SIGINT, before)
 
 
-def test_cancel_of_what_is_over(pair, there, canceller):
+def test_cancel_of_a_finished_call_is_ignored(pair, there, canceller):
     there.call(add, 1)
     CallChain(there).cancel(2**31)
     pair[0].net.pump()
@@ -440,7 +440,7 @@ def test_cancel_of_what_is_over(pair, there, canceller):
     assert there.call(add, 1) == 1
 
 
-def test_only_who_called_may_cancel(net, canceller=None):
+def test_only_the_caller_may_cancel(net, canceller=None):
     master, one, two = net.line(3)
     two.dispatcher()
     before = signal.getsignal(signal.SIGINT)
@@ -469,7 +469,7 @@ def test_type_text_and_traceback(there):
     assert error.traceback in str(error)
 
 
-def test_percent_signs_stay(there):
+def test_percent_signs_are_kept(there):
     error = CallError(ValueError("50% off"))
     assert str(error).startswith("builtins.ValueError: 50% off\n")
 
@@ -500,14 +500,14 @@ def test_built_in_exceptions_keep_their_type(name, kind):
     "type_name", ["builtins.SystemExit", "builtins.KeyboardInterrupt", "builtins.int", "builtins.x",
                   "os.error", "x.ValueError", "", None]
 )  # fmt: skip
-def test_others_are_plain_call_errors(type_name):
+def test_other_types_are_plain_call_errors(type_name):
     error = CallError("text")
     error.type_name = type_name
     assert type(core.decode(core.encode(error))) is CallError
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
-def test_what_would_end_a_program_is_an_error_of_the_call(there, kind):
+def test_exit_exceptions_are_errors_of_the_call(there, kind):
     with pytest.raises(CallError) as info:
         there.call(fail, kind.__name__)
     assert type(info.value) is CallError and info.value.type_name == "builtins." + kind.__name__

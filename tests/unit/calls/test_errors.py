@@ -16,7 +16,7 @@ def line_of(module, number):
         return fp.read().splitlines()[number - 1].strip()
 
 
-def test_own_frames_have_the_lines_of_the_files_here():
+def test_own_frames_have_the_lines_of_local_files():
     core_frame = FRAME.format("mitogen/core/dispatcher.py", 1)
     other_frame = FRAME.format(errors.__file__, LINE)
     text = core_frame + "    r=u(*l,**n)\n      ^^^^\n" + other_frame + "    import os\n"
@@ -39,18 +39,18 @@ def test_a_frame_without_text_gets_its_line():
         ("mitogenx/core/io.py", 1),
     ],
 )
-def test_other_files_are_left_alone(path, number):
+def test_lines_of_other_files_are_unchanged(path, number):
     text = FRAME.format(path, number) + "    secret = 1\n    ^^^\n"
     assert errors.with_own_lines(text) == text
 
 
 @pytest.mark.parametrize("number", [0, 10**6])
-def test_a_line_that_is_not_there_is_none(number):
+def test_missing_line_is_omitted(number):
     frame = FRAME.format("mitogen/core/io.py", number)
     assert errors.with_own_lines(frame + "    x\n") == frame
 
 
-def test_text_between_tracebacks_stays():
+def test_text_between_tracebacks_is_kept():
     frame = FRAME.format("mitogen/core/dispatcher.py", 1)
     text = "a\n" + frame + "    m\n" + "ValueError: x\n" + frame + "    m\nend"
     line = '    """\n'
@@ -68,7 +68,7 @@ def test_in_a_child_nothing_is_replaced(monkeypatch):
     assert errors.with_own_lines(text) == text
 
 
-def test_a_restored_error_has_them():
+def test_restored_error_has_the_lines():
     frame = FRAME.format("mitogen/core/dispatcher.py", 1)
     fields = ["builtins.ValueError", "x", frame + "    m\n", "builtins.ValueError: x\n" + frame]
     error = errors.restore_call_error(fields)

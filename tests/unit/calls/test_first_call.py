@@ -114,7 +114,7 @@ def test_each_line_is_a_record(pair, stdio):
     assert texts(pair[2]) == [("stdout", first_call.INFO, line) for line in lines]
 
 
-def test_what_has_no_end_comes_at_the_end(pair, stdio):
+def test_unterminated_line_is_logged_at_the_end(pair, stdio):
     logger, fd, turn = stdio
     os.write(fd, b"last words")
     turn()
@@ -126,7 +126,7 @@ def test_what_has_no_end_comes_at_the_end(pair, stdio):
     assert texts(pair[2]) == [("stdout", 20, "last words")]
 
 
-def test_a_line_without_end_is_cut(pair, stdio):
+def test_long_unterminated_line_is_split(pair, stdio):
     logger, fd, turn = stdio
     for _ in range(6):
         os.write(fd, b"x" * 16000)
@@ -134,7 +134,7 @@ def test_a_line_without_end_is_cut(pair, stdio):
     assert 1 <= len(pair[2]) <= 2 and len(logger.rest) <= 65536
 
 
-def test_while_there_is_no_credit_nothing_is_read(pair, stdio):
+def test_output_is_not_read_without_credit(pair, stdio):
     master, one, records = pair
     logger, fd, turn = stdio
     flow = use_up(one)
@@ -151,7 +151,7 @@ def test_while_there_is_no_credit_nothing_is_read(pair, stdio):
     assert [each[2] for each in records] == ["one", "two"]
 
 
-def test_an_end_is_seen_once(pair, logs):
+def test_end_of_file_is_handled_once(pair, logs):
     master, one, records = pair
     one.broker.poller = core.Poller()
     fd = os.dup(0)
@@ -188,7 +188,7 @@ def test_the_handler_of_logging(pair, logs, quiet_root):
     logging.getLogger("app.noisy").setLevel(logging.NOTSET)
 
 
-def test_an_error_in_the_handler_is_not_the_program_s(pair, logs, quiet_root, monkeypatch):
+def test_error_in_the_handler_does_not_reach_the_program(pair, logs, quiet_root, monkeypatch):
     first_call.install_log_handler(logs, [])
     handled = []
     monkeypatch.setattr(logging.Handler, "handleError", lambda self, record: handled.append(record))
@@ -197,7 +197,7 @@ def test_an_error_in_the_handler_is_not_the_program_s(pair, logs, quiet_root, mo
     assert len(handled) == 1
 
 
-def test_logging_is_caught_when_it_is_imported(logs, monkeypatch):
+def test_handler_is_installed_when_logging_is_imported(logs, monkeypatch):
     installed = []
     monkeypatch.setattr(first_call, "install_log_handler", lambda *args: installed.append(args))
     finder = first_call._LoggingFinder(logs, [["", 10]])
@@ -240,7 +240,7 @@ def test_describe():
 # ---- the process
 
 
-def test_a_name_that_cannot_be_set_is_no_error(monkeypatch):
+def test_failure_to_set_the_process_name_is_ignored(monkeypatch):
     def refuse(*args):
         raise OSError(13, "Permission denied")
 
@@ -248,7 +248,7 @@ def test_a_name_that_cannot_be_set_is_no_error(monkeypatch):
     first_call.set_process_name("mitogen:x")
 
 
-def test_flush_survives_what_a_program_has_done_to_stdout(pair, logs, monkeypatch):
+def test_flush_survives_a_replaced_stdout(pair, logs, monkeypatch):
     done = []
     closed = open(os.devnull, "w")
     closed.close()

@@ -45,7 +45,7 @@ def test_late_names_of_classes_are_on_the_class():
 
 
 @pytest.mark.parametrize("module", sorted(set(lazy.CLASS_NAMES) - {"mitogen.calls.first_call"}))
-def test_importing_what_defines_late_names_changes_nothing(module):
+def test_importing_the_modules_of_late_names_changes_nothing(module):
     program = (
         "import sys, mitogen.core as c\n"
         "classes = [v for v in vars(c).values() if isinstance(v, type)]\n"
@@ -190,7 +190,7 @@ def test_loggers():
     assert core.enable_profiling() is None
 
 
-def test_message_as_it_was():
+def test_old_attributes_of_message():
     msg = core.Message(dst_id=1, src_id=2, auth_id=3, handle=4, data=b"x")
     (again,) = core.Framer().feed(msg.pack())
     assert again.data == b"x" and len(msg.pack()) == core.Message.HEADER_LEN + 1

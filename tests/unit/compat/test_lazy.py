@@ -27,7 +27,7 @@ def module(monkeypatch):
     return made
 
 
-def test_names_are_found_and_kept(module):
+def test_late_names_are_found_and_stored(module):
     import colorsys
 
     assert module.digits == "0123456789" and module.own == 1
@@ -73,7 +73,7 @@ for name in rare:
 """
 
 
-def test_old_names_cost_nothing_to_those_who_do_not_use_them():
+def test_unused_old_names_cost_nothing():
     root = str(ROOT)
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, cwd=root, timeout=30

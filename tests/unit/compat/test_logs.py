@@ -72,7 +72,7 @@ def test_each_process_has_a_file(pidful):
     assert all(p.stat().st_mode & 0o777 == 0o600 for p in path.iterdir())
 
 
-def test_it_does_not_write_through_a_link(pidful, capsys):
+def test_pidful_handler_does_not_follow_links(pidful, capsys):
     import getpass
 
     handler, path = pidful
@@ -83,7 +83,7 @@ def test_it_does_not_write_through_a_link(pidful, capsys):
     assert target.read_text() == "" and "Logging error" in capsys.readouterr().err
 
 
-def test_logging_is_imported_by_those_who_log_only():
+def test_logging_is_imported_only_by_programs_that_log():
     program = (
         "import sys; import mitogen.core as c; c.Latch, c.Receiver, c.pipe; "
         "print('logging' in sys.modules); c.LOG; print('logging' in sys.modules)"

@@ -22,7 +22,7 @@ def ends():
             pass
 
 
-def test_names_that_are_elsewhere():
+def test_names_defined_elsewhere():
     assert master.Select is select.Select
     assert master.DefectivePython3xMainMethod is finder.DefectivePython3xMainMethod
     assert master.ParentEnumerationMethod is finder.ParentSpecEnumerationMethod
@@ -51,7 +51,7 @@ def test_deadlines(ends, seconds):
         master.write_all(wfd, b"x" * (1 << 20), core.now() + seconds)
 
 
-def test_nobody_reads(ends):
+def test_write_to_a_closed_reader_fails(ends):
     rfd, wfd = ends
     os.close(rfd)
     with pytest.raises(OSError):

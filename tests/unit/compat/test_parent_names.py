@@ -62,7 +62,7 @@ def test_create_child(escalates):
         ({"stderr_pipe": True}, b"out\n", b"err\n"),
     ],
 )
-def test_where_standard_error_goes(options, out, err):
+def test_destination_of_standard_error(options, out, err):
     process = parent.create_child(["sh", "-c", "echo out; echo err >&2"], **options)
     process.stdin.close()
     assert read_all(process.stdout) == out
@@ -81,7 +81,7 @@ def test_preexec_fn():
 @pytest.mark.parametrize(
     "create", [parent.create_child, parent.tty_create_child, parent.hybrid_tty_create_child]
 )
-def test_a_program_that_is_not_there(create):
+def test_missing_program_is_an_error(create):
     before = sorted(os.listdir("/proc/self/fd"))
     with pytest.raises(FileNotFoundError):
         create(["/nonexistent/program"])
@@ -99,7 +99,7 @@ def test_tty_create_child():
     close(process)
 
 
-def test_a_terminal_does_not_hang_up_before_the_program_has_it():
+def test_terminal_does_not_hang_up_before_the_program_opens_it():
     for _ in range(5):
         process = parent.tty_create_child(["cat"])
         process.stdin.write(b"x\n\x04")
@@ -196,7 +196,7 @@ def test_a_reaper_kills(broker, monkeypatch):
     close(process)
 
 
-def test_a_shutdown_waits_for_the_reaper_for_a_while_only(broker):
+def test_shutdown_waits_for_the_reaper_with_a_limit(broker):
     broker.shutdown_timeout = 0.05
     process = parent.create_child(["sleep", "1000"])
     parent.Reaper(broker, process, False, True).reap()
@@ -216,7 +216,7 @@ def test_flags():
     assert parent.flags("") == parent.flags("NO_SUCH_FLAG") == 0
 
 
-def test_a_terminal_of_ours_passes_bytes_unchanged():
+def test_new_terminal_passes_bytes_unchanged():
     ours, slave = parent.openpty()
     with ours, slave:
         before = termios.tcgetattr(slave.fileno())
@@ -237,7 +237,7 @@ def test_disable_echo():
     os.close(slave_fd)
 
 
-def test_no_terminal_left(monkeypatch):
+def test_openpty_without_free_terminals(monkeypatch):
     def fail():
         raise OSError(28, "out of pty devices")
 

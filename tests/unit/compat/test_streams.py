@@ -184,7 +184,7 @@ def test_another_delimiter():
     assert protocol.lines == [b"a\nb", b"c"]
 
 
-def test_a_line_without_end_is_not_kept_for_ever(monkeypatch):
+def test_buffer_for_an_unterminated_line_is_bounded(monkeypatch):
     monkeypatch.setattr(streams, "LINE_LIMIT", 10)
     protocol = Lines.build_stream().protocol
     protocol.on_receive(None, b"x" * 11)
@@ -318,7 +318,7 @@ def writing(broker):
     return stream, rfp
 
 
-def test_a_writer_writes_as_fast_as_the_reader_takes_it(broker):
+def test_writer_adapts_to_the_reader(broker):
     stream, rfp = writing(broker)
     os.set_blocking(rfp.fileno(), False)
     sent = [os.urandom(300000), b"", b"end"]
@@ -336,7 +336,7 @@ def test_a_writer_writes_as_fast_as_the_reader_takes_it(broker):
 
 
 @pytest.mark.parametrize("size", [1, 300000])
-def test_a_reader_that_goes_ends_the_writer(broker, size):
+def test_loss_of_the_reader_ends_the_writer(broker, size):
     stream, rfp = writing(broker)
     stream.protocol.writer.write(b"x" * size)
     rfp.close()
@@ -368,7 +368,7 @@ def test_both_directions_of_a_socket(broker):
     assert stream.protocol.ended == 1 and stream.sides()[0].closed
 
 
-def test_a_protocol_that_has_nothing_to_write_is_asked_once(broker):
+def test_idle_protocol_is_called_once(broker):
     stream, rfp = writing(broker)
     asked = []
     stream.protocol.on_transmit = lambda broker: (
@@ -410,7 +410,7 @@ def test_a_side_takes_a_file_or_a_descriptor():
 # ---- the broker's end
 
 
-def test_shutdown_is_told_and_ends_the_stream(broker):
+def test_shutdown_fires_its_event_and_ends_the_stream(broker):
     stream, wfp = reading(broker)
     told = []
     core.listen(stream, "shutdown", lambda: told.append("shutdown"))
@@ -428,7 +428,7 @@ class Lingering(Lines):
         self.events.append("shutdown")
 
 
-def test_a_stream_that_lingers_is_waited_for(broker):
+def test_shutdown_waits_for_a_lingering_stream(broker):
     stream, wfp = reading(broker, Lingering)
     broker.shutdown()
     broker.step()
@@ -442,7 +442,7 @@ def test_a_stream_that_lingers_is_waited_for(broker):
     broker._end()
 
 
-def test_but_not_for_ever(broker):
+def test_shutdown_does_not_wait_forever(broker):
     broker.shutdown_timeout = 0.01
     stream, wfp = reading(broker, Lingering)
     broker.finish()
@@ -450,7 +450,7 @@ def test_but_not_for_ever(broker):
     wfp.close()
 
 
-def test_nor_if_it_does_not_keep_alive(broker):
+def test_shutdown_does_not_wait_without_keep_alive(broker):
     stream, wfp = reading(broker, Lingering)
     stream.receive_side.keep_alive = False
     broker.finish()
@@ -458,7 +458,7 @@ def test_nor_if_it_does_not_keep_alive(broker):
     wfp.close()
 
 
-def test_on_a_thread_of_its_own_and_from_another():
+def test_broker_on_its_own_thread_called_from_another():
     with master.Router() as router:
         got = threading.Event()
 
@@ -491,7 +491,7 @@ def test_a_waker_defers_and_then_refuses(broker):
         stream.protocol.defer(done.append, 2)
 
 
-def test_what_is_written_to_a_descriptor_is_logged(broker, caplog):
+def test_output_on_a_descriptor_is_logged(broker, caplog):
     dest = os.open(os.devnull, os.O_WRONLY)
     with caplog.at_level(logging.INFO, "some.program"):
         stream = core.IoLogger(broker, "some.program", dest)
@@ -614,7 +614,7 @@ def test_in_a_child():
         assert [receiver.get(SOON).unpickle() for _ in range(2)] == [b"from", b"afar"]
 
 
-def test_what_holds_the_broker_is_no_child_of_the_tree(broker):
+def test_holders_of_the_broker_are_not_taken_for_children(broker):
     """A Branch that looks for streams to children among what holds the broker passes by."""
     stream, wfp = reading(broker, Lingering)
     router = master.Router(broker)

@@ -237,12 +237,12 @@ def test_rfc_8949_appendix_a(encoded, value, sent):
         "d9ffff00 db0123456789abcdef00 d86500",  # unknown tags
     ],
 )
-def test_wrong_bytes_are_refused(encoded):
+def test_malformed_bytes_are_refused(encoded):
     for item in encoded.split():
         spoilt(unhex(item) if len(item) % 2 == 0 else unhex(item + "0"))
 
 
-def test_longer_than_needed_is_accepted():
+def test_non_minimal_encodings_are_accepted():
     assert core.decode(unhex("1800")) == 0
     assert core.decode(unhex("1b0000000000000000")) == 0
     assert core.decode(unhex("7b000000000000000161")) == "a"
@@ -250,7 +250,7 @@ def test_longer_than_needed_is_accepted():
     assert core.decode(unhex("c240")) == 0
 
 
-def test_foreign_tags():
+def test_standard_tags_of_other_encoders():
     assert core.decode(unhex("d9d9f783010203")) == [1, 2, 3]
     assert core.decode(unhex("d7a10102")) == {1: 2}
     date = datetime.date(2013, 3, 21)
@@ -266,7 +266,7 @@ def test_foreign_tags():
 
 @pytest.mark.parametrize("text", ["2013-03-21", "2013-03-21T20:04:00", "2013-13-21T20:04:00Z"])
 @pytest.mark.parametrize("tag", [0, 1004])
-def test_wrong_dates(tag, text):
+def test_invalid_dates_are_refused(tag, text):
     if (tag, text) != (1004, "2013-03-21"):
         spoilt(cbor2.dumps(cbor2.CBORTag(tag, text)))
 
@@ -404,7 +404,7 @@ VALUES = st.recursive(
 @example([1.0] * 1000 + [1])
 @example([1] * 1000 + [True])
 @example([Ellipsis, None, True, False, 1, 0, 1.0])
-def test_every_value_comes_back(value):
+def test_every_value_round_trips(value):
     encoded = core.encode(value)
     assert alike(core.decode(encoded), value)
     assert alike(core.decode(memoryview(encoded)), value)
@@ -451,7 +451,7 @@ def test_every_value_comes_back(value):
     ],
     ids=kind_of,
 )
-def test_edges_come_back(value):
+def test_edge_cases_round_trip(value):
     assert alike(round_trip(value), value)
     assert alike(round_trip({"a": [value]}), {"a": [value]})
 
@@ -464,7 +464,7 @@ def test_exceptions_keep_their_attributes():
     assert round_trip(FileNotFoundError(2, "No such", "f")).filename == "f"
 
 
-def test_exception_attributes_are_only_plain_ones():
+def test_private_exception_attributes_are_refused():
     for attribute in ("__class__", "__dict__", "_x", ""):
         content = ["ValueError", [], {attribute: {}}]
         if attribute:
@@ -492,19 +492,19 @@ def test_long_lists_of_numbers_are_packed():
     assert len(core.encode([0.1] * 10000)) < 80020
 
 
-def test_a_call_is_small():
+def test_encoded_call_is_small():
     call = (None, "bench.target", None, "noop", (1, "two"), core.Kwargs())
     assert len(core.encode(call)) == 31
 
 
-def test_secret_and_blob_do_not_show():
+def test_repr_hides_secret_and_blob():
     assert "hunter2" not in repr([core.Secret("hunter2")])
     assert repr(core.Blob(b"xyz")) == "[blob: 3 bytes]"
     assert repr(core.Kwargs(a=1)) == "{'a': 1}"
     assert str(round_trip(core.Secret("hunter2"))) == "hunter2"
 
 
-def test_text_stays_utf_8():
+def test_text_is_encoded_as_utf_8():
     assert cbor2.loads(core.encode("\u20ac")) == "\u20ac"
     encoded = core.encode("\udc80")
     assert cbor2.loads(encoded) == cbor2.CBORTag(core.TAG_SURROGATES, b"\xed\xb2\x80")
@@ -608,14 +608,14 @@ class Bad(ValueError):
     ],
     ids=kind_of,
 )
-def test_refused_with_the_path(value, where):
+def test_refusal_names_the_path(value, where):
     text = refused(value, name="result")
     assert text.startswith(where)
     assert "cannot be sent" in text
     assert len(text) < 400
 
 
-def test_refusal_names_the_type_and_helps():
+def test_refusal_names_the_type_and_suggests_a_fix():
     assert refused(Foo(), name="x").startswith("x: <class '%s.Foo'> cannot be sent; " % __name__)
     assert "mitogen.utils.cast() makes it a plain str" in refused(Text())
     assert "bytes()" in refused(memoryview(b""))
@@ -677,7 +677,7 @@ def test_depth(kind, inner):
     )
 
 
-def test_deepest():
+def test_maximum_depth_round_trips():
     for kind in (list, tuple):
         value = nested(core.MAX_DEPTH, kind)
         assert from_below(300, round_trip, value) == value
@@ -688,13 +688,13 @@ def test_deepest():
 
 @pytest.mark.parametrize("depth", [1000, 1000000])
 @pytest.mark.parametrize("head", ["81", "a100", "c6", "c681", "d9010281", "d9d9f7", "c7a100"])
-def test_deeper_is_refused(head, depth):
+def test_excessive_depth_is_refused(head, depth):
     used, error = peak(core.decode, unhex(head) * depth + b"\x00")
     assert "nested too deep" in str(error)
     assert used < MIB
 
 
-def test_too_deep_for_the_stack_is_refused():
+def test_stack_overflow_is_refused():
     refused(nested(100000, list))
     room = sys.getrecursionlimit() - stack_depth() - 60
     text = from_below(room, refused, nested(core.MAX_DEPTH, list))
@@ -758,7 +758,7 @@ def test_limit_is_checked_while_encoding(part):
     assert used < 4 * MIB
 
 
-def test_limit_ends_what_shared_objects_blow_up():
+def test_limit_stops_expansion_of_shared_objects():
     value = []
     for _ in range(60):
         value = [value, value]
@@ -766,7 +766,7 @@ def test_limit_ends_what_shared_objects_blow_up():
     assert "x" in refused([value, Foo()], limit=100000, name="x")
 
 
-def test_a_dict_that_changes_is_refused():
+def test_dict_changed_while_encoding_is_refused():
     class Hostile:
         def __init__(self):
             self.value = {}
@@ -785,7 +785,7 @@ def test_a_dict_that_changes_is_refused():
         del core.ENCODERS[Hostile]
 
 
-def test_a_list_that_changes_is_sent_as_it_was():
+def test_list_changed_while_encoding_is_sent_unchanged():
     value = [0] * 10
     stop = threading.Event()
 
@@ -820,7 +820,7 @@ def test_a_list_that_changes_is_sent_as_it_was():
         "d9ea71831bffffffffffffffff0000 d8641b7fffffffffffffff c1fb7fefffffffffffff",
     ],
 )
-def test_claims_cost_nothing(encoded):
+def test_claimed_lengths_allocate_nothing(encoded):
     core.decode(core.encode([{1}, decimal.Decimal(1), datetime.timedelta(1)]))  # warm: imports
     for item in encoded.split():
         used, result = peak(core.decode, unhex(item))
@@ -859,7 +859,7 @@ def test_keys_made_to_collide_are_refused(as_set):
     assert "hash alike" in spoilt(message(2000))
 
 
-def test_bignums_are_linear():
+def test_bignums_take_linear_time():
     # A quadratic conversion of 4 MB would not end within the test's time limit.
     data = b"\xc2\x5a" + struct.pack(">L", 4 * MIB) + b"\xff" * 4 * MIB
     assert core.decode(data).bit_length() == 32 * MIB
@@ -875,7 +875,7 @@ def test_quadratic_conversions_are_refused(head):
     assert "too long" in spoilt(data)
 
 
-def test_one_copy_of_long_bytes():
+def test_long_bytes_are_copied_once():
     data = core.encode(bytes(8 * MIB))
     for source in (data, memoryview(data)):
         used, _ = peak(core.decode, source)
@@ -885,7 +885,7 @@ def test_one_copy_of_long_bytes():
         assert used < (9 if type(value) is bytes else 17) * MIB  # CPython copies for a subclass
 
 
-def test_errors_say_where():
+def test_errors_have_the_position():
     assert spoilt(b"") == "cannot unpickle message: truncated at byte 0"
     assert spoilt(b"\x82\x01") == "cannot unpickle message: truncated at byte 1"
     assert spoilt(b"\x81\xff").endswith("unassigned or indefinite item at byte 2")
@@ -904,7 +904,7 @@ def test_sequences():
     assert found == ["a", [1], None]
 
 
-def test_a_type_is_one_line_each():
+def test_registering_a_type_takes_one_line_each_way():
     router = object()
     core.ENCODERS[Foo] = (65000, lambda value: [1, "x"])
     core.TAG_DECODERS[65000] = lambda content, router: (router, content)
@@ -914,7 +914,7 @@ def test_a_type_is_one_line_each():
         del core.ENCODERS[Foo], core.TAG_DECODERS[65000]
 
 
-def test_what_a_hook_raises_is_a_stream_error():
+def test_exception_in_a_hook_is_a_stream_error():
     def fail(content, router):
         raise MemoryError
 

@@ -78,7 +78,7 @@ def test_calls_run_in_order_on_the_thread_of_run(pair):
     assert [each.get().unpickle() for each in receivers] == SEEN
 
 
-def test_answers_go_out_together(pair):
+def test_answers_are_written_together(pair):
     master, one, there = pair
     for number in range(3):
         there.call_async(note, number)
@@ -99,7 +99,7 @@ def test_a_call_wakes_the_thread_once(pair):
     assert woken == [True] and not dispatcher.asleep
 
 
-def test_sleeping_and_ending(pair):
+def test_run_sleeps_and_ends(pair):
     _, one, _ = pair
     dispatcher = one.router.econtext.dispatcher
     dispatcher.lock.acquire = lambda: dispatcher.end()
@@ -107,14 +107,14 @@ def test_sleeping_and_ending(pair):
     assert dispatcher.ended
 
 
-def test_what_is_injected(pair):
+def test_injected_arguments(pair):
     master, one, there = pair
     serve(one)
     assert there.call(with_econtext) == "SimpleNamespace"
     assert there.call(with_router, 7) == (7, 1)
 
 
-def test_a_result_that_cannot_be_sent(pair):
+def test_unsendable_result_is_an_error(pair):
     master, one, there = pair
     serve(one)
     with pytest.raises(CallError, match=r"result\['a'\]\[0\]: ") as info:
@@ -134,7 +134,7 @@ def test_a_result_that_cannot_be_sent(pair):
         (3, "AttributeError"),
     ],
 )
-def test_what_is_not_there(pair, name, why):
+def test_missing_function_is_an_error(pair, name, why):
     master, one, there = pair
     serve(one)
     answers = master.ask(one, core.CALL_FUNCTION, core.encode([name, [], {}]), flags=0)
@@ -145,7 +145,7 @@ def test_what_is_not_there(pair, name, why):
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"\x80", core.encode(3), core.encode(["a", 1, 2])])
-def test_what_is_no_call(pair, data):
+def test_malformed_call_is_an_error(pair, data):
     master, one, there = pair
     serve(one)
     answers = master.ask(one, core.CALL_FUNCTION, data, flags=0)
@@ -155,7 +155,7 @@ def test_what_is_no_call(pair, data):
     assert there.call(note, 1) == 1
 
 
-def test_a_dead_message_is_no_call(pair):
+def test_dead_message_is_not_a_call(pair):
     master, one, _ = pair
     master.router.route(core.Message.dead("x", dst_id=1, handle=core.CALL_FUNCTION))
     master.net.pump()
@@ -190,7 +190,7 @@ def test_the_context_is_prepared_before_the_first_call(pair, monkeypatch):
     assert prepared == [(0x83, [])]
 
 
-def test_a_first_call_that_is_not_the_main_thread_s_is_left_alone(pair, monkeypatch):
+def test_diverted_first_call_is_not_run(pair, monkeypatch):
     master, one, there = pair
     serve(one)
     econtext = one.router.econtext
@@ -202,7 +202,7 @@ def test_a_first_call_that_is_not_the_main_thread_s_is_left_alone(pair, monkeypa
     assert before == SEEN
 
 
-def test_a_function_s_return_gives_credit_back(pair):
+def test_return_of_a_function_returns_credit(pair):
     master, one, there = pair
     serve(one)
     for _ in range(10):
@@ -210,7 +210,7 @@ def test_a_function_s_return_gives_credit_back(pair):
     assert master.net.time == 1000 and not master.router.flows[(1, core.CALL_FUNCTION)].queue
 
 
-def test_an_error_of_a_chain_is_kept_and_forgotten(pair):
+def test_chain_error_is_kept_until_reset(pair):
     master, one, there = pair
     serve(one)
     chain = CallChain(there, pipelined=True)

@@ -26,7 +26,7 @@ def fill(master, one, handle=ASK):
 # ---- waiting for credit
 
 
-def test_within_the_window_nobody_waits(net):
+def test_sender_within_the_window_does_not_wait(net):
     master, one, receiver = pair(net)
     for number in range(100):
         master.send(one, ASK, b"%d" % number)
@@ -35,7 +35,7 @@ def test_within_the_window_nobody_waits(net):
     assert [int(receiver.get().data) for _ in range(100)] == list(range(100))
 
 
-def test_over_the_window_a_program_waits_until_it_is_read(net):
+def test_sender_over_the_window_waits_for_the_reader(net):
     master, one, receiver = pair(net)
     fill(master, one)
     reader = []
@@ -52,7 +52,7 @@ def test_over_the_window_a_program_waits_until_it_is_read(net):
     assert not master.logs
 
 
-def test_it_says_so_once_and_gives_up(net):
+def test_wait_for_credit_warns_once_and_times_out(net):
     master, one, receiver = pair(net)
     fill(master, one)
     with pytest.raises(core.TimeoutError) as info:
@@ -69,7 +69,7 @@ def test_it_says_so_once_and_gives_up(net):
     assert receiver.get().data == b"next" and receiver.empty()
 
 
-def test_the_last_moment_is_in_time(net):
+def test_credit_just_before_the_deadline_is_in_time(net):
     master, one, receiver = pair(net)
     fill(master, one)
     one.broker.after(29, lambda: [receiver.get() for _ in range(4)])
@@ -98,7 +98,7 @@ def test_one_message_may_be_larger_than_the_window(net):
     assert len(receiver.get().data) == 9 * PIECE
 
 
-def test_without_a_window_all_is_taken_in(net):
+def test_receiver_without_window_queues_everything(net):
     master, one = net.line(2)
     receiver = Receiver(one.router, window=None)
     for _ in range(20):
@@ -107,7 +107,7 @@ def test_without_a_window_all_is_taken_in(net):
     assert receiver.size() == 20 and net.time == 1000
 
 
-def test_a_handler_gives_credit_by_returning(net):
+def test_return_of_a_handler_returns_credit(net):
     master, one = net.line(2)
     one.inbox(ASK)
     for _ in range(20):
@@ -125,7 +125,7 @@ def test_credit_is_per_receiver(net):
     assert other.get().data == b"x"
 
 
-def test_a_close_needs_no_credit_but_keeps_its_place(net):
+def test_close_needs_no_credit_but_keeps_order(net):
     master, one, receiver = pair(net)
     sender = core.Sender(master.context(one), ASK)
     sender.send([1])
@@ -168,7 +168,7 @@ def test_too_many_calls_are_refused(net):
 # ---- ends
 
 
-def test_a_receiver_that_closes_ends_the_wait(net):
+def test_closing_the_receiver_ends_the_wait(net):
     master, one, receiver = pair(net)
     fill(master, one)
     one.broker.after(1, receiver.close)
@@ -179,7 +179,7 @@ def test_a_receiver_that_closes_ends_the_wait(net):
     assert net.time == 1001
 
 
-def test_an_end_of_the_flow_is_an_error_for_who_waits(net):
+def test_end_of_the_flow_is_an_error_for_the_waiting_sender(net):
     master, one, receiver = pair(net)
     fill(master, one)
     one.broker.after(1, lambda: one.router.send_credit(0, ASK, 0, 0))
@@ -187,7 +187,7 @@ def test_an_end_of_the_flow_is_an_error_for_who_waits(net):
         master.send(one, ASK, b"x")
 
 
-def test_a_lost_context_is_an_error_for_who_waits(net):
+def test_lost_context_is_an_error_for_the_waiting_sender(net):
     master, one, receiver = pair(net)
     fill(master, one)
     one.broker.after(1, one.up.disconnect)
@@ -195,7 +195,7 @@ def test_a_lost_context_is_an_error_for_who_waits(net):
         master.send(one, ASK, b"x")
 
 
-def test_the_end_of_the_broker_is_an_error_for_who_waits(net):
+def test_end_of_the_broker_is_an_error_for_the_waiting_sender(net):
     master, one, receiver = pair(net)
     fill(master, one)
     one.broker.after(1, master.broker.end)
@@ -203,7 +203,7 @@ def test_the_end_of_the_broker_is_an_error_for_who_waits(net):
         master.send(one, ASK, b"x")
 
 
-def test_who_waits_for_an_answer_learns_of_the_end_too(net):
+def test_end_of_the_flow_ends_the_wait_for_an_answer(net):
     master, one, receiver = pair(net)
     fill(master, one)
     answers = []
@@ -217,7 +217,7 @@ def test_who_waits_for_an_answer_learns_of_the_end_too(net):
 # ---- slow links
 
 
-def test_a_program_sleeps_while_much_is_queued(net):
+def test_sender_sleeps_above_the_high_water_mark(net):
     master, one, receiver = pair(net)
     link = master.down[1]
     link.stalled = True
@@ -236,7 +236,7 @@ def test_a_program_sleeps_while_much_is_queued(net):
     assert not master.logs
 
 
-def test_a_program_sleeps_no_longer_when_the_stream_is_lost(net):
+def test_lost_stream_wakes_the_sleeping_sender(net):
     master, one, receiver = pair(net)
     link = master.down[1]
     link.stalled = True
@@ -268,7 +268,7 @@ def test_a_long_message_waits_for_the_far_ends_broker(net):
     assert not master.router.longs and not two.router.partials
 
 
-def test_the_sender_of_a_long_message_returns_when_it_is_out(net):
+def test_sender_of_a_long_message_returns_once_it_is_sent(net):
     master, one, two, got, data = long_pair(net, 3 * PIECE)
     master.send(two, ASK, data)
     sent = sum(len(each) for each, _ in master.down[1].sent)
@@ -277,7 +277,7 @@ def test_the_sender_of_a_long_message_returns_when_it_is_out(net):
     assert got[0].data == data
 
 
-def test_others_pass_a_long_message(net):
+def test_other_messages_overtake_a_long_message(net):
     master, one, two, got, data = long_pair(net, 3 * PIECE)
     other = two.inbox(ASK + 1)
     one.down[2].stalled = True
@@ -370,7 +370,7 @@ def test_a_long_message_yields_to_a_slow_link(net):
     assert max(most) < core.HIGH_WATER + core.FRAME_SIZE + 100
 
 
-def test_room_that_comes_meanwhile_is_not_missed(net, monkeypatch):
+def test_room_that_appears_during_the_check_is_not_missed(net, monkeypatch):
     """The link drains between the last look in the loop and the request to be called (B3)."""
     master, one = net.line(2)
     got = one.inbox(ASK)
@@ -390,7 +390,7 @@ def test_room_that_comes_meanwhile_is_not_missed(net, monkeypatch):
     assert len(got) == 1
 
 
-def test_credit_for_what_is_over_is_ignored(net):
+def test_credit_for_a_finished_message_is_ignored(net):
     master, one = net.line(2)
     one.send(0, core.CREDIT, core.TRIPLE.pack(0, 12345, 1000))
     one.send(0, core.CREDIT, core.TRIPLE.pack(4711, 0, 1000))
@@ -399,7 +399,7 @@ def test_credit_for_what_is_over_is_ignored(net):
     assert not master.logs and not master.router.flows
 
 
-def test_credit_is_only_for_who_gives_it(net):
+def test_credit_applies_only_to_flows_to_its_sender(net):
     """Another context can't end a flow, nor widen it."""
     master, one, receiver = pair(net)
     other = net.node(2, master)
@@ -411,7 +411,7 @@ def test_credit_is_only_for_who_gives_it(net):
     assert len(master.router.flows[(1, ASK)].queue) == 1
 
 
-def test_no_pacer_no_pause(net, monkeypatch):
+def test_long_messages_without_a_pacer_are_not_paced(net, monkeypatch):
     """In a child that never imported mitogen.core.flow, a long message goes out at once."""
     master, one = net.line(2)
     got = master.inbox(ASK)
@@ -422,7 +422,7 @@ def test_no_pacer_no_pause(net, monkeypatch):
     assert len(got) == 1
 
 
-def test_a_receiver_for_one_respondent_drops_and_gives_no_credit_to_others(net):
+def test_receiver_with_respondent_gives_no_credit_to_others(net):
     master, one = net.line(2)
     other = net.node(2, master)
     net.pump()

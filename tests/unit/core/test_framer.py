@@ -60,7 +60,7 @@ def test_frames_in_pieces(size):
     assert framer.rest == b""
 
 
-def test_trailing_data_stays():
+def test_incomplete_frame_is_buffered():
     for extra in range(1, len(frame(data=b"abc"))):
         framer = Framer()
         assert len(framer.feed(STREAM + frame(data=b"abc")[:extra])) == len(FRAMES)
@@ -68,7 +68,7 @@ def test_trailing_data_stays():
         assert msg.data == b"abc"
 
 
-def test_nothing_is_nothing():
+def test_empty_input_gives_no_frames():
     assert Framer().feed(b"") == []
 
 
@@ -86,7 +86,7 @@ def test_nothing_is_nothing():
     ],
     ids=lambda data: repr(data[:8]),
 )
-def test_what_is_no_frame(data):
+def test_invalid_frames_are_refused(data):
     with pytest.raises(StreamError, match="not a frame: b") as info:
         Framer().feed(data)
     assert len(str(info.value)) < 200
@@ -101,7 +101,7 @@ def test_the_limit_is_exact():
 
 
 @pytest.mark.parametrize("flags, size", [(0, 27), (RAW, 27), (MORE, 31), (CONT, 31), (7, 31)])
-def test_a_header_is_as_small_as_that(flags, size):
+def test_header_sizes(flags, size):
     msg = Message(dst_id=1, src_id=2, auth_id=3, handle=4, reply_to=5, flags=flags, number=6)
     assert msg.header(0, flags) == frame(1, 4, b"", 2, 3, 5, flags, 6)
     assert len(msg.header(0, flags)) == size
@@ -143,7 +143,7 @@ def test_a_call_error_is_raised_or_returned():
     assert str(msg.unpickle(throw=False)) == "no"
 
 
-def test_what_cannot_be_decoded():
+def test_undecodable_data_is_a_stream_error():
     with pytest.raises(StreamError, match="cannot unpickle"):
         Message(data=b"\xff").unpickle()
 
@@ -170,6 +170,6 @@ def test_reply():
     assert len(router.sent) == 3
 
 
-def test_repr_shows_the_way_and_little_data():
+def test_repr_shows_the_route_and_little_data():
     text = repr(Message(dst_id=1, handle=2, src_id=3, auth_id=4, reply_to=5, data=b"x" * 1000))
     assert "to 1:2 from 3 by 4" in text and "b'xx" in text and len(text) < 100

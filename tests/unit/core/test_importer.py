@@ -101,7 +101,7 @@ def test_an_error_shows_its_source_line(program):
     assert linecache.getline(a.__file__, 2, a.__dict__) == "import os\n"
 
 
-def test_what_loaders_are_asked_for(program):
+def test_loader_methods(program):
     assert program.get_source("app.a") == APP.decode()
     assert program.get_filename("app.a") == "master:/src/app/a.py"
     assert program.is_package("app") and not program.is_package("app.a")
@@ -161,7 +161,7 @@ def test_a_syntax_error_names_the_file(importer):
 # ---- whose it is
 
 
-def test_own_names_are_the_master_s_whatever_is_here(program):
+def test_own_names_come_from_the_master_despite_local_copies(program):
     assert program.find_spec("app").origin == "master:/src/app/__init__.py"
     assert program.find_spec("json") is None and program.find_spec("os.path") is None
     assert program.is_own("app.a.b") and program.is_own("mitogen") and not program.is_own("apple")
@@ -173,13 +173,13 @@ def test_own_portions_of_a_namespace(pair):
     assert not importer.is_own("ns") and not importer.is_own("ns.other")
 
 
-def test_later_own_names_come_with_a_segment(importer):
+def test_segments_add_own_names(importer):
     assert not importer.is_own("late")
     importer.load(segment(["app.a"], own=["late"]))
     assert importer.is_own("late")
 
 
-def test_what_the_target_has_not_is_asked_for_last(importer):
+def test_modules_missing_on_the_target_are_requested_last(importer):
     importer.load(segment(["found"], {"found": ("/found.py", None, b"x = 1\n")}))
     importer.load(refusal("not_found"))
     with installed(importer):
@@ -192,7 +192,7 @@ def test_what_the_target_has_not_is_asked_for_last(importer):
 # ---- negative answers
 
 
-def test_a_missing_submodule_costs_no_question(pair, program):
+def test_missing_submodule_needs_no_request(pair, program):
     master, _ = pair
     importlib.import_module("app")
     for name in ("app.nothing", "app.a.deeper", "app.sub.nothing"):
@@ -203,21 +203,21 @@ def test_a_missing_submodule_costs_no_question(pair, program):
     assert master.router.branch.modules.fetched == []
 
 
-def test_a_refusal_is_said_in_its_own_words(importer):
+def test_refusal_keeps_its_reason(importer):
     importer.load(refusal("app", "app: in the blacklist"))
     with installed(importer), pytest.raises(ModuleNotFoundError, match="in the blacklist") as info:
         importlib.import_module("app")
     assert info.value.name == "app"
 
 
-def test_own_but_not_there(importer):
+def test_missing_own_module(importer):
     importer.own.add("app")
     importer.load(refusal("app"))
     with installed(importer), pytest.raises(ModuleNotFoundError, match="No module named 'app'"):
         importlib.import_module("app")
 
 
-def test_a_refusal_does_not_replace_what_is_here(importer):
+def test_refusal_does_not_replace_a_loaded_module(importer):
     importer.load(segment())
     importer.load(refusal("app", "gone"))
     assert importer.source("app") == b"NAME = __name__\n"
@@ -229,7 +229,7 @@ def test_a_refusal_does_not_replace_what_is_here(importer):
 # ---- asking
 
 
-def test_it_asks_its_parent_once(pair, importer):
+def test_module_is_requested_from_the_parent_once(pair, importer):
     master, _ = pair
     master.router.branch.modules.sources["app"] = b"x = 1\n"
     assert importer.source("app") == b"x = 1\n"
@@ -237,7 +237,7 @@ def test_it_asks_its_parent_once(pair, importer):
     assert master.router.branch.modules.fetched == [("app", [])]
 
 
-def test_several_threads_ask_once(pair, importer):
+def test_several_threads_send_one_request(pair, importer):
     master, one = pair
     here = []
     for number in range(3):
@@ -248,12 +248,12 @@ def test_several_threads_ask_once(pair, importer):
     assert here == [0, 1, 2, 3] and len(master.router.branch.modules.fetched) == 1
 
 
-def test_not_on_the_broker_thread(pair, importer):
+def test_import_on_the_broker_thread_is_refused(pair, importer):
     with pair[1].broker.thread(), pytest.raises(ImportError, match="not on the broker thread"):
         importer.get("app")
 
 
-def test_a_parent_that_does_not_answer(pair, importer):
+def test_request_without_answer_times_out(pair, importer):
     master, one = pair
     one.up.stalled = True
     with pytest.raises(ImportError, match="app: no answer from the parent"):
@@ -261,7 +261,7 @@ def test_a_parent_that_does_not_answer(pair, importer):
     assert master.net.time == 1000 + core.IMPORT_TIMEOUT
 
 
-def test_only_a_parent_s_modules_are_taken_in(net):
+def test_modules_are_accepted_only_from_a_parent(net):
     master, one, two = net.line(3)
     data = core.encode(segment())
     two.send(1, core.LOAD_MODULE, data, flags=0)
@@ -275,13 +275,13 @@ def test_only_a_parent_s_modules_are_taken_in(net):
 # ---- segments
 
 
-def test_sources_of_a_segment_are_apart(importer):
+def test_sources_of_a_segment_are_separate(importer):
     importer.load(segment())
     for name, (_, _, source) in SOURCES.items():
         assert importer.source(name) == source
 
 
-def test_a_segment_is_inflated_once_and_not_kept_for_ever(importer, monkeypatch):
+def test_segment_is_inflated_once_and_evicted(importer, monkeypatch):
     inflated = []
 
     def decompress(data):
@@ -306,7 +306,7 @@ def test_a_segment_is_inflated_once_and_not_kept_for_ever(importer, monkeypatch)
     assert len(importer._sources) <= 6
 
 
-def test_it_stands_twice_in_meta_path(importer):
+def test_importer_is_twice_in_meta_path(importer):
     with installed(importer):
         assert sys.meta_path[0] is importer
         assert sys.meta_path[-1].importer is importer

@@ -51,18 +51,18 @@ def test_a_latch_is_a_queue():
 
 
 @pytest.mark.parametrize("kwargs", [{"timeout": 0}, {"timeout": -1}, {"block": False}])
-def test_nothing_there(kwargs):
+def test_get_from_an_empty_latch(kwargs):
     with pytest.raises(core.TimeoutError):
         Latch().get(**kwargs)
 
 
-def test_a_deadline_on_the_clock(net):
+def test_get_times_out_at_the_deadline(net):
     with pytest.raises(core.TimeoutError, match="nothing came within 7 seconds"):
         Latch().get(7)
     assert net.time == 1007
 
 
-def test_without_a_deadline_it_waits_for_ever(net):
+def test_get_without_a_deadline_waits_forever(net):
     with pytest.raises(nodes.Deadlock):
         Latch().get()
 
@@ -74,7 +74,7 @@ def test_a_put_ends_the_wait(net):
     assert latch.get(10) == "x" and net.time == 1003
 
 
-def test_what_was_put_is_there_after_a_close():
+def test_items_survive_a_close():
     latch = Latch()
     latch.put(1)
     latch.close()
@@ -113,7 +113,7 @@ def test_a_close_ends_every_wait():
     assert all(type(each.join().error) is LatchError for each in threads)
 
 
-def test_who_came_first_may_leave_with_nothing_but_no_item_is_lost():
+def test_woken_thread_may_lose_the_race_but_no_item_is_lost():
     """A third thread takes the item before the one that was woken: that one waits on."""
     latch = Latch()
     thread = Thread(latch.get)
@@ -186,7 +186,7 @@ def test_a_lost_respondent_is_a_dead_message(net):
         receiver.get()
 
 
-def test_another_than_the_respondent_is_not_heard(net):
+def test_messages_from_others_than_the_respondent_are_dropped(net):
     master, one = net.line(2)
     other = net.node(2, master)
     receiver = Receiver(master.router, respondent=master.context(one))
@@ -213,7 +213,7 @@ def test_a_closed_receiver(net):
     assert answers[0].is_dead
 
 
-def test_a_close_gives_credit_back_for_what_was_not_read(net):
+def test_close_returns_credit_of_unread_messages(net):
     master, one = net.line(2)
     receiver = Receiver(one.router, ASK)
     for _ in range(3):
@@ -226,7 +226,7 @@ def test_a_close_gives_credit_back_for_what_was_not_read(net):
     assert flow is None or flow.credit > before
 
 
-def test_what_arrives_while_it_closes_is_consumed(net):
+def test_message_that_arrives_during_close_is_consumed(net):
     master, one = net.line(2)
     receiver = Receiver(one.router, ASK)
     receiver._latch.close()
@@ -236,7 +236,7 @@ def test_what_arrives_while_it_closes_is_consumed(net):
     assert net.time == 1000 and receiver.empty()
 
 
-def test_once(net):
+def test_receiver_for_one_message(net):
     master, one = net.line(2)
     receiver = Receiver(one.router, persist=False)
     for data in (b"1", b"2"):
@@ -279,7 +279,7 @@ def test_a_program_waits_for_a_message(net):
     assert net.time == 1007
 
 
-def test_without_a_window_the_number_says_so(net):
+def test_handle_of_a_receiver_without_window_is_unwindowed(net):
     master, one = net.line(2)
     assert core.is_windowed(Receiver(one.router).handle)
     assert not core.is_windowed(Receiver(one.router, window=None).handle)

@@ -55,7 +55,7 @@ def table():
         ("up", {0, 1, 99}),  # all that is not known elsewhere; a parent is believed
     ],
 )
-def test_who_may_claim_what(way, may):
+def test_admitted_sources(way, may):
     routes, ways = table()
     for src in (0, 1, 2, 3, 4, 99):
         for auth in (0, 1, 2, 3, 4, 99):
@@ -71,7 +71,7 @@ def test_at_the_root_nothing_unknown_is_admitted():
     assert not routes.admits(Message(src_id=1, auth_id=1), Way())
 
 
-def test_where_to():
+def test_get_returns_the_stream_of_a_context():
     routes, ways = table()
     assert [routes.get(i) for i in (2, 4, 3, 0, 99)] == [
         ways[name] for name in ("two", "two", "three", "up", "up")
@@ -89,7 +89,7 @@ def test_remove():
 # ---- there and back
 
 
-def test_along_the_line_and_back(net):
+def test_message_and_reply_along_a_line(net):
     master, one, two = net.line(3)
     two.router.add_handler(lambda msg: msg.reply(msg.data[::-1]), ASK)
     answers = master.ask(two, ASK, b"abc")
@@ -115,7 +115,7 @@ def test_to_oneself(net):
     assert len(got) == 1 and got[0].src_id == 0 and not net.ends[0].sent
 
 
-def test_a_payload_is_passed_on_unopened(net):
+def test_payload_is_forwarded_undecoded(net):
     master, one, two = net.line(3)
     got = two.inbox(ASK)
     master.send(two, ASK, b"\xff\xff no value", flags=0)
@@ -140,7 +140,7 @@ def test_one_handler_per_handle(net):
         master.router.del_handler(ASK)
 
 
-def test_handles_tell_whether_they_are_windowed(net):
+def test_handle_numbers_determine_windowing(net):
     (master,) = net.line(1)
     add = master.router.add_handler
     handles = [add(print), add(print), add(print, persist=False)]
@@ -162,7 +162,7 @@ def test_policy_and_respondent_in_either_order(net):
     assert master.router.handlers[1001] == master.router.handlers[1002]
 
 
-def test_once_means_once(net):
+def test_handler_without_persist_runs_once(net):
     master, one = net.line(2)
     got = master.inbox(ASK, persist=False)
     for _ in range(3):
@@ -360,7 +360,7 @@ def add_route(context_id, name=b"x"):
 
 
 @pytest.mark.parametrize("context_id", [0, 1, 3, 2, 77])
-def test_an_id_that_was_not_given_out_there_is_not_believed(net, context_id):
+def test_route_for_an_id_not_granted_there_is_rejected(net, context_id):
     master, one, two, three, _ = tree(net)
     before = dict(one.router.routes.streams)
     two.send(1, parent.ADD_ROUTE, add_route(context_id))
@@ -378,7 +378,7 @@ def test_only_a_neighbour_announces(net):
     assert 50 not in master.router.routes.streams
 
 
-def test_blocks_are_asked_for_hop_by_hop_and_recorded(net):
+def test_blocks_are_requested_hop_by_hop_and_recorded(net):
     _, one, two, three, four = tree(net)
     first = four.router.allocate_id()
     assert four.router.allocate_id() == first + 1
@@ -406,7 +406,7 @@ def test_only_the_parent_grants(net):
     assert not one.down[2].allows(77)
 
 
-def test_a_lost_stream_ends_every_wait_for_what_it_led_to(net):
+def test_lost_stream_ends_every_wait_for_its_contexts(net):
     master, one, two, three, four = tree(net)
     for node in (two, four):
         node.inbox(ASK)
@@ -422,14 +422,14 @@ def test_a_lost_stream_ends_every_wait_for_what_it_led_to(net):
     assert set(master.router.routes.streams) == {1, 3}
 
 
-def test_what_was_pushed_to_a_lost_context_is_forgotten(net):
+def test_record_of_modules_pushed_to_a_lost_context_is_removed(net):
     master, one, two, three, four = tree(net)
     two.up.disconnect("test")
     net.pump()
     assert sorted(master.router.branch.modules.forgotten) == [2, 4]
 
 
-def test_who_never_sent_there_is_not_told(net):
+def test_neighbours_that_never_sent_there_are_not_notified(net):
     master, one, two, three, four = tree(net)
     sent = len(one.down[3].sent)
     two.up.disconnect("test")
@@ -447,7 +447,7 @@ def test_a_lost_parent(net):
     assert lost == [True]
 
 
-def test_a_lost_parent_ends_every_wait_for_what_it_led_to(net):
+def test_lost_parent_ends_every_wait_for_its_contexts(net):
     """In what outlives its parent, that is: who detaches, or has joined, has a Branch."""
     master, one, two = net.line(3)
     parent.upgrade(two.router)
@@ -461,7 +461,7 @@ def test_a_lost_parent_ends_every_wait_for_what_it_led_to(net):
 
 
 @pytest.mark.parametrize("context_id, believed", [(4, True), (2, False), (3, False), (0, False)])
-def test_a_context_is_gone_only_where_it_led(net, context_id, believed):
+def test_del_route_is_accepted_only_from_the_stream_of_the_route(net, context_id, believed):
     master, one, two, three, four = tree(net)
     two.send(1, core.DEL_ROUTE, core.NUMBER.pack(context_id))
     net.pump()
@@ -494,7 +494,7 @@ def test_keepalives(net):
     assert len(master.router.handlers) < 20, "each keepalive leaves a handler behind"
 
 
-def test_shutdown_asks_the_children_then_cuts_them_off(net):
+def test_shutdown_asks_the_children_then_disconnects_them(net):
     master, one = net.line(2)
     asked = one.inbox(core.SHUTDOWN)
     master.broker.shutdown()
@@ -526,7 +526,7 @@ def partial(number, data, flags=MORE, handle=ASK, dst=0, src=1, **kwargs):
 FULL = b"x" * core.FRAME_SIZE
 
 
-def test_interleaved_messages_are_put_together(net):
+def test_interleaved_messages_are_reassembled(net):
     master, one = net.line(2)
     got = master.inbox(ASK)
     for data in (
@@ -544,7 +544,7 @@ def test_interleaved_messages_are_put_together(net):
 
 
 @pytest.mark.parametrize("size", [131071, 131072, 131073, 262144, 262145, 1300000])
-def test_any_size_arrives_whole(net, size):
+def test_messages_of_any_size_arrive_complete(net, size):
     master, one, two = net.line(3)
     got = two.inbox(ASK)
     data = bytes(range(256)) * (size // 256) + b"!" * (size % 256)
@@ -554,7 +554,7 @@ def test_any_size_arrives_whole(net, size):
     assert max(len(sent) for sent, _ in master.down[1].sent) <= core.FRAME_SIZE + 31
 
 
-def test_the_first_frame_decides(net):
+def test_first_frame_determines_the_message(net):
     master, one = net.line(2)
     master.inbox(ASK, policy=lambda msg, stream: False)
     for handle in (ASK, 4711):
@@ -566,7 +566,7 @@ def test_the_first_frame_decides(net):
     assert dead == [b"refused by policy", b"invalid handle"]
 
 
-def test_a_continuation_of_nothing_is_ignored(net):
+def test_continuation_without_start_is_ignored(net):
     master, one = net.line(2)
     got = master.inbox(ASK)
     net.ends[1].write(partial(1, b"x", CONT))
@@ -605,7 +605,7 @@ def test_an_answer_that_is_too_large_ends_the_wait(net):
     assert not master.router.partials
 
 
-def test_unfinished_messages_are_forgotten_with_their_source(net):
+def test_unfinished_messages_are_removed_with_their_source(net):
     master, one = net.line(2)
     master.inbox(ASK)
     net.ends[1].write(partial(1, FULL))
@@ -616,7 +616,7 @@ def test_unfinished_messages_are_forgotten_with_their_source(net):
     assert not master.router.partials
 
 
-def test_pieces_must_be_full(net):
+def test_all_frames_but_the_last_must_be_full(net):
     master, one = net.line(2)
     master.inbox(ASK)
     for number in range(1200):
@@ -644,7 +644,7 @@ def test_an_overrun_is_dropped_and_ends_the_flow(net):
     assert core.TRIPLE.unpack(credits[0].data) == (ASK, 0, 0)
 
 
-def test_an_overrun_gains_nothing(net):
+def test_overrun_gives_no_credit(net):
     master, one = net.line(2)
     got = master.inbox(ASK, consumer=True)
     for _ in range(300):
@@ -666,7 +666,7 @@ def test_an_overrun_in_several_frames(net):
 # ---- bad bytes
 
 
-def test_what_is_no_frame_ends_the_stream_and_is_named(net):
+def test_invalid_frame_ends_the_stream_and_is_logged(net):
     master, one = net.line(2)
     net.ends[1].write(b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3")
     net.pump()
@@ -697,7 +697,7 @@ def test_get_module_is_answered_from_the_parent(net):
     assert master.down[1].sent_modules == one.down[2].sent_modules == {"app"}
 
 
-def test_only_a_neighbour_asks_for_modules(net):
+def test_module_requests_are_accepted_only_from_neighbours(net):
     master, one, two = net.line(3)
     master.router.branch.modules.sources["app"] = b"x = 1\n"
     two.send(0, core.GET_MODULE, b"app")
@@ -722,7 +722,7 @@ def test_forwarded_modules_go_to_each_hop_once(net):
 
 
 @pytest.mark.parametrize("sender", [2, 3])
-def test_only_the_parent_has_modules_forwarded_or_loaded(net, sender):
+def test_modules_are_forwarded_or_loaded_only_for_the_parent(net, sender):
     everyone = tree(net)
     one, four = everyone[1], everyone[4]
     segment = core.encode([[["app", "app.py", None, 0]], zlib.compress(b""), []])
@@ -736,7 +736,7 @@ def test_only_the_parent_has_modules_forwarded_or_loaded(net, sender):
     assert ("app" in four.router.importer.modules) is (sender == 2)
 
 
-def test_a_child_passes_on_what_it_has_ahead_of_a_call(net):
+def test_child_forwards_its_modules_ahead_of_a_call(net):
     master, one, two = net.line(3)
     master.router.branch.modules.sources["app"] = b"x = 1\n"
     one.router.importer.source("app")

@@ -77,7 +77,7 @@ def test_a_send_is_written_at_once(pair):
     assert os.read(theirs, 99) == b"headbodyonly" and not stream.backlog
 
 
-def test_what_is_corked_goes_with_the_next(pair):
+def test_corked_frame_is_written_with_the_next(pair):
     stream, theirs, broker = pair
     stream.start()
     stream.send(b"1", b"a", cork=True)
@@ -88,7 +88,7 @@ def test_what_is_corked_goes_with_the_next(pair):
     assert read_all(theirs) == b"1a2b3c" and stream.queued == 0
 
 
-def test_what_is_corked_goes_by_itself_soon(pair):
+def test_corked_frame_is_soon_written_alone(pair):
     stream, theirs, broker = pair
     stream.start()
     stream.send(b"1", cork=True)
@@ -97,7 +97,7 @@ def test_what_is_corked_goes_by_itself_soon(pair):
     assert read_all(theirs) == b"1"
 
 
-def test_what_does_not_fit_is_left_to_the_broker(pair):
+def test_broker_writes_the_rest(pair):
     stream, theirs, broker = pair
     stream.start()
     data = bytes(range(256)) * 8192  # 2 MiB
@@ -116,7 +116,7 @@ def test_what_does_not_fit_is_left_to_the_broker(pair):
     assert broker.poller.table[stream.rfd][1] is None  # not watched for writing any more
 
 
-def test_room_is_told_of(pair):
+def test_when_drained_calls_back(pair):
     stream, theirs, broker = pair
     stream.start()
     called = []
@@ -153,7 +153,7 @@ def test_frames_are_received(pair):
     assert not stream.closed
 
 
-def test_what_is_no_frame_ends_it(pair):
+def test_invalid_frame_ends_the_stream(pair):
     stream, theirs, broker = pair
     stream.start()
     os.write(theirs, b"SSH-2.0-OpenSSH_9.2 and some more bytes")
@@ -162,7 +162,7 @@ def test_what_is_no_frame_ends_it(pair):
     assert "name" in stream.router.logs[0] and stream.router.lost == [stream]
 
 
-def test_an_end(pair):
+def test_end_of_file_disconnects(pair):
     stream, theirs, broker = pair
     fired = []
     core.listen(stream, "disconnect", lambda: fired.append(stream.closed))
@@ -177,7 +177,7 @@ def test_an_end(pair):
     assert stream.router.lost == [stream] and not broker.poller.table
 
 
-def test_a_send_that_fails_ends_it(pair):
+def test_failed_send_ends_the_stream(pair):
     stream, theirs, broker = pair
     other = os.open("/dev/null", os.O_RDONLY)
     wfd, stream.wfd = stream.wfd, other
@@ -265,7 +265,7 @@ def test_deferred_functions_run_in_order_on_its_thread(broker):
     assert seen[-1] == (1, 2)
 
 
-def test_what_is_deferred_from_within_comes_later(broker):
+def test_nested_deferred_functions_run_later(broker):
     seen = []
     broker.defer(lambda: (broker.defer(seen.append, "later"), seen.append("now")))
     on_broker(broker)
@@ -309,7 +309,7 @@ def test_timers(broker, monkeypatch):
     assert done.wait(5) and seen == [1, 2]
 
 
-def test_an_error_does_not_end_it(broker, monkeypatch):
+def test_exception_does_not_end_the_broker(broker, monkeypatch):
     shown = []
     monkeypatch.setattr(sys, "excepthook", lambda *args: shown.append(args[0]))
     broker.defer(lambda: 1 // 0)
@@ -320,7 +320,7 @@ def test_an_error_does_not_end_it(broker, monkeypatch):
     assert shown == [ZeroDivisionError, KeyError]
 
 
-def test_it_ends_with_what_was_deferred(broker):
+def test_deferred_functions_run_before_the_end(broker):
     seen = []
     for name in ("before_shutdown", "shutdown", "exit"):
         core.listen(broker, name, lambda name=name: seen.append(name))
@@ -334,7 +334,7 @@ def test_it_ends_with_what_was_deferred(broker):
     assert seen[-1] == "exit"
 
 
-def test_who_holds_it_is_waited_for(broker):
+def test_broker_waits_for_its_holders(broker):
     broker.holds.add("x")
     broker.shutdown()
     on_broker(broker)

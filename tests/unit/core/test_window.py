@@ -19,7 +19,7 @@ from mitogen.core import Meter, Window
         (0, 1, True, False),
     ],
 )
-def test_who_may_go(credit, waiting, busy, passes):
+def test_take(credit, waiting, busy, passes):
     window = Window(credit)
     window.busy = busy
     for number in range(waiting):
@@ -46,7 +46,7 @@ def test_pop(credit, busy, goes):
     assert (window.credit, window.queued) == ((credit - 7, 2) if goes else (credit, 9))
 
 
-def test_pop_of_nothing():
+def test_pop_from_an_empty_queue():
     assert Window(1).pop() is None
 
 
@@ -61,7 +61,7 @@ def test_withdraw():
     assert window.pop() is two
 
 
-def test_credit_goes_back_in_halves():
+def test_credit_is_returned_in_halves():
     meter = Meter(100)
     assert meter.receive(30) and meter.receive(30)
     assert meter.consume(30) == 0
@@ -153,7 +153,7 @@ STEPS = st.lists(
 
 @settings(max_examples=120, deadline=None)
 @given(size=st.sampled_from([1, 2, 3, 64, 100]), steps=STEPS)
-def test_no_interleaving_loses_overruns_or_stops(size, steps):
+def test_no_interleaving_loses_overruns_or_deadlocks(size, steps):
     flow = Flow(size)
     for step in steps:
         if isinstance(step, int):

@@ -197,7 +197,7 @@ def test_not_eager(net, begin):
     assert not far.signals  # no deadline any more
 
 
-def test_what_it_says_later_is_logged(net, begin):
+def test_later_output_is_logged(net, begin):
     connecting, far = begin()
     far.say(HELLO + READY)
     connecting.wait()
@@ -235,7 +235,7 @@ def test_a_password_on_the_pipe(net, begin):
         ("pipe", b"on the pipe: ", {"secret": None}, "password is required"),
     ],
 )
-def test_a_refusal_ends_it(net, begin, channel, text, attributes, why):
+def test_refusal_ends_the_attempt(net, begin, channel, text, attributes, why):
     connecting, far = begin(**attributes)
     far.say(text, getattr(far, channel))
     with pytest.raises(PasswordError, match=why):
@@ -244,7 +244,7 @@ def test_a_refusal_ends_it(net, begin, channel, text, attributes, why):
     assert 7 not in connecting.root.router.routes.streams
 
 
-def test_an_end_says_what_came_last_and_the_status(net, begin):
+def test_error_at_the_end_has_the_last_output_and_the_status(net, begin):
     connecting, far = begin()
     far.say(b"Connection refused\r\n", far.err)
     far.end(255)
@@ -258,7 +258,7 @@ def test_an_end_says_what_came_last_and_the_status(net, begin):
     assert far.signals == []
 
 
-def test_an_error_that_is_read_only_after_the_end(net, begin):
+def test_error_output_read_after_the_end(net, begin):
     connecting, far = begin()
     far.say(b"denied", far.err)
     far.end(255)
@@ -290,7 +290,7 @@ def test_a_deadline(net, begin):
     assert 1012 <= net.time < 1013 and far.signals == [signal.SIGKILL]
 
 
-def test_eaten_is_tried_once_more(net, begin):
+def test_eaten_input_is_retried_once(net, begin):
     connecting, far = begin()
     far.say(HELLO + b"MITO:EATEN\n")
     net.advance(1)
@@ -304,7 +304,7 @@ def test_eaten_is_tried_once_more(net, begin):
     assert connecting.wait().context_id == 7
 
 
-def test_eaten_twice(net, begin):
+def test_input_eaten_twice_is_an_error(net, begin):
     connecting, far = begin()
     far.say(HELLO + b"MITO:EATEN\n")
     net.advance(1)
@@ -315,14 +315,14 @@ def test_eaten_twice(net, begin):
         connecting.wait()
 
 
-def test_eaten_and_then_it_cannot_be_started(net, begin):
+def test_eaten_input_and_failed_restart(net, begin):
     connecting, far = begin(failure=StreamError("cannot start"))
     far.say(HELLO + b"MITO:EATEN\n")
     with pytest.raises(StreamError, match="cannot start"):
         connecting.wait()
 
 
-def test_the_end_of_the_broker_gives_it_up(net, begin):
+def test_end_of_the_broker_cancels_the_attempt(net, begin):
     connecting, far = begin()
     broker = connecting.broker
     broker.shutdown()
@@ -348,7 +348,7 @@ def test_the_broker_has_ended(net, begin):
 class TestLogins:
     """No more than MAX_LOGINS to one destination; nobody is forgotten."""
 
-    def test_those_over_the_limit_wait_in_order(self):
+    def test_logins_over_the_limit_wait_in_order(self):
         logins, begun = Logins(), []
         for number in range(MAX_LOGINS + 3):
             logins.enter("host", lambda number=number: begun.append(number))
@@ -359,7 +359,7 @@ class TestLogins:
             logins.leave("host")
         assert begun == list(range(MAX_LOGINS + 3)) and not logins._entered
 
-    def test_destinations_are_apart_and_none_has_no_limit(self):
+    def test_limits_are_per_destination_and_none_is_unlimited(self):
         logins, begun = Logins(), []
         for destination in ["a", "b", None]:
             for _ in range(MAX_LOGINS):
@@ -368,7 +368,7 @@ class TestLogins:
         assert len(begun) == 3 * MAX_LOGINS + 1
         logins.leave(None)
 
-    def test_a_failed_start_gives_its_place_back(self, net, begin):
+    def test_failed_start_releases_its_slot(self, net, begin):
         connecting, far = begin()
         logins = connecting.router.branch.logins
         connecting.destination = "host"
@@ -381,7 +381,7 @@ class TestLogins:
         far.end()
 
 
-def test_an_interrupt_gives_it_up(net, begin, monkeypatch):
+def test_interrupt_abandons_the_attempt(net, begin, monkeypatch):
     connecting, far = begin()
 
     def interrupted(*args):
@@ -407,7 +407,7 @@ def test_a_child_that_ends_later(net, begin):
     assert connecting.root.router.get_streams() == set()
 
 
-def test_a_terminal_is_held_until_the_program_has_it(net, begin):
+def test_terminal_is_held_until_the_program_opens_it(net, begin):
     connecting, far = begin(stdio="tty")
     reader, writer = os.pipe()
     connecting.stream.process.slave = writer
@@ -421,7 +421,7 @@ def test_a_terminal_is_held_until_the_program_has_it(net, begin):
     assert connecting.stream.process.slave is None
 
 
-def test_ids_that_were_given_out():
+def test_granted_ids():
     stream = SimpleNamespace(blocks=[(5, 6), (100, 200)])
     allowed = [i for i in (4, 5, 6, 99, 100, 199, 200) if connecting.ChildStream.allows(stream, i)]
     assert allowed == [5, 100, 199]

@@ -31,7 +31,7 @@ def pair(net):
 # ---- Context
 
 
-def test_asking_a_mailbox(pair):
+def test_send_async_and_send_await(pair):
     master, one, there = pair
     one.router.add_handler(lambda msg: msg.reply([msg.unpickle()]), ASK)
     assert there.send_await(Message.pickled("a", handle=ASK)) == ["a"]
@@ -69,7 +69,7 @@ def test_one_chain_per_context(pair):
     assert type(there.default_call_chain) is chain.CallChain is parent.Context.call_chain_class
 
 
-def test_disconnect_is_told(pair):
+def test_disconnect_calls_its_callbacks(pair):
     _, _, there = pair
     told = []
     core.listen(there, "disconnect", lambda: told.append(1))
@@ -89,7 +89,7 @@ def test_shutdown(pair):
     there.shutdown(wait=True)  # gone already
 
 
-def test_shutdown_of_one_further_down(net):
+def test_shutdown_of_an_indirect_child(net):
     master, one, two = net.line(3)
     two.inbox(core.SHUTDOWN)
     two.broker.after(2, lambda: two.up.disconnect("end"))
@@ -103,7 +103,7 @@ def test_shutdown_after_the_end_of_the_broker(pair):
     there.shutdown(wait=True)
 
 
-def test_a_plain_context_borrows(pair):
+def test_core_context_has_the_late_attributes(pair):
     """What core.Context lacks is parent.Context's."""
     master, one, _ = pair
     plain = core.Context(master.router, 1, "x")
@@ -135,7 +135,7 @@ def test_kill(pair):
 
 
 @pytest.mark.parametrize("method", ["kill", "disconnect"])
-def test_kill_of_one_further_down(net, method):
+def test_kill_of_an_indirect_child(net, method):
     master, one, two = net.line(3)
     asked = two.inbox(core.SHUTDOWN)
     getattr(master.router, method)(master.context(two))
@@ -153,7 +153,7 @@ def test_old_names(pair):
     assert got[0].data == b"x" and master.router.myself().context_id == 0
 
 
-def test_no_such_method(pair):
+def test_unknown_connection_method(pair):
     master, _, there = pair
     for via in (None, there):
         with pytest.raises(ValueError, match="unknown connection method 'telnet'"):
@@ -201,7 +201,7 @@ def test_via(pair, connected):
 
 
 @pytest.mark.parametrize("via", [False, True])
-def test_a_wrong_option_is_told_with_its_method(pair, via):
+def test_error_for_a_wrong_option_names_the_method(pair, via):
     master, _, there = pair
     with pytest.raises(TypeError, match="^ssh: .*'hostnam'|^ssh: missing .*'hostname'"):
         master.router.ssh(via=there if via else None, hostnam="x")
@@ -224,7 +224,7 @@ def test_an_error_keeps_its_type_through_via(pair, connected):
 
 
 @pytest.mark.parametrize("module", ["mitogen.demo.clocks", "mitogenx"])
-def test_an_error_from_afar_imports_nothing(monkeypatch, module):
+def test_remote_error_imports_nothing(monkeypatch, module):
     imported = []
     monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setattr(core, "import_module", lambda name: imported.append(name))
@@ -233,7 +233,7 @@ def test_an_error_from_afar_imports_nothing(monkeypatch, module):
     assert proxy._local_error(error) is error and imported == []
 
 
-def test_an_id_for_what_failed_is_not_used_again(pair, connected):
+def test_id_of_a_failed_connection_is_not_reused(pair, connected):
     master, _, there = pair
     ids = []
     for name in ("bad", "good"):
@@ -252,7 +252,7 @@ def has_branch(router):
     return "branch" in router.__dict__
 
 
-def test_a_child_has_a_branch_when_it_needs_one(pair):
+def test_child_gets_a_branch_on_demand(pair):
     master, one, there = pair
     assert there.call(has_branch) is False
     assert one.router.get_streams() == set()

@@ -57,7 +57,7 @@ def seen(pair, poller):
     return Seen()
 
 
-def test_nothing(poller, seen):
+def test_idle_descriptors_call_nothing(poller, seen):
     assert seen.poll() == ""
     seen.watch("r")
     assert seen.poll() == ""
@@ -85,7 +85,7 @@ def test_write(pair, seen):
     assert seen.poll() == "w"
 
 
-def test_both_then_one_then_none(pair, poller, seen):
+def test_watching_both_directions_then_one_then_none(pair, poller, seen):
     os.write(pair[1], b"x")
     seen.watch("r", "w")
     assert seen.poll() in ("r", "w", "rw")  # one event at least
@@ -127,7 +127,7 @@ def test_the_read_end_of_a_pipe(poller):
     os.close(wfd)
 
 
-def test_what_one_function_forgets_is_not_called(pair, poller):
+def test_unwatched_descriptor_is_not_called(pair, poller):
     """Both are ready; whichever comes first takes the other away."""
     called = []
 
@@ -142,7 +142,7 @@ def test_what_one_function_forgets_is_not_called(pair, poller):
     assert len(called) == 1
 
 
-def test_a_descriptor_number_that_is_used_again(poller):
+def test_reused_descriptor_number(poller):
     called = []
     for turn in range(3):
         rfd, wfd = os.pipe()

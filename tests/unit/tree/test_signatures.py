@@ -58,7 +58,7 @@ def test_options_of_every_method():
 
 
 @pytest.mark.parametrize("method", sorted(parent.METHODS))
-def test_what_is_declared_is_taken(method):
+def test_declared_options_are_accepted(method):
     options = taken(parent.get_connection_class(method).options_class)
     says = declared(method)
     if method == "command":
@@ -70,13 +70,13 @@ def test_what_is_declared_is_taken(method):
 
 
 @pytest.mark.parametrize("method", sorted(parent.METHODS))
-def test_a_method_says_where_its_options_are(method):
+def test_docstring_of_a_method_names_its_options_class(method):
     text = getattr(signatures.Methods, method).__doc__
     module = parent.get_connection_class(method).options_class.__module__
     assert module.rpartition(".")[2] + "." in text
 
 
-def test_nobody_imports_it():
+def test_signatures_is_never_imported():
     program = (
         "import sys, mitogen.master, mitogen.aio; print('mitogen.tree.signatures' in sys.modules)\n"
         "import mitogen.tree.signatures; print('mitogen.tree.signatures' in sys.modules)"

@@ -96,21 +96,21 @@ GOOD = {
 
 
 @pytest.mark.parametrize("text", GOOD)
-def test_good(text):
+def test_valid_specs(text):
     assert parse(text) == GOOD[text]
 
 
-def test_the_docstring_shows_what_happens():
+def test_docstring_examples():
     example, shown = specs.parse.__doc__.partition(">>> ")[2].strip().split("\n")
     assert eval(example) == ast.literal_eval(shown.strip())
 
 
-def test_every_method_has_a_target_and_is_tried():
+def test_every_method_has_a_target_and_a_test():
     tried = {method for hops in GOOD.values() for method, _ in hops}
     assert sorted(specs.TARGETS) == sorted(parent.METHODS) == sorted(tried)
 
 
-def test_every_converter_is_for_an_option_that_there_is():
+def test_every_converter_is_for_an_existing_option():
     known = {name for method in parent.METHODS for name in specs._known_options(method)}
     assert set(specs.CONVERTERS) <= known
 
@@ -178,7 +178,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("text", BAD)
-def test_bad(text):
+def test_invalid_specs(text):
     position, why = BAD[text]
     with pytest.raises(ValueError) as caught:
         parse(text)
@@ -187,7 +187,7 @@ def test_bad(text):
 
 
 @pytest.mark.parametrize("text", [None, b"local", 5, ["local"]])
-def test_what_is_no_text(text):
+def test_spec_that_is_not_text(text):
     with pytest.raises(TypeError, match="a spec is a str, not "):
         parse(text)
 
@@ -208,7 +208,7 @@ PIECES = [
 
 
 @hypothesis.given(strategies.lists(strategies.sampled_from(list(":/?&=@%[]' {}\0") + PIECES)))
-def test_anything_is_read_or_refused_with_a_position(pieces):
+def test_any_text_is_parsed_or_refused_with_a_position(pieces):
     text = "".join(pieces)
     try:
         hops = parse(text)
@@ -221,7 +221,7 @@ def test_anything_is_read_or_refused_with_a_position(pieces):
 
 
 @hypothesis.given(strategies.text(min_size=1))
-def test_percent_encoding_says_anything(value):
+def test_percent_encoding_can_express_any_text(value):
     quoted = "".join("%%%02X" % byte for byte in value.encode("utf-8", "surrogateescape"))
     assert parse("docker:%s/local?name=%s" % (quoted, quoted)) == [
         ("docker", {"container": value}),
@@ -281,7 +281,7 @@ def test_hop_by_hop():
     assert router.ended == []
 
 
-def test_from_a_context_and_with_options_that_count_more():
+def test_connect_via_a_context_with_overriding_options():
     router = Router()
     router.from_spec("ssh:host:22?compression=no", via=Context(router, "first", None), port=23)
     assert router.made == [("ssh", "first", {"hostname": "host", "port": 23, "compression": False})]
@@ -299,7 +299,7 @@ FAILURE = core.StreamError("no such %s", "account")
         (ValueError("odd"), "odd"),
     ],
 )
-def test_what_was_made_is_ended_if_a_hop_fails(error, wanted):
+def test_connected_hops_are_ended_if_a_hop_fails(error, wanted):
     router = Router(su=error)
     with pytest.raises(type(error)) as caught:
         router.from_spec("ssh:host/sudo/su:x", via=Context(router, "first", None))
@@ -308,7 +308,7 @@ def test_what_was_made_is_ended_if_a_hop_fails(error, wanted):
     assert router.ended == ["ssh"] and router.disconnected == []
 
 
-def test_what_hangs_is_cut_off():
+def test_hanging_hop_is_ended():
     router = Router(su=FAILURE)
     router.hangs = True
     with pytest.raises(core.StreamError, match="hop 2, su: no such account"):
@@ -316,7 +316,7 @@ def test_what_hangs_is_cut_off():
     assert router.disconnected == ["ssh"]
 
 
-def test_a_failure_of_the_first_hop_is_told_as_it_is():
+def test_failure_of_the_first_hop_is_raised_unchanged():
     router = Router(ssh=FAILURE)
     with pytest.raises(core.StreamError) as caught:
         router.from_spec("ssh:host/su:x")
@@ -334,7 +334,7 @@ def test_a_failure_of_the_first_hop_is_told_as_it_is():
         ("ssh:h/nix", {}, ValueError),
     ],
 )
-def test_nothing_is_begun_that_cannot_end_well(text, kwargs, error):
+def test_nothing_is_started_for_an_invalid_spec(text, kwargs, error):
     router = Router()
     with pytest.raises(error):
         router.from_spec(text, **kwargs)

@@ -1,4 +1,4 @@
-"""A program may import any public module beside the functions that the oldest Python is to run."""
+"""A program may import any public module in the file whose functions run on the oldest Python."""
 
 import json
 import os
@@ -32,7 +32,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("master", MASTERS)
-def test_public_modules_beside_a_function(master, tmp_path):
+def test_a_function_may_be_in_a_file_that_imports_all_public_modules(master, tmp_path):
     script = tmp_path / "program.py"
     imports = "\n".join("import mitogen." + name for name in PUBLIC.split())
     script.write_text(PROGRAM % imports)

@@ -1,6 +1,6 @@
-"""Modules that a child imports, found by a master on each Python: namespace packages, lazy imports.
+"""Modules imported by a child, found by a master on each Python: namespace packages, lazy imports.
 
-The programs are texts because the oldest Python that these tests run on can't parse all of them.
+The programs are strings because older Pythons that run these tests cannot parse all of them.
 """
 
 import json
@@ -73,12 +73,12 @@ def run(python, files, child, directory):
 
 
 @pytest.mark.parametrize("master", MASTERS)
-def test_namespace_packages_that_the_master_has_not_imported(master, tmp_path):
+def test_a_namespace_package_not_imported_by_the_master_is_found(master, tmp_path):
     found = run(find(master), NAMESPACES, find(OLDEST), tmp_path)
     assert found == ("space.deep.er.module\n", "")
 
 
 @pytest.mark.parametrize("options", [[], ["-X", "lazy_imports=all"]], ids=["as written", "all"])
-def test_lazy_imports(options, tmp_path):
+def test_lazy_imports_are_found(options, tmp_path):
     python = [*find(NEWEST), *options]
     assert run(python, LAZY, python, tmp_path) == ("('red', 9) ('red', 16)\n", "")

@@ -1,8 +1,8 @@
-"""Every Python that is supported as master, with every one as child and as intermediate.
+"""Every Python supported as master, with every one as child and as intermediate.
 
-The master is a process of its own. Its child (over ssh to this machine where there is an sshd) is
-also the intermediate of a chain of three; the third one runs the oldest or newest there is, so
-that each child passes on to one that is unlike it. A warning is an error in each of them.
+The master is a separate process. Its child (over ssh to this machine if there is an sshd) is also
+the intermediate in a chain of three; the third context runs the oldest or newest version, so that
+each child serves a different one. Warnings are errors in all of them.
 """
 
 import json
@@ -17,14 +17,14 @@ from tests.checkout import ROOT
 from tests.compat.versions import CHILDREN, MASTERS, NEWEST, OLDEST, find
 
 HERE = pathlib.Path(__file__).resolve().parent
-#: Bytes for a child like its master; pairs that are unlike get a tenth, as do ends of a chain.
+#: Bytes for a child with the master's version; other pairs and the ends of chains get a tenth.
 SIZE = 100 * 1000 * 1000
 ALL_TRUE = [True] * 6
 
 
 @pytest.fixture(scope="module")
 def login(request):
-    """Keyword arguments of ssh(), or None where local() must do."""
+    """Return keyword arguments of ssh(), or None to use local()."""
     if not hosts.program("sshd"):
         return None
     return request.getfixturevalue("sshd").kwargs(compression=False)
@@ -32,7 +32,7 @@ def login(request):
 
 @pytest.mark.parametrize("child", CHILDREN)
 @pytest.mark.parametrize("master", MASTERS)
-def test_pair(master, child, login, tmp_path):
+def test_master_and_child_work_together(master, child, login, tmp_path):
     last = NEWEST if child == OLDEST else OLDEST
     job = {
         "ssh": login,

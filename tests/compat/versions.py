@@ -1,4 +1,4 @@
-"""The Pythons that are supported, by name: "3.6" to "3.15" and "pypy"."""
+"""The supported Pythons, by name: "3.6" to "3.15" and "pypy"."""
 
 import pytest
 
@@ -12,7 +12,7 @@ MASTERS = CHILDREN[CHILDREN.index("3.9") :]
 
 
 def find(name):
-    """Return the words that start a Python with warnings as errors; skip the test without it."""
+    """Return the command of a Python with warnings as errors; skip the test if it is missing."""
     if name == "pypy":
         path = hosts.find_pypy()
     else:

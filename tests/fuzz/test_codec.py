@@ -1,6 +1,6 @@
-"""The codec under any bytes: it decodes or raises StreamError, and what it gave can be sent again.
+"""The codec with arbitrary bytes: it decodes or raises StreamError; results can be encoded again.
 
-The strategies are those of tests/unit/core/test_codec.py, which has the cases with names.
+The strategies are from tests/unit/core/test_codec.py, which has the named cases.
 """
 
 import cbor2
@@ -21,7 +21,8 @@ def decodes_or_raises(data):
     try:
         again = core.decode(core.encode(value))
     except core.EncodeError as error:
-        # As what is decoded may be one level deeper, or use what only a subclass could.
+        # A decoded value may be one level deeper than permitted, or a type that only a subclass can
+        # send.
         assert "nested" in str(error) or "cannot be sent" in str(error)
         return
     assert type(again) is type(value)
@@ -47,7 +48,7 @@ TAGGED = st.recursive(
 @given(TAGGED)
 def test_any_content_of_any_tag_decodes_or_raises(value):
     if core.TAG_CONTEXT in core.TAG_DECODERS:
-        pass  # they get router=None, and so raise
+        pass  # it gets router=None, and so raises
     decodes_or_raises(cbor2.dumps(value))
 
 
@@ -71,7 +72,7 @@ def test_mutations_decode_or_raise(data):
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(VALUES)
-def test_every_truncation_is_refused(value):
+def test_truncated_or_extended_values_are_refused(value):
     encoded = core.encode(value)
     for length in {0, 1, len(encoded) // 2, len(encoded) - 2, len(encoded) - 1}:
         if 0 <= length < len(encoded):
@@ -81,7 +82,7 @@ def test_every_truncation_is_refused(value):
 
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(VALUES)
-def test_every_value_comes_back(value):
+def test_values_make_the_round_trip(value):
     encoded = core.encode(value)
     assert alike(core.decode(encoded), value)
     assert alike(core.decode(memoryview(encoded)), value)
@@ -89,6 +90,6 @@ def test_every_value_comes_back(value):
 
 @settings(max_examples=300, deadline=None)
 @given(COMMON)
-def test_cbor2_agrees(value):
+def test_cbor2_encodes_and_decodes_the_same(value):
     assert cbor2.loads(core.encode(value)) == value
     assert alike(core.decode(cbor2.dumps(value)), value)

@@ -1,5 +1,8 @@
-"""The Framer under any bytes: valid frames in any pieces are the same messages, and the rest is a
-StreamError or nothing yet."""
+"""The Framer with arbitrary bytes.
+
+Valid frames are the same messages however they are split; other bytes raise StreamError or wait for
+more.
+"""
 
 from hypothesis import given, settings, strategies as st
 
@@ -33,7 +36,7 @@ def pieces(data, cuts):
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(FRAMES, max_size=8), st.lists(st.integers(0, 2000), max_size=12))
-def test_any_pieces_of_frames_are_the_same_messages(frames, cuts):
+def test_frames_in_any_pieces_are_the_same_messages(frames, cuts):
     data = b"".join(frames)
     whole, cut = Framer(), Framer()
     wanted = [fields(msg) for msg in whole.feed(data)]
@@ -57,7 +60,7 @@ def test_any_pieces_of_frames_are_the_same_messages(frames, cuts):
     st.lists(st.integers(0, 400), max_size=6),
     st.sampled_from([0, 10, core.FRAME_SIZE]),
 )
-def test_garbage_is_a_stream_error_and_nothing_else(frames, garbage, cuts, limit):
+def test_garbage_raises_only_stream_error(frames, garbage, cuts, limit):
     framer = Framer(limit)
     try:
         for piece in pieces(b"".join(frames) + garbage, cuts):
@@ -71,7 +74,7 @@ def test_garbage_is_a_stream_error_and_nothing_else(frames, garbage, cuts, limit
 
 @settings(max_examples=300, deadline=None)
 @given(FRAMES, st.integers(0, 1000), st.integers(0, 255))
-def test_one_changed_byte_is_a_frame_an_error_or_unfinished(data, at, byte):
+def test_a_changed_byte_gives_one_frame_or_an_error(data, at, byte):
     spoilt = bytearray(data)
     spoilt[at % len(spoilt)] = byte
     framer = Framer()

@@ -1,8 +1,8 @@
-"""A Router under a hostile neighbour, which sends any frames and any bytes: nothing is raised out
-of it, nothing is delivered that should be refused, and what it keeps is bounded.
+"""A Router with a hostile neighbor that sends arbitrary frames and bytes.
 
-Node 0 is the master, 1 and 5 its children, 2 below 1. The neighbour is 1, seen by the master, or 2,
-seen by 1.
+The router raises nothing, delivers nothing that it should refuse, and its memory is bounded. Node 0
+is the master, 1 and 5 its children, 2 is below 1. The neighbor is 1, as seen by the master, or 2,
+as seen by 1.
 """
 
 import itertools
@@ -23,7 +23,7 @@ KNOWN = [
     core.CALL_SERVICE, parent.GET_RESOURCE, core.CREDIT, core.PING, 116, core.IS_DEAD, 0,
     ASK, PRIVATE, REPLY, POLICED, SEVERAL, 4711, 2**32 - 1,
 ]  # fmt: skip
-# Mostly ids and handles that exist: what is drawn from all numbers only ever shows one thing.
+# Most ids and handles exist: numbers drawn from the whole range would all take one path.
 IDS = st.one_of(st.sampled_from([0, 1, 2, 5, 6, 77, 100, 1100] * 3), st.integers(0, 2**32 - 1))
 NUMBERS = st.one_of(st.integers(0, 5), st.integers(0, 2**32 - 1))
 PAYLOADS = st.one_of(
@@ -50,7 +50,7 @@ FRAMES = st.builds(
 
 
 def frames_of(where):
-    """Return a strategy for what the neighbour of node `where` sends, half in its own name."""
+    """Return a strategy for frames from the neighbor of node `where`, half with its own id."""
     own = st.builds(
         frame,
         dst=st.sampled_from([where, where, 0]),
@@ -69,7 +69,7 @@ ATTACKS = st.sampled_from([0, 1]).flatmap(
 
 
 class Watched:
-    """A node, what it was given, and what it must never be."""
+    """A node, the messages it received, and checks of them."""
 
     def __init__(self, node):
         self.node = node
@@ -90,14 +90,14 @@ class Watched:
         self.got.append((msg.handle, msg.src_id, msg.auth_id))
 
     def check(self, hostile):
-        """`hostile` are the ids that the neighbour may speak for."""
+        """Check the messages; `hostile` are the ids that the neighbor may use as source."""
         trusted = {self.node.id, *self.node.router.node.parent_ids}
         for handle, src, auth in self.got:
-            assert src in hostile and auth in hostile, "a forged source was believed"
+            assert src in hostile and auth in hostile, "a forged source was accepted"
             if handle in (PRIVATE, REPLY):
-                assert src == 5, "another than the respondent was heard"
+                assert src == 5, "a message not from the respondent was accepted"
             if handle in (POLICED, core.SHUTDOWN, core.CALL_FUNCTION):
-                assert auth in trusted, "a child has commanded its parent"
+                assert auth in trusted, "a child's command was accepted by its parent"
 
 
 def tree(net):
@@ -113,7 +113,7 @@ def routes(node):
 
 
 def state(node):
-    """Return how much a router keeps."""
+    """Return the number of entries in each table of a router."""
     router = node.router
     tables = (
         router.handlers, router.flows, router.meters, router.longs, router._contexts,
@@ -123,7 +123,7 @@ def state(node):
 
 
 def attack(where, frames):
-    """Have one neighbour of a tree send `frames`; check what it has done."""
+    """Let one neighbor of a tree send `frames`; check the effects."""
     with nodes.network() as net:
         master, one, two, other = tree(net)
         attacker, victim = (one, master) if where == 0 else (two, one)
@@ -135,10 +135,10 @@ def attack(where, frames):
         net.pump()
         for each in watched:
             each.check(hostile)
-        # It may leave the tree, in the two steps of that.
+        # It may leave the tree, by the two-step detach.
         assert not victim.down[attacker.id].closed or victim.down[attacker.id].detached
         after = routes(victim)
-        # It may withdraw what it led to; it gets nothing that was not given out to it.
+        # It may withdraw its own routes; it gets routes only to ids allocated to it.
         blocks = victim.down[attacker.id].blocks
         for context_id, way in after.items():
             if before.get(context_id) != way:
@@ -146,7 +146,7 @@ def attack(where, frames):
         for context_id in set(before) - set(after):
             assert before[context_id] == attacker.id and context_id != attacker.id
         if where:
-            # What it has asked for and is nowhere may be known as such.
+            # Modules that it requested and that do not exist may be cached as missing.
             assert all(e[0] is None for e in victim.router.importer.modules.values())
             assert not victim.router.importer.is_own("os")
         assert max(state(victim)) <= 60 + len(frames)
@@ -155,13 +155,13 @@ def attack(where, frames):
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(ATTACKS)
-def test_any_frames_of_a_hostile_child(sent):
+def test_frames_of_a_hostile_child_are_harmless(sent):
     attack(*sent)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(FRAMES, max_size=4), st.binary(max_size=80), st.integers(1, 40))
-def test_any_bytes_of_a_hostile_child(frames, garbage, piece):
+def test_bytes_of_a_hostile_child_are_harmless(frames, garbage, piece):
     with nodes.network() as net:
         master, one, two, other = tree(net)
         watched = Watched(other)
@@ -177,8 +177,8 @@ def test_any_bytes_of_a_hostile_child(frames, garbage, piece):
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(FRAMES, max_size=25))
-def test_any_frames_of_a_parent_raise_nothing(frames):
-    """A parent is believed; but what it sends may be anything."""
+def test_frames_of_a_parent_raise_nothing(frames):
+    """A parent is trusted, but its frames may be anything."""
     with nodes.network() as net:
         master, one, two, other = tree(net)
         one.dispatcher()
@@ -188,9 +188,9 @@ def test_any_frames_of_a_parent_raise_nothing(frames):
         assert not one.up.closed and max(state(one)) <= 60 + len(frames)
 
 
-# ---- bounds, for what a hostile child can repeat
+# ---- limits on repeatable hostile actions
 
-# What node 1 sends to the master, or node 2 to 1: {name: frame number n of them, from `src`}.
+# Frames from node 1 to the master, or from node 2 to 1: {name: frame number n, from `src`}.
 FLOODS = {
     "first pieces": lambda n, src: frame(0, ASK, b"", src, flags=MORE, number=n),
     "pieces": lambda n, src: frame(0, ASK, b"", src, flags=MORE | (CONT if n else 0), number=1),
@@ -209,15 +209,15 @@ FLOODS = {
     "modules": lambda n, src: frame(src - 1, core.GET_MODULE, b"no%d" % n, src),
 }
 KNOWN_BUGS = {
-    ("unknown contexts", 2): "U7: egress_ids keeps each id that was ever sent to",
-    ("modules", 1): "U29: each name that there is no module of is kept as sent",
-    ("modules", 2): "U29: a relay keeps each name that there is no module of",
+    ("unknown contexts", 2): "egress_ids keeps every id that a message was ever sent to",
+    ("modules", 1): "every name without a module is kept in sent_modules",
+    ("modules", 2): "a relay keeps every name without a module",
 }
 COUNT = 1200
 
 
 def flood(make, attacker_id):
-    """Return (bytes that COUNT such frames leave behind at the victim, records in its log)."""
+    """Return (bytes that COUNT such frames leave in the victim, number of its log records)."""
     with nodes.network() as net:
         everyone = tree(net)
         victim, attacker = everyone[attacker_id - 1], everyone[attacker_id]
@@ -230,7 +230,7 @@ def flood(make, attacker_id):
                 net.pump()
                 for end in net.ends:
                     end.sent.clear()
-                # What the fakes remember.
+                # The fakes keep these.
             modules.fetched.clear()
 
         send(range(50))
@@ -269,7 +269,7 @@ def test_contexts_in_values_are_not_kept():
         assert len(master.router._contexts) < 100
 
 
-def test_contexts_in_values_have_ids():
+def test_contexts_in_values_need_a_valid_id():
     with nodes.network() as net:
         master = tree(net)[0]
         tag = core.head(0xC0, core.TAG_CONTEXT)

@@ -1,8 +1,8 @@
 #!/usr/bin/python3 -SE
-"""A stand-in for docker, podman, kubectl and the like: writes down its arguments, then runs, here,
-the command among them. What it is called, and the container's name, decide what else it does.
+"""A stand-in for docker, podman, kubectl and the like.
 
-STAND_IN_LOG names the file to write to: one line of JSON for each call.
+It logs its arguments and runs the given command on this machine. Its own name and the container's
+name determine its other behavior. STAND_IN_LOG is the path of the log: one line of JSON per call.
 """
 
 import json
@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 NO_PROGRAM = 'OCI runtime exec failed: exec: "sh": executable file not found in $PATH: unknown'
-# Tool to (exit status, what it says) for a container that there is not.
+# Tool -> (exit status, error message) for a missing container.
 NONE = {
     "docker": (1, "Error response from daemon: No such container: nix"),
     "podman": (125, 'Error: no container with name or ID "nix" found: no such container'),
@@ -31,8 +31,8 @@ def main():
     # sh -c SEARCH STAGE NAME, or python -c STAGE NAME
     command = args[-5:] if args[-5] == "sh" else args[-4:]
     if "nix" in args:
-        status, said = NONE[tool]
-        print(said, file=sys.stderr)
+        status, message = NONE[tool]
+        print(message, file=sys.stderr)
         sys.exit(status)
     if "distroless" in args:
         print(NO_PROGRAM, file=sys.stderr)
@@ -50,7 +50,7 @@ def main():
 
 
 def chat(command):
-    """Run it, and print warnings all the time, which must not get among its frames."""
+    """Run the command while printing warnings, which must not get between its frames."""
     child = subprocess.Popen(command)
     while True:
         print("W0101 00:00:00.000000 warning: MITO:HELLO, I am deprecated", file=sys.stderr)

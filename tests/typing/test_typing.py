@@ -1,11 +1,11 @@
 """
-The types of the public API, as a program's author meets them.
+The types of the public API, as seen by a program's author.
 
-One run of mypy, strict, over programs/: those named good_* have no errors; in those named bad_*
-each line that ends in `# E: code` has that one, and no other line has any.
+One strict run of mypy checks programs/: files named good_* have no errors; in files named bad_*
+each line that ends in `# E: code` has exactly that error, and no other line has any.
 
 There is no __init__.py here: scripts of tests/ that run as programs would import this directory
-where they mean the standard library's typing.
+instead of the standard library's typing.
 """
 
 import pathlib
@@ -24,7 +24,7 @@ _ERROR = re.compile(r"^(.*?):(\d+): error: .*\[([a-z-]+)\]$")
 
 @pytest.fixture(scope="module")
 def errors(tmp_path_factory):
-    """Return [(file's name, line, code)] of what mypy says; with no settings of this checkout's."""
+    """Return [(file name, line, code)] of mypy's errors, without this checkout's settings."""
     work = tmp_path_factory.mktemp("mypy")
     argv = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary"]
     argv += ["--show-error-codes", "--no-pretty", "--cache-dir", str(work / "cache")]
@@ -44,7 +44,7 @@ def errors(tmp_path_factory):
 
 
 def expected(name):
-    """Return [(line, code)] of what a program's comments say."""
+    """Return [(line, code)] from a program's comments."""
     lines = (PROGRAMS / name).read_text(encoding="utf-8").splitlines()
     found = [(number, re.search(r"# E: ([a-z-]+)$", line)) for number, line in enumerate(lines, 1)]
     return [(number, match[1]) for number, match in found if match]
@@ -55,13 +55,13 @@ def test_the_library_itself_has_no_errors(errors):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_program(errors, name):
+def test_mypy_reports_the_expected_errors(errors, name):
     wanted = expected(name)
     assert bool(wanted) == name.startswith("bad_")
     assert sorted({(line, code) for file, line, code in errors if file == name}) == wanted
 
 
-def test_the_package_says_that_it_is_typed():
+def test_the_package_is_marked_as_typed():
     assert (ROOT / "mitogen" / "py.typed").read_bytes() == b""
     setup = (ROOT / "setup.py").read_text(encoding="utf-8")
     assert 'package_data={"mitogen": ["py.typed"]}' in setup

@@ -1,6 +1,6 @@
-"""One master: runs under the Python to test, connects, prints what it saw as one line of JSON.
+"""A master for one test: runs under the tested Python, connects, prints one line of JSON.
 
-argv: JSON of {"ssh": keyword arguments of ssh() or null, "child": words that start the child's
+argv: JSON of {"ssh": keyword arguments of ssh() or null, "child": command words of the child's
 Python, "last": those of the third context's, "size": bytes of the large values}.
 """
 
@@ -28,7 +28,7 @@ def who():
 
 
 def check(data, size):
-    """Return what arrived, and *size* bytes."""
+    """Return the argument and *size* bytes."""
     return luggage.total(data), data[:1] * size
 
 
@@ -38,7 +38,7 @@ def fail(text):
 
 @mitogen.core.takes_router
 def grandchild(python, router):
-    """Connect from within a context; return what its child says."""
+    """Connect from a context; return the result of its child."""
     context = router.local(python_path=python)
     try:
         return context.call(who)
@@ -47,14 +47,14 @@ def grandchild(python, router):
 
 
 def large(context, size):
-    """Return whether *size* bytes arrive there and back as they were."""
+    """Return whether *size* bytes make the round trip unchanged."""
     data = b"\xa5" * size
     (count, crc), back = context.call(check, data, size)
     return (count, crc) == tuple(luggage.total(data)) and back == data
 
 
 def error(context):
-    """Return what is known of an error in *context*."""
+    """Return checks of an error raised in *context*, each true if as expected."""
     try:
         context.call(fail, "the remote text")
     except KeyError as caught:
@@ -64,7 +64,7 @@ def error(context):
 
 
 def gone(pids):
-    """Return the processes that are still there after 5 s."""
+    """Return the processes that still exist after 5 s."""
     deadline = time.monotonic() + 5
     while True:
         left = []

@@ -1,4 +1,4 @@
-"""What a type checker finds wrong with calls: the code of each error is at the end of its line."""
+"""Calls that a type checker must refuse: each line ends with the code of its error."""
 
 import mitogen.core
 import mitogen.master

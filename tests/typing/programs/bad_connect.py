@@ -1,4 +1,4 @@
-"""What a type checker finds wrong with connections."""
+"""Connections that a type checker must refuse."""
 
 import mitogen.aio
 import mitogen.master

@@ -1,4 +1,4 @@
-"""What a type checker finds wrong with messages and mailboxes."""
+"""Uses of messages and mailboxes that a type checker must refuse."""
 
 import mitogen.core
 import mitogen.master

@@ -1,4 +1,4 @@
-"""The asyncio face: the same methods and calls, awaited."""
+"""The asyncio API: the same methods and calls, awaited."""
 
 import asyncio
 

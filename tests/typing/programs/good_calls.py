@@ -43,7 +43,7 @@ def use(context: mitogen.parent.Context) -> None:
     context.call_no_reply(add, 1)
     receiver: mitogen.core.Receiver = context.call_async(add, 1)
     future: Future[int] = context.submit(add, total, first)
-    # What the far side adds is not asked for, and so its arguments are not checked.
+    # Parameters added at the far side are not passed, so the arguments are not checked.
     text: str = context.call(whoami, "I am ")
     further: mitogen.parent.Context = context.call(connect_further)
     print(found, pid, receiver.get().unpickle(), future.result(), text, further.name)

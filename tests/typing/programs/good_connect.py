@@ -1,4 +1,4 @@
-"""Connection methods take their own options, and what every method takes."""
+"""Connection methods take their own options and the common ones."""
 
 import pathlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Messages, mailboxes and old names, which other modules have."""
+"""Messages, mailboxes and old names, which are defined in other modules."""
 
 from typing import Any
 

@@ -1,3 +1,3 @@
-"""A small package that the driver's functions need; Python 3.6."""
+"""A small package required by the driver's functions; for Python 3.6."""
 
 from luggage.weight import total  # noqa: F401

@@ -1,4 +1,4 @@
-"""Imported by the package itself."""
+"""A module imported by the package."""
 
 import zlib
 

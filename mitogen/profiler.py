@@ -106,14 +106,14 @@ class Collector:
     thread that creates it.
 
     :param router: the master's router
-    :param path: directory, created if needed
     """
 
-    def __init__(self, router: Any, path: str) -> None:
+    def __init__(self, router: Any) -> None:
         import atexit
         import cProfile
         import threading
 
+        path = directory() or DEFAULT_DIRECTORY
         os.makedirs(path, exist_ok=True)
         self.path = path
         self._broker = router.broker
@@ -169,11 +169,7 @@ def collect(router: Any, context: Any) -> None:
     :param router: the master's router
     :param context: a new context of the router
     """
-    collector = router.__dict__.get("profile_collector")
-    if collector is None:
-        collector = Collector(router, directory() or DEFAULT_DIRECTORY)
-        router.profile_collector = collector
-    collector.attach(context)
+    router.component(Collector).attach(context)
 
 
 def follow(router: Any, attempt: Any) -> None:

@@ -378,7 +378,7 @@ def main_path() -> bytes:
         return os.fsencode(os.path.realpath(path)) if path else b""
     importer: Any = sys.modules["mitogen"].__loader__
     entry = importer.modules.get("__main__")
-    return os.fsencode(os.path.realpath(entry[0])) if entry and entry[0] else b""
+    return os.fsencode(os.path.realpath(entry.path)) if entry and entry.path else b""
 
 
 def _greet(sock: socket.socket, path: str) -> tuple[int, list[int], bytes]:

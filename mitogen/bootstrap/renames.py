@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["keyword_names", "module_names", "private_names", "rename_locals"]
+__all__ = ["INTERNAL", "keyword_names", "module_names", "private_names", "rename_locals"]
 
 #: Private names that programs are known to use in children.
 _KEPT = frozenset(["_stream_by_id", "_async_route"])
@@ -24,6 +24,17 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SELF = "S"
 _LETTERS = "etaoinsrhldcumfpgwybvkxjqz"
 _SHORT = (_LETTERS + _LETTERS.upper()).replace(_SELF, "")
+
+#: Functions of the core that programs do not call, so nothing passes their arguments by name. None
+#: is in a page of docs/reference, as a test sees to.
+INTERNAL = frozenset(
+    """
+    admits after bounce check_hashes component consume consumed context_lost drain drop end_flow
+    end_process expect feed fetch find forward give head header is_own is_windowed load
+    names_are_late new_handle on_call on_frame on_stream_lost pop push read_fd receive remove
+    request send_credit source take watch when_drained window_size withdraw
+    """.split()
+)
 
 Function = (ast.FunctionDef, ast.Lambda)
 
@@ -39,7 +50,7 @@ def _outer_functions(node: ast.AST) -> Iterator[ast.AST]:
 
 def _is_private(function: ast.AST) -> bool:
     name = getattr(function, "name", "_lambda")
-    return bool(name[0] == "_" and name[:2] != "__")
+    return bool(name[0] == "_" and name[:2] != "__" or name in INTERNAL)
 
 
 def _parameters(function: ast.AST) -> list[str]:

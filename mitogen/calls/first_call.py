@@ -102,7 +102,7 @@ def import_main(econtext: ExternalContext) -> None:
         spec = importer.find("__main__", True)
         entry = importer.modules["__main__"]
         # Set for `python -m pkg.main`: the base of its relative imports.
-        package = entry[1]
+        package = entry.submodules
         if package:
             spec = ModuleSpec(package + ".__main__", importer, origin=spec.origin)
             importer.modules[spec.name] = entry
@@ -278,12 +278,12 @@ class Diverter:
             policy = core.has_parent_authority
             add(self.on_call, core.CALL_FUNCTION, True, policy, None, True, True)
             # A forked child may have created a pool before it served calls.
-            if self.router.handlers[core.CALL_SERVICE][0] == self.econtext.dispatcher.on_call:
+            if self.router.handlers[core.CALL_SERVICE].fn == self.econtext.dispatcher.on_call:
                 add(self.on_call, core.CALL_SERVICE, True, None, None, True, True)
             add(self.on_cancel, core.CANCEL, True, policy, None, True)
             # The rest of a long message may still arrive.
             for part in self.router.partials.values():
-                part[0] = self.router.handlers.get(part[1].handle, part[0])
+                part.handler = self.router.handlers.get(part.first.handle, part.handler)
             done.release()
 
         broker = self.router.broker
@@ -329,10 +329,10 @@ class ImporterNames:
     """Rarely used methods of a loader: attributes of core.Importer, found late."""
 
     def is_package(self: Any, fullname: str) -> bool:
-        return self.get(fullname)[1] is not None
+        return self.get(fullname).submodules is not None
 
     def get_filename(self: Any, fullname: str) -> str:
-        return "master:%s" % self.get(fullname)[0]
+        return "master:%s" % self.get(fullname).path
 
     def get_source(self: Any, fullname: str) -> Any:
         if fullname in self.modules:

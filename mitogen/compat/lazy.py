@@ -91,6 +91,13 @@ def _new_stream(cls: Any, *args: Any, **kwargs: Any) -> Any:
     return object.__new__(cls)
 
 
+def _with_activate_compat(create: Any) -> Any:
+    def __init__(self: Any, poller_class: Any = None, activate_compat: bool = True) -> None:
+        create(self, poller_class)
+
+    return __init__
+
+
 def register(core: Any) -> None:
     """
     Add the late names to a module `mitogen.core` and to its classes; idempotent.
@@ -103,6 +110,8 @@ def register(core: Any) -> None:
             for name in names.split():
                 if name not in cls.__dict__:
                     setattr(cls, name, LateAttribute(place, owner, name))
+    # An argument that old programs pass; it has no effect.
+    core.Broker.__init__ = _with_activate_compat(core.Broker.__init__)
     Stream.__new__ = _new_stream  # type: ignore[method-assign]
 
 

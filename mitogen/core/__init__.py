@@ -149,7 +149,7 @@ if TYPE_CHECKING:
     from mitogen.compat.streams import *  # noqa: F403
     from mitogen.core.codec import Bytes as Bytes
     from mitogen.core.contexts import P as P, R as R
-    from mitogen.core.importer import Entry as Entry, Segment as Segment
+    from mitogen.core.importer import Segment as Segment
     from mitogen.core.io import Action as Action, Lock as Lock
     from mitogen.core.routing import (
         Handler as Handler,

@@ -27,12 +27,24 @@ if TYPE_CHECKING:
     from mitogen.core.io import Action
     from mitogen.core.routing import Router
 
-    # [entries, zlib stream of all sources, own names], and the entry of a module: see Importer.
+    # Entries, zlib stream of all sources, own names: see Importer.load().
     Segment = list[Any]
-    Entry = tuple[str | None, Any, Segment, int, Any]
 
 #: Seconds that an import waits for its module.
 IMPORT_TIMEOUT = 120.0
+
+
+class Entry:
+    """A module that the parent has sent, or has refused: see Importer.load()."""
+
+    path: str | None
+    submodules: Any
+    segment: Segment
+    offset: int
+    size: Any  # of its source; None for a namespace package; without a path the reason
+
+    def __init__(self, *fields: Any) -> None:
+        self.path, self.submodules, self.segment, self.offset, self.size = fields
 
 
 class Importer(Late):
@@ -59,7 +71,6 @@ class Importer(Late):
         self.own = {"mitogen", *own}
         if TYPE_CHECKING:
             self.core_source = b""
-        #: fullname -> (path, submodules or None, segment, offset, size), size a reason if no path.
         self.modules: dict[str, Entry] = {}
         self.pending: dict[str, list[Action]] = {}
         self._sources: dict[int, bytes] = {}
@@ -85,20 +96,20 @@ class Importer(Late):
     def find(self, fullname: str, own: bool = False) -> ModuleSpec | None:
         parent = fullname.rpartition(".")[0]
         known = self.modules.get(parent)
-        if known and known[0] and fullname not in self.modules:
-            if fullname.rpartition(".")[2] not in (known[1] or ()):
+        if known and known.path and fullname not in self.modules:
+            if fullname.rpartition(".")[2] not in (known.submodules or ()):
                 return None
         entry = self.get(fullname)
-        if entry[0] is None:
-            if own or entry[4]:
+        if entry.path is None:
+            if own or entry.size:
                 raise ModuleNotFoundError(
-                    entry[4] or "No module named %r" % fullname, name=fullname
+                    entry.size or "No module named %r" % fullname, name=fullname
                 )
             return None
         # A namespace package has a path and no source.
-        loader: Any = None if entry[4] is None else self
-        package = entry[1] is not None
-        spec = ModuleSpec(fullname, loader, origin="master:" + entry[0], is_package=package)
+        loader: Any = None if entry.size is None else self
+        package = entry.submodules is not None
+        spec = ModuleSpec(fullname, loader, origin="master:" + entry.path, is_package=package)
         spec.has_location = bool(loader)
         return spec
 
@@ -142,7 +153,7 @@ class Importer(Late):
         self.own.update(segment[2])
         for fullname, path, submodules, size in segment[0]:
             if path is not None or fullname not in self.modules:
-                self.modules[fullname] = (path, submodules, segment, offset, size)
+                self.modules[fullname] = Entry(path, submodules, segment, offset, size)
             if path is not None:
                 offset += size or 0
             for done in self.pending.pop(fullname, ()):
@@ -150,11 +161,12 @@ class Importer(Late):
 
     def source(self, fullname: str) -> bytes:
         """Return the source of a module as bytes."""
-        path, submodules, segment, offset, size = self.get(fullname)
-        data = self._sources.get(id(segment))
+        entry = self.get(fullname)
+        key = id(entry.segment)
+        data = self._sources.get(key)
         if data is None:
-            data = self._sources[id(segment)] = zlib.decompress(segment[1])
-        return data[offset : offset + size]
+            data = self._sources[key] = zlib.decompress(entry.segment[1])
+        return data[entry.offset : entry.offset + entry.size]
 
     def create_module(self, spec: ModuleSpec) -> None:
         return None

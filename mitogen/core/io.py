@@ -290,16 +290,13 @@ class Broker:
     The thread that does the I/O.
 
     :param poller_class: Poller, or a class of tree/pollers.py
-    :param bool activate_compat: ignored; accepted for old programs
     """
 
     #: Seconds that a shutdown waits for streams to end on their own.
     shutdown_timeout = 3.0
     poller_class = Poller
 
-    def __init__(
-        self, poller_class: type[Poller] | None = None, activate_compat: bool = True
-    ) -> None:
+    def __init__(self, poller_class: type[Poller] | None = None) -> None:
         self.poller = (poller_class or self.poller_class)()
         self._deferred: deque[tuple[Callable[..., Any], Any, Any]] = deque()
         self._timers: list[tuple[float, int, list[Action]]] = []

@@ -50,15 +50,14 @@ from mitogen.core.late import fetch
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Any
+    from typing import Any, TypeVar
 
     from mitogen.core.flow import LongSend
     from mitogen.core.io import Broker, Lock, Stream
 
     MessageHandler = Callable[[Message], object]
     Policy = Callable[[Message, Stream | None], object]
-    # Function, whether it persists, policy, respondent's id, whether it calls consumed() itself.
-    Handler = tuple[MessageHandler, bool, Policy | None, int | None, bool]
+    T = TypeVar("T")
 
 
 class RouteTable:
@@ -124,6 +123,30 @@ class Ticket:
             lock.release()
 
 
+class Handler:
+    """The function of a mailbox, and the messages that it accepts: see Router.add_handler()."""
+
+    fn: MessageHandler
+    persist: bool
+    policy: Policy | None
+    source: Any  # id of the only context whose messages are accepted, or None
+    consumer: bool
+
+    def __init__(self, *fields: Any) -> None:
+        self.fn, self.persist, self.policy, self.source, self.consumer = fields
+
+
+class Partial:
+    """A message of which not all frames have arrived."""
+
+    def __init__(self, handler: Handler, first: Message) -> None:
+        self.handler = handler
+        self.first = first
+        self.chunks: list[bytes] = []
+        self.size = MESSAGE_COST
+        self.owed = 0  # bytes that the sender has no credit for yet
+
+
 class Router:
     """
     Router of a context: routes its messages and holds its handlers.
@@ -158,11 +181,12 @@ class Router:
         self.routes = RouteTable()
         self._stream_by_id = self.routes.streams
         self._contexts: dict[int, Any] = {}
-        self.handlers: dict[int, Any] = {}  # a Handler each
+        self.handlers: dict[int, Any] = {}
+        self._components: dict[Any, Any] = {}
         self.flows: dict[tuple[int, int], Window] = {}
         self.meters: dict[tuple[int, int], Meter] = {}
         self.longs: dict[tuple[int, int], LongSend] = {}
-        self.partials: dict[tuple[int, int], list[Any]] = {}
+        self.partials: dict[tuple[int, int], Partial] = {}
         self._lock = _thread.allocate_lock()
         self._handle_numbers = count(FIRST_HANDLE)
         self._reply_numbers = count(FIRST_UNWINDOWED)
@@ -176,6 +200,10 @@ class Router:
 
     def log(self, level: int, fmt: str, *args: object) -> None:
         """Any thread: log a record; a child sends it to the master, a master uses `logging`."""
+
+    def component(self, cls: Callable[[Router], T]) -> T:
+        """Any thread: return this router's object of a class, made as `cls(router)` at first."""
+        return self._components.get(cls) or self._components.setdefault(cls, cls(self))  # type: ignore[no-any-return]
 
     # -- contexts and handlers
 
@@ -223,7 +251,7 @@ class Router:
         elif handle in self.handlers and not overwrite:
             raise Error(self.duplicate_handle_msg)
         source: Any = respondent and respondent.context_id
-        self.handlers[handle] = (fn, persist, policy, source, consumer)
+        self.handlers[handle] = Handler(fn, persist, policy, source, consumer)
         if not self.broker.alive:
             self._on_broker_exit()
         return handle
@@ -231,7 +259,7 @@ class Router:
     def expect(self, fn: MessageHandler, context_id: int) -> int:
         """Register `fn(msg)` for one answer from that context; return the handle."""
         handle = next(self._reply_numbers)
-        self.handlers[handle] = (fn, False, None, context_id, True)
+        self.handlers[handle] = Handler(fn, False, None, context_id, True)
         if not self.broker.alive:
             self._on_broker_exit()
         return handle
@@ -255,7 +283,7 @@ class Router:
         for handle, handler in list(self.handlers.items()):
             # Handlers of the protocol itself have no waiting side.
             if handle >= FIRST_HANDLE and self.handlers.pop(handle, None):
-                handler[0](self._dead(handle, handler[3], why))
+                handler.fn(self._dead(handle, handler.source, why))
 
     def _dead(self, handle: int, src_id: int, reason: str) -> Message:
         me = self.context_id
@@ -475,32 +503,32 @@ class Router:
         if not msg.flags & CONT:
             handler = self._admit(msg, stream)
             if handler:
-                self.partials[key] = [handler, msg, [], MESSAGE_COST, 0]
+                self.partials[key] = Partial(handler, msg)
         part = self.partials.get(key)
         if not part:
             # The message was dropped: grant the credit, so that its sender does not wait.
             return self.send_credit(src, 0, msg.number, len(msg.data))
-        handler, first, chunks = part[:3]
+        first = part.first
         size = len(msg.data)
-        chunks.append(msg.data)
-        part[3] += size
-        part[4] += size
-        if sum(p[3] for k, p in self.partials.items() if k[0] == src) > self.max_message_size:
+        part.chunks.append(msg.data)
+        part.size += size
+        part.owed += size
+        if sum(p.size for k, p in self.partials.items() if k[0] == src) > self.max_message_size:
             del self.partials[key]
             why = self.too_large_msg % self.max_message_size
-            if handler[3] is None:
+            if part.handler.source is None:
                 return self.bounce(first, why)
             return self._local(self._dead(first.handle, src, why))
         if not msg.flags & MORE:
             del self.partials[key]
-            first.data = b"".join(chunks)
+            first.data = b"".join(part.chunks)
             if self._charge(first):
-                self._hand_over(handler, first)
+                self._hand_over(part.handler, first)
             else:
                 self._refuse(first, "window overrun")
-        elif part[4] * 2 >= LONG_WINDOW:
-            self.send_credit(src, 0, msg.number, part[4])
-            part[4] = 0
+        elif part.owed * 2 >= LONG_WINDOW:
+            self.send_credit(src, 0, msg.number, part.owed)
+            part.owed = 0
 
     def _charge(self, msg: Message) -> Any:
         """Charge a message to its window, if it has one; return False on an overrun."""
@@ -526,9 +554,9 @@ class Router:
             # If the handle is used again, a new flow begins.
             self.meters.pop((msg.src_id, handle), None)
             return self.bounce(msg, self.invalid_handle_msg)
-        elif handler[3] is not None and handler[3] != msg.src_id:
+        elif handler.source is not None and handler.source != msg.src_id:
             return self.drop(msg, self.refused_msg)
-        elif handler[2] and not handler[2](msg, stream):
+        elif handler.policy and not handler.policy(msg, stream):
             why = self.refused_msg
         else:
             return handler
@@ -539,15 +567,15 @@ class Router:
         self.bounce(msg, why)
 
     def _hand_over(self, handler: Handler, msg: Message) -> None:
-        # Another answer, or the respondent's end, may have arrived first.
-        if handler[1] or self.handlers.pop(msg.handle, None):
+        # Another answer, or the respondent's end, may have come first.
+        if handler.persist or self.handlers.pop(msg.handle, None):
             if self.trace:
                 self.trace("receive", msg)
             try:
-                handler[0](msg)
+                handler.fn(msg)
             except Exception as e:
                 self.drop(msg, repr(e))
-            if not handler[4]:
+            if not handler.consumer:
                 self.consumed(msg)
 
     def _local(self, msg: Message, stream: Stream | None = None) -> None:
@@ -596,7 +624,7 @@ class Router:
         """Broker thread: end every wait for a lost context."""
         why = self.respondent_disconnect_msg
         for handle, handler in list(self.handlers.items()):
-            if handler[3] == context_id:
+            if handler.source == context_id:
                 self._local(self._dead(handle, context_id, why))
         for table, end in (
             (self.flows, self.end_flow),

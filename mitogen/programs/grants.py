@@ -239,10 +239,7 @@ def _forward_answer(request_msg: Message, answer: Message) -> None:
 
 def grants_of(router: Any) -> Grants:
     """Return this router's registry of grants."""
-    found = router.__dict__.get("_grants")
-    if found is None:
-        found = router.__dict__["_grants"] = Grants(router)
-    grants: Grants = found
+    grants: Grants = router.component(Grants)
     return grants
 
 

@@ -682,10 +682,7 @@ class Guard:
 
 def guard_of(router: Router) -> Guard:
     """Return this router's program registry."""
-    found: Guard = router.__dict__.get("_guard") or router.__dict__.setdefault(
-        "_guard", Guard(router)
-    )
-    return found
+    return router.component(Guard)
 
 
 @takes_router

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AllowAny",
     "AllowParents",
+    "CurrentPool",
     "DeduplicatingInvoker",
     "Error",
     "Invoker",
@@ -43,6 +44,14 @@ __all__ = [
     "no_reply",
     "validate_arg_spec",
 ]
+
+
+class CurrentPool:
+    """Component of a router: its service pool, and the lock that is held while one is created."""
+
+    def __init__(self, _router: Any) -> None:
+        self.lock = _thread.allocate_lock()
+        self.pool: Any = None
 
 
 class Error(Exception):

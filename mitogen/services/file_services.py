@@ -25,6 +25,7 @@ from mitogen.core.mailbox import Latch, LatchError, Receiver
 from mitogen.services.base import (
     AllowAny,
     AllowParents,
+    CurrentPool,
     Error,
     SerializedInvoker,
     Service,
@@ -277,7 +278,7 @@ class FileService(Service):
     @classmethod
     def _get_here(cls, router: Any, path: str, out_fp: Any) -> tuple[bool, Metadata]:
         # Messages within a context have no window, so the whole file would be queued in memory.
-        pool = router.__dict__.get("_service_pool")
+        pool = router.component(CurrentPool).pool
         if pool is None or pool.closed:
             raise Error("context %d has no service pool" % (router.context_id,))
         service = pool.get_service(cls)

@@ -29,6 +29,7 @@ from mitogen.select import Error as SelectError
 from mitogen.services.base import (
     AllowAny,
     AllowParents,
+    CurrentPool,
     DeduplicatingInvoker,
     Error,
     Invoker,
@@ -139,7 +140,7 @@ class _CallReceiver(Receiver):
 
     def close(self) -> None:
         handler = self.router.handlers.get(self.handle)
-        if handler and handler[0] != self.on_message:
+        if handler and handler.fn != self.on_message:
             # Another pool has replaced this one.
             self.handle = None
         super().close()
@@ -195,7 +196,7 @@ class Pool:
         else:
             self._on_broker(self._take_over, kept)
         if recv is None:
-            router.__dict__["_service_pool"] = self
+            router.component(CurrentPool).pool = self
         core.listen(router.broker, "shutdown", self._on_broker_shutdown)
         core.listen(router.broker, "exit", self._on_broker_exit)
         for _ in range(size):
@@ -446,7 +447,7 @@ class Pool:
 def _is_stub(router: Any) -> bool:
     """Return whether a child's calls are handled by the stub that waits for a pool."""
     handler = router.handlers.get(CALL_SERVICE)
-    owner = getattr(handler[0], "__self__", None) if handler else None
+    owner = getattr(handler.fn, "__self__", None) if handler else None
     return owner is not None and not isinstance(owner, Receiver)
 
 
@@ -472,7 +473,7 @@ def _process_router() -> Any:
 
 
 def _pool_of(router: Any) -> Pool | None:
-    pool: Pool | None = router.__dict__.get("_service_pool")
+    pool: Pool | None = router.component(CurrentPool).pool
     return None if pool is None or pool.closed else pool
 
 
@@ -494,8 +495,7 @@ def get_or_create_pool(
     """
     if router is None:
         router = context.router if context is not None else _process_router()
-    # setdefault() is atomic: all threads get the same lock.
-    with router.__dict__.setdefault("_service_lock", _thread.allocate_lock()):
+    with router.component(CurrentPool).lock:
         pool = _pool_of(router)
         if pool is None:
             pool = Pool(router, size=size or DEFAULT_SIZE, overwrite=True, kept=kept)

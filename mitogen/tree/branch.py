@@ -248,7 +248,7 @@ class Branch:
         if not (econtext and econtext.detached):
             # No result can be delivered any more: end the subtree at once.
             self.cut_off()
-        lost = {handler[3] for handler in list(router.handlers.values())}
+        lost = {handler.source for handler in list(router.handlers.values())}
         for table in router.flows, router.longs, router.partials, router.meters:
             lost.update(key[0] for key in list(table))
         for context_id in lost - set(router.routes.streams) - {None}:

@@ -29,8 +29,8 @@ class RelayedModules:
         """Broker thread: call `done(segment)` once the module's segment has arrived."""
         entry = self.importer.modules.get(fullname)
         if entry:
-            return done(entry[2])
-        self.importer.request(fullname, lambda: done(self.importer.modules[fullname][2]))
+            return done(entry.segment)
+        self.importer.request(fullname, lambda: done(self.importer.modules[fullname].segment))
 
     def segments(self, fullnames: Iterable[str]) -> list[Segment]:
         """Return the segments with those of the modules that are here, each segment once."""
@@ -38,7 +38,7 @@ class RelayedModules:
         for fullname in fullnames:
             entry = self.importer.modules.get(fullname)
             if entry:
-                found[id(entry[2])] = entry[2]
+                found[id(entry.segment)] = entry.segment
         return list(found.values())
 
     def push(self, context: Context, module_names: list[str]) -> None:

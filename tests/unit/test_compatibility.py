@@ -324,8 +324,8 @@ def test_handlers_take_respondent_and_policy_in_either_order(world):
     for order in ((seen.append, None, True, lambda msg, stream: True, child),
                   (seen.append, None, True, child, lambda msg, stream: True)):  # fmt: skip
         handle = router.add_handler(*order)
-        assert router.handlers[handle][2] is not child
-        assert router.handlers[handle][3] == child.context_id
+        assert router.handlers[handle].policy is not child
+        assert router.handlers[handle].source == child.context_id
         router.del_handler(handle)
 
 

@@ -121,8 +121,8 @@ def test_a_router_profiles_each_context_once(tmp_path, monkeypatch):
         child = router.local(name="child")
         profiler.collect(router, child)  # a second time: no harm
         child.call(sorted, [3, 1])
-    router.profile_collector.finish()
-    router.profile_collector.finish()
+    router.component(profiler.Collector).finish()
+    router.component(profiler.Collector).finish()
     assert sorted(path.name.rpartition("-")[0] for path in tmp_path.iterdir()) == [
         "child",
         "master",
@@ -134,7 +134,7 @@ def test_contexts_of_connect_many_are_profiled(tmp_path, monkeypatch):
     with master.Router() as router:
         specs = [("local", {"name": "one"}), ("local", {"name": "two"})]
         assert len(list(router.connect_many(specs))) == 2
-    router.profile_collector.finish()
+    router.component(profiler.Collector).finish()
     names = {path.name.rpartition("-")[0] for path in tmp_path.iterdir()}
     assert names == {"master", "one", "two"}
 
@@ -145,15 +145,16 @@ def test_a_single_context_can_be_profiled(tmp_path, monkeypatch):
     with master.Router() as router:
         router.local(name="quiet").call(int)
         router.local(name="seen", profiling=True).call(int)
-    router.profile_collector.finish()
+    router.component(profiler.Collector).finish()
     names = os.listdir(str(tmp_path / profiler.DEFAULT_DIRECTORY))
     assert sorted(name.rpartition("-")[0] for name in names) == ["master", "seen"]
 
 
-def test_a_hostile_child_writes_nothing_but_figures(tmp_path, capsys):
+def test_a_hostile_child_writes_nothing_but_figures(tmp_path, capsys, monkeypatch):
     inside = tmp_path / "in" / "side"
+    monkeypatch.setattr(profiler, "directory", lambda: str(inside))
     with master.Router() as router:
-        collector = profiler.Collector(router, str(inside))
+        collector = profiler.Collector(router)
         child = router.local()
         child.call(api_probe.say_nonsense, collector._receiver.to_sender())
     collector.finish()

@@ -48,7 +48,7 @@ END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 class _Parts:
     """Cache of parts received, by digest."""
 
-    def __init__(self) -> None:
+    def __init__(self, _router: Router) -> None:
         self.kept: dict[bytes, bytes] = {}
         self.size = 0
 
@@ -83,8 +83,7 @@ def unpack(sent: Any) -> bytes:
 
 
 def _parts(router: Router) -> _Parts:
-    found: _Parts = router.__dict__.get("_parts") or router.__dict__.setdefault("_parts", _Parts())
-    return found
+    return router.component(_Parts)
 
 
 def _is_early(name: str) -> bool:

@@ -194,7 +194,7 @@ def _source() -> str:
 class _Zygotes:
     """Zygotes of a context."""
 
-    def __init__(self) -> None:
+    def __init__(self, _router: Router) -> None:
         self.lock = _thread.allocate_lock()
         #: By interpreter's path; False for an interpreter that can't be a zygote.
         self.found: dict[str, Any] = {}
@@ -202,9 +202,7 @@ class _Zygotes:
 
 def zygote_of(router: Router, interpreter: str) -> Zygote | None:
     """Return the zygote of an interpreter, a path; None if it can't have one."""
-    own: _Zygotes = router.__dict__.get("_zygotes") or router.__dict__.setdefault(
-        "_zygotes", _Zygotes()
-    )
+    own = router.component(_Zygotes)
     with own.lock:
         found: Any = own.found.get(interpreter)
         if found is None or (found and not found.alive):

@@ -3,6 +3,7 @@
 import os
 
 from mitogen.core import takes_router
+from mitogen.programs.server import guard_of
 
 
 def leader_of(pid):
@@ -13,8 +14,7 @@ def leader_of(pid):
 @takes_router
 def known_programs(router):
     """Return the number of programs this context runs for others, and of its mailboxes."""
-    guard = router.__dict__.get("_guard")
-    return len(guard.programs) if guard else 0, len(router.handlers)
+    return len(guard_of(router).programs), len(router.handlers)
 
 
 def kill_yourself(number):

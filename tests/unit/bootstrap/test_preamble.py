@@ -12,9 +12,10 @@ import zlib
 import pytest
 
 from mitogen import core
-from mitogen.bootstrap import minify, preamble
+from mitogen.bootstrap import minify, preamble, renames
 from tests import hosts
 from tests.checkout import ROOT
+from tests.unit import api_names
 
 FILES = {name: pathlib.Path(core.__file__).with_name(name + ".py") for name in core.PREAMBLE}
 
@@ -70,7 +71,7 @@ def test_public_names_and_their_parameters_stay(small, sources, name):
             [arg.arg for arg in node.args.args if arg.arg not in ("self", "S")]
             for node in ast.walk(ast.parse(text))
             if isinstance(node, ast.FunctionDef)
-            and (node.name[0] != "_" or node.name[:2] == "__")
+            and not is_internal(node.name)
             and node.name not in INNER
         ]
 
@@ -90,13 +91,25 @@ def test_what_other_modules_name_stays(small, sources):
     assert sorted(private - kept) == []
 
 
-def test_no_call_elsewhere_names_a_parameter_of_a_private_function():
+def is_internal(name):
+    return private_name(name) or name in renames.INTERNAL
+
+
+def test_internal_functions_are_in_no_reference():
+    """Programs may pass the arguments of those that are by name."""
+    rows = {row.name.rpartition(".")[2] for row in api_names.ROWS if "core" in row.module}
+    assert sorted(rows & renames.INTERNAL) == []
+    text = (ROOT / "docs" / "reference" / "index.rst").read_text(encoding="utf-8")
+    assert not [name for name in renames.INTERNAL if "mitogen.core." + name in text]
+
+
+def test_no_call_elsewhere_names_a_parameter_of_an_internal_function():
     """Such a parameter has another name in a child."""
     private = {
         node.name: {arg.arg for arg in node.args.args}
         for path in FILES.values()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.FunctionDef) and private_name(node.name)
+        if isinstance(node, ast.FunctionDef) and is_internal(node.name)
     }
     wrong = []
     for path in (ROOT / "mitogen").rglob("*.py"):

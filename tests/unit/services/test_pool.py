@@ -10,6 +10,7 @@ from mitogen import core
 from mitogen.core import mailbox
 from mitogen.core.mailbox import Receiver
 from mitogen.services import pool as service
+from mitogen.services.base import CurrentPool
 from tests.unit import live
 
 SOON = live.SOON
@@ -248,7 +249,7 @@ class Outer(service.Service):
 
     def __init__(self, router):
         super().__init__(router)
-        self.other = router.__dict__["_service_pool"].get_service(Other)
+        self.other = router.component(CurrentPool).pool.get_service(Other)
 
     @service.expose(service.AllowAny())
     def hello(self):

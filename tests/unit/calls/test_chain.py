@@ -1,4 +1,4 @@
-"""chain.py: naming functions, calls there and back, chains, deadlines, cancels, CallError."""
+"""chain.py: names of functions, calls and results, chains, deadlines, cancels, CallError."""
 
 import builtins
 import functools
@@ -63,7 +63,7 @@ def outer():
 
 @pytest.fixture
 def pair(net):
-    """A master and a child that runs what it is called for, whenever somebody waits."""
+    """A master and a child that runs its calls whenever a thread waits."""
     master, one = net.line(2)
     one.dispatcher(serve=True)
     return master, one
@@ -75,7 +75,7 @@ def there(pair):
     return master.context(one)
 
 
-# ---- naming
+# ---- names of functions
 
 HERE = __name__
 
@@ -138,7 +138,7 @@ def test_an_argument_that_cannot_be_sent_is_named(there):
         there.call(add, 1, two=object())
 
 
-# ---- there and back
+# ---- calls and results
 
 
 @pytest.mark.parametrize(
@@ -162,14 +162,14 @@ def test_an_argument_that_cannot_be_sent_is_named(there):
     ],
 )
 def test_call(there, fn, args, kwargs, result):
-    for _ in range(2):  # the second time with the kept name
+    for _ in range(2):  # the second time with the cached name
         assert there.call(fn, *args, **kwargs) == result
 
 
 def test_arguments_may_have_any_name(there):
     kwargs = {"fn": 1, "self": 2, "timeout": 3, "args": 4}
     assert there.call_async(echo, **{"timeout": 3}).get().unpickle() == ((), {"timeout": 3})
-    with pytest.raises(TypeError):  # the two that Context.call() itself takes
+    with pytest.raises(TypeError):  # the two names of the parameters of Context.call()
         there.call(echo, **kwargs)
 
 
@@ -304,7 +304,7 @@ def test_a_timeout_cancels_the_call(pair, there):
     (call,) = one.router.econtext.dispatcher.queue
     assert core.NUMBER.unpack(cancels[0].data) == (call.reply_to,)
     assert call.reply_to not in master.router.handlers
-    # The answer that comes too late is dropped.
+    # A late answer is dropped.
     one.run_calls()
     master.net.pump()
     assert not master.logs
@@ -337,7 +337,7 @@ def test_kill_spares_a_context_that_reacts(pair, there):
 
 
 def let_cancel(node):
-    """Give a node what its first call does: what cancels calls, and sorts them."""
+    """Set up a node as its first call does: with a Canceller and a Diverter."""
     econtext = node.router.econtext
     diverter = first_call.Diverter(econtext)
     diverter.on_cancel = first_call.Canceller(econtext.dispatcher, diverter).on_cancel
@@ -346,7 +346,7 @@ def let_cancel(node):
 
 @pytest.fixture
 def canceller(pair):
-    """Have the child cancel calls; put SIGINT back."""
+    """Enable cancellation in the child; restore SIGINT afterwards."""
     before = signal.getsignal(signal.SIGINT)
     let_cancel(pair[1])
     yield
@@ -369,7 +369,7 @@ RUNNING = []
 
 
 def cancel_me():
-    """Run in the child: have the cancel of this very call arrive."""
+    """Run in the child: deliver the cancel of this call."""
     master, one, chain = RUNNING[0]
     with master.broker.thread():
         chain.cancel(one.router.econtext.dispatcher.current.reply_to)
@@ -394,10 +394,10 @@ def test_cancel_of_the_running_call(pair, there, canceller):
 
 
 def import_and_be_cancelled():
-    """Run in the child: until the function, the cancel of this very call waits."""
+    """Run in the child: delay the cancel of this call until its function runs."""
     master, one, chain = RUNNING[0]
     dispatcher = one.router.econtext.dispatcher
-    dispatcher.interruptible = False  # as while the module is imported
+    dispatcher.interruptible = False  # as during the import of the module
     with master.broker.thread():
         chain.cancel(dispatcher.current.reply_to)
     master.net.pump()
@@ -436,7 +436,7 @@ def test_cancel_of_a_finished_call_is_ignored(pair, there, canceller):
     there.call(add, 1)
     CallChain(there).cancel(2**31)
     pair[0].net.pump()
-    os.kill(os.getpid(), signal.SIGINT)  # nothing runs: ignored
+    os.kill(os.getpid(), signal.SIGINT)  # ignored: no call is running
     assert there.call(add, 1) == 1
 
 
@@ -474,7 +474,7 @@ def test_percent_signs_are_kept(there):
     assert str(error).startswith("builtins.ValueError: 50% off\n")
 
 
-# What CPython does not let a class be beside another.
+# Types that CPython does not allow as a second base class.
 NOT_TO_BE_INHERITED = ("ExceptionGroup", "MemoryError")
 
 

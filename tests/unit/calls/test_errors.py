@@ -1,4 +1,4 @@
-"""errors.py: tracebacks from children have the real lines of this library's files."""
+"""errors.py: tracebacks from children get the original lines of this library's files."""
 
 import pytest
 
@@ -6,7 +6,7 @@ import mitogen
 from mitogen import core
 from mitogen.calls import errors
 
-#: A line of errors.py with something on it.
+#: A non-empty line of errors.py.
 LINE = 11
 FRAME = '  File "master:{}", line {}, in f\n'
 

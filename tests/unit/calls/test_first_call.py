@@ -1,4 +1,4 @@
-"""first_call.py: what a child's programs print and log, its name, errors as they are sent."""
+"""first_call.py: output and log records of a child, its process name, errors as sent."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ LEVEL = 20
 
 @pytest.fixture
 def pair(net):
-    """A master and a child whose records arrive in pair[2]."""
+    """A master, a child, and the list of the child's log records."""
     master, one = net.line(2)
     records = []
     master.router.add_handler(lambda msg: records.append(core.decode(msg.data)), core.FORWARD_LOG)
@@ -31,7 +31,7 @@ def logs(pair):
 
 
 def use_up(one):
-    """Have the logs' flow without credit; return the flow."""
+    """Take all credit of the log flow; return the flow."""
     one.router.flows[(0, core.FORWARD_LOG)] = flow = core.Window(core.LOG_WINDOW)
     flow.credit = 0
     return flow
@@ -80,7 +80,7 @@ class Broker(nodes.Broker):
 
 @pytest.fixture
 def stdio(pair, logs):
-    """A StdioLogger over a descriptor of the test's; (logger, descriptor, function to turn it)."""
+    """(StdioLogger on a descriptor of the test, that descriptor, function that runs the logger)."""
     master, one, records = pair
     before = conftest.open_descriptors()
     fd = os.dup(0)
@@ -140,7 +140,7 @@ def test_output_is_not_read_without_credit(pair, stdio):
     flow = use_up(one)
     os.write(fd, b"one\n")
     turn()
-    assert logger.rfd not in one.broker.poller.table  # who prints waits, as at a terminal
+    assert logger.rfd not in one.broker.poller.table  # writers block, as on a terminal
     os.write(fd, b"two\n")
     master.net.advance(1)
     assert logger.rfd not in one.broker.poller.table and records == []

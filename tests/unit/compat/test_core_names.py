@@ -1,6 +1,6 @@
-"""core_names.py: names of mitogen.core that few programs use.
+"""core_names.py: rarely used names of mitogen.core.
 
-That all of API.md's names are there is test_compatibility.py's; here is what they do.
+test_compatibility.py checks that all documented names exist; these tests check their behavior.
 """
 
 import inspect
@@ -16,7 +16,7 @@ from mitogen import core, master, parent
 from mitogen.compat import core_names, lazy
 from tests.checkout import ROOT
 
-# Printed by a process that has imported none of the modules that add names to core's classes.
+# Run in a process that has not imported any module that adds names to core's classes.
 CLASS_NAMES = """
 import sys
 from mitogen import core
@@ -34,7 +34,7 @@ print(all(place in sys.modules for place in lazy.CLASS_NAMES))
 
 
 def test_late_names_of_classes_are_on_the_class():
-    """getattr() and dir() find them; importing what defines them changes no class."""
+    """getattr() and dir() find them; importing the defining modules changes no class."""
     done = subprocess.run(
         [sys.executable, "-c", CLASS_NAMES], capture_output=True, text=True, cwd=ROOT, timeout=30
     )
@@ -64,7 +64,7 @@ def test_importing_the_modules_of_late_names_changes_nothing(module):
 
 
 def test_the_documented_names_of_a_context_are_on_its_class():
-    """As help() and inspect look for them, not on instances alone."""
+    """help() and inspect look there, not only on instances."""
     for name in ("send_async", "send_await", "call_service", "call_service_async"):
         assert name in dir(core.Context) and inspect.signature(getattr(core.Context, name))
         assert getattr(core.Context, name) is getattr(parent.Context, name)
@@ -264,7 +264,7 @@ def test_register_and_async_route():
             theirs.settimeout(20)
             (msg,) = core.Framer().feed(theirs.recv(1000))
             assert (msg.handle, msg.data) == (1, b"x")
-            # What comes in: from context 5, for a handler here.
+            # An incoming message from context 5 for a local handler.
             latch = core.Latch()
             handle = router.add_handler(latch.put)
             back = core.Message(dst_id=0, src_id=5, auth_id=5, handle=handle, data=b"y")

@@ -1,4 +1,4 @@
-"""lazy.py: a module finds names in others, which are imported at the first use."""
+"""lazy.py: a module finds names in other modules, which are imported at first use."""
 
 import importlib
 import subprocess
@@ -14,7 +14,7 @@ from tests.checkout import ROOT
 
 @pytest.fixture
 def module(monkeypatch):
-    """A module whose late names are those of another, and of two named there."""
+    """A module whose late names come from another module and from two modules named there."""
     place = types.ModuleType("lazy_place")
     place.__all__ = ["digits"]
     place.digits, place.hidden = "0123456789", 1
@@ -59,7 +59,7 @@ def test_every_place_of_the_tables_has_its_names():
             assert hasattr(importlib.import_module(module), name), (module, name)
 
 
-# The modules that nobody pays for who does not use their names.
+# Modules that cost nothing unless their names are used.
 PROGRAM = """
 import importlib, sys
 import mitogen.master, mitogen.parent

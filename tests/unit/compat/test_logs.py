@@ -1,4 +1,4 @@
-"""logs.py: loggers and handlers that mitogen.core had."""
+"""logs.py: loggers and handlers that mitogen.core had in old releases."""
 
 import logging
 import os

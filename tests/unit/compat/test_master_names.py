@@ -1,4 +1,4 @@
-"""master_names.py: what programs of old releases find in mitogen.master."""
+"""master_names.py: names of mitogen.master in old releases."""
 
 import os
 import threading

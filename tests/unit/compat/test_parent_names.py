@@ -1,4 +1,4 @@
-"""parent_names.py: what programs of old releases find in mitogen.parent."""
+"""parent_names.py: names of mitogen.parent in old releases."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ def wait(process):
 
 
 def read_all(fp):
-    """Read to the end; on Linux a terminal's end is EIO."""
+    """Read to the end, which for a terminal on Linux is EIO."""
     found = b""
     while True:
         try:
@@ -50,7 +50,7 @@ def test_create_child(escalates):
     process.stdin.close()
     assert process.stdout.read() == b"there and back"
     assert wait(process) == 0 and process.poll() == process.returncode == 0
-    process.terminate()  # after its end: nothing is signalled
+    process.terminate()  # after its end: no signal is sent
     close(process)
     assert repr(process) == "PopenProcess(pid %d)" % process.pid
 
@@ -281,7 +281,7 @@ def test_get_log_levels():
     assert parent.get_log_levels(loggers) == {"a": logging.INFO}
 
 
-# ---- what is another name of ours
+# ---- aliases
 
 
 def test_pollers():

@@ -1,4 +1,4 @@
-"""streams.py: a program's own descriptors on a broker. The broker is run step by step, here."""
+"""streams.py: a program's own descriptors on a broker, which these tests run step by step."""
 
 import logging
 import os
@@ -13,12 +13,12 @@ from hypothesis import given, strategies as st
 from mitogen import core, master, parent
 from mitogen.compat import streams
 
-#: Seconds that a test waits for what should come at once; only a failure takes so long.
+#: Seconds that a test waits for an immediate event; reached only on failure.
 SOON = 20.0
 
 
 class Broker(core.Broker):
-    """A broker whose thread is the test's."""
+    """A broker that runs on the test's thread."""
 
     def start(self):
         self.run_as_us()
@@ -27,12 +27,12 @@ class Broker(core.Broker):
         self.ident = threading.get_ident()
 
     def step(self):
-        """Let what is ready happen."""
+        """Process all ready events."""
         self.defer(int)
         self._once()
 
     def finish(self):
-        """Shut down, and run until the end."""
+        """Shut down and run until the end."""
         self.shutdown()
         while not self.stopping:
             self._once()
@@ -69,7 +69,7 @@ class Lines(core.DelimitedProtocol):
 
 
 class Writing(core.Protocol):
-    """Writes through a BufferedWriter."""
+    """A protocol that writes through a BufferedWriter."""
 
     def __init__(self, broker):
         self.writer = core.BufferedWriter(broker, self)
@@ -84,7 +84,7 @@ class Writing(core.Protocol):
 
 
 def reading(broker, cls=Lines, *args):
-    """Return (stream that reads from a pipe, the pipe's other end)."""
+    """Return (stream that reads from a pipe, other end of the pipe)."""
     rfp, wfp = core.pipe()
     stream = cls.build_stream(*args)
     stream.name = "test"
@@ -422,7 +422,7 @@ def test_shutdown_fires_its_event_and_ends_the_stream(broker):
 
 
 class Lingering(Lines):
-    """Reads to the end before it goes."""
+    """A protocol that reads to the end before it disconnects."""
 
     def on_shutdown(self, broker):
         self.events.append("shutdown")
@@ -498,7 +498,7 @@ def test_output_on_a_descriptor_is_logged(broker, caplog):
         os.write(dest, b"one\ntwo\n")
         broker.step()
         assert [r.getMessage() for r in caplog.records] == ["one", "two"]
-        # What comes before the end is logged, too, though the writing end stays open.
+        # Output before the end is logged too, although the writing end stays open.
         os.write(dest, b"three")
         broker.finish()
     assert [r.getMessage() for r in caplog.records][2:] == ["three"]
@@ -544,7 +544,7 @@ def test_the_brokers_timers(broker):
 def test_the_brokers_timers_from_another_thread():
     called, due, cancelled = [], threading.Event(), threading.Event()
     with master.Router() as router:
-        # The broker waits here, so it calls neither before one of them is cancelled.
+        # The broker waits here, so it calls neither timer before one of them is cancelled.
         router.broker.defer(cancelled.wait, SOON)
         gone = router.broker.timers.schedule(core.now(), lambda: called.append("gone"))
         gone.cancel()
@@ -554,7 +554,7 @@ def test_the_brokers_timers_from_another_thread():
     assert called == []
 
 
-# ---- mitogen's own streams have the same names
+# ---- the same names on mitogen's own streams
 
 
 def test_a_stream_without_arguments_is_the_programs_own():
@@ -615,7 +615,7 @@ def test_in_a_child():
 
 
 def test_holders_of_the_broker_are_not_taken_for_children(broker):
-    """A Branch that looks for streams to children among what holds the broker passes by."""
+    """Branch ignores them when it looks for streams to children among the broker's holders."""
     stream, wfp = reading(broker, Lingering)
     router = master.Router(broker)
     process = parent.create_child(["cat"])

@@ -1,9 +1,9 @@
 """
 The codec: mitogen.core's part of it, and mitogen.core.values.
 
-RFC 8949 appendix A and cbor2 say what is right; hypothesis looks for values that do not come back,
-and for bytes that do anything but decode or raise StreamError. Memory is counted (tracemalloc);
-what would take too much time would run into the time limit of tests by orders of magnitude.
+RFC 8949 appendix A and cbor2 are the reference. hypothesis searches for values that do not
+round-trip, and for bytes that neither decode nor raise StreamError. Memory is measured with
+tracemalloc; non-linear code would exceed the time limit of tests by orders of magnitude.
 """
 
 import collections
@@ -39,7 +39,7 @@ def unhex(text):
 
 
 def alike(one, other):
-    """Equal and of the same type, all the way down; NaN equals NaN, 0.0 is not -0.0."""
+    """Return whether values and types are equal at every level; NaN equals NaN, 0.0 is not -0.0."""
     if type(one) is not type(other):
         return False
     if isinstance(one, (list, tuple)):
@@ -92,7 +92,7 @@ def spoilt(data):
 
 
 def peak(function, *args):
-    """Bytes allocated at the most while `function` ran, and what it raised or returned."""
+    """Return the peak of allocated bytes while `function` ran, and its result or exception."""
     tracemalloc.start()
     try:
         try:
@@ -107,7 +107,7 @@ def peak(function, *args):
 
 # ---- RFC 8949 ----
 
-# Appendix A, definite lengths: hex, value, and whether it is also what we send.
+# Appendix A, definite lengths: hex, value, and whether encode() produces the same bytes.
 RFC_8949_APPENDIX_A = [
     ("00", 0, True),
     ("01", 1, True),
@@ -220,7 +220,7 @@ def test_rfc_8949_appendix_a(encoded, value, sent):
         "18 19 1a 1b 1900 1b00000000000000 f9 f93c fa000000 fb00000000000000",  # truncated
         "41 6161616161 61 62c3 4201 8201 a1 a101 c2 c6 c681 d8 d86481 5a00 78 7818",
         "61ff 62c328 63eda080 64f8808080",  # not UTF-8; a surrogate
-        "a10100a1 0000 80f6",  # more than one
+        "a10100a1 0000 80f6",  # more than one item
         "a201000100 a20100f500 a2f90000010001",  # equal keys
         "a18000 a1a000 a1c60000 a1d9010280f6",  # unhashable keys
         "c000 c06161 c1f97e00 c1fb7fefffffffffffff c1f97c00 c11bffffffffffffffff",
@@ -228,7 +228,7 @@ def test_rfc_8949_appendix_a(encoded, value, sent):
         "d81e820100 d81e8101 d81e820161 d8254100 d8258100 d864f6 d8641bffffffffffffffff",
         "d903ec6161 d9010200 d9010282f9000000 d901028201 d9a7f881fb d9a7f8820161 d9a7f88261610a",
         "d84e430102 d84f47 d85243 d85201 d843f6 d84c40 d85340 d85740",  # typed arrays
-        "c600 c6f6 c700 c70a d9ea6000 d9ea6100 d9ea611b0000010000000000 d9ea6201",  # ours
+        "c600 c6f6 c700 c70a d9ea6000 d9ea6100 d9ea611b0000010000000000 d9ea6201",  # private tags
         "d9ea7000 d9ea7081800a d9ea7100 d9ea71821bffffffffffffffff00 d9ea7183f6f6f6",
         "d9ea71831a3b9aca000000 d9ea7280 d9ea738100 d9ea7461 d9ea746161 d9ea758161 d9ea7580",
         "d9ea758263666f6f6178 d9ea75826b5075726550617468 d9ea7680 d9ea768100",
@@ -294,13 +294,13 @@ def test_rfc_8746_typed_arrays(tag, form):
         wanted.append(-1)
     data = struct.pack("%s%d%s" % (form[0], len(wanted), form[1]), *wanted)
     assert alike(core.decode(cbor2.dumps(cbor2.CBORTag(tag, data))), wanted)
-    # The general function, where a table of core's comes first.
+    # The general function, bypassing the tables of core that take precedence.
     assert alike(values._DECODERS[tag][1](memoryview(data), None), wanted)
     if struct.calcsize(form) > 1:
         spoilt(cbor2.dumps(cbor2.CBORTag(tag, data + b"x")))
 
 
-# ---- values that come back ----
+# ---- round trips ----
 
 UTC = datetime.timezone.utc
 
@@ -571,7 +571,7 @@ Point = collections.namedtuple("Point", "x y")
 Colour = enum.IntEnum("Colour", "RED")
 
 
-class Decimal:  # only the name is that of a type that can be sent
+class Decimal:  # only its name is that of a sendable type
     pass
 
 
@@ -771,7 +771,7 @@ def test_dict_changed_while_encoding_is_refused():
         def __init__(self):
             self.value = {}
 
-    # As another thread would; here a converter does it.
+    # A converter changes the dict, as another thread could.
     value = {1: Hostile(), 2: 3}
 
     def convert(item):
@@ -860,7 +860,7 @@ def test_keys_made_to_collide_are_refused(as_set):
 
 
 def test_bignums_take_linear_time():
-    # A quadratic conversion of 4 MB would not end within the test's time limit.
+    # A quadratic conversion of 4 MB would exceed the test's time limit.
     data = b"\xc2\x5a" + struct.pack(">L", 4 * MIB) + b"\xff" * 4 * MIB
     assert core.decode(data).bit_length() == 32 * MIB
     assert core.decode(core.encode(1 << 32 * MIB)) == 1 << 32 * MIB

@@ -1,4 +1,4 @@
-"""core.Dispatcher: what a child's main thread does with calls; core.CallError's making."""
+"""core.Dispatcher: calls on a child's main thread; construction of core.CallError."""
 
 import sys
 import types

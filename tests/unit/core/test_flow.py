@@ -1,4 +1,4 @@
-"""flow.py, with the Router's part of it: senders that wait, long messages, ends of flows."""
+"""flow.py and the Router's part of it: waiting senders, long messages, ends of flows."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def test_sender_within_the_window_does_not_wait(net):
     master, one, receiver = pair(net)
     for number in range(100):
         master.send(one, ASK, b"%d" % number)
-    assert len(master.down[1].out) == 100  # on the pipe; nothing was pumped
+    assert len(master.down[1].out) == 100  # written to the pipe; nothing was pumped
     net.pump()
     assert [int(receiver.get().data) for _ in range(100)] == list(range(100))
 
@@ -43,7 +43,7 @@ def test_sender_over_the_window_waits_for_the_reader(net):
     def read():
         reader.append(receiver.get().data)
 
-    # The clock only goes on when nothing else can happen: so the sender waits 3 seconds.
+    # The clock advances only when nothing else can happen, so the sender waits 3 seconds.
     for _ in range(3):
         one.broker.after(3, read)
     master.send(one, ASK, b"last")
@@ -61,7 +61,7 @@ def test_wait_for_credit_warns_once_and_times_out(net):
     text = "context 0 waits for context 1 to read from handle 1000"
     assert master.logs == [text + ": nothing was read for 5 s"]
     assert text in str(info.value) and "Receiver(window=None)" in str(info.value)
-    # What was given up is not sent later, and does not hold up what comes after.
+    # An abandoned message is not sent later, and does not delay later messages.
     for _ in range(4):
         receiver.get()
     master.send(one, ASK, b"next")
@@ -371,7 +371,7 @@ def test_a_long_message_yields_to_a_slow_link(net):
 
 
 def test_room_that_appears_during_the_check_is_not_missed(net, monkeypatch):
-    """The link drains between the last look in the loop and the request to be called (B3)."""
+    """The link drains between the last check in the loop and the call of when_drained()."""
     master, one = net.line(2)
     got = one.inbox(ASK)
     link = master.down[1]
@@ -400,7 +400,7 @@ def test_credit_for_a_finished_message_is_ignored(net):
 
 
 def test_credit_applies_only_to_flows_to_its_sender(net):
-    """Another context can't end a flow, nor widen it."""
+    """Another context can neither end a flow nor widen it."""
     master, one, receiver = pair(net)
     other = net.node(2, master)
     fill(master, one)
@@ -412,7 +412,7 @@ def test_credit_applies_only_to_flows_to_its_sender(net):
 
 
 def test_long_messages_without_a_pacer_are_not_paced(net, monkeypatch):
-    """In a child that never imported mitogen.core.flow, a long message goes out at once."""
+    """In a child that never imported mitogen.core.flow, a long message is sent at once."""
     master, one = net.line(2)
     got = master.inbox(ASK)
     monkeypatch.setattr(core.Router, "pacer", None)

@@ -1,4 +1,4 @@
-"""core.Framer and Message: bytes to frames and back, whatever pieces they come in."""
+"""core.Framer and Message: bytes to frames and back, with input split at any point."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def fields(msg):
 
 
 def expected(**kwargs):
-    """Return what fields() gives for frame(**kwargs)."""
+    """Return the result of fields() for frame(**kwargs)."""
     src = kwargs.get("src", 0)
     values = [kwargs.get("dst", 0), src, kwargs.get("auth", src)]
     return (

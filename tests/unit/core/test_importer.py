@@ -1,4 +1,4 @@
-"""core.Importer and child.ModuleText: modules that come from the parent."""
+"""core.Importer: modules that come from the parent."""
 
 import contextlib
 import importlib
@@ -25,7 +25,7 @@ SOURCES = {
 
 
 def segment(names=SOURCES, sources=SOURCES, own=()):
-    """Return a segment as a responder makes it."""
+    """Return a segment as built by a responder."""
     entries, chunks = [], []
     for name in names:
         path, submodules, source = sources[name]
@@ -50,7 +50,7 @@ def importer(pair):
 
 @contextlib.contextmanager
 def installed(importer):
-    """Within this, the interpreter imports by it."""
+    """Context manager: install the importer in this interpreter."""
     before = list(sys.meta_path), set(sys.modules)
     importer.install()
     try:
@@ -71,7 +71,7 @@ def program(importer):
         yield importer
 
 
-# ---- what is imported
+# ---- imported modules
 
 
 def test_a_package(program):
@@ -114,7 +114,7 @@ def test_loader_methods(program):
 
 
 def test_core_s_own_source(program):
-    """It is not there: a caller puts the lines of its own files into a traceback."""
+    """It is not sent: the caller inserts the lines of its own files into tracebacks."""
     assert program.get_source("mitogen.core") is None
 
 
@@ -158,7 +158,7 @@ def test_a_syntax_error_names_the_file(importer):
     assert info.value.filename == "master:/bad.py" and info.value.lineno == 1
 
 
-# ---- whose it is
+# ---- own names
 
 
 def test_own_names_come_from_the_master_despite_local_copies(program):
@@ -226,7 +226,7 @@ def test_refusal_does_not_replace_a_loaded_module(importer):
     assert importer.source("new") == b"x\n"
 
 
-# ---- asking
+# ---- requests
 
 
 def test_module_is_requested_from_the_parent_once(pair, importer):

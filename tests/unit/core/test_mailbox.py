@@ -1,4 +1,4 @@
-"""Latch, Receiver, Channel: what threads wait on."""
+"""Latch, Receiver and Channel: objects that threads wait on."""
 
 import threading
 
@@ -14,7 +14,7 @@ ASK = 1000
 
 
 class Thread:
-    """A thread, and what its function returned or raised."""
+    """A thread, and the result or exception of its function."""
 
     def __init__(self, func, *args):
         self.result = self.error = None
@@ -114,11 +114,11 @@ def test_a_close_ends_every_wait():
 
 
 def test_woken_thread_may_lose_the_race_but_no_item_is_lost():
-    """A third thread takes the item before the one that was woken: that one waits on."""
+    """A third thread takes the item before the woken one, which keeps waiting."""
     latch = Latch()
     thread = Thread(latch.get)
     waiting(latch, 1)
-    lock = latch._waiters.popleft()  # chosen, as by _wake(), for an item that is not there
+    lock = latch._waiters.popleft()  # popped as by _wake(), for a missing item
     lock.release()
     waiting(latch, 1)
     latch.put("x")
@@ -243,7 +243,7 @@ def test_receiver_for_one_message(net):
         master.send(one, receiver.handle, data)
     net.pump()
     assert receiver.size() == 1
-    receiver.close()  # its handler is gone already
+    receiver.close()  # its handler is already gone
 
 
 def test_policy_handle_and_overwrite(net):

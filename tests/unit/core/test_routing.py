@@ -1,6 +1,6 @@
-"""RouteTable, Router and parent.Branch: who may send what, where it goes, and what comes back.
+"""RouteTable, Router and parent.Branch: permissions, routes and replies.
 
-Nodes: 0 is the master, 1 its child, 2 that one's, 3 another child of 1 where there is one.
+Nodes: 0 is the master, 1 its child, 2 a child of 1, 3 another child of 1 in some tests.
 """
 
 import zlib
@@ -39,7 +39,7 @@ class Way:
 
 
 def table():
-    """What node 1 of tree() has."""
+    """Return the route table of node 1 of tree()."""
     routes = RouteTable()
     routes.parent = up = Way()
     two, three = Way(), Way()
@@ -52,7 +52,7 @@ def table():
     [
         ("two", {2, 4}),
         ("three", {3}),
-        ("up", {0, 1, 99}),  # all that is not known elsewhere; a parent is believed
+        ("up", {0, 1, 99}),  # all ids without another route; a parent is trusted
     ],
 )
 def test_admitted_sources(way, may):
@@ -86,7 +86,7 @@ def test_remove():
     assert routes.get(0) is None and routes.get(3) is ways["three"]
 
 
-# ---- there and back
+# ---- messages and replies
 
 
 def test_message_and_reply_along_a_line(net):
@@ -200,11 +200,11 @@ def test_a_handler_that_raises_is_logged(net):
     one.send(master, ASK)
     one.send(master, ASK)
     net.pump()
-    # Once a second at most.
+    # At most once per second.
     assert len(master.logs) == 1 and "ZeroDivisionError" in master.logs[0]
 
 
-# ---- what comes back when it does not arrive
+# ---- replies to undeliverable messages
 
 
 def test_unknown_handle(net):
@@ -265,7 +265,7 @@ def test_no_route_at_all(net):
     assert reason(answers) == "no route to 77, my ID is 5"
 
 
-# ---- who may
+# ---- permissions
 
 
 def test_a_forged_source_is_dropped_and_logged_once_a_second(net):
@@ -345,7 +345,7 @@ def test_ping(net):
     assert answers[0].unpickle() == b""
 
 
-# ---- routes that come and go
+# ---- added and removed routes
 
 
 def test_routes_are_announced_up_to_the_root(net):
@@ -448,7 +448,7 @@ def test_a_lost_parent(net):
 
 
 def test_lost_parent_ends_every_wait_for_its_contexts(net):
-    """In what outlives its parent, that is: who detaches, or has joined, has a Branch."""
+    """This applies to contexts that outlive their parent: detached or joined ones have a Branch."""
     master, one, two = net.line(3)
     parent.upgrade(two.router)
     for node in (master, one):
@@ -516,7 +516,7 @@ def test_the_end_of_the_broker_ends_every_wait(net):
     assert core.PING in master.router.handlers
 
 
-# ---- putting together
+# ---- reassembly
 
 
 def partial(number, data, flags=MORE, handle=ASK, dst=0, src=1, **kwargs):
@@ -586,7 +586,7 @@ def test_unfinished_messages_are_bounded_per_source(net):
         net.ends[1].write(partial(number, FULL, reply_to=2000))
     net.pump()
     assert len(master.router.partials) == 4
-    net.ends[1].write(partial(4, FULL, reply_to=2000))  # one too many: that one alone
+    net.ends[1].write(partial(4, FULL, reply_to=2000))  # one too many: only that one is refused
     net.ends[1].write(partial(1, b"end", CONT))
     other.up.write(partial(1, b"end", CONT, src=5))
     net.pump()
@@ -685,14 +685,14 @@ def test_short_payloads_of_the_protocol_change_nothing(net, handle, data):
     assert master.router.routes.streams == before and not master.down[1].closed
 
 
-# ---- modules on the way
+# ---- relayed modules
 
 
 def test_get_module_is_answered_from_the_parent(net):
     master, one, two = net.line(3)
     master.router.branch.modules.sources["app"] = b"x = 1\n"
     assert two.router.importer.source("app") == b"x = 1\n"
-    assert one.router.importer.source("app") == b"x = 1\n"  # kept on the way
+    assert one.router.importer.source("app") == b"x = 1\n"  # cached on the way
     assert master.router.branch.modules.fetched == [("app", [])]
     assert master.down[1].sent_modules == one.down[2].sent_modules == {"app"}
 
@@ -732,7 +732,7 @@ def test_modules_are_forwarded_or_loaded_only_for_the_parent(net, sender):
         everyone[sender].send(target, parent.FORWARD_MODULE, data, flags=0)
     net.pump()
     assert "app" not in one.router.importer.modules
-    # Node 2 is an ancestor of 4, and may give it any module it likes.
+    # Node 2 is an ancestor of 4 and may send it any module.
     assert ("app" in four.router.importer.modules) is (sender == 2)
 
 
@@ -748,7 +748,7 @@ def test_child_forwards_its_modules_ahead_of_a_call(net):
 
 
 def test_statistics_of_a_network(net):
-    """The fake itself: to wait for what can't come is a Deadlock, at once."""
+    """Test of the fake: a wait that cannot end raises Deadlock at once."""
     master, _ = net.line(2)
     lock = core.new_lock()
     with pytest.raises(nodes.Deadlock):

@@ -1,4 +1,4 @@
-"""core.Stream over a real socketpair, and core.Broker: what touches descriptors and threads."""
+"""core.Stream over a real socketpair, and core.Broker: the parts with descriptors and threads."""
 
 import os
 import socket
@@ -17,7 +17,7 @@ from tests.unit.nodes import frame
 
 
 class Router:
-    """What a Stream needs of one."""
+    """The parts of a Router that a Stream uses."""
 
     def __init__(self, broker):
         self.broker = broker
@@ -37,7 +37,7 @@ class Router:
 
 @pytest.fixture
 def pair(net):
-    """A Stream, the other descriptor, and a broker with a real poller that is turned by hand."""
+    """A Stream, the other descriptor, and a broker with a real poller, run step by step."""
     before = conftest.open_descriptors()
     broker = nodes.Broker(net)
     broker.poller = core.Poller()
@@ -52,7 +52,7 @@ def pair(net):
 
 
 def turn(broker):
-    """One turn of the broker."""
+    """Run one iteration of the broker."""
     broker.run_deferred()
     with broker.thread():
         broker.poller.poll(0)
@@ -113,7 +113,7 @@ def test_broker_writes_the_rest(pair):
     assert found == b"head" + data + b"next" + data
     assert stream.queued == 0
     turn(broker)
-    assert broker.poller.table[stream.rfd][1] is None  # not watched for writing any more
+    assert broker.poller.table[stream.rfd][1] is None  # no longer watched for writing
 
 
 def test_when_drained_calls_back(pair):
@@ -240,7 +240,7 @@ def broker(request):
 
 
 def on_broker(broker, func=lambda: None):
-    """Return what `func()` returned on the broker's thread."""
+    """Call `func()` on the broker thread and return its result."""
     box, done = [], threading.Event()
 
     def run():
@@ -292,7 +292,7 @@ def test_timers(broker, monkeypatch):
     start = core.now()
 
     def set_up():
-        # A pause between these calls must not change the order of their times.
+        # A pause between these calls must not change the order of the timers.
         with monkeypatch.context() as patch:
             patch.setattr(io_file, "now", lambda: start)
             cancelled = broker.after(0.001, lambda: seen.append("cancelled"))

@@ -15,7 +15,7 @@ from mitogen.core import Meter, Window
         (0, 0, False, False),
         (-5, 0, False, False),
         (10, 1, False, False),  # order
-        (10, 0, True, False),  # a long one is under way
+        (10, 0, True, False),  # a long message is in progress
         (0, 1, True, False),
     ],
 )
@@ -66,13 +66,13 @@ def test_credit_is_returned_in_halves():
     assert meter.receive(30) and meter.receive(30)
     assert meter.consume(30) == 0
     assert meter.consume(30) == 60
-    assert meter.receive(100) and not meter.receive(1)  # all of it is to be had again
+    assert meter.receive(100) and not meter.receive(1)  # the whole window is available again
 
 
 def test_one_more_than_the_window_is_an_overrun():
     meter = Meter(100)
     assert meter.receive(99)
-    assert meter.receive(1000)  # overdrawn, as a sender may
+    assert meter.receive(1000)  # overdrawn, as allowed once
     assert not meter.receive(1)
 
 
@@ -86,15 +86,15 @@ def test_windows_by_handle():
 
 
 class Flow:
-    """A sender and a receiver, and what is under way between them."""
+    """A sender, a receiver, and the messages and credit in flight between them."""
 
     def __init__(self, size):
         self.size = size
         self.window = Window(size)
         self.meter = Meter(size)
-        self.messages = []  # on the way there
-        self.credits = []  # on the way back
-        self.read = []  # taken in, not consumed
+        self.messages = []  # in flight to the receiver
+        self.credits = []  # in flight to the sender
+        self.read = []  # received, not consumed
         self.done = []
         self.sent = 0
 
@@ -132,12 +132,12 @@ class Flow:
         held = sum(cost for _, cost in self.messages + self.read)
         largest = max([cost for _, cost in self.messages + self.read], default=0)
         assert held < self.size + largest  # bounded by the window and one message
-        # Nothing is lost: what the sender lacks is under way, held, owed, or coming back.
+        # Nothing is lost: missing credit is in flight, held, owed, or being returned.
         assert self.size - self.window.credit == held + self.meter.owed + sum(self.credits)
         assert self.window.queued == sum(cost for _, cost in self.window.queue)
 
     def settle(self):
-        """Let everything move; each must come through, in order."""
+        """Deliver everything; all messages must arrive, in order."""
         for _ in range(4 * self.sent + 4):
             self.deliver()
             self.consume()

@@ -1,6 +1,6 @@
-"""connecting.py: a connection under way, step by step; however it ends, nothing is left.
+"""connecting.py: a connection in progress, step by step; no outcome leaks anything.
 
-The process is not one: it is the other ends of the descriptors that spawn.start() would give.
+There is no real process: the test holds the other ends of the descriptors of spawn.start().
 """
 
 import os
@@ -38,7 +38,7 @@ class Poller(core.Poller):
 
 
 class Broker(nodes.Broker):
-    """One that looks at real descriptors as well."""
+    """A fake broker that also polls real descriptors."""
 
     def __init__(self, net):
         nodes.Broker.__init__(self, net)
@@ -53,7 +53,7 @@ class Broker(nodes.Broker):
 
 
 class Far:
-    """What is at the other end: of the pipe, of the terminal, of standard error."""
+    """The far ends of the pipe, the terminal and standard error."""
 
     pid = 0x7FFFFFF1
 
@@ -130,7 +130,7 @@ class Method(connection.Connection):
 
 @pytest.fixture
 def begin(net, monkeypatch):
-    """A function that starts a connection; returns it and its far end."""
+    """A function that starts a connection and returns it and its far end."""
     before = conftest.open_descriptors()
     broker = Broker(net)
     root = nodes.Node(net, 0, broker=broker)
@@ -170,7 +170,7 @@ def begin(net, monkeypatch):
 
 def test_eager(net, begin):
     connecting, far = begin()
-    assert far.heard().startswith(b"exit 78 #MITO\n")  # before it has said a word
+    assert far.heard().startswith(b"exit 78 #MITO\n")  # before the child has sent anything
     far.say(b"motd\n" + HELLO + READY + frame(0, 1000, b"first", 7))
     got = connecting.root.inbox(1000)
     context = connecting.wait()
@@ -194,7 +194,7 @@ def test_not_eager(net, begin):
     far.say(READY)
     assert connecting.wait().name == "given"
     net.advance(60)
-    assert not far.signals  # no deadline any more
+    assert not far.signals  # the deadline is cancelled
 
 
 def test_later_output_is_logged(net, begin):
@@ -346,7 +346,7 @@ def test_the_broker_has_ended(net, begin):
 
 
 class TestLogins:
-    """No more than MAX_LOGINS to one destination; nobody is forgotten."""
+    """At most MAX_LOGINS per destination; every queued login starts eventually."""
 
     def test_logins_over_the_limit_wait_in_order(self):
         logins, begun = Logins(), []

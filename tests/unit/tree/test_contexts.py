@@ -1,4 +1,4 @@
-"""mitogen.parent: Context and Router as programs see them. (Branch: unit/core/test_routing.py.)"""
+"""mitogen.parent: the API of Context and Router. (Branch: unit/core/test_routing.py.)"""
 
 import pathlib
 import signal
@@ -86,7 +86,7 @@ def test_shutdown(pair):
     one.broker.after(2, lambda: one.up.disconnect("end"))
     there.shutdown(wait=True)
     assert master.net.time == 1002 and latch.get(0) is None
-    there.shutdown(wait=True)  # gone already
+    there.shutdown(wait=True)  # already gone
 
 
 def test_shutdown_of_an_indirect_child(net):
@@ -104,7 +104,7 @@ def test_shutdown_after_the_end_of_the_broker(pair):
 
 
 def test_core_context_has_the_late_attributes(pair):
-    """What core.Context lacks is parent.Context's."""
+    """Attributes missing on core.Context come from parent.Context."""
     master, one, _ = pair
     plain = core.Context(master.router, 1, "x")
     assert plain.call(add, 1, 2) == 3
@@ -165,7 +165,7 @@ def test_unknown_connection_method(pair):
 
 @pytest.fixture
 def connected(monkeypatch):
-    """Have a child's connect be seen instead of done; a list of what was asked for."""
+    """Replace a child's connections with a record; return the list of requests."""
     seen = []
 
     class Result:

@@ -1,4 +1,4 @@
-"""Every poller that there is here, through the same cases."""
+"""All pollers of this platform, with the same tests."""
 
 import os
 import select
@@ -28,7 +28,7 @@ def poller(request):
 
 @pytest.fixture
 def pair():
-    """Two connected descriptors, non-blocking."""
+    """Two connected non-blocking descriptors."""
     fds = list(spawn.create_socketpair())
     for fd in fds:
         os.set_blocking(fd, False)
@@ -42,7 +42,7 @@ def pair():
 
 @pytest.fixture
 def seen(pair, poller):
-    """What was called, in order; seen.watch("r", "w") watches the first descriptor."""
+    """Callbacks in the order of their calls; seen.watch("r", "w") watches the first descriptor."""
 
     class Seen(list):
         def watch(self, *kinds):
@@ -67,7 +67,7 @@ def test_read(pair, seen):
     seen.watch("r")
     os.write(pair[1], b"x")
     assert seen.poll() == "r"
-    assert seen.poll() == "r"  # by level: until it is read
+    assert seen.poll() == "r"  # level-triggered: until it is read
     os.read(pair[0], 9)
     assert seen.poll() == ""
 
@@ -88,7 +88,7 @@ def test_write(pair, seen):
 def test_watching_both_directions_then_one_then_none(pair, poller, seen):
     os.write(pair[1], b"x")
     seen.watch("r", "w")
-    assert seen.poll() in ("r", "w", "rw")  # one event at least
+    assert seen.poll() in ("r", "w", "rw")  # at least one event
     seen.watch("w")
     assert seen.poll() == "w"
     seen.watch("r")
@@ -128,7 +128,7 @@ def test_the_read_end_of_a_pipe(poller):
 
 
 def test_unwatched_descriptor_is_not_called(pair, poller):
-    """Both are ready; whichever comes first takes the other away."""
+    """Both are ready; the first callback unwatches the other descriptor."""
     called = []
 
     def first(own, other):
@@ -209,7 +209,7 @@ def test_epoll_whose_poll_takes_no_none(monkeypatch, pair):
 
 
 class Kqueue:
-    """select.kqueue, as far as KqueuePoller uses it, where there is none."""
+    """A fake of the parts of select.kqueue that KqueuePoller uses."""
 
     def __init__(self):
         self.filters = set()

@@ -1,4 +1,4 @@
-"""mitogen.tree.signatures: what it declares is what the connection methods take."""
+"""mitogen.tree.signatures: the declared options equal those of the connection methods."""
 
 import ast
 import inspect
@@ -15,14 +15,14 @@ ROUTERS_OWN = ["name", "via"]
 
 
 def common_options():
-    """Return the options that `**kwargs: Unpack[Common]` stands for, read from the source."""
+    """Return the options behind `**kwargs: Unpack[Common]`, read from the source."""
     tree = ast.parse(inspect.getsource(signatures))
     (common,) = [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and n.name == "Common"]
     return [node.target.id for node in common.body if isinstance(node, ast.AnnAssign)]
 
 
 def declared(method):
-    """Return {option: its default} of a method of Methods; `...`: none that is written there."""
+    """Return {option: default} of a method of Methods; `...` for a default that is not given."""
     parameters = dict(inspect.signature(getattr(signatures.Methods, method)).parameters)
     assert parameters.pop("self").kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     rest = parameters.pop("kwargs", None)
@@ -35,7 +35,7 @@ def declared(method):
 
 
 def taken(cls):
-    """Return {option: default} of an Options class and, where it has **kwargs, of its base."""
+    """Return {option: default} of an Options class and, if it has **kwargs, of its base."""
     found = {}
     for parameter in inspect.signature(cls).parameters.values():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
@@ -62,7 +62,7 @@ def test_declared_options_are_accepted(method):
     options = taken(parent.get_connection_class(method).options_class)
     says = declared(method)
     if method == "command":
-        # Besides, whatever its argv= names.
+        # Also the options that its argv= names.
         options = {name: value for name, value in options.items() if name not in common_options()}
     assert set(says) == set(options)
     for name, default in says.items():

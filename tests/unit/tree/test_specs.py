@@ -1,4 +1,4 @@
-"""mitogen.tree.specs: what a text means, what is wrong with it and where; connecting hop by hop."""
+"""mitogen.tree.specs: parsing, errors with positions, connecting hop by hop."""
 
 import ast
 import inspect
@@ -123,9 +123,9 @@ def test_every_option_that_is_not_text_has_a_converter(method):
                 assert each.name in specs.CONVERTERS, each.name
 
 
-# ---- what is wrong, and where
+# ---- errors and positions
 
-# text -> (position, why)
+# text -> (position, reason)
 BAD = {
     "": (0, "'' is not a connection method; known methods: buildah, command, doas, docker, "),
     " local": (0, "' local' is not a connection method"),
@@ -233,7 +233,7 @@ def test_percent_encoding_can_express_any_text(value):
 
 
 class Context:
-    """What connect() needs of one."""
+    """The parts of a Context that connect() uses."""
 
     def __init__(self, router, method, via):
         self.router, self.method, self.via = router, method, via
@@ -249,7 +249,7 @@ class Context:
 
 
 class Router:
-    """A router that only writes down what it is asked for."""
+    """A router that only records requests."""
 
     broker = type("Broker", (), {"shutdown_timeout": 3.0})
     from_spec = parent.Router.from_spec
@@ -304,7 +304,7 @@ def test_connected_hops_are_ended_if_a_hop_fails(error, wanted):
     with pytest.raises(type(error)) as caught:
         router.from_spec("ssh:host/sudo/su:x", via=Context(router, "first", None))
     assert type(caught.value) is type(error) and str(caught.value) == wanted
-    # With the first, all that was reached through it; not what was there before.
+    # Ending the first hop ends all hops reached through it, but not existing contexts.
     assert router.ended == ["ssh"] and router.disconnected == []
 
 

@@ -35,13 +35,13 @@ IMPORT_TIMEOUT = 120.0
 
 
 class Entry:
-    """A module that the parent has sent, or has refused: see Importer.load()."""
+    """A module sent or refused by the parent: see Importer.load()."""
 
     path: str | None
     submodules: Any
     segment: Segment
     offset: int
-    size: Any  # of its source; None for a namespace package; without a path the reason
+    size: Any  # bytes of source; None for a namespace package; a refusal's reason if path is None
 
     def __init__(self, *fields: Any) -> None:
         self.path, self.submodules, self.segment, self.offset, self.size = fields

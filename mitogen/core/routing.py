@@ -124,12 +124,12 @@ class Ticket:
 
 
 class Handler:
-    """The function of a mailbox, and the messages that it accepts: see Router.add_handler()."""
+    """The callback of a mailbox and its filters: see Router.add_handler()."""
 
     fn: MessageHandler
     persist: bool
     policy: Policy | None
-    source: Any  # id of the only context whose messages are accepted, or None
+    source: Any  # id of the only context that may send to it, or None
     consumer: bool
 
     def __init__(self, *fields: Any) -> None:
@@ -137,14 +137,14 @@ class Handler:
 
 
 class Partial:
-    """A message of which not all frames have arrived."""
+    """An incomplete message: some of its frames have not arrived."""
 
     def __init__(self, handler: Handler, first: Message) -> None:
         self.handler = handler
         self.first = first
         self.chunks: list[bytes] = []
         self.size = MESSAGE_COST
-        self.owed = 0  # bytes that the sender has no credit for yet
+        self.owed = 0  # bytes not yet credited to the sender
 
 
 class Router:
@@ -202,7 +202,7 @@ class Router:
         """Any thread: log a record; a child sends it to the master, a master uses `logging`."""
 
     def component(self, cls: Callable[[Router], T]) -> T:
-        """Any thread: return this router's object of a class, made as `cls(router)` at first."""
+        """Any thread: return this router's instance of `cls`, created at first use."""
         return self._components.get(cls) or self._components.setdefault(cls, cls(self))  # type: ignore[no-any-return]
 
     # -- contexts and handlers
@@ -567,7 +567,7 @@ class Router:
         self.bounce(msg, why)
 
     def _hand_over(self, handler: Handler, msg: Message) -> None:
-        # Another answer, or the respondent's end, may have come first.
+        # Another answer, or the respondent's end, may have arrived first.
         if handler.persist or self.handlers.pop(msg.handle, None):
             if self.trace:
                 self.trace("receive", msg)

@@ -111,7 +111,7 @@ _CONVERTERS: dict[Any, tuple[str, list[str]]] = {
         ["argv", "docker_args", "kubectl_args", "ssh_args"] + ["sudo_args"],
     ),
     _refuse: (
-        "for a text; give it as an argument of from_spec()",
+        "allowed in a spec; pass it as an argument of from_spec()",
         ["incorrect_prompts", "on_fork", "on_start", "prompts"],
     ),
 }

@@ -167,8 +167,11 @@ BAD = {
     "ssh:h?name=a&name=b": (13, "name is given twice"),
     "ssh:h?compression=maybe": (18, "compression=maybe is not true or false"),
     "ssh:h?connect_timeout=soon": (22, "connect_timeout=soon is not a number of seconds"),
-    "su?incorrect_prompts=a": (21, "incorrect_prompts=a is not for a text; give it as an argument"),
-    "command:x?prompts=a": (18, "prompts=a is not for a text; give it as an argument"),
+    "su?incorrect_prompts=a": (
+        21,
+        "incorrect_prompts=a is not allowed in a spec; pass it as an argument",
+    ),
+    "command:x?prompts=a": (18, "prompts=a is not allowed in a spec; pass it as an argument"),
     "ssh:h?python_path=/a/sudoo:root": (21, "(write a slash in a value as %2F)"),
     "ssh:h?port=22/sudo:a:b": (19, "'a:b' is not a valid target of sudo"),
     "ssh:h%": (5, "'%' must be followed by two hexadecimal digits"),

@@ -110,8 +110,9 @@ def register(core: Any) -> None:
             for name in names.split():
                 if name not in cls.__dict__:
                     setattr(cls, name, LateAttribute(place, owner, name))
-    # An argument that old programs pass; it has no effect.
-    core.Broker.__init__ = _with_activate_compat(core.Broker.__init__)
+    # An argument that old programs pass; it has no effect. In a fork this is done already.
+    if core.Broker.__init__.__module__ != __name__:
+        core.Broker.__init__ = _with_activate_compat(core.Broker.__init__)
     Stream.__new__ = _new_stream  # type: ignore[method-assign]
 
 

@@ -7,6 +7,7 @@ import types
 
 import pytest
 
+from mitogen import core
 from mitogen.compat import lazy
 from mitogen.core.child import names_are_late
 from tests.checkout import ROOT
@@ -57,6 +58,14 @@ def test_every_place_of_the_tables_has_its_names():
         found = importlib.import_module(place)
         for name in [*found.__all__, *getattr(found, "ELSEWHERE", ())]:
             assert hasattr(importlib.import_module(module), name), (module, name)
+
+
+def test_registration_is_idempotent():
+    """A forked child registers again."""
+    classes = [value for value in vars(core).values() if isinstance(value, type)]
+    before = [dict(vars(each)) for each in classes]
+    lazy.register(core)
+    assert [dict(vars(each)) for each in classes] == before
 
 
 # Modules that cost nothing unless their names are used.

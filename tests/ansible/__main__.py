@@ -1,4 +1,4 @@
-"""Runs playbooks by hand; see README.rst beside this file.
+"""Command line to run playbooks by hand; see README.rst in this directory.
 
 python -m tests.ansible run [--release 2.21] [--way plain] [--keep DIRECTORY] PLAYBOOK [ARGUMENT...]
 python -m tests.ansible compare [--release 2.21] [--way plain] [--against plain] [PLAYBOOK...]
@@ -21,7 +21,7 @@ from tests.ansible import bed, environments, integration, ways
 
 @contextlib.contextmanager
 def made() -> Iterator[bed.Bed]:
-    """A bed that is gone afterwards; what the runs left on the host is printed."""
+    """Yield a bed and remove it afterwards; print the runs' leftovers on the host."""
     os.environ[processes.RUN_VARIABLE] = str(os.getpid())
     directory = hosts.make_directory()
     try:
@@ -35,7 +35,7 @@ def made() -> Iterator[bed.Bed]:
                     for path in here.close() + users.new_files():
                         print("left behind: " + path)
         finally:
-            with contextlib.suppress(AssertionError):  # what ends soon by itself is not left
+            with contextlib.suppress(AssertionError):  # processes may end soon by themselves
                 processes.wait_until(lambda: not marked())
             for each in sshd.stop() + marked():
                 print("left behind: process {}".format(each))
@@ -44,23 +44,23 @@ def made() -> Iterator[bed.Bed]:
 
 
 def marked() -> list[processes.Process]:
-    """Return what still runs of our runs, sshd aside."""
+    """Return the remaining processes of our runs, without sshd."""
     found = processes.marked_processes(str(os.getpid()))
     return [each for each in found if not each.comm.startswith("sshd")]
 
 
 def find(name: str) -> bed.Playbook:
-    """Return the playbook *name*: a path, or the name of one of the bed's."""
+    """Return the playbook *name*: a path, or the name of one in the bed."""
     path = pathlib.Path(name)
     if not path.exists():
         path = bed.PLAYBOOKS / (path.stem + ".yml")
     if not path.exists():
-        sys.exit("there is no playbook {}, here or in {}".format(name, bed.PLAYBOOKS))
+        sys.exit("no playbook {}, neither here nor in {}".format(name, bed.PLAYBOOKS))
     return bed.read_playbook(path)
 
 
 def keep(outcome: bed.Outcome, target: str) -> None:
-    """Copy what a run wrote, for a look afterwards."""
+    """Copy a run's files, for inspection."""
     os.makedirs(target, exist_ok=True)
     for name in ("results.jsonl", "output", "ansible.cfg", "inventory.json"):
         with contextlib.suppress(FileNotFoundError):
@@ -99,7 +99,7 @@ def compare_all(options: argparse.Namespace) -> int:
 
 
 def integrate(options: argparse.Namespace) -> int:
-    """ansible-core's own targets: a failure of ours counts where plain Ansible passes."""
+    """Run ansible-core's own targets; failures count only where plain Ansible succeeds."""
     names = ["plain", *(options.way or ways.OURS)]
     found, bad = [], 0
     with made() as here, integration.authorized_keys():
@@ -136,17 +136,17 @@ def main(arguments: Sequence[str]) -> int:
             command.add_argument("arguments", nargs=argparse.REMAINDER)
         else:
             command.add_argument("--against", default="plain", choices=list(ways.WAYS))
-            command.add_argument("--jobs", type=int, default=3, help="how many at once")
-            command.add_argument("playbooks", nargs="*", help="all, where none is named")
+            command.add_argument("--jobs", type=int, default=3, help="number of concurrent runs")
+            command.add_argument("playbooks", nargs="*", help="default: all")
     command = commands.add_parser("integration")
     command.set_defaults(function=integrate)
     command.add_argument("--release", default="2.21", choices=environments.ALL)
-    command.add_argument("--way", action="append", choices=ways.OURS, help="all that there are")
-    command.add_argument("--write", help="a file for the table, in reST")
-    command.add_argument("--keep", help="a directory for what failed runs printed")
+    command.add_argument("--way", action="append", choices=ways.OURS, help="default: all")
+    command.add_argument("--write", help="write the table to this file, in reST")
+    command.add_argument("--keep", help="write the output of failed runs to this directory")
     command.add_argument("targets", nargs="*", help=" ".join(integration.TARGETS))
     options = parser.parse_args(arguments)
-    # Or accounts, files and processes would stay: it ends as by ^C.
+    # It ends as by ^C. Otherwise accounts, files and processes would stay.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     return int(options.function(options))
 

@@ -1,19 +1,19 @@
-"""The test bed: runs ansible-playbook against this machine's own sshd and writes down what it did.
+"""The test bed: runs ansible-playbook against this machine's own sshd and records the results.
 
-Rules: each run has a directory of its own, with its HOME, ansible.cfg, inventory, temporary files
-and results, and takes nothing from the machine's settings. Runs don't disturb each other, so
-several go at once. `Bed.close()` ends what is left (ssh's masters) and says what a run left on the
-host; what it removes is what every Ansible leaves: empty .ansible/tmp in a home.
+Rules: each run has its own directory, with HOME, ansible.cfg, inventory, temporary files and
+results, and uses none of the machine's settings. Runs don't disturb each other, so several can run
+concurrently. `Bed.close()` ends remaining processes (ssh masters) and returns the runs' leftovers
+on the host; it removes those of every Ansible: empty .ansible/tmp in a home.
 
 The inventory's hosts are in `inventory()`; playbooks use these variables:
 
-    there           a directory on the host, of this run alone, that every account may write to
-    here            a directory on the controller, of this run alone
-    mark            four letters that no other run has: for names of accounts and the like
+    there           a directory on the host, only for this run, writable by every account
+    here            a directory on the controller, only for this run
+    mark            four letters unique to this run, for names of accounts and the like
     big_file        a file of 10 MB on the controller
     login, su_user, pw_user, su_password, pw_password    accounts, see tests/hosts.py
     way                                                  how the playbook is run: see ways.py
-    ssh_connection, local_connection, *_strategy         what that way calls these
+    ssh_connection, local_connection, *_strategy         the way's names of these plugins
 """
 
 import contextlib
@@ -53,37 +53,38 @@ HERE = pathlib.Path(__file__).resolve().parent
 PLAYBOOKS = HERE / "playbooks"
 LIBRARY = PLAYBOOKS / "library"
 
-#: Seconds that a playbook may take; then it and all that it started is killed.
+#: Seconds that a playbook may take; afterwards it is killed with all processes it started.
 LIMIT = 150.0
-#: Seconds that a playbook has for its way out after SIGTERM.
+#: Seconds that a playbook has to end after SIGTERM.
 GRACE = 5.0
-#: What every process that a run starts on a host has in its environment, unless sudo takes it out.
+#: Variable in the environment of every process a run starts on a host, unless sudo removes it.
 RUN_MARK = "BED_RUN"
 OWN_DIRECTORY = re.compile(r"/\.ansible(_async|/tmp|/cp)?\Z")
 #: Seconds that background jobs have, after all runs, to remove their files: async_wrapper waits 5.
 SETTLE = 15.0
-#: Seconds between two looks at whether a run is to be ended.
+#: Seconds between two checks whether a run must be ended.
 POLL = 0.05
 BIG = 10 * 1024 * 1024
-PYTHON = "/usr/bin/python3"  # that every account may run
+PYTHON = "/usr/bin/python3"  # every account can run it
 
-#: Several addresses, as many hosts; more sessions and logins at once than sshd allows by default.
-ADDRESSES = ["127.0.0.{}".format(number) for number in range(1, 17)]  # sshd takes no more than 16
+#: Several addresses, each used as a host; more concurrent sessions and logins than sshd's default.
+ADDRESSES = ["127.0.0.{}".format(number) for number in range(1, 17)]  # sshd's maximum is 16
 SSHD_LINES = ["ListenAddress {}:{{port}}".format(address) for address in ADDRESSES[1:]]
 SSHD_LINES += ["MaxStartups 200", "MaxSessions 100"]
 
 
 class Playbook(NamedTuple):
-    """A playbook and what the lines at its head that begin with `#:` say.
+    """A playbook and the settings from the `#:` lines at its head.
 
     :param path: the file.
-    :param arguments: `#: arguments: --check`: more of them for ansible-playbook. In these and the
-        environment's values `{playbooks}` and `{run}` become directories: ours, the run's.
+    :param arguments: `#: arguments: --check`: additional arguments for ansible-playbook. In these
+        and in the environment's values `{playbooks}` and `{run}` become directories: ours, the
+        run's.
     :param ends: `#: ends: 2`: the exit status.
     :param environment: `#: environment: NAME=value`, may be repeated.
-    :param leaves: `#: leaves: REGEX - why`, may be repeated: what plain Ansible leaves on the host.
-    :param better: `#: better: task - why`, may be repeated: tasks that only ours does right.
-    :param releases: `#: releases: 2.19 2.20`: those that can run it.
+    :param leaves: `#: leaves: REGEX - why`, may be repeated: plain Ansible's leftovers on the host.
+    :param better: `#: better: task - why`, may be repeated: tasks that only mitogen gets right.
+    :param releases: `#: releases: 2.19 2.20`: releases that can run it.
     """
 
     path: pathlib.Path
@@ -102,7 +103,7 @@ class Playbook(NamedTuple):
 def read_playbook(path: pathlib.Path) -> Playbook:
     """Return the playbook at *path*.
 
-    :raises ValueError: its head has a key that there isn't.
+    :raises ValueError: its head has an unknown key.
     """
     found: dict[str, list[str]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -113,7 +114,7 @@ def read_playbook(path: pathlib.Path) -> Playbook:
             found.setdefault(match.group(1), []).append(match.group(2))
     known = {"arguments", "ends", "environment", "leaves", "better", "releases"}
     if found.keys() - known:
-        raise ValueError("{}: no such key: {}".format(path, ", ".join(found.keys() - known)))
+        raise ValueError("{}: unknown key: {}".format(path, ", ".join(found.keys() - known)))
     return Playbook(
         path,
         shlex.split(" ".join(found.get("arguments", []))),
@@ -131,7 +132,7 @@ def playbooks() -> list[Playbook]:
 
 
 class Running(NamedTuple):
-    """A run that goes on.
+    """A run in progress.
 
     :param child: ansible-playbook; it leads a session.
     :param directory: the run's.
@@ -142,17 +143,17 @@ class Running(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a run did.
+    """The result of a run.
 
-    :param playbook: what was run.
+    :param playbook: the playbook.
     :param directory: the run's files: results.jsonl, output, ansible.cfg, inventory.json.
     :param status: exit status of ansible-playbook.
-    :param records: what the callback plugin wrote; see callbacks/bed_results.py.
-    :param output: what was printed, stdout and stderr.
+    :param records: records of the callback plugin; see callbacks/bed_results.py.
+    :param output: stdout and stderr.
     :param wall: seconds from start to end.
     :param cpu: seconds of processor time, of the controller's processes alone.
-    :param left: temporary files that it left on the controller.
-    :param replace: for `compare`: what names this run's own things.
+    :param left: temporary files left on the controller.
+    :param replace: for `compare`: (text particular to this run, replacement).
     """
 
     playbook: Playbook
@@ -166,7 +167,7 @@ class Outcome(NamedTuple):
     replace: list[tuple[str, str]]
 
     def wrong(self) -> str:
-        """Return what is wrong with this run by itself; '' if it did what the playbook expects."""
+        """Return the error of this run by itself; '' if it met the playbook's expectations."""
         if self.status != self.playbook.ends:
             text = "{} ended with {}, not {}:\n{}"
             ends = self.playbook.ends
@@ -177,11 +178,11 @@ class Outcome(NamedTuple):
 
 
 def differences(plain: Outcome, other: Outcome, way: str) -> list[str]:
-    """Return how a run differs from plain Ansible's, a line each; [] if it is equal.
+    """Return the differences between a run and plain Ansible's, as lines; [] if they are equal.
 
     :param plain: plain Ansible's run.
     :param other: a run of the same playbook.
-    :param way: how that one was run. Plain Ansible itself is not excused from what ours do better.
+    :param way: the other run's way. For plain Ansible, tasks marked `better` count too.
     """
     replace = [plain.replace, other.replace]
     better = [] if way == "plain" else plain.playbook.better
@@ -196,7 +197,7 @@ def differences(plain: Outcome, other: Outcome, way: str) -> list[str]:
 
 
 def binary_module(path: pathlib.Path) -> None:
-    """Make a module that Ansible takes for binary: sh never reads past `exit`."""
+    """Make a module that Ansible treats as binary: sh never reads past `exit`."""
     text = b'#!/bin/sh\nprintf \'{"changed": false, "binary": true, "arguments": %s}\' '
     text += b'"$(cat "$1")"\nexit 0\n'
     path.write_bytes(text + bytes(range(256)) * 8)
@@ -204,9 +205,9 @@ def binary_module(path: pathlib.Path) -> None:
 
 
 class Bed:
-    """Everything that playbooks run against, from construction to `close()`.
+    """The environment that playbooks run against, from construction to `close()`.
 
-    :param directory: where runs get their directories; every account can read it.
+    :param directory: parent of the runs' directories; every account can read it.
     :param sshd: started with `SSHD_LINES`.
     :param users: the test accounts.
     """
@@ -231,7 +232,7 @@ class Bed:
         self._may_leave: set[str] = set()
 
     def trust(self, sshd: hosts.Sshd, addresses: str = "127.0.0.*") -> None:
-        """Have the playbooks know the key of an sshd, at these addresses."""
+        """Add the key of an sshd at these addresses to the playbooks' known hosts."""
         with self.known_hosts.open("a") as known:
             known.write("[{}]:{} {}".format(addresses, sshd.port, sshd.keys.host_public))
 
@@ -239,17 +240,17 @@ class Bed:
 
     @staticmethod
     def _traces(home: str) -> list[str]:
-        """Return what Ansible has below *home*."""
+        """Return Ansible's files below *home*."""
         found = []
         for name in (".ansible", ".ansible_async"):
-            # os.walk() takes no offence at what is gone meanwhile.
+            # os.walk() ignores directories removed meanwhile.
             for top, directories, files in os.walk(os.path.join(home, name)):
                 found += [top] + [os.path.join(top, each) for each in files]
                 found += [os.path.join(top, each) for each in directories]
         return sorted(set(found))
 
     def _in_tmp(self) -> set[str]:
-        """Return what in /tmp and /var/tmp is the test accounts'."""
+        """Return the test accounts' files in /tmp and /var/tmp."""
         mine, found = {user.uid for user in self.users}, set()
         for entry in itertools.chain(os.scandir("/tmp"), os.scandir("/var/tmp")):
             with contextlib.suppress(FileNotFoundError):
@@ -258,9 +259,9 @@ class Bed:
         return found
 
     def left(self) -> list[str]:
-        """Return what is on the host beyond what was there and what plain Ansible may leave.
+        """Return new files on the host, except those that plain Ansible may leave.
 
-        Directories that Ansible makes in a home count only if something is in them.
+        Directories that Ansible makes in a home count only if they are not empty.
         """
         may_leave = re.compile("|".join(self._may_leave) or r"(?!)")
         found = [path for path in self._in_tmp() - self._tmp_before if not may_leave.match(path)]
@@ -270,9 +271,9 @@ class Bed:
         return sorted(found)
 
     def close(self) -> list[str]:
-        """Remove what every Ansible leaves; return what else the runs left on the host.
+        """Remove the leftovers of every Ansible; return the runs' other leftovers on the host.
 
-        What runs in the background removes its files a moment after the playbook's end.
+        Background jobs remove their files a moment after the playbook's end.
         """
         with contextlib.suppress(AssertionError):
             processes.wait_until(lambda: not self.left(), SETTLE)
@@ -288,8 +289,8 @@ class Bed:
     # ---- a run's files
 
     def _members(self, way: ways.Way, run: pathlib.Path) -> dict[str, dict[str, Any]]:
-        """Return the hosts and what is particular to each."""
-        # In root's own home nothing is to be changed.
+        """Return the hosts and their particular variables."""
+        # Nothing must change in root's own home.
         in_run = {
             "ansible_remote_tmp": str(run / "root_tmp"),
             "ansible_async_dir": str(run / "root_async"),
@@ -301,16 +302,16 @@ class Bed:
             "three": {},
             "four": {},
             "five": {},
-            # sudo asks for a password.
+            # Its sudo asks for a password.
             "asks": {
                 "ansible_user": self.users.pw.name,
                 "ansible_become_password": self.users.pw.password,
             },
-            # Logs in as root.
+            # The login is root.
             "superuser": dict(root),
-            # Prints a greeting on both stdout and stderr.
+            # The login prints a greeting on both stdout and stderr.
             "noisy": {"ansible_user": self.users.motd.name},
-            # The interpreter is found by Ansible; there is none where it is said to be.
+            # Ansible has to find the interpreter; the configured path does not exist.
             "auto": {"ansible_python_interpreter": "auto"},
             "silent": {"ansible_python_interpreter": "auto_silent"},
             "nopython": {"ansible_python_interpreter": "/nowhere/python3"},
@@ -321,10 +322,10 @@ class Bed:
         for (major, minor), path in self.pythons.items():
             python = {"ansible_python_interpreter": path, "ansible_host": next(others)}
             members["python{}{}".format(major, minor)] = {**root, **python}
-        # The same host as one, by a connection with its full name; another kind of connection.
+        # The same host as `one`, by a connection with its full name; another kind of connection.
         members["fqcn"] = {"ansible_connection": "ansible.builtin.ssh"}
         members["alien"] = {"ansible_connection": "alien", **in_run}
-        # Nobody listens there.
+        # Nothing listens on the port.
         members["gone"] = {"ansible_host": "127.0.0.99"}
         members["nearby"] = {
             "ansible_connection": way.variables["local_connection"],
@@ -336,7 +337,7 @@ class Bed:
         return members
 
     def inventory(self, way: ways.Way, run: pathlib.Path, mark: str) -> dict[str, Any]:
-        """Return the inventory of one run, as YAML's or JSON's dict."""
+        """Return the inventory of one run, as a dict for YAML or JSON."""
         sshd, users = self.sshd, self.users
         members = self._members(way, run)
         everyone: dict[str, Any] = {
@@ -406,7 +407,7 @@ class Bed:
     def environment(
         self, installed: environments.Environment, way: ways.Way, run: pathlib.Path
     ) -> dict[str, str]:
-        """Return what ansible-playbook is started with: nothing of the machine's own settings."""
+        """Return the environment of ansible-playbook, without the machine's own settings."""
         return {
             "PATH": "{}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin".format(
                 installed.directory / "bin"
@@ -438,17 +439,17 @@ class Bed:
         interrupt: Optional[Callable[[], object]] = None,
         meanwhile: Optional[Callable[[Running], object]] = None,
     ) -> Outcome:
-        """Run *playbook* and return what it did.
+        """Run *playbook* and return its result.
 
         :param release: one of `environments.ALL`.
         :param way: one of `ways.WAYS`.
-        :param playbook: what to run.
-        :param extra: more arguments for ansible-playbook.
-        :param cancelled: once it is set, the run is ended.
-        :param limit: seconds that it may take.
-        :param interrupt: asked again and again; once it says yes, there is a ^C.
-        :param meanwhile: called again and again, until it returns something true.
-        :raises AssertionError: it took longer, or was cancelled; all that it started is ended.
+        :param playbook: the playbook.
+        :param extra: additional arguments for ansible-playbook.
+        :param cancelled: an event that ends the run.
+        :param limit: maximum duration in seconds.
+        :param interrupt: called repeatedly; once it returns true, ^C is sent.
+        :param meanwhile: called repeatedly, until it returns true.
+        :raises AssertionError: it took longer, or was cancelled; all its processes have been ended.
         """
         installed = environments.ready(release)
         run, mark = self.prepare(ways.WAYS[way])
@@ -458,7 +459,7 @@ class Bed:
         def filled(text: str) -> str:
             return text.replace("{playbooks}", str(PLAYBOOKS)).replace("{run}", str(run))
 
-        # An extra variable, as a play's keywords know no others.
+        # It is an extra variable because a play's keywords can use no others.
         names = json.dumps({"way": way, **ways.WAYS[way].variables})
         argv = [installed.program("ansible-playbook"), "--extra-vars", names]
         argv += [*map(filled, playbook.arguments), *extra]
@@ -487,14 +488,14 @@ class Bed:
         wall = time.monotonic() - started
         left = self._clean(run)
         printed = (run / "output").read_text(errors="surrogateescape")
-        # Before any other rule: other places in a text look like what these replace.
+        # These come before the other rules, whose patterns could match inside them.
         replace = [
             (str(run), "RUN"),
             ("_" + mark, "_MARK"),
             (installed.version, "RELEASE"),
             (str(self.sshd.port), "PORT"),
         ]
-        # What a user writes to go this way, some results repeat.
+        # Settings of this way appear in some results.
         names = ways.WAYS[way].variables.items()
         replace += [(value, ways.NAMES[key]) for key, value in names if value != ways.NAMES[key]]
         records = self._records(run)
@@ -504,13 +505,13 @@ class Bed:
     def _records(run: pathlib.Path) -> list[dict[str, Any]]:
         try:
             lines = (run / "results.jsonl").read_text(errors="surrogateescape").splitlines()
-        except FileNotFoundError:  # it ended before plugins were loaded: its output says why
+        except FileNotFoundError:  # it ended before plugins were loaded: see its output
             return []
         return [json.loads(line) for line in lines]
 
     @staticmethod
     def _when(interrupt: Callable[[], object]) -> Callable[[Running], object]:
-        """Return a `meanwhile` that presses ^C."""
+        """Return a `meanwhile` that sends ^C."""
 
         def press(running: Running) -> bool:
             if not interrupt():
@@ -527,7 +528,7 @@ class Bed:
         cancelled: Optional[threading.Event],
         meanwhile: Optional[Callable[[Running], object]],
     ) -> float:
-        """Wait for the end of a run; return the processor time it and its children took."""
+        """Wait for the end of a run; return the processor time used by it and its children."""
         child = running.child
         ends = os.pidfd_open(child.pid)
         try:
@@ -547,11 +548,11 @@ class Bed:
         processes.end_processes(tree)
         child.kill()
         child.wait()
-        raise AssertionError("ansible-playbook was ended: it took too long, or was cancelled")
+        raise AssertionError("ansible-playbook was ended: it took too long or was cancelled")
 
     @staticmethod
     def _end_sessions(run: pathlib.Path) -> None:
-        """End what a run that was cut short left on the host, as plain Ansible does."""
+        """End processes that an aborted run left on the host, as it happens with plain Ansible."""
         marked = [
             each
             for each in processes.processes().values()
@@ -562,7 +563,7 @@ class Bed:
 
     @staticmethod
     def end_masters(run: pathlib.Path) -> None:
-        """End ssh's masters, which would wait for ControlPersist's minute."""
+        """End ssh masters, which would otherwise wait for ControlPersist's minute."""
         for path in (run / "cp").iterdir():
             command = [
                 "ssh",
@@ -578,13 +579,13 @@ class Bed:
 
     @staticmethod
     def _clean(run: pathlib.Path) -> list[str]:
-        """Remove all of a run but what it wrote down; return what Ansible should have removed."""
+        """Remove a run's files except results; return files that Ansible should have removed."""
         tops = [run / "tmp", run / "home" / ".ansible" / "tmp"]
 
         def found() -> list[str]:
             return [str(each.relative_to(run)) for top in tops for each in sorted(top.rglob("*"))]
 
-        # Where ansible-playbook was killed, our own process is about to remove its directory.
+        # If ansible-playbook was killed, our own process is about to remove its directory.
         with contextlib.suppress(AssertionError):
             processes.wait_until(lambda: not any("mitogen" in name for name in found()), SETTLE)
         left = found()

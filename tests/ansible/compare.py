@@ -1,8 +1,8 @@
-"""Compares what two runs of one playbook did: task by task, key by key.
+"""Comparison of two runs of a playbook: task by task, key by key.
 
-Rules: pure; no file, no process. Whatever isn't named in `KEYS` or `STRINGS` must be equal, in
-value and in type. A rule says why two right runs differ in it, and never hides the key: it must be
-there on both sides, with a value of the same type.
+Rules: pure; no file, no process. Everything not listed in `KEYS` or `STRINGS` must be equal, in
+value and in type. A rule states why two correct runs differ in a key, and never hides the key: it
+must exist on both sides, with a value of the same type.
 """
 
 import itertools
@@ -25,7 +25,7 @@ __all__ = [
 
 Record = dict[str, Any]
 
-#: Characters of a value that a difference shows.
+#: Maximum number of characters of a value in a difference.
 SHOWN = 200
 
 
@@ -34,9 +34,9 @@ class Key(NamedTuple):
 
     :param pattern: regular expression for the end of its path: `stat.atime` in
         `results[].stat.atime`.
-    :param why: why two right runs differ here.
+    :param why: why two correct runs differ here.
     :param action: regular expression for the task's action; any if empty.
-    :param keep: what must still be equal of it: takes the value, returns that.
+    :param keep: a function of the value; its result must still be equal.
     """
 
     pattern: str
@@ -45,7 +45,7 @@ class Key(NamedTuple):
     keep: Callable[[Any], Any] = lambda value: "<" + type(value).__name__ + ">"
 
     def matches(self, path: str, action: str) -> bool:
-        """Return whether this rule is about the key at *path* of a task with *action*."""
+        """Return whether this rule applies to the key at *path* of a task with *action*."""
         if self.action and not re.fullmatch(
             r"(ansible\.(builtin|legacy)\.)?" + self.action, action
         ):
@@ -54,7 +54,7 @@ class Key(NamedTuple):
 
 
 def frameless(text: Any) -> Any:
-    """Return *text* without the frames of tracebacks: what was raised is left."""
+    """Return *text* without the frames of tracebacks, but with the exceptions."""
     if not isinstance(text, str) or "Traceback (most recent call last)" not in text:
         return text
     return "\n".join(line.rstrip() for line in text.splitlines() if not line.startswith("  "))
@@ -66,8 +66,8 @@ FACTS = "(setup|gather_facts)"
 KEYS = (
     Key(r"attempts", "how often a job was asked for its state", "async_status"),
     Key(r"start|end|delta", CLOCK),
-    Key(r"elapsed", "whole seconds that passed: a run on the border has one more"),
-    Key(r"(stat|status|files\[\])\.(atime|mtime|ctime|inode|version)", "made anew by each run"),
+    Key(r"elapsed", "elapsed whole seconds: a run on the border has one more"),
+    Key(r"(stat|status|files\[\])\.(atime|mtime|ctime|inode|version)", "made again by each run"),
     Key(r"diff(\[\])?\.(before|after)\.(atime|mtime)", CLOCK),
     Key(r"ansible_job_id|results_file", "a random number and a pid"),
     Key(r"child_pid", "a pid", "(command|async_status)"),
@@ -77,21 +77,21 @@ KEYS = (
     Key(r"module_stdout|module_stderr|msg", "may contain a traceback, as above", "", frameless),
     Key(r"(uid|group|gid)", "the next free number", "(user|group)"),
     Key(r"ssh_key_fingerprint|ssh_public_key", "a key pair of its own", "user"),
-    # Facts that never stand still, or say how the connection was made.
+    # Facts that vary over time or describe the connection.
     Key(r"ansible_date_time(\..*)?", CLOCK, FACTS),
     Key(r"ansible_(uptime_seconds|loadavg\..*|mem\w+_mb|swap\w+_mb|memory_mb\..*)", "load", FACTS),
     Key(r"ansible_mounts(\[\]\..*|.*)?", "blocks and inodes in use, other runs' mounts", FACTS),
     Key(r"ansible_devices(\..*)?|ansible_device_links(\..*)?", "sectors in use", FACTS),
     Key(
         r"ansible_interfaces|\w+_tech_(guest|host)",
-        "in no order",
+        "no defined order",
         FACTS,
         lambda value: sorted(map(str, value)),
     ),
     Key(r"ansible_env\.(SSH_\w+|XDG_\w+|SHLVL|_|MAIL)", "ports of this login", FACTS),
 )
 
-#: (pattern, replacement, why), applied in this order to every string, also within long texts.
+#: (pattern, replacement, why), applied in this order to every string, also inside long texts.
 STRINGS = (
     (r"ansible-tmp-[\d.]+-\d+-\d+", "ansible-tmp-N", "time, pid and a random number"),
     (
@@ -103,7 +103,7 @@ STRINGS = (
     (r"ansible-moduletmp-[\d.]+-\w+", "ansible-moduletmp-N", "time and random letters"),
     (r"(ansible\.|\.ansible_tmp|ansible_file_)[a-z0-9_]{8}\b", r"\1N", "random letters"),
     (r"\.ansible_tmp\w{8}", ".ansible_tmpN", "random letters"),
-    (r"\A\.[a-z0-9_]{8}\Z", ".N", "the name of a file that has copy's content"),
+    (r"\A\.[a-z0-9_]{8}\Z", ".N", "the name of the file with copy's content"),
     (r"\btmp[a-z0-9_]{8}\b", "tmpN", "tempfile's random letters"),
     (r"ControlSocket \S+ already exists, disabling multiplexing\r?\n", "", "two logins at once"),
     (r"\bj?\d{6,}\.\d+(?=\b)", "JOB", "a job's random number and pid"),
@@ -115,7 +115,7 @@ STRINGS = (
         r'Failed to connect to the host via ssh: |Data could not be sent to remote host \\*"'
         r'[^"]*"\. Make sure this host can be reached over ssh: ',
         "",
-        "which of the two depends on whether ssh had read the module yet",
+        "depends on whether ssh had read the module yet",
     ),
     (
         r'(ssh: connect to host [^\r\n"\\]*)(?:\r\n|\\r\\n)',
@@ -123,12 +123,12 @@ STRINGS = (
         "likewise: ssh's line has its end in one of them, up to ansible-core 2.18",
     ),
     (r" at 0x[0-9a-f]{6,}", " at 0xN", "an address"),
-    (r"\b(port|localhost|127\.0\.0\.\d+)([: ]+)\d{4,5}\b", r"\1\2PORT", "whatever port was free"),
+    (r"\b(port|localhost|127\.0\.0\.\d+)([: ]+)\d{4,5}\b", r"\1\2PORT", "a port that was free"),
 )
 
-#: Likewise, in what is printed.
+#: The same for printed text.
 PRINTED = (
-    (r"(UNREACHABLE! => ).*", r"\1", "why a host can't be reached is said in other words"),
+    (r"(UNREACHABLE! => ).*", r"\1", "the reason for an unreachable host is worded differently"),
     (
         r"(\[ERROR\]: Task failed: )(Failed to (connect|authenticate)|Data could not be sent).*",
         r"\1",
@@ -137,15 +137,15 @@ PRINTED = (
     (r'\\n  (?:\\[^n]|[^\\"])*?(?=(?:\\r)?\\n|")', "", "a traceback's frames within a result"),
     (r'("child_pid": )\d+', r"\1N", "a pid"),
     (r" \*{3,}\Z", "", "as many as fit beside a name"),
-    (r"\A(ASYNC POLL|FAILED - RETRYING).*", "", "how often was a matter of time"),
+    (r"\A(ASYNC POLL|FAILED - RETRYING).*", "", "the number depends on timing"),
 )
 
-#: Warnings about what plain Ansible has to do and ours has not: (pattern, why). They are left out
-#: of both runs, where one of them is ours.
+#: Warnings about actions that only plain Ansible needs: (pattern, why). They are left out of both
+#: runs if one of them is ours.
 NEEDLESS = (
     (
         r"Using world-readable permissions for temporary files Ansible needs to create when",
-        "another account's modules come by standard input, not in a file that it has to read",
+        "another account's modules arrive by standard input, not in a file it must read",
     ),
     (
         r"(sftp|scp|piped) transfer mechanism failed on \[",
@@ -153,8 +153,8 @@ NEEDLESS = (
     ),
 )
 
-#: Printed once or more: a heading, whenever hosts that go their own ways take turns; a message of
-#: several hosts with where it comes from, unless Ansible has just printed it.
+#: Messages printed once or more: a heading, whenever hosts with separate progress take turns; a
+#: message of several hosts with its origin, unless Ansible has just printed it.
 ONCE = re.compile(r"(TASK|RUNNING HANDLER) \[|\[|Origin: |<<< caused by|\d+ |\s+\^ column")
 COMPILED = [(re.compile(pattern), new) for pattern, new, _ in STRINGS]
 
@@ -170,12 +170,12 @@ def reduced_text(text: str, replace: Sequence[tuple[str, str]]) -> str:
 def reduced(
     value: Any, action: str, replace: Sequence[tuple[str, str]] = (), path: str = ""
 ) -> Any:
-    """Return *value* with what may differ replaced by what it stands for.
+    """Return *value* with varying parts replaced by placeholders.
 
     :param value: a result, or a part of one.
     :param action: the task's action.
-    :param replace: (text, what to write for it): the run's own directory, account and so on.
-    :param path: where in the result *value* is: `results[].stat`.
+    :param replace: (text, replacement): the run's own directory, account and so on.
+    :param path: position of *value* in the result: `results[].stat`.
     """
     for key in KEYS:
         if path and key.matches(path, action):
@@ -188,7 +188,7 @@ def reduced(
     if isinstance(value, dict):
         prefix = path + "." if path else ""
         if value.get("unreachable") is True and "msg" in value:
-            # Why a host can't be reached is said in other words by each connection plugin.
+            # Each connection plugin words the reason for an unreachable host differently.
             value = {**value, "msg": "<{}>".format(type(value["msg"]).__name__)}
         return {
             reduced_text(name, replace): reduced(item, action, replace, prefix + name)
@@ -203,7 +203,7 @@ def shown(value: Any) -> str:
 
 
 def shown_pair(first: Any, second: Any) -> str:
-    """Return both values; of two long strings the part where they begin to differ."""
+    """Return both values; for two long strings the part where they begin to differ."""
     if isinstance(first, str) and isinstance(second, str) and max(len(first), len(second)) > SHOWN:
         pairs = itertools.zip_longest(first, second)
         at = next(number for number, (one, other) in enumerate(pairs) if one != other)
@@ -228,15 +228,15 @@ def differences(first: Any, second: Any, path: str) -> Iterator[str]:
         for number, (one, other) in enumerate(zip(first, second)):
             yield from differences(one, other, "{}[{}]".format(path, number))
     elif type(first) is not type(second) or first != second:
-        # NaN is the one value that differs from itself.
+        # NaN is the only value that differs from itself.
         if not (first != first and second != second):
             yield "{}: {}".format(path, shown_pair(first, second))
 
 
 def by_host(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """Return the records by host, each host's in its order; between hosts there is no order.
+    """Return the records by host, in each host's order; there is no order between hosts.
 
-    How often a job was asked for its state is a question of time, so that is left out.
+    The number of polls of a job depends on timing, so they are left out.
     """
     found: dict[str, list[Record]] = {}
     for record in records:
@@ -257,18 +257,18 @@ def compare(
     replace: Sequence[Sequence[tuple[str, str]]] = ((), ()),
     but: Sequence[str] = (),
 ) -> list[str]:
-    """Return how the results of two runs differ, one line each; [] if they are equal.
+    """Return the differences between the results of two runs, as lines; [] if they are equal.
 
-    :param first: the records of a run, as the callback plugin writes them.
+    :param first: a run's records, as written by the callback plugin.
     :param second: those of another run.
-    :param replace: for each run, (text, what to write for it).
-    :param but: names of tasks that are left out.
+    :param replace: for each run, (text, replacement).
+    :param but: names of tasks to leave out.
     """
     found: list[str] = []
     one, other = by_host(first), by_host(second)
     for host in sorted(one.keys() | other.keys()):
         ours, theirs = one.get(host, []), other.get(host, [])
-        # Whoever recovers from an error that the other has not got counts otherwise.
+        # A run that recovers from an error which the other run does not have has different counts.
         lists = [
             [each for each in records if not but or each["event"] != "stats"]
             for records in (ours, theirs)
@@ -282,11 +282,11 @@ def is_needless(text: Any) -> bool:
 
 
 def without_needless(records: Iterable[Record]) -> list[Record]:
-    """Return the records without the warnings that are `NEEDLESS`."""
+    """Return the records without the warnings in `NEEDLESS`."""
     found = []
     for record in records:
         said = record["result"].get("warnings") if record.get("result") else None
-        # Of a job's last answer Ansible leaves a list with nothing in it.
+        # Ansible leaves an empty list in the last answer of a job.
         if isinstance(said, list) and (not said or any(map(is_needless, said))):
             kept = [each for each in said if not is_needless(each)]
             result = {name: each for name, each in record["result"].items() if name != "warnings"}
@@ -322,7 +322,7 @@ def compare_host(
 
 
 def paragraphs(output: str) -> list[str]:
-    """Return the messages of *output*: a warning and the lines that it was broken into are one.
+    """Return the messages of *output*, each with its wrapped lines joined.
 
     Frames of tracebacks are left out.
     """
@@ -344,7 +344,7 @@ def paragraphs(output: str) -> list[str]:
 
 
 def by_included_host(message: str) -> list[str]:
-    """Return a message that a file was included, for each host: which came at once is chance."""
+    """Split a message about an included file by host: Ansible groups hosts by timing."""
     match = re.match(r"(included: \S+ for )(.+?)( =>.*|\Z)", message)
     if match is None:
         return [message]
@@ -358,13 +358,13 @@ def compare_output(
     more: str = "",
     needless: bool = False,
 ) -> list[str]:
-    """Return how what two runs printed differs, without regard to order; [] if it is equal.
+    """Return the differences between the outputs of two runs, in any order; [] if equal.
 
-    :param first: what a run printed.
-    :param second: what another run printed.
+    :param first: a run's output.
+    :param second: another run's output.
     :param replace: as in `compare`.
     :param more: regular expression for messages that only the second run may print.
-    :param needless: leave out what is `NEEDLESS`.
+    :param needless: leave out messages in `NEEDLESS`.
     """
     counts = []
     for output, texts in zip((first, second), replace):

@@ -1,9 +1,9 @@
-"""Fixtures of the Ansible tests: the bed, and the runs, several at once.
+"""Fixtures of the Ansible tests: the bed, and concurrent runs.
 
-Rules: every run of a playbook that the chosen tests need happens once, however many tests look at
-it. First come the tests that look at what is left on the host, where nothing else may be happening;
-then all runs are started, `JOBS` at a time, and go on while the tests that need no bed take their
-turn; last come those that compare what the runs did.
+Rules: each run of a playbook that the selected tests need happens once, no matter how many tests
+use it. First come tests that check leftovers on the host, when nothing else may be running; then
+all runs are started, `JOBS` at a time, and continue during the tests that need no bed; tests that
+compare the runs come last.
 """
 
 import contextlib
@@ -20,22 +20,22 @@ from tests import hosts
 from tests.ansible import bed, environments, fresh
 
 HERE = pathlib.Path(__file__).resolve().parent
-#: A run waits for others half of its time, and there are other tests meanwhile.
+#: A run spends half of its time waiting, and other tests run at the same time.
 JOBS = max(2, (os.cpu_count() or 1) * 3 // 2)
 
 Key = tuple[str, str, str, int]
 
 
 def turn(item: Any) -> int:
-    """Return when a test of this directory has its turn: 0 alone, 1 beside the runs, 2 after."""
+    """Return the phase of a test in this directory: 0 alone, 1 during the runs, 2 after them."""
     if item.get_closest_marker("ansible_runs"):
         return 2
-    # Those that change environments.py change it for the runs as well.
+    # Tests that change environments.py would affect the runs.
     return 0 if "ansible_bed" in item.fixturenames or item.path.stem == "test_environments" else 1
 
 
 def wanted(items: list[Any]) -> list[Key]:
-    """Return the runs that tests need, in their order."""
+    """Return the runs that tests need, in the tests' order."""
     found: dict[Key, None] = {}
     for item in items:
         marker = item.get_closest_marker("ansible_runs")
@@ -45,7 +45,7 @@ def wanted(items: list[Any]) -> list[Key]:
 
 
 def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
-    """Put this directory's tests in the order of their turns; leave out what is for --all."""
+    """Sort this directory's tests by phase; leave out those for --all."""
     if not config.getoption("--all"):
         out = [item for item in items if item.get_closest_marker("thorough")]
         config.hook.pytest_deselected(items=out)
@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
 
 @pytest.fixture(autouse=True)
 def meanwhile(request: pytest.FixtureRequest) -> None:
-    """Have the runs begin."""
+    """Start the runs."""
     if turn(request.node) == 1 and wanted(request.session.items):
         request.getfixturevalue("runs")
 
@@ -67,7 +67,7 @@ class Runs:
     """Runs of playbooks, by (release, way, playbook, number).
 
     :param here: the bed.
-    :param wanted: what to start, in this order.
+    :param wanted: the runs to start, in this order.
     """
 
     def __init__(self, here: bed.Bed, wanted: list[Key]) -> None:
@@ -85,7 +85,7 @@ class Runs:
         return self._here.run(release, way, self._found[playbook], cancelled=self._cancelled)
 
     def __call__(self, *key: Any) -> bed.Outcome:
-        """Return the outcome of a run, waiting for it if need be."""
+        """Return the result of a run; wait for it if necessary."""
         return self._runs[key].result()
 
     def close(self) -> None:
@@ -97,7 +97,7 @@ class Runs:
 def ansible_bed(
     hosts_directory: Any, sshd_with: Callable[..., hosts.Sshd], users: hosts.Accounts, pythons: Any
 ) -> Iterator[bed.Bed]:
-    """Where playbooks are run; see bed.py."""
+    """Yield the bed that playbooks run on; see bed.py."""
     here = bed.Bed(hosts_directory, sshd_with(*bed.SSHD_LINES), users, pythons)
     yield here
     left = here.close()
@@ -106,7 +106,7 @@ def ansible_bed(
 
 @pytest.fixture(scope="package")
 def runs(request: pytest.FixtureRequest, ansible_bed: bed.Bed) -> Iterator[Runs]:
-    """`runs(release, way, playbook, number)`: what that run did."""
+    """Yield `runs(release, way, playbook, number)`, which returns that run's result."""
     started = Runs(ansible_bed, wanted(request.session.items))
     yield started
     started.close()
@@ -114,13 +114,13 @@ def runs(request: pytest.FixtureRequest, ansible_bed: bed.Bed) -> Iterator[Runs]
 
 @pytest.fixture(scope="session")
 def installed() -> Callable[[str], environments.Environment]:
-    """`installed("2.21")`: the environment of that release, made if need be."""
+    """Return `installed("2.21")`, which returns that release's environment, made if necessary."""
     return environments.ready
 
 
 @pytest.fixture(scope="package")
 def sites(tmp_path_factory):
-    """`sites("2.21", True)`: an environment, with mitogen in it or not."""
+    """Return `sites("2.21", True)`, which returns an environment, with mitogen or without."""
     made: dict[tuple[str, bool], fresh.Site] = {}
 
     def site(release, with_mitogen):
@@ -135,7 +135,7 @@ def sites(tmp_path_factory):
 
 @pytest.fixture
 def inventory(sshd, users):
-    """`inventory(place)`: a host by ssh, `web`, and a local one, `here`."""
+    """Return `inventory(place)`, which writes a host by ssh, `web`, and a local one, `here`."""
 
     def write(place):
         variables = {
@@ -147,13 +147,13 @@ def inventory(sshd, users):
         text = " ".join("{}={}".format(*each) for each in variables.items())
         python = "ansible_python_interpreter=/usr/bin/python3"
         lines = ["web ansible_host=127.0.0.1 {} {}".format(python, text)]
-        # Not in root's home, where other runs tidy up.
+        # A directory outside root's home, where other runs tidy up.
         there = "ansible_remote_tmp={}".format(place.directory / "remote")
         lines += ["here ansible_connection=local {} {}".format(python, there)]
         place.write("hosts", "\n".join(lines) + "\n")
 
     yield write
     for directory in (".ansible/tmp", ".ansible"):
-        # Not there, or the runs that go on beside are using it.
+        # It may be missing, or in use by concurrent runs.
         with contextlib.suppress(OSError):
             os.rmdir(os.path.join(users.plain.home, directory))

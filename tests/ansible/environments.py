@@ -1,11 +1,11 @@
-"""The Ansible releases that the tests run: one virtual environment each, below .venv-ansible/.
+"""The Ansible releases that the tests run: a virtual environment for each, below .venv-ansible/.
 
-Rules: made once and kept, as .venv is; a stamp says of what, and what doesn't match is made anew.
-One at a time makes them (a lock). The newest patch of a release is what pip finds when its
-environment is made. The checkout is installed as a user would install it, with pip from a wheel,
+Rules: environments are kept, like .venv; a stamp records their content, and an outdated one is made
+again. A lock ensures that one process at a time makes them. pip chooses the newest patch of a
+release when its environment is made. The checkout is installed as by a user, with pip from a wheel,
 and again whenever one of its files has changed.
 
-`python -m tests.ansible.environments [--all | RELEASE ...]` makes them and says where they are.
+`python -m tests.ansible.environments [--all | RELEASE ...]` makes them and prints their paths.
 """
 
 import contextlib
@@ -28,8 +28,8 @@ __all__ = ["ALL", "RELEASES", "Environment", "installable", "ready", "why_not"]
 
 HOME = ROOT / ".venv-ansible"
 
-# The controller's Pythons that a release may run on, the one to take first. Where it can be had,
-# each release gets another: what runs on the controller must run on all of them.
+# The controller's Pythons for a release, in order of preference. If possible, each release gets a
+# different one: controller code must run on all of them.
 PYTHONS = {
     "2.16": [(3, 10), (3, 11), (3, 12)],
     "2.17": [(3, 11), (3, 10), (3, 12)],
@@ -40,13 +40,13 @@ PYTHONS = {
     "2.22": [(3, 13), (3, 14)],
 }
 RELEASES = ["2.16", "2.19", "2.20", "2.21"]
-# Whose candidate is taken until there is a final release.
+# Releases whose candidate is used until there is a final release.
 COMING = ["2.22"]
 ALL = list(PYTHONS)
 
-# What of the checkout is installed; a change in one of these makes the installation stale.
+# Files of the checkout that are installed; a change in one makes the installation outdated.
 INSTALLED = ["setup.py", "mitogen", "ansible_plugins"]
-PIP_LIMIT = 600.0  # seconds; a cold download of all that ansible-core needs took 40
+PIP_LIMIT = 600.0  # seconds; a cold download of ansible-core and its dependencies took 40
 
 
 class Environment(NamedTuple):
@@ -54,7 +54,7 @@ class Environment(NamedTuple):
 
     :param release: `2.21`.
     :param directory: the environment's root; programs are in its bin/.
-    :param version: what is installed: `2.21.5`.
+    :param version: the installed version: `2.21.5`.
     """
 
     release: str
@@ -62,20 +62,20 @@ class Environment(NamedTuple):
     version: str
 
     def program(self, name: str) -> str:
-        """Return the path of *name*, `ansible-playbook` say."""
+        """Return the path of *name*, such as `ansible-playbook`."""
         return str(self.directory / "bin" / name)
 
 
 def python_for(release: str) -> Optional[str]:
-    """Return the Python that runs *release* here, the first found in `PYTHONS`; None without."""
+    """Return the Python that runs *release* here, the first in `PYTHONS` that exists, or None."""
     found = hosts.find_pythons()
     return next((found[version] for version in PYTHONS[release] if version in found), None)
 
 
 def why_not(release: str) -> str:
-    """Return why *release* can't be run on this machine; '' where it can."""
+    """Return why *release* can't be run on this machine; '' if it can."""
     if release not in PYTHONS:
-        return "no such release: {}; there are {}".format(release, ", ".join(ALL))
+        return "no such release: {}; known are {}".format(release, ", ".join(ALL))
     if python_for(release) is None:
         names = ", ".join("{}.{}".format(*version) for version in sorted(PYTHONS[release]))
         return "ansible-core {} needs one of Python {} (pyenv or PATH)".format(release, names)
@@ -88,13 +88,13 @@ def installable() -> bool:
 
 
 def call(*argv: str, cwd: Optional[str] = None) -> str:
-    """Run a program of an environment and return what it prints; AssertionError if it fails."""
+    """Run a program of an environment and return its output; AssertionError if it fails."""
     return hosts.run(*argv, cwd=cwd, timeout=PIP_LIMIT)
 
 
 @contextlib.contextmanager
 def locked() -> Iterator[None]:
-    """Hold the lock on `HOME`: two test runs in one checkout make an environment one by one."""
+    """Hold the lock on `HOME`: concurrent test runs in one checkout make environments in turn."""
     HOME.mkdir(exist_ok=True)
     with open(str(HOME / "lock"), "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -118,7 +118,7 @@ def checkout_files() -> list[pathlib.Path]:
 
 
 def stamp_of_checkout() -> str:
-    """Return a digest of every file of the checkout that an installation carries."""
+    """Return a digest of every installed file of the checkout."""
     digest = hashlib.sha256()
     for path in checkout_files():
         content = path.read_bytes()
@@ -127,9 +127,9 @@ def stamp_of_checkout() -> str:
 
 
 def wheel(stamp: str) -> pathlib.Path:
-    """Return a wheel of the checkout, built from a copy of it.
+    """Return a wheel of the checkout, built from a copy.
 
-    A copy, since setuptools builds in place and a build/ of another day would be packed with it.
+    setuptools builds in place, and would include an earlier build/ directory.
     """
     directory = HOME / "wheels" / stamp[:16]
     if not list(directory.glob("*.whl")):
@@ -148,7 +148,7 @@ def wheel(stamp: str) -> pathlib.Path:
 
 
 def install_checkout(directory: pathlib.Path) -> None:
-    """Install the checkout into the environment at *directory*, unless it is what is there."""
+    """Install the checkout into the environment at *directory*, unless it is installed already."""
     stamp, path = stamp_of_checkout(), directory / "stamp-checkout"
     if read(path) == stamp:
         return
@@ -158,7 +158,7 @@ def install_checkout(directory: pathlib.Path) -> None:
 
 
 def make(release: str, directory: pathlib.Path, python: str) -> None:
-    """Make the environment of *release* at *directory* with *python*, replacing what is there."""
+    """Make the environment of *release* at *directory* with *python*, replacing an existing one."""
     shutil.rmtree(str(directory), ignore_errors=True)
     call(python, "-m", "venv", str(directory))
     pip = [str(directory / "bin" / "python"), "-m", "pip", "install", "-qq"]
@@ -173,10 +173,10 @@ def make(release: str, directory: pathlib.Path, python: str) -> None:
 
 @functools.cache
 def ready(release: str) -> Environment:
-    """Return the environment of *release*, made or brought up to date first where needed.
+    """Return the environment of *release*, made or updated first if necessary.
 
-    :param release: one of `ALL`, for which `why_not()` has nothing to say.
-    :raises AssertionError: pip fails; its output is in the message.
+    :param release: one of `ALL` for which `why_not()` returns ''.
+    :raises AssertionError: pip failed; its output is in the message.
     """
     python = python_for(release)
     assert python is not None, why_not(release)

@@ -1,7 +1,7 @@
 """Environments as users have them: Ansible alone, or with the checkout installed by pip.
 
-Rules: made of links to what an environment of environments.py has, so that one takes a second, and
-nothing is downloaded. What runs there has nothing of this process' environment.
+Rules: they consist of links to an environment of environments.py, so that making one takes a second
+and downloads nothing. Programs there do not inherit this process' environment.
 """
 
 import os
@@ -14,14 +14,15 @@ from tests.ansible import environments
 
 __all__ = ["Place", "Site", "make"]
 
-#: What is not a part of ansible-core and what it needs.
+#: Packages in an environment besides ansible-core and its dependencies.
 LEFT_OUT = ("mitogen", "ansible_collections", "ansible_mitogen", "pip", "setuptools", "__pycache__")
 PROGRAMS = ("ansible", "ansible-playbook", "ansible-doc", "ansible-inventory")
 LIMIT = 100.0  # seconds for one command
 
 
 class Site(NamedTuple):
-    """
+    """An environment.
+
     :param release: of ansible-core
     :param directory: the virtual environment
     :param packages: its site-packages
@@ -40,8 +41,8 @@ def make(release: str, directory: pathlib.Path, with_mitogen: bool) -> Site:
     """Make an environment with a release of ansible-core.
 
     :param release: one of `environments.ALL`
-    :param directory: its, which is not there yet
-    :param with_mitogen: whether `pip install` of the checkout follows
+    :param directory: its directory, which must not exist
+    :param with_mitogen: whether the checkout is installed with `pip install`
     """
     installed = environments.ready(release)
     base = installed.program("python")
@@ -92,7 +93,7 @@ class Place:
         return path
 
     def run(self, *argv: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-        """Run a command; its standard output and error are apart."""
+        """Run a command; capture standard output and error separately."""
         return subprocess.run(
             argv,
             cwd=str(self.directory),
@@ -104,7 +105,7 @@ class Place:
         )
 
     def sh(self, command: str, **variables: str) -> Any:
-        """Run a line of a shell's."""
+        """Run a line of shell code."""
         return self.run("/bin/sh", "-c", command, **variables)
 
     def mitogen(self, *arguments: str, **variables: str) -> Any:

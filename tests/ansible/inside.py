@@ -1,7 +1,7 @@
-"""Looks into a run from outside: which of its processes is what, on the controller and the host.
+"""Inspection of a run's processes from outside, on the controller and the host.
 
-Rules: everything is read from /proc. A process is of a run if its environment, or that of one
-above it, names the run's directory; sudo takes that out, but hands on the mark of the test run.
+Rules: everything is read from /proc. A process belongs to a run if its environment, or that of an
+ancestor, contains the run's directory; sudo removes that, but passes on the mark of the test run.
 """
 
 import os
@@ -25,26 +25,27 @@ __all__ = [
     "snapshot",
 ]
 
-#: What a process of a run may be.
+#: Kinds of processes of a run.
 KINDS = ("playbook", "worker", "broker", "ssh", "context", "zygote", "module")
 
 BROKER = "mitogen.ansible.broker.server"
 ZYGOTE = "mitogen.zygote"
 
 
-#: What core, and no one else, leaves of a module or worker that SIGKILL has ended.
+#: Leftovers of a module or worker ended by SIGKILL; only ansible-core leaves them.
 OF_CORE = re.compile(r"/ansible_[\w.]+_payload_\w+(/|\Z)|/ansible-tmp-[\d.-]+(/|\Z)|/\.ansible_tmp")
 
 
 def payloads() -> set[str]:
-    """Return the directories in /tmp that modules run from, whoever's they are."""
+    """Return the directories in /tmp that modules run from, of any account."""
     return {str(path) for path in pathlib.Path("/tmp").glob("ansible_*_payload_*")}
 
 
 def remove_of_core(here: bed.Bed, before: Optional[set[str]] = None) -> list[str]:
-    """Remove what plain Ansible would leave on the host as well; return what else was left.
+    """Remove leftovers that plain Ansible would leave on the host too; return the others.
 
-    :param before: `payloads()` of before the run, where nothing else goes on: root's go too then.
+    :param before: `payloads()` from before the run, if nothing else is running: root's are
+        removed too.
     """
     found = []
     for path in payloads() - before if before is not None else ():
@@ -59,12 +60,12 @@ def remove_of_core(here: bed.Bed, before: Optional[set[str]] = None) -> list[str
 
 
 def snapshot() -> set[tuple[int, int]]:
-    """Return (pid, start) of each process that carries the mark of this test run."""
+    """Return (pid, start) of each process with the mark of this test run."""
     return {(each.pid, each.start) for each in processes.marked_processes(str(os.getpid()))}
 
 
 def of_run(running: bed.Running) -> list[processes.Process]:
-    """Return the processes of a run, zombies aside."""
+    """Return the processes of a run, without zombies."""
     table = processes.processes()
     mark = str(running.directory)
     found = {
@@ -78,7 +79,7 @@ def of_run(running: bed.Running) -> list[processes.Process]:
 
 
 def kind_of(each: processes.Process, table: dict[int, processes.Process], main: int) -> str:
-    """Return which of KINDS a process of a run is; '' if it is none of them.
+    """Return the member of KINDS that a process of a run belongs to; '' if none.
 
     :param table: the processes of the run, by pid.
     :param main: the pid of ansible-playbook.
@@ -91,7 +92,7 @@ def kind_of(each: processes.Process, table: dict[int, processes.Process], main: 
     if each.comm == "ssh":
         return "ssh"
     if ZYGOTE in each.cmdline:
-        # What it splits off has its command line.
+        # A process that it forks has its command line.
         return "module" if above and ZYGOTE in above.cmdline else "zygote"
     if each.cmdline.startswith("mitogen:") or each.comm.startswith("mitogen:"):
         return "context"
@@ -101,7 +102,7 @@ def kind_of(each: processes.Process, table: dict[int, processes.Process], main: 
 
 
 def parts(running: bed.Running) -> dict[str, list[processes.Process]]:
-    """Return the processes of a run by what they are."""
+    """Return the processes of a run by kind."""
     found: dict[str, list[processes.Process]] = {kind: [] for kind in KINDS}
     table = {each.pid: each for each in of_run(running)}
     for each in table.values():
@@ -112,10 +113,10 @@ def parts(running: bed.Running) -> dict[str, list[processes.Process]]:
 
 
 def left_over(before: set[tuple[int, int]], but: Iterable[str] = ()) -> list[processes.Process]:
-    """Return what runs of what was started since *before*.
+    """Return the running processes that were started since *before*.
 
     :param before: a `snapshot()`.
-    :param but: regular expressions for command lines of what may go on.
+    :param but: regular expressions for command lines of processes that may continue.
     """
     return [
         each

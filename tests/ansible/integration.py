@@ -1,10 +1,10 @@
-"""Runs ansible-core's own integration targets, by plain Ansible and by each way in of ours.
+"""Runs of ansible-core's own integration targets, with plain Ansible and each way of mitogen.
 
-Rules: the targets are those of the release's source distribution, which pip fetches once and which
-is kept below .venv-ansible/; each run gets a copy, since targets write beside their tasks. What
-`ansible-test integration` does around a target is done only as far as these need it: the inventory
-with its `testhost`, the play around a role, the environment. The host is this machine by ssh, as
-root. A target that plain Ansible fails here too says nothing of ours.
+Rules: the targets are from the release's source distribution, which pip fetches once and which is
+kept below .venv-ansible/; each run gets a copy, because targets write into their directory. Of the
+setup by `ansible-test integration` only the required parts are done: the inventory with its
+`testhost`, the play around a role, the environment. The host is this machine by ssh, as root. A
+target that also fails with plain Ansible here is no evidence against mitogen.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ from tests.ansible import bed, environments, ways
 
 __all__ = ["TARGETS", "Result", "run", "sources", "table"]
 
-#: What is run where none is named: what modules and connections do, on a POSIX host.
+#: Default targets: those about modules and connections on a POSIX host.
 TARGETS = (
     "command_shell copy template file stat slurp raw script async become environment "
     "blockinfile want_json_modules_posix no_log"
 ).split()
-#: What targets leave in the home of root, where the next run would find it: its result is another.
+#: Files that targets leave in root's home and that would change the result of the next run.
 LEAVES = [
     "checkmode_subdir",
     "destdir_should_never_exist_because_of_check_mode",
@@ -39,20 +39,20 @@ LEAVES = [
     "foo.txt",
     "subdir",
 ]
-#: Seconds for one target.
+#: Maximum seconds for one target.
 LIMIT = 600.0
-#: Lines of a failed run that are searched for its reason, from the end.
+#: Lines of a failed run that are searched for the reason, from the end.
 LAST = 400
 
 
 class Result(NamedTuple):
-    """What a run of a target came to.
+    """The result of a run of a target.
 
     :param target: its name.
     :param way: one of `ways.WAYS`.
     :param status: exit status; None if it took too long.
     :param seconds: wall time.
-    :param output: what it printed.
+    :param output: stdout and stderr.
     """
 
     target: str
@@ -62,7 +62,7 @@ class Result(NamedTuple):
     output: str
 
     def reason(self) -> str:
-        """Return the line that says what failed; '' if nothing did."""
+        """Return the line with the error; '' if it succeeded."""
         if self.status == 0:
             return ""
         if self.status is None:
@@ -74,7 +74,7 @@ class Result(NamedTuple):
 
 
 def sources(release: str) -> pathlib.Path:
-    """Return the unpacked source distribution of what `environments.ready(release)` has.
+    """Return the unpacked source distribution of the version in `environments.ready(release)`.
 
     :raises AssertionError: pip can't fetch it; its output is in the message.
     """
@@ -96,7 +96,7 @@ def inventory(here: bed.Bed, way: ways.Way, run: pathlib.Path) -> dict[str, Any]
     """Return the inventory that targets expect, with `testhost` on our sshd."""
     everyone = here.inventory(way, run, "none")["all"]["vars"]
     kept = {name: value for name, value in everyone.items() if name.startswith("ansible_")}
-    # In root's own home nothing is to be changed, and other test runs may tidy up there.
+    # Nothing must change in root's own home, and other test runs may tidy up there.
     kept.update(ansible_user="root", ansible_remote_tmp=str(run / "root_tmp"))
     host = {
         **kept,
@@ -108,7 +108,7 @@ def inventory(here: bed.Bed, way: ways.Way, run: pathlib.Path) -> dict[str, Any]
 
 @contextlib.contextmanager
 def authorized_keys() -> Iterator[None]:
-    """Have root's file of keys be there: `copy` copies it; our sshd looks elsewhere."""
+    """Ensure that root has an authorized_keys file: `copy` copies it; our sshd uses another one."""
     directory = pathlib.Path("~root/.ssh").expanduser()
     made = []
     if not directory.exists():
@@ -127,7 +127,7 @@ def authorized_keys() -> Iterator[None]:
 
 @contextlib.contextmanager
 def home_as_it_was(home: pathlib.Path) -> Iterator[None]:
-    """Remove what a target leaves in *home*, but what was there before."""
+    """Remove a target's leftovers in *home*, but keep earlier files."""
     new = [home / name for name in LEAVES if not os.path.lexists(home / name)]
     try:
         yield
@@ -148,9 +148,9 @@ def aliases(target: pathlib.Path) -> list[str]:
 def command(
     directory: pathlib.Path, target: str, output_dir: pathlib.Path, env: dict[str, str]
 ) -> list[str]:
-    """Return what runs a target: its script, or ansible-playbook with a play around the role.
+    """Return the command of a target: its script, or ansible-playbook with a play around the role.
 
-    :param env: what it will be run with, which a target on the controller's side has on the host.
+    :param env: its environment; a target on the controller uses it on the host too.
     """
     place = directory / "targets" / target
     if (place / "runme.sh").exists():
@@ -172,13 +172,14 @@ def command(
 def environment(
     here: bed.Bed, installed: environments.Environment, way: ways.Way, run: pathlib.Path
 ) -> dict[str, str]:
-    """Return the environment of a target: the bed's, and what ansible-test sets."""
+    """Return the environment of a target: the bed's plus the variables of ansible-test."""
     found = here.environment(installed, way, run)
     (python,) = installed.directory.glob("lib/python3*")
     # Only the bed's own playbooks write results; a target has callback plugins of its own.
     del found["ANSIBLE_CALLBACK_PLUGINS"], found["BED_RESULTS"]
     found.update(
-        # Core takes it for local accounts, whatever HOME says; `async` looks for its jobs there.
+        # ansible-core uses it for local accounts, whatever HOME is; `async` looks for its jobs
+        # there.
         HOME=pwd.getpwuid(os.geteuid()).pw_dir,
         ANSIBLE_ROLES_PATH=str(run / "integration" / "targets"),
         ANSIBLE_FORCE_HANDLERS="true",
@@ -195,18 +196,18 @@ def environment(
         ANSIBLE_TEST_ANSIBLE_VERSION=installed.version,
         ANSIBLE_TEST_PYTHON_INTERPRETER=installed.program("python"),
         ANSIBLE_TEST_PYTHON_VERSION=python.name[len("python") :],
-        # Scripts look at it with `set -u`.
+        # Scripts with `set -u` read it.
         PYTHONPATH="",
     )
     found["PATH"] += ":{}".format(run / "injector")
-    # By variables too: some targets name a configuration of their own.
+    # Variables too, because some targets use a configuration of their own.
     for name, value in way.settings.get("defaults", {}).items():
         found["ANSIBLE_" + name.upper()] = value
     return found
 
 
 def make_injector(installed: environments.Environment, run: pathlib.Path) -> None:
-    """Copy what ansible-test puts on PATH for scripts: `python.py` and `virtualenv.sh`."""
+    """Copy the programs that ansible-test puts on PATH: `python.py` and `virtualenv.sh`."""
     code = "import ansible_test; print(list(ansible_test.__path__)[0])"
     argv = [installed.program("python"), "-c", code]
     package = subprocess.check_output(argv, universal_newlines=True).strip()
@@ -217,7 +218,7 @@ def make_injector(installed: environments.Environment, run: pathlib.Path) -> Non
 
 
 def run(here: bed.Bed, release: str, way: str, target: str) -> Result:
-    """Run a target by a way and return what it came to.
+    """Run a target with a way and return its result.
 
     :param release: one of `environments.ALL`.
     :param target: the name of a directory of ansible-core's test/integration/targets.
@@ -231,7 +232,7 @@ def run(here: bed.Bed, release: str, way: str, target: str) -> Result:
     shutil.copytree(str(source), str(copy), symlinks=True)
     (directory / "output_dir").mkdir()
     make_injector(installed, directory)
-    # For each account that a target becomes.
+    # Every account that a target becomes can use it.
     (directory / "root_tmp").mkdir(exist_ok=True)
     (directory / "root_tmp").chmod(0o1777)
     hosts_there = json.dumps(inventory(here, ways.WAYS[way], directory))
@@ -261,7 +262,7 @@ def run(here: bed.Bed, release: str, way: str, target: str) -> Result:
 
 
 def wait(child: "subprocess.Popen[bytes]") -> Any:
-    """Return the exit status; None, after all of it was ended, if that takes too long."""
+    """Return the exit status; None, after all its processes were ended, if that takes too long."""
     try:
         return child.wait(LIMIT)
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""accelerators.py in an environment of Ansible's: it changes nothing but the time."""
+"""accelerators.py in an Ansible environment: it changes only the speed."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ def site(tmp_path_factory):
 
 @pytest.fixture
 def inside_of(tmp_path):
-    """Run code in an environment; return what it leaves in `found`."""
+    """Return `inside_of(...)`, which runs code in an environment and returns its `found`."""
 
     def inside_of(site):
         def inside(code):
@@ -58,7 +58,7 @@ for data in (b"", b"UEsDB+/=" * 1000, b"it's", b"a\\\\b", b"two\\nlines", b"\\xc
 """
 
 
-def test_modules_are_written_as_core_writes_them(inside):
+def test_modules_are_encoded_as_by_core(inside):
     plain, ours = (inside(MODULES.format(ours=which)) for which in (False, True))
     assert ours == plain
     assert len(ours) == 6
@@ -69,7 +69,7 @@ def test_quoting_is_not_computed(inside):
         MODULES.format(ours=True) + "found = [type(each.zip_data).__name__, "
         "type(module_common._CachedModule.load).__name__]"
     )
-    # The last one has a letter that would be written otherwise.
+    # The last one contains a letter that would be encoded differently.
     assert found == ["bytes", "function"]
 
 
@@ -117,13 +117,13 @@ found = [found, len(calls)]
 """
 
 
-def test_settings_are_those_that_core_would_find(inside):
+def test_settings_are_found_as_by_core(inside):
     (plain, asked), (ours, asked_less) = (
         inside(SETTINGS.format(ours=which)) for which in (False, True)
     )
     assert ours == plain
     assert len(ours) > 200
-    # In half of these there are arguments: then core is asked.
+    # In half of these cases there are arguments, so ansible-core's function is called.
     assert asked_less < asked * 2 / 3
 
 
@@ -162,14 +162,14 @@ found = [found, len(compiled)]
 
 
 @pytest.mark.parametrize("release", ["2.16", RELEASE])
-def test_templates_are_what_core_makes_of_them(sites, inside_of, release):
+def test_templates_are_rendered_as_by_core(sites, inside_of, release):
     if environments.why_not(release):
         pytest.skip(environments.why_not(release))
     run = inside_of(sites(release, True))
     (plain, count), (ours, fewer) = (run(TEMPLATES.format(ours=which)) for which in (False, True))
     assert ours == plain
     assert len({*ours}) > 20
-    # Seven of them are compiled once instead of three times, by either kind of brackets.
+    # Seven of them are compiled once instead of three times, with either kind of brackets.
     assert fewer <= count - 2 * 7
 
 
@@ -187,13 +187,13 @@ for make in (argparse.ArgumentParser, accelerators.LateParser):
 """
 
 
-def test_a_late_parser_parses_as_one_made_at_once(inside):
+def test_a_late_parser_parses_like_argparse(inside):
     found = inside(PARSERS)
     assert found[:3] == found[3:]
     assert found[1] == [{"t": 2, "o": ["A=1", "B"]}, []]
 
 
-def test_only_that_plugins_parsers_are_late(inside):
+def test_only_the_ssh_plugin_has_late_parsers(inside):
     found = inside(
         "import argparse\n"
         "from ansible.plugins.connection import ssh\n"
@@ -247,10 +247,10 @@ found.append(strategy._process_pending_results(None, max_passes=1))
 """
 
 
-def test_results_are_waited_for_and_come_in_order(inside):
+def test_results_are_awaited_and_processed_in_order(inside):
     taken, turns, rest = inside(STRATEGY)
     assert taken == ["was there", 0, 1]
-    # One for each that comes: none of them ended because time was over.
+    # One for each result: none of the waits ended by timeout.
     assert 2 <= turns <= 3
     assert rest == []
 
@@ -263,7 +263,7 @@ def test_results_are_waited_for_and_come_in_order(inside):
         "x = 0",
     ],
 )
-def test_what_is_not_as_we_know_it_stays(inside, method):
+def test_unknown_methods_are_not_replaced(inside, method):
     found = inside(
         "from mitogen.ansible.plugins import accelerators\n"
         "class Base:\n"

@@ -1,7 +1,7 @@
-"""docs/ansible/ and the README's part on Ansible: its commands run, its settings and messages are.
+"""docs/ansible/ and the README's section on Ansible: commands run; settings and messages exist.
 
-Every `.. code-block:: sh` of a page, from its first to its last, in one directory of a user who has
-Ansible, an inventory and a playbook. `pip install` installs the checkout, not what a registry has.
+Every `.. code-block:: sh` of a page is run, in order, in a directory of a user who has Ansible, an
+inventory and a playbook. `pip install` installs the checkout, not the package of a registry.
 """
 
 import ast
@@ -24,7 +24,7 @@ PAGES = sorted((ROOT / "docs" / "ansible").glob("*.rst"))
 PIP = """#!/bin/sh
 case "$*" in "install mitogen"|"install --upgrade mitogen")
     exec {} -m pip --python {} install -qq --no-deps --no-index --force-reinstall {};; esac
-echo "pip: $*: not what the tests know" >&2
+echo "pip: $*: unknown to the tests" >&2
 exit 64
 """
 PLAYBOOK = """
@@ -38,14 +38,14 @@ PLAYBOOK = """
 
 
 def blocks(path, language):
-    """Return the code blocks of a language on a page."""
+    """Return the code blocks of a page in one language."""
     pattern = r"(?m)^\.\. code-block:: {}\n\n((?:(?:   .*)?\n)+)".format(language)
     return [textwrap.dedent(each) for each in re.findall(pattern, path.read_text("utf-8") + "\n")]
 
 
 @pytest.fixture
 def user(tmp_path, inventory):
-    """A user with Ansible alone, whose pip installs the checkout."""
+    """Return a user with Ansible alone, whose pip installs the checkout."""
     site = fresh.make("2.21", tmp_path / "venv", with_mitogen=False)
     place = fresh.Place(site, tmp_path)
     base = environments.ready("2.21").program("python")
@@ -73,10 +73,10 @@ def test_pages_have_commands():
 
 
 @pytest.mark.parametrize("path", WITH_COMMANDS, ids=lambda path: path.stem)
-def test_commands(path, user):
-    """They end well, and where a playbook is run after `enable` it uses mitogen."""
+def test_commands_of_a_page_succeed(path, user):
+    """They succeed, and playbooks run after `enable` use mitogen."""
     if "pip install" not in path.read_text("utf-8"):
-        # A page for those who have done what the first one says.
+        # This page assumes that the steps of the first page are done.
         run(user, "pip install mitogen && python -m mitogen.ansible enable")
     for text in blocks(path, "sh"):
         output = run(user, text)
@@ -84,7 +84,7 @@ def test_commands(path, user):
             assert output.count("mitogen.zygote") == 2, text
 
 
-def test_readme(user):
+def test_commands_of_the_readme_succeed(user):
     text = (ROOT / "README.rst").read_text("utf-8")
     section = text[text.index("\nAnsible\n-------\n") :]
     block = re.search(r"::\n\n((?:    .*\n)+)", section)
@@ -93,8 +93,8 @@ def test_readme(user):
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
-def test_configurations(path, user):
-    """Each is an ansible.cfg that turns it on, if it says so; else an inventory."""
+def test_configurations_of_a_page_are_valid(path, user):
+    """Each is an inventory or an ansible.cfg, which enables mitogen if it lists the callback."""
     found = blocks(path, "ini")
     if not found:
         return
@@ -115,14 +115,14 @@ def test_configurations(path, user):
 
 
 def constants(path):
-    """Yield the strings of a module, with what is filled in as dots."""
+    """Yield the strings of a module, with dots in place of placeholders."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield re.sub(r"%[sr]|\{[^}]*\}", "...", node.value)
 
 
-def test_messages():
-    """What troubleshooting explains is really said, by us or by Ansible."""
+def test_explained_messages_exist():
+    """Each message explained in troubleshooting exists in mitogen or in Ansible."""
     core = environments.ready("2.21").directory
     ours, theirs = sorted((ROOT / "mitogen" / "ansible").rglob("*.py")), []
     said = [each for path in ours for each in constants(path)]
@@ -133,13 +133,13 @@ def test_messages():
     ):
         (found,) = core.glob("lib/python*/site-packages/ansible/" + name)
         theirs.append(found)
-    # Core's is for a Python that may be newer than this one.
+    # ansible-core's files may need a Python newer than this one, so they are not parsed.
     said += [path.read_text("utf-8") for path in theirs]
     text = (ROOT / "docs" / "ansible" / "troubleshooting.rst").read_text("utf-8")
     explained = re.findall(r"(?m)^``(.+)``\n    ", text)
     assert len(explained) > 15
     for message in explained:
-        # Names within them are examples of what is filled in.
+        # Names within messages are examples of inserted values.
         names = r"'[^']+'|ANSIBLE_\w+|callbacks_enabled(?= has|\Z)|mitogen(?=, )|mitogen_linear"
         parts = [each.strip(" .:,") for each in re.split(names, message)]
         parts = [each for each in parts if len(each) > 5]

@@ -1,4 +1,4 @@
-"""The bed itself: what goes wrong in a run is told, and nothing of it stays."""
+"""The bed itself: errors of a run are reported, and it leaves nothing behind."""
 
 import threading
 
@@ -25,7 +25,7 @@ def run(ansible_bed, tmp_path):
 
 
 HEAD = """\
-#: leaves: /tmp/ansible_ansible.legacy.command_payload_ - where a run is cut short
+#: leaves: /tmp/ansible_ansible.legacy.command_payload_ - if a run is aborted
 - hosts: one
   gather_facts: false
   tasks:
@@ -36,41 +36,41 @@ def hosts_play(task):
     return HEAD + task + "\n"
 
 
-def test_no_playbook(run):
+def test_a_missing_playbook_is_an_error(run):
     outcome = run("no playbook")
     assert outcome.records == [] and outcome.status == 4
     assert "ended with 4, not 0" in outcome.wrong()
 
 
-def test_empty(run):
+def test_an_empty_playbook_succeeds(run):
     assert run("").status != 0
 
 
-def test_an_error_that_was_not_expected(run):
+def test_an_unexpected_error_is_reported(run):
     outcome = run(hosts_play("command: 'false'"))
     assert outcome.status == 2 and "ended with 2" in outcome.wrong()
     assert [each["event"] for each in outcome.records] == ["failed", "stats"]
 
 
-def test_an_error_that_was_expected(run):
+def test_an_expected_error_is_accepted(run):
     assert run("#: ends: 2\n" + hosts_play("command: 'false'")).wrong() == ""
 
 
-def test_a_difference(run):
-    """What a playbook does otherwise is found: in a result, in a status, in what is printed."""
+def test_differences_are_found(run):
+    """A playbook with other behavior is detected: in a result, in the status, in the output."""
     first = run(hosts_play("command: echo a"))
     assert bed.differences(first, run(hosts_play("command: echo a")), "plain") == []
     assert bed.differences(first, run(hosts_play("command: echo b")), "plain")
     assert bed.differences(first, run(hosts_play("shell: echo a; exit 1")), "plain")
 
 
-def test_too_long(run):
+def test_a_run_that_takes_too_long_is_ended(run):
     with pytest.raises(AssertionError, match="took too long"):
         run(hosts_play("command: sleep 4321"), limit=4.0)
     processes.wait_until(lambda: not processes.commands("sleep 4321"))
 
 
-def test_cancelled(run):
+def test_a_run_can_be_cancelled(run):
     cancelled = threading.Event()
 
     def cancel(running):
@@ -83,8 +83,8 @@ def test_cancelled(run):
 
 
 @pytest.mark.parametrize("way", list(ways.WAYS))
-def test_interrupted(way, run):
-    """^C ends Ansible at once; with ours also what ran on the host."""
+def test_an_interrupt_ends_the_run(way, run):
+    """^C ends Ansible at once; with mitogen it also ends processes on the host."""
     command = "sleep 4{}".format(5000 + list(ways.WAYS).index(way))
 
     def runs():
@@ -97,7 +97,7 @@ def test_interrupted(way, run):
     processes.end_processes(runs())
 
 
-def test_what_is_left_is_told(ansible_bed, run, users):
+def test_leftovers_are_reported(ansible_bed, run, users):
     run(hosts_play("copy: {content: x, dest: ~/.ansible/left}"))
     path = users.plain.home + "/.ansible/left"
     assert path in ansible_bed.left()

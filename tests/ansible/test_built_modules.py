@@ -1,4 +1,4 @@
-"""What ansible-core has built in one run is there in the next, in place of nothing else."""
+"""Modules built by ansible-core in one run are reused in the next, and replace nothing else."""
 
 import re
 import subprocess
@@ -31,7 +31,7 @@ def place(site, tmp_path):
 
 
 def play(place, name="playbook.yml", **variables):
-    """Run a playbook; return how many modules were built and how often one was found."""
+    """Run a playbook; return (number of modules built, number of modules found in the cache)."""
     done = place.run("ansible-playbook", "-i", "inventory", name, ANSIBLE_DEBUG="1", **variables)
     assert done.returncode == 0, done.stdout + done.stderr
     text = done.stdout + done.stderr
@@ -42,14 +42,14 @@ def kept(place):
     return list(place.directory.glob(".ansible/mitogen/modules/*/" + NAME))
 
 
-def test_the_second_run_builds_nothing(place):
+def test_a_second_run_builds_nothing(place):
     assert play(place) == (1, 1)
     assert len(kept(place)) == 1
     assert play(place) == (0, 2)
 
 
-def test_all_of_a_loop_is_kept(place):
-    """Its items are one worker's: stat and copy for the first, stat and file for the second."""
+def test_all_modules_of_a_loop_are_kept(place):
+    """One worker handles its items: stat and copy for the first, stat and file for the second."""
     here = place.directory
     (here / "same").write_text("x")
     place.write(
@@ -64,15 +64,15 @@ def test_all_of_a_loop_is_kept(place):
 
 
 @pytest.mark.thorough
-def test_another_file_system(place, tmp_path):
-    # One without links: they are copied.
+def test_the_cache_works_across_file_systems(place, tmp_path):
+    # /dev/shm cannot be linked to: modules are copied.
     assert play(place, ANSIBLE_LOCAL_TEMP="/dev/shm") == (1, 1)
     assert play(place, ANSIBLE_LOCAL_TEMP="/dev/shm") == (0, 2)
     assert kept(place)[0].stat().st_nlink == 1
 
 
 @pytest.mark.thorough
-def test_what_others_may_write_is_not_taken(place):
+def test_a_cache_writable_by_others_is_not_used(place):
     play(place)
     store = kept(place)[0].parent
     store.chmod(0o777)
@@ -81,28 +81,28 @@ def test_what_others_may_write_is_not_taken(place):
     assert play(place) == (0, 2)
 
 
-def test_a_module_utils_of_the_users_own(place):
+def test_the_users_module_utils_take_precedence(place):
     play(place)
     directory = place.directory / "module_utils"
     directory.mkdir()
-    # Of another name: it takes nothing's place.
+    # It has a new name, so it replaces nothing.
     (directory / "own.py").write_text("")
     assert play(place) == (0, 2)
-    # In place of one of core's.
+    # It replaces one of ansible-core's.
     source = next(place.site.packages.glob("ansible/module_utils/basic.py"))
     text = source.read_text().replace(
         "def _log_invocation(self):",
-        "def _log_invocation(self):\n        self.warn('of my own')\n\n    def _unused(self):",
+        "def _log_invocation(self):\n        self.warn('of the user')\n\n    def _unused(self):",
     )
     (directory / "basic.py").write_text(text)
     done = place.run("ansible-playbook", "-i", "inventory", "playbook.yml")
-    assert "of my own" in done.stdout + done.stderr
+    assert "of the user" in done.stdout + done.stderr
     (directory / "basic.py").unlink()
     done = place.run("ansible-playbook", "-i", "inventory", "playbook.yml")
-    assert "of my own" not in done.stdout + done.stderr
+    assert "of the user" not in done.stdout + done.stderr
 
 
-def test_a_role_that_comes_later_with_a_module_utils_of_its_own(place):
+def test_a_roles_module_utils_take_precedence(place):
     play(place)
     role = place.directory / "roles" / "late"
     for name in ("tasks", "module_utils"):
@@ -118,7 +118,7 @@ def test_a_role_that_comes_later_with_a_module_utils_of_its_own(place):
     assert "of the role" in done.stdout + done.stderr
 
 
-def test_other_sources_have_another_place(site):
+def test_changed_sources_have_another_directory(site):
     done = fresh_output(
         site,
         "import os, sys, tempfile\n"

@@ -1,4 +1,4 @@
-"""`python -m mitogen.ansible` with a real Ansible: what it says is what Ansible then does."""
+"""`python -m mitogen.ansible` with a real Ansible: its output matches Ansible's behavior."""
 
 import os
 
@@ -18,19 +18,19 @@ ON = "[defaults]\ncallbacks_enabled = timer, mitogen.ansible.mitogen\n"
 
 @pytest.fixture
 def place(sites, tmp_path):
-    """A user who has run `pip install mitogen`, and a playbook that needs no host."""
+    """Return a user who has run `pip install mitogen`, with a playbook that needs no host."""
     found = fresh.Place(sites("2.21", True), tmp_path)
     found.write("site.yml", "- {hosts: localhost, gather_facts: false, tasks: [{debug: }]}\n")
     return found
 
 
 def status(place, **variables):
-    """Return the exit status, and all that is printed."""
+    """Return the exit status and the output."""
     done = place.mitogen("status", **variables)
     return done.returncode, done.stdout + done.stderr
 
 
-def test_off(place):
+def test_status_without_a_configuration_is_off(place):
     code, output = status(place)
     assert (
         code == 1 and "configuration: no ansible.cfg" in output and "mitogen:       off" in output
@@ -39,8 +39,8 @@ def test_off(place):
     assert "ansible_collections/mitogen/ansible" in output and "!" not in output
 
 
-def test_which_file(place):
-    """The one that Ansible reads, in Ansible's order."""
+def test_enable_edits_the_file_that_ansible_reads(place):
+    """The file is the one that Ansible reads, in Ansible's order."""
     (place.directory / "sub").mkdir()
     files = [".ansible.cfg", "ansible.cfg", "sub/ansible.cfg"]
     for name, variables in zip(files, [{}, {}, {"ANSIBLE_CONFIG": "sub"}]):
@@ -51,14 +51,14 @@ def test_which_file(place):
         assert code == 0 and "configuration: {}\n".format(path) in output
 
 
-def test_a_variable_replaces_the_file(place):
+def test_status_reports_a_variable_that_replaces_the_file(place):
     place.write("ansible.cfg", ON)
     code, output = status(place, ANSIBLE_CALLBACKS_ENABLED="timer")
     assert code == 1 and "! the variable ANSIBLE_CALLBACKS_ENABLED replaces" in output
     assert status(place, ANSIBLE_CALLBACKS_ENABLED="mitogen.ansible.mitogen")[0] == 0
 
 
-def test_env_has_the_files_list(place):
+def test_env_prints_the_list_of_the_file(place):
     place.write("ansible.cfg", "[defaults]\ncallbacks_enabled = timer, profile\n")
     done = place.mitogen("env")
     expected = "timer,profile,mitogen.ansible.mitogen"
@@ -67,20 +67,20 @@ def test_env_has_the_files_list(place):
     assert done.stdout == "export ANSIBLE_CALLBACKS_ENABLED=a,b,mitogen.ansible.mitogen\n"
 
 
-def test_everyone_may_write(place):
+def test_status_reports_a_world_writable_directory(place):
     place.write("ansible.cfg", ON)
     place.directory.chmod(0o777)
     code, output = status(place)
     assert code == 1 and "so Ansible does not read {}".format(place.config) in output
 
 
-def test_no_collections(place):
-    """Where Ansible does not look beside packages, that is said, by each command."""
+def test_disabled_collections_are_reported(place):
+    """Each command reports that Ansible does not look for collections beside packages."""
     place.write("ansible.cfg", "[defaults]\ncollections_scan_sys_path = false\n")
     for command in ("status", "enable", "env", "disable"):
         done = place.mitogen(command)
         assert done.returncode == 2 and "collections_scan_sys_path is off" in done.stderr
-    # And as it says, this helps.
+    # The suggested setting helps.
     place.write(
         "ansible.cfg",
         place.config.read_text() + "collections_path = {}\n".format(place.site.packages),
@@ -88,13 +88,13 @@ def test_no_collections(place):
     assert place.mitogen("enable").returncode == 0 and status(place)[0] == 0
 
 
-def test_ways(place):
-    for variable, value, says in (
+def test_status_reports_each_way(place):
+    for variable, value, expected in (
         ("ANSIBLE_STRATEGY", "mitogen.ansible.mitogen_free", "strategy: strategy = mitogen.ans"),
         ("ANSIBLE_TRANSPORT", "mitogen.ansible.ssh", "connection: transport = mitogen.ansible.ssh"),
     ):
         code, output = status(place, **{variable: value})
-        assert code == 0 and says in output
+        assert code == 0 and expected in output
     code, output = status(place, ANSIBLE_STRATEGY="mitogen_linear")
     assert code == 1 and "strategy = mitogen_linear is not found" in output
     plugins = str(ROOT / "ansible_plugins" / "strategy")
@@ -102,8 +102,8 @@ def test_ways(place):
     assert code == 0
 
 
-def test_what_ansible_does_not_find(place):
-    """A checkout's name where there is none, an old name of the list: told with the remedy."""
+def test_unknown_names_are_reported(place):
+    """The name of a checkout's plugin and the old name of the list are reported with the remedy."""
     text = "[defaults]\ncallbacks_enabled = mitogen\ncallback_whitelist = timer\n"
     place.write("ansible.cfg", text)
     code, output = status(place)
@@ -111,7 +111,7 @@ def test_what_ansible_does_not_find(place):
     assert "Ansible reads callbacks_enabled, not callback_whitelist" in output
 
 
-def test_a_broken_file(place):
+def test_a_broken_file_is_an_error(place):
     place.write("ansible.cfg", "[defaults\n")
     for command in ("status", "enable", "disable"):
         done = place.mitogen(command)
@@ -119,8 +119,8 @@ def test_a_broken_file(place):
         assert "Error reading config file ({})".format(place.config) in done.stderr
 
 
-def test_may_not_write(place):
-    """Somebody who may not write there is told so, and nothing is left."""
+def test_missing_write_permission_is_an_error(place):
+    """A user without write permission gets an error, and no file is left."""
     place.write("ansible.cfg", "[defaults]\n")
     before = sorted(os.listdir(str(place.directory)))
     script = "import os, sys; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
@@ -135,16 +135,16 @@ def test_may_not_write(place):
     assert sorted(os.listdir(str(place.directory))) == before
 
 
-def test_no_ansible(place):
-    """A Python without it says which one has it, and with what command to go on."""
+def test_a_python_without_ansible_is_an_error(place):
+    """A Python without Ansible names the Python that has it, and the command to use."""
     done = place.run("/usr/bin/python3", "-m", "mitogen.ansible", "status", PYTHONPATH=str(ROOT))
     assert done.returncode == 2
     expected = "the ansible-playbook on PATH is run by {0}: run '{0} -m mitogen.ansible'"
     assert expected.format(place.site.python) in done.stderr
 
 
-def test_an_older_package(place, tmp_path):
-    """What Ansible would import, not what this command does."""
+def test_an_older_package_is_reported(place, tmp_path):
+    """It reports the package that Ansible would import, not its own."""
     older = tmp_path / "older" / "mitogen"
     older.mkdir(parents=True)
     (older / "__init__.py").write_text("__version__ = '0.3.1'\n")
@@ -189,7 +189,7 @@ print("done")
 """
 
 
-def test_nothing_is_done_twice(place):
-    """The callback and a strategy at once; plays one after the other."""
+def test_callback_and_strategy_together_set_up_once(place):
+    """The callback and a strategy are used together, in successive plays."""
     done = place.run(place.site.python, "-c", TWICE)
     assert done.stdout == "done\n", done.stderr

@@ -1,4 +1,4 @@
-"""compare.py: what may differ doesn't count, and nothing else gets past it."""
+"""compare.py: permitted differences are ignored, all others are found."""
 
 import copy
 
@@ -34,7 +34,7 @@ def command(**changes):
     return record(**result)
 
 
-def test_equal():
+def test_equal_results_have_no_difference():
     assert compare.compare([command()], [command()]) == []
     assert compare.compare([], []) == []
 
@@ -61,14 +61,14 @@ def test_equal():
         {"delta": 0.1},
     ],
 )
-def test_a_difference(changes):
-    """A value, a type, a key more or less: each is found, and said where."""
+def test_a_changed_value_is_found(changes):
+    """A different value or type, an added or missing key: each is found, with its position."""
     (name,) = changes
     found = compare.compare([command()], [command(**changes)])
     assert len(found) == 1 and ".{}".format(name) in found[0] and found[0].startswith("one:")
 
 
-def test_a_key_that_is_missing():
+def test_a_missing_key_is_found():
     for name in command()["result"]:
         less = command()
         del less["result"][name]
@@ -87,7 +87,7 @@ def test_times_may_differ():
     assert compare.compare([command()], [command(**later)]) == []
 
 
-def test_in_a_loop():
+def test_the_position_in_a_loop_is_shown():
     loops = [record(results=[command(rc=n)["result"] for n in (0, rc)]) for rc in (1, 2)]
     assert compare.compare(*[[each] for each in loops]) == [
         "one: ok 'a task'.result.results[1].rc: 1 / 2"
@@ -104,33 +104,33 @@ def test_in_a_loop():
         {"host": "two"},
     ],
 )
-def test_another_record(other):
-    """Another status, task, item or host."""
+def test_a_different_record_is_found(other):
+    """A different status, task, item or host is found."""
     second = command()
     second.update(other)
     assert compare.compare([command()], [second])
 
 
-def test_a_record_more():
+def test_an_additional_record_is_found():
     assert compare.compare([command()], [command(), command()])
     assert compare.compare([command()], [])
     assert compare.compare([], [record(host="two")])
 
 
-def test_order():
-    """Within a host it counts, between hosts it doesn't."""
+def test_order_matters_within_a_host():
+    """Order matters within a host, not between hosts."""
     first, second = record(task="first"), record(task="second")
     other = record(host="two")
     assert compare.compare([first, other, second], [other, first, second]) == []
     assert compare.compare([first, second], [second, first])
 
 
-def test_polls_do_not_count():
+def test_polls_are_ignored():
     assert compare.compare([record(event="poll"), command()], [command()]) == []
 
 
-def test_retries():
-    """They count, but for who waits for a job's end."""
+def test_retries_matter():
+    """Retries matter, except while waiting for the end of a job."""
     assert compare.compare([record(event="retry"), command()], [command()])
     retry = record(event="retry", action="async_status")
     assert compare.compare([retry, command()], [command()]) == []
@@ -139,13 +139,13 @@ def test_retries():
     assert compare.compare(often[2:3], often[3:])
 
 
-def test_stats():
+def test_stats_matter():
     one, other = record(event="stats", ok=3), record(event="stats", ok=4)
     assert compare.compare([one], [other])
 
 
-def test_types():
-    """A lost mark of distrust is a difference, though the text is equal."""
+def test_types_matter():
+    """A lost unsafe mark is a difference, even if the text is equal."""
     marked = command()
     marked["types"] = {"stdout": "AnsibleUnsafeText"}
     assert compare.compare([marked], [command()])
@@ -167,7 +167,7 @@ def test_types():
         ("jid=j123456789012.345", "jid=j98765432109.1"),
     ],
 )
-def test_texts(texts):
+def test_varying_texts_are_equal(texts):
     assert compare.compare(*[[command(msg=text)] for text in texts]) == []
 
 
@@ -183,11 +183,11 @@ def test_texts(texts):
         ("3.11.2", "3.12.1"),
     ],
 )
-def test_texts_that_count(texts):
+def test_other_texts_differ(texts):
     assert compare.compare(*[[command(msg=text)] for text in texts])
 
 
-def test_own_names():
+def test_names_of_a_run_are_replaced():
     records = [[command(msg="in /run/{}/x".format(name))] for name in ("aaaa", "aaab")]
     assert compare.compare(*records)
     replace = [[("/run/{}".format(name), "RUN")] for name in ("aaaa", "aaab")]
@@ -195,8 +195,8 @@ def test_own_names():
 
 
 @pytest.mark.parametrize("key", ["exception", "module_stderr", "msg"])
-def test_exceptions(key):
-    """Frames may differ, what was raised may not."""
+def test_frames_of_tracebacks_are_ignored(key):
+    """Frames may differ, exceptions may not."""
     text = 'Traceback (most recent call last):\n  File "{}", line 5, in f\n    f()\n{}\n'
     one = command(**{key: text.format("/a", "ValueError: x")})
     assert compare.compare([one], [command(**{key: text.format("/b", "ValueError: x")})]) == []
@@ -204,7 +204,7 @@ def test_exceptions(key):
     assert compare.compare([one], [command(**{key: "ValueError: x"})])
 
 
-def test_why_unreachable_may_differ():
+def test_reasons_for_unreachable_hosts_may_differ():
     one, other = record(unreachable=True, msg="no"), record(unreachable=True, msg="nay")
     assert compare.compare([one], [other]) == []
     assert compare.compare([one], [record(unreachable=True, msg=None)])
@@ -212,8 +212,8 @@ def test_why_unreachable_may_differ():
     assert compare.compare([record(msg="no")], [record(msg="nay")])
 
 
-def test_only_for_certain_modules():
-    """A user's uid may differ where it is made, not elsewhere."""
+def test_rules_apply_only_to_their_modules():
+    """A user's uid may differ in the task that creates the user, not elsewhere."""
     pairs = [
         [record(action=action, uid=uid) for uid in (1001, 1002)] for action in ("user", "stat")
     ]
@@ -223,60 +223,60 @@ def test_only_for_certain_modules():
     assert compare.compare(full[:1], full[1:]) == []
 
 
-def test_left_out():
+def test_tasks_can_be_left_out():
     first, second = [command(), record(task="better", rc=1)], [command(), record(task="better")]
     assert compare.compare(first, second)
     assert compare.compare(first, second, but=["better"]) == []
     assert compare.compare(first, [command(rc=1), second[1]], but=["better"])
 
 
-def test_long_texts_show_where():
+def test_differences_of_long_texts_show_the_position():
     texts = ["x" * 100000, "x" * 99999 + "y"]
     (found,) = compare.compare(*[[command(stdout=text)] for text in texts])
     assert "at character 99999" in found and len(found) < 1000
 
 
-def test_not_a_number():
+def test_nan_equals_nan():
     nan = float("nan")
     assert compare.compare([record(value=nan)], [record(value=nan)]) == []
     assert compare.compare([record(value=nan)], [record(value=1.0)])
 
 
-def test_every_rule_says_why():
+def test_every_rule_has_a_reason():
     assert all(key.why for key in compare.KEYS)
     assert all(len(rule) == 3 and rule[2] for rule in compare.STRINGS + compare.PRINTED)
 
 
 class TestOutput:
-    def test_order_does_not_count(self):
+    def test_order_of_output_is_ignored(self):
         assert compare.compare_output("ok: [one]\nok: [two]\n", "ok: [two]\nok: [one]\n") == []
 
-    def test_more_or_less(self):
+    def test_additional_and_missing_messages_are_found(self):
         assert compare.compare_output("a\n", "") == ["printed: 'a' / nothing"]
         assert compare.compare_output("a\n", "a\na\n") == ["printed: nothing / 'a'"]
 
-    def test_a_warning_more(self):
+    def test_an_additional_warning_is_found(self):
         warning = "[WARNING]: something\nthat goes on\n\nok: [one]\n"
         found = compare.compare_output("ok: [one]\n", warning)
         assert found == ["printed: nothing / '[WARNING]: something that goes on'"]
         assert compare.compare_output("ok: [one]\n", warning, more="something") == []
 
-    def test_what_may_be_printed_more_may_not_be_less(self):
+    def test_additional_messages_are_permitted_only_in_the_second_run(self):
         assert compare.compare_output("[WARNING]: x\n", "", more="x")
 
-    def test_headings(self):
+    def test_repeated_headings_are_ignored(self):
         once, twice = "TASK [x] ***\nok: [one]\n", "TASK [x] *****\nok: [one]\nTASK [x] ****\n"
         assert compare.compare_output(once, twice) == []
         assert compare.compare_output(once, "ok: [one]\n")
 
-    def test_frames(self):
+    def test_frames_of_tracebacks_in_output_are_ignored(self):
         text = 'Traceback (most recent call last):\n  File "{}", line 5, in f\n    f()\n{}: x\n'
         one, other = [text.format(path, "ValueError") for path in "ab"]
         assert compare.compare_output(one, other) == []
         assert compare.compare_output(one, text.format("a", "TypeError"))
 
-    def test_not_reached(self):
-        """In core's words for before and after something was sent; ssh's own words count."""
+    def test_wording_of_unreachable_hosts_is_ignored(self):
+        """ansible-core words it by whether data was sent before; ssh's own text must be equal."""
         first = (
             'fatal: {{"msg": "Data could not be sent to remote host \\"a\\". Make sure this host '
         )
@@ -289,8 +289,8 @@ class TestOutput:
         assert compare.compare_output(begun, second.format(words.format("refused"))) == []
         assert compare.compare_output(begun, second.format(words.format("reset")))
 
-    def test_hosts_of_an_included_file(self):
-        """In any order, at once or not; which they are, and for what item, counts."""
+    def test_grouping_of_included_hosts_is_ignored(self):
+        """Hosts may come in any order and grouping; hosts and items must be equal."""
         text = "included: /a.yml for {} => (item=a, b)"
         first = text.format("one, two")
         assert compare.compare_output(first, text.format("two, one")) == []
@@ -299,7 +299,7 @@ class TestOutput:
         parts = "included: /a for b\nincluded: /a for a"
         assert compare.compare_output("included: /a for a, b", parts) == []
 
-    def test_frames_within_a_result(self):
+    def test_frames_within_a_printed_result_are_ignored(self):
         text = r'fatal: {{"stderr": "T:\r\n  File \"{}\", line 5\r\n    f()\r\n{}: x", "rc": {}}}'
         one, other = [text.format(path, "ValueError", 1) for path in "ab"]
         assert compare.compare_output(one, other) == []
@@ -308,15 +308,15 @@ class TestOutput:
 
 
 class TestPlaybooks:
-    def test_heads(self):
-        """Each says what it is about; there are as many as were asked for."""
+    def test_every_playbook_states_its_purpose(self):
+        """Each playbook states its purpose; there are as many playbooks as required."""
         found = bed.playbooks()
         assert len(found) >= 60
         for each in found:
             assert each.path.read_text(encoding="utf-8").startswith("# "), each.path
             assert each.releases
 
-    def test_head(self, tmp_path):
+    def test_a_head_is_parsed(self, tmp_path):
         path = tmp_path / "some.yml"
         path.write_text(
             "# About: this\n#: arguments: --limit 'a b' -v\n#: ends: 4\n#: environment: A=b\n"
@@ -327,10 +327,10 @@ class TestPlaybooks:
         assert found.better == ["a task"] and found.releases == ["2.21"]
         assert found.environment == {"A": "b"}
 
-    def test_wrong_head(self, tmp_path):
+    def test_an_unknown_key_in_a_head_is_an_error(self, tmp_path):
         path = tmp_path / "some.yml"
         path.write_text("#: argument: --limit x\n")
-        with pytest.raises(ValueError, match="no such key: argument"):
+        with pytest.raises(ValueError, match="unknown key: argument"):
             bed.read_playbook(path)
 
 
@@ -339,8 +339,8 @@ NEEDLESS = (
 )
 
 
-def test_needless_warnings():
-    """They are left out, the other ones are not."""
+def test_needless_warnings_are_left_out():
+    """Needless warnings are left out, others are not."""
     record = {"host": "a", "event": "ok", "task": "t", "result": {"x": 1}, "types": {}}
     warned = {**record, "result": {"x": 1, "warnings": [NEEDLESS + " an unprivileged user."]}}
     both = {**record, "result": {"x": 1, "warnings": [NEEDLESS, "other"]}}

@@ -1,4 +1,4 @@
-"""environments.py: which Python, when an environment is made anew; nothing is downloaded here."""
+"""environments.py: choice of the Python, outdated environments; nothing is downloaded here."""
 
 import pathlib
 import sys
@@ -12,7 +12,7 @@ from tests.checkout import ROOT
 
 @pytest.fixture
 def made(monkeypatch, tmp_path):
-    """The releases that were made, in a HOME of its own, by a `make` that downloads nothing."""
+    """Yield the list of environments made, in another HOME, by a `make` without downloads."""
     found = []
 
     def make(release, directory, python):
@@ -35,28 +35,28 @@ def any_python(monkeypatch):
     monkeypatch.setattr(environments, "python_for", lambda release: sys.executable)
 
 
-def test_all_that_is_installed_is_in_the_checkout():
+def test_installed_files_are_in_the_checkout():
     assert all((ROOT / name).exists() for name in environments.INSTALLED)
 
 
-def test_unknown_release():
-    assert environments.why_not("1.0").startswith("no such release: 1.0; there are 2.16, ")
+def test_an_unknown_release_is_an_error():
+    assert environments.why_not("1.0").startswith("no such release: 1.0; known are 2.16, ")
 
 
-def test_no_fitting_python(monkeypatch):
+def test_a_missing_python_is_an_error(monkeypatch):
     monkeypatch.setattr(hosts, "find_pythons", lambda: {(3, 9): "/nowhere"})
     why = environments.why_not("2.21")
     assert why == "ansible-core 2.21 needs one of Python 3.12, 3.13, 3.14 (pyenv or PATH)"
 
 
-def test_the_first_that_fits(monkeypatch):
+def test_the_preferred_python_is_chosen(monkeypatch):
     monkeypatch.setattr(hosts, "find_pythons", lambda: {(3, n): str(n) for n in (9, 11, 12)})
     assert environments.python_for("2.16") == "11"
     assert environments.python_for("2.19") == "11"
     assert environments.python_for("2.21") == "12"
 
 
-def test_made_once(made, any_python):
+def test_an_environment_is_made_once(made, any_python):
     first = environments.ready("2.19")
     assert first.version == "2.19.99" and first.directory == environments.HOME / "2.19"
     environments.ready.cache_clear()
@@ -64,8 +64,8 @@ def test_made_once(made, any_python):
     assert len(made) == 1
 
 
-def test_made_anew(made, any_python):
-    """A stamp of something else, or none, as after an interruption."""
+def test_an_outdated_environment_is_made_again(made, any_python):
+    """A stamp of another version, or none, as after an interruption."""
     directory = environments.ready("2.19").directory
     for stamp in ("2.19\n3.4.0\n2.19.1", ""):
         (directory / "stamp").write_text(stamp)
@@ -74,8 +74,8 @@ def test_made_anew(made, any_python):
     assert len(made) == 3
 
 
-def test_pip_fails(made, any_python, monkeypatch):
-    """What pip said is in the error, and no stamp says that all is well."""
+def test_an_error_of_pip_is_reported(made, any_python, monkeypatch):
+    """pip's output is in the error, and no stamp is written."""
 
     def make(release, directory, python):
         directory.mkdir(parents=True)
@@ -87,8 +87,8 @@ def test_pip_fails(made, any_python, monkeypatch):
     assert not (environments.HOME / "2.19" / "stamp").exists()
 
 
-def test_stamp_of_checkout(monkeypatch, tmp_path):
-    """It changes with contents, names and files more or less, and not with caches."""
+def test_the_stamp_depends_on_contents_and_names(monkeypatch, tmp_path):
+    """The stamp depends on contents and names of files, not on caches."""
     monkeypatch.setattr(environments, "ROOT", tmp_path)
     package = pathlib.Path(tmp_path, "mitogen")
     (package / "__pycache__").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Hosts that go away and come back: a reboot, a changed sshd, a line that is silent."""
+"""Hosts that go away and come back: a reboot, a restarted sshd, a silent connection."""
 
 import os
 import pathlib
@@ -16,11 +16,11 @@ pytestmark = [
     pytest.mark.skipif(bool(environments.why_not("2.21")), reason=environments.why_not("2.21")),
 ]
 
-#: Seconds that a run may take. None has anything to wait for beyond ten.
+#: Maximum seconds of a run. None has to wait for more than ten.
 BOUND = 90.0
-#: Seconds in which nothing of a run is left.
+#: Seconds until nothing of a run is left.
 GONE = 20.0
-#: What makes this sshd another one than the bed's, which other runs use.
+#: A setting that makes this sshd distinct from the bed's, which other runs use.
 OWN_LINE = "LoginGraceTime 61"
 
 HEAD = """\
@@ -33,7 +33,7 @@ HEAD = """\
 
 @pytest.fixture
 def own_sshd(ansible_bed, sshd_with):
-    """An sshd for the host `one` that may be stopped; it runs again afterwards."""
+    """Yield an sshd for the host `one` that may be stopped; it runs again afterwards."""
     sshd = sshd_with(OWN_LINE)
     ansible_bed.trust(sshd)
     yield sshd
@@ -49,7 +49,7 @@ def start(ansible_bed, own_sshd, tmp_path):
         before = inside.snapshot()
         playbook = bed.read_playbook(path)
         outcome = ansible_bed.run("2.21", "callback", playbook, limit=BOUND, meanwhile=meanwhile)
-        # The new sshd has its mark too.
+        # The new sshd's processes have the mark too.
         but = ("sshd.*listener", "sshd .*-D")
         processes.wait_until(lambda: not inside.left_over(before, but), GONE, outcome.output)
         assert not outcome.wrong()
@@ -92,8 +92,8 @@ REBOOT = """\
 """
 
 
-def test_reboot(start, own_sshd):
-    """All of the host's processes are gone: `reboot` waits, and what follows connects anew."""
+def test_reboot_reconnects(start, own_sshd):
+    """All of the host's processes end: `reboot` waits, and later tasks connect again."""
 
     def meanwhile(running):
         if not here(running, "reboot").exists():
@@ -124,15 +124,15 @@ LOST = """\
 
 
 @pytest.mark.thorough
-def test_host_goes_away(start, own_sshd):
-    """In the midst of a task: UNREACHABLE, with the reason; once it is there again, all works."""
+def test_a_lost_host_is_unreachable_and_works_again(start, own_sshd):
+    """The host disappears during a task: UNREACHABLE with the reason. Later everything works."""
     seen = []
 
     def meanwhile(running):
         if not seen and processes.commands("sleep 654321"):
             own_sshd.halt()
             seen.append("down")
-        # Once Ansible has noticed.
+        # Ansible has noticed.
         output = pathlib.Path(running.directory, "output").read_text()
         if seen and "UNREACHABLE" in output:
             own_sshd.resume()
@@ -158,8 +158,8 @@ SILENT_HEAD = HEAD.replace(
 
 
 @pytest.mark.thorough
-def test_silent_line(start, own_sshd):
-    """Nothing comes any more, and nothing says why: ssh's own keep-alive ends it."""
+def test_a_silent_connection_is_ended(start, own_sshd):
+    """No data arrives and no error is reported: ssh's own keepalive ends the connection."""
     stopped = []
 
     def meanwhile(running):
@@ -180,7 +180,7 @@ def test_silent_line(start, own_sshd):
 
 
 def start_and_continue(start, meanwhile, stopped):
-    """Run SILENT; the stopped sessions go on once Ansible has noticed, or they would stay."""
+    """Run SILENT; continue the stopped sessions once Ansible has noticed, or they would stay."""
 
     def watch(running):
         if not stopped:
@@ -219,8 +219,8 @@ CHANGED = """\
 """
 
 
-def test_changed_sshd(start, own_sshd):
-    """sshd is started anew: its sessions go on. `reset_connection` makes another login, only it."""
+def test_only_reset_connection_logs_in_again(start, own_sshd):
+    """sshd is restarted and its sessions continue. Only `reset_connection` causes another login."""
     first = logins(own_sshd)
 
     def meanwhile(running):

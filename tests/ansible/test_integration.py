@@ -1,4 +1,4 @@
-"""integration.py: what is run for a target, and the table; nothing is downloaded here."""
+"""integration.py: the command of a target, and the table; nothing is downloaded here."""
 
 import json
 import types
@@ -19,7 +19,7 @@ def tree(tmp_path):
     return tmp_path
 
 
-def test_script(tree):
+def test_a_target_with_a_script_runs_it(tree):
     assert integration.command(tree, "script", tree / "out", {}) == ["./runme.sh"]
 
 
@@ -34,7 +34,7 @@ ENV = {"PATH": "/there", "ANSIBLE_CONFIG": "/cfg", "HOME": "/root"}
         ("controlling", True, {"PATH": "/there", "ANSIBLE_CONFIG": "/cfg"}),
     ],
 )
-def test_role(name, facts, env, tree):
+def test_a_target_with_a_role_runs_a_play(name, facts, env, tree):
     argv = integration.command(tree, name, tree / "out", ENV)
     assert argv[0] == "ansible-playbook" and argv[2:] == ["-i", "inventory"]
     (play,) = json.loads((tree / argv[1]).read_text())
@@ -43,8 +43,8 @@ def test_role(name, facts, env, tree):
     assert play.get("environment") == env
 
 
-def test_environment(tmp_path):
-    """A way's settings are in variables too, for targets with a configuration of their own."""
+def test_the_environment_has_the_ways_settings(tmp_path):
+    """A way's settings are set by variables too, for targets with a configuration of their own."""
     (tmp_path / "lib" / "python3.13").mkdir(parents=True)
     installed = environments.Environment("2.21", tmp_path, "2.21.5")
     given = {"PATH": "/there", "ANSIBLE_CALLBACK_PLUGINS": "/bed", "BED_RESULTS": "/results"}
@@ -58,8 +58,8 @@ def test_environment(tmp_path):
     assert "ANSIBLE_CALLBACKS_ENABLED" not in plain
 
 
-def test_what_a_target_leaves(tmp_path):
-    """And nothing that was there before, or that it did not make."""
+def test_leftovers_of_a_target_are_removed(tmp_path):
+    """Files from before the target, or not made by it, stay."""
     kept, directory, other, *_ = integration.LEAVES
     (tmp_path / kept).mkdir()
     with pytest.raises(OSError), integration.home_as_it_was(tmp_path):
@@ -71,8 +71,8 @@ def test_what_a_target_leaves(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([kept, "mine"])
 
 
-def test_reason():
-    """The last failure that was not expected; else the last line; nothing of what passed."""
+def test_the_reason_of_a_failure_is_found():
+    """It is the last unexpected failure, else the last line; '' for a target that passed."""
     printed = "fatal: [a]: first\nfatal: [a]: second\nPLAY RECAP\na : failed=1\n\n"
     assert Result("t", "plain", 2, 1.0, printed).reason() == "fatal: [a]: second"
     assert Result("t", "plain", 1, 1.0, "ERROR! no\n").reason() == "ERROR! no"
@@ -81,7 +81,7 @@ def test_reason():
     assert "took more than" in Result("t", "plain", None, 1.0, printed).reason()
 
 
-def test_table():
+def test_the_table_has_a_row_for_each_target():
     found = [
         Result("copy", "plain", 0, 12.34, ""),
         Result("copy", "callback", 1, 3.0, ""),

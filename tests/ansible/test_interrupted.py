@@ -1,4 +1,4 @@
-"""^C, SIGTERM and a task's `timeout`: what runs on the hosts ends with them, but for async jobs."""
+"""^C, SIGTERM and a task's `timeout` end the processes on the hosts, except async jobs."""
 
 import os
 import pathlib
@@ -15,15 +15,15 @@ pytestmark = [
     pytest.mark.skipif(bool(environments.why_not("2.21")), reason=environments.why_not("2.21")),
 ]
 
-#: Seconds from the end of a task to that of all that it has started.
+#: Seconds from the end of a task to the end of all its processes.
 GONE = 2.0
-#: Seconds that the rest of the run's processes have, sshd's own among them.
+#: Seconds for the run's other processes, including sshd's.
 ALL_GONE = 15.0
-#: Seconds until all of a play's tasks have begun, on a busy machine.
+#: Seconds until all tasks of a play have started, on a busy machine.
 BEGUN = 60.0
 
-# Each host has a task of its own, which starts children: one that ignores SIGINT, as whatever a
-# shell puts in the background does, and one that has closed its output.
+# Each host has its own task, which starts children: one ignores SIGINT, like every background
+# process of a shell, and one has closed its output.
 FAMILY = "sleep {0}1 & sh -c \"trap '' INT; sleep {0}2\" & sleep {0}3 >/dev/null 2>&1 & sleep {0}4"
 MODULE = """\
 #!/usr/bin/python3
@@ -55,7 +55,7 @@ JOB = """\
 
 
 class Families:
-    """The processes that the play starts on hosts, known by numbers that no others have."""
+    """The processes that the play starts on hosts, identified by unique numbers."""
 
     COUNTS = {"one": 4, "two": 4, "three": 2, "four": 2, "five": 4}
 
@@ -110,7 +110,7 @@ def press(signum, to_group):
     return send
 
 
-# By SIGTERM, which only ansible-playbook itself gets, as from `kill` or a supervisor.
+# Only ansible-playbook itself gets the SIGTERM, as from `kill` or a supervisor.
 @pytest.mark.parametrize(
     ("number", "send"),
     [
@@ -118,8 +118,8 @@ def press(signum, to_group):
         pytest.param(762, press(signal.SIGTERM, False), id="sigterm", marks=pytest.mark.thorough),
     ],
 )
-def test_run_is_ended(number, send, start, ansible_bed):
-    """All that its tasks run ends within two seconds; the run itself does, and leaves nothing."""
+def test_a_signal_ends_the_run_and_its_processes(number, send, start, ansible_bed):
+    """The processes of all tasks end within two seconds; the run ends and leaves nothing."""
     families, before, gone = Families(number), inside.snapshot(), []
 
     def meanwhile(running):
@@ -135,18 +135,18 @@ def test_run_is_ended(number, send, start, ansible_bed):
     text = job.format(job=families.job) + families.text(0)
     try:
         outcome = start(text, meanwhile=meanwhile, limit=BEGUN + 60)
-        told = outcome.output[-3000:]
-        assert gone and outcome.status, told
-        assert len(families.jobs()) == len(Families.COUNTS), told
+        report = outcome.output[-3000:]
+        assert gone and outcome.status, report
+        assert len(families.jobs()) == len(Families.COUNTS), report
     finally:
         processes.end_processes(families.jobs())
-    processes.wait_until(lambda: not inside.left_over(before), ALL_GONE, told)
+    processes.wait_until(lambda: not inside.left_over(before), ALL_GONE, report)
     assert not [each for each in outcome.left if "mitogen" in each]
     processes.wait_until(lambda: not ansible_bed.left(), ALL_GONE, ansible_bed.left())
 
 
-def test_timeout(start, ansible_bed):
-    """A task's time is over: so is all that it runs, within two seconds, and the play goes on."""
+def test_a_timeout_ends_the_tasks_processes(start, ansible_bed):
+    """A task's processes end within two seconds of its timeout, and the play continues."""
     families, before = Families(763), inside.snapshot()
     text = families.text(8).replace("timeout: 8", "timeout: 8, ignore_errors: true")
     text += "    - {name: after, command: sleep 3}\n    - {name: next, command: echo next}\n"

@@ -1,7 +1,7 @@
-"""Any process of a run is killed at any moment: the play ends soon, says why, and nothing stays.
+"""Any process of a run is killed at any moment: the play ends soon, reports it, and leaves nothing.
 
-Ten runs, a hundred with --all. What is killed, and when, is drawn from a seed, the number of the
-run, and is printed with a failure.
+Five runs, a hundred with --all. Victim and time are drawn from a seed, the number of the run, which
+is printed with a failure.
 """
 
 import os
@@ -21,14 +21,14 @@ pytestmark = [
     pytest.mark.skipif(bool(environments.why_not("2.21")), reason=environments.why_not("2.21")),
 ]
 
-#: Seconds from the victim's first sight that may pass before it is killed.
+#: Maximum seconds from the victim's first appearance until it is killed.
 LATEST = 3.0
-#: Seconds that a run may take in all; undisturbed it takes about six.
+#: Maximum seconds of a run; undisturbed it takes about six.
 BOUND = 90.0
-#: Seconds in which everything is gone afterwards. A context's guard waits five for its programs.
+#: Seconds until everything is gone. A context's guard gives its programs five.
 GONE = 20.0
-#: What a run says of what was killed. A worker's end is Ansible's to explain.
-SAYS = re.compile(
+#: Messages of a run about a killed process. The end of a worker is reported by Ansible.
+REPORTED = re.compile(
     r"UNREACHABLE!|FAILED!|Killed|dead state|broker process|is gone|exited unexpectedly", re.I
 )
 
@@ -51,9 +51,9 @@ PLAY = """\
 
 
 class Killer:
-    """Kills one process of a run, once; a `meanwhile` of Bed.run().
+    """A `meanwhile` of Bed.run() that kills one process of a run, once.
 
-    :param seed: says which and when.
+    :param seed: determines the process and the time.
     """
 
     def __init__(self, seed):
@@ -66,7 +66,7 @@ class Killer:
     def __call__(self, running):
         found = inside.parts(running)[self.kind]
         if self.kind in ("module", "zygote"):
-            # What root's module leaves in /tmp could not be told from another program's.
+            # A leftover of root's module in /tmp would be indistinguishable from another program's.
             found = [each for each in found if each.uid]
         if self.since is None and found:
             self.since = time.monotonic()
@@ -90,7 +90,7 @@ def pytest_generate_tests(metafunc):
 
 
 @pytest.mark.timeout(BOUND + GONE + 60)
-def test_killed(seed, ansible_bed, tmp_path):
+def test_a_killed_process_ends_the_run_cleanly(seed, ansible_bed, tmp_path):
     path = tmp_path / "killed.yml"
     path.write_text(PLAY)
     before, payloads, killer = inside.snapshot(), inside.payloads(), Killer(seed)
@@ -98,16 +98,16 @@ def test_killed(seed, ansible_bed, tmp_path):
         "2.21", "callback", bed.read_playbook(path), limit=BOUND, meanwhile=killer
     )
     print(killer, "status", outcome.status)
-    told = "{}\nstatus {}\n{}".format(killer, outcome.status, outcome.output[-4000:])
-    processes.wait_until(lambda: not inside.left_over(before), GONE, told)
-    # A killed module's own may be there.
-    assert not re.search(r'File "[^"]*/mitogen/', outcome.output), told
+    report = "{}\nstatus {}\n{}".format(killer, outcome.status, outcome.output[-4000:])
+    processes.wait_until(lambda: not inside.left_over(before), GONE, report)
+    # A killed module's traceback may be there.
+    assert not re.search(r'File "[^"]*/mitogen/', outcome.output), report
     if killer.kind == "playbook" and killer.victim:
-        assert outcome.status == -signal.SIGKILL, told
+        assert outcome.status == -signal.SIGKILL, report
     elif outcome.status:
-        assert SAYS.search(outcome.output), told
+        assert REPORTED.search(outcome.output), report
     if killer.kind != "playbook":
-        # Whoever is killed so can't remove anything.
-        assert not [each for each in outcome.left if "ansible-tmp" not in each], told
-    assert not [each for each in outcome.left if "mitogen" in each], told
-    assert not inside.remove_of_core(ansible_bed, payloads), told
+        # A process killed by SIGKILL cannot remove its files.
+        assert not [each for each in outcome.left if "ansible-tmp" not in each], report
+    assert not [each for each in outcome.left if "mitogen" in each], report
+    assert not inside.remove_of_core(ansible_bed, payloads), report

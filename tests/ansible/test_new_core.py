@@ -1,8 +1,8 @@
-"""An ansible-core of another day: whatever we touch of it may be gone, or take other arguments.
+"""A future ansible-core: any of its names that we use may be missing or take other arguments.
 
-Ansible itself is as it was; only for callers of ours a name is gone (`Gone`) or refuses what they
-give (`Other`), as if it had another name that they don't know. Then playbooks do what they do by
-plain Ansible, slower, and at -vvv one line says so.
+Ansible itself is unchanged; only for our callers a name is missing (`Gone`) or refuses their
+arguments (`Other`), as after a change of ansible-core. Then playbooks work as with plain Ansible,
+slower, and at -vvv one line reports it.
 """
 
 import re
@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(bool(environments.why_not("2.21")), reason=environments.why_not("2.21")),
 ]
 
-#: What we touch: module, attribute (of a class of it, or of itself). Add what you begin to use.
+#: Names that we use: module, attribute (of a class in it, or of itself). Add new ones here.
 TOUCHED = [
     ("ansible.config.manager", "ConfigManager.has_configuration_definition"),
     ("ansible.config.manager", "ConfigManager.get_configuration_definitions"),
@@ -33,9 +33,9 @@ TOUCHED = [
     ("ansible.executor.module_common", "_CachedModule.load"),
     ("jinja2.environment", "Environment.compile"),
 ]
-#: What we don't call with arguments of ours, but hand on what it is called with.
+#: Names that we do not call with our own arguments, but wrap and pass arguments through.
 WRAPPED = ["PluginLoader.get_with_context", "BecomeModule.build_become_command"]
-#: Likewise, what is no function: it is gone, or something else.
+#: Names that are not functions: they are missing, or something else.
 VALUES = [
     ("ansible.plugins.connection.ssh", "hide('DOCUMENTATION')"),
     ("ansible.plugins.connection.ssh", "hide('Connection')"),
@@ -43,7 +43,7 @@ VALUES = [
     ("ansible.constants", "hide('DEFAULT_LOCAL_TMP')"),
     ("ansible.plugins.connection", "ConnectionBase._play_context = Hidden()"),
 ]
-#: Those that are changed by themselves in a run without --all; all at once they are changed, too.
+#: Changes tested one by one without --all; all are also tested together.
 SAMPLE = ["AnsiblePlugin.get_option-other", "hide-DEFAULT_LOCAL_TMP"]
 
 SITE = '''\
@@ -134,7 +134,7 @@ PLAY = """\
 
 
 def changes():
-    """Return (id, [(module, source)]) of each."""
+    """Return (id, [(module, source)]) of each change."""
     found = []
     for module, name in TOUCHED:
         for kind in ("Gone",) if name in WRAPPED else ("Gone", "Other"):
@@ -166,7 +166,7 @@ def plain(ansible_bed, tmp_path_factory):
 
 
 @pytest.mark.timeout(300)
-def test_changed(changed, plain, ansible_bed, tmp_path):
+def test_playbooks_work_with_a_changed_core(changed, plain, ansible_bed, tmp_path):
     site = tmp_path / "site"
     site.mkdir()
     sources = {}
@@ -181,12 +181,12 @@ def test_changed(changed, plain, ansible_bed, tmp_path):
     assert outcome.status == plain.status == 0, "\n".join(lines)
     assert "Traceback" not in outcome.output
     notices = re.findall(r"mitogen\.ansible: .*", outcome.output)
-    # A become that can't be watched is only slower, as one that we don't know.
-    # Where even the place of what is said once is gone, each task says it.
+    # A become plugin that can't be watched is only slower, like an unknown one. If even the
+    # function that prints a notice once is missing, each task prints it.
     assert len(set(notices)) == 1 or (not notices and "become" in repr(changed)), notices
     found = compare.compare(
         *[compare.without_needless(each.records) for each in (plain, outcome)],
         [plain.replace, outcome.replace],
     )
-    # In the playbook's text its head is another.
+    # The playbook's text has a different head.
     assert not [each for each in found if "PYTHONPATH" not in each], found

@@ -1,4 +1,4 @@
-"""Many hosts; two runs at once; and places that are long, read-only, full, or have a space."""
+"""Many hosts; two runs at once; and directories that are long, read-only, full, or have a space."""
 
 import os
 import re
@@ -15,9 +15,9 @@ pytestmark = [
     pytest.mark.skipif(bool(environments.why_not("2.21")), reason=environments.why_not("2.21")),
 ]
 
-#: Seconds in which nothing of a run is left.
+#: Seconds until nothing of a run is left.
 GONE = 20.0
-#: Where the second sshd of many hosts listens.
+#: Port of the second sshd for many hosts.
 MORE = ["127.0.1.{}".format(number) for number in range(1, 16)]
 FIVE = """\
     - ping:
@@ -49,8 +49,8 @@ def logins(sshd):
 
 @pytest.mark.thorough
 @pytest.mark.timeout(300)
-def test_thirty_hosts(run, ansible_bed, sshd_with, tmp_path):
-    """Each is logged in to once."""
+def test_thirty_hosts_take_one_login_each(run, ansible_bed, sshd_with, tmp_path):
+    """There is one login for each."""
     lines = ["ListenAddress {}:{{port}}".format(address) for address in MORE]
     other = sshd_with(*lines, "MaxStartups 200", "MaxSessions 100")
     ansible_bed.trust(other, "127.0.1.*")
@@ -63,7 +63,7 @@ def test_thirty_hosts(run, ansible_bed, sshd_with, tmp_path):
     inventory.write_text("[many]\n" + "\n".join(members) + "\n")
     before = len(logins(ansible_bed.sshd)), len(logins(other))
     text = "- hosts: many\n  gather_facts: false\n  tasks:\n" + FIVE
-    # Both inventories: the bed's has the variables.
+    # Both inventories are used: the bed's has the variables.
     head = "#: arguments: -i {{run}}/inventory.json -i {} --forks 30\n".format(inventory)
     outcome = run(text, head=head)
     assert not outcome.wrong(), outcome.wrong()
@@ -74,8 +74,8 @@ def test_thirty_hosts(run, ansible_bed, sshd_with, tmp_path):
 
 
 @pytest.mark.thorough
-def test_two_at_once(ansible_bed, tmp_path):
-    """In one HOME, with one configuration and directory of temporary files."""
+def test_two_runs_can_share_a_home(ansible_bed, tmp_path):
+    """They share HOME, configuration and directory of temporary files."""
     path = tmp_path / "playbook.yml"
     path.write_text(PLAY)
     shared = tmp_path / "home"
@@ -96,8 +96,8 @@ def test_two_at_once(ansible_bed, tmp_path):
     assert os.listdir(str(shared / ".ansible" / "tmp")) == []
 
 
-def test_long_path(run, tmp_path):
-    """The local temporary directory's path is longer than a socket's name may be."""
+def test_a_temporary_path_may_be_long(run, tmp_path):
+    """The path of the local temporary directory is longer than a socket's path may be."""
     long = tmp_path.joinpath(*["a-long-name-of-a-directory"] * 8)
     long.mkdir(parents=True)
     outcome = run(PLAY, head="#: environment: ANSIBLE_LOCAL_TEMP={}\n".format(long))
@@ -105,7 +105,7 @@ def test_long_path(run, tmp_path):
     assert os.listdir(str(long)) == []
 
 
-def test_space(run, tmp_path):
+def test_a_temporary_path_may_have_a_space(run, tmp_path):
     place = tmp_path / "with a space"
     place.mkdir()
     head = '#: environment: "TMPDIR={0}"\n#: environment: "ANSIBLE_LOCAL_TEMP={0}"\n'
@@ -116,7 +116,7 @@ def test_space(run, tmp_path):
 
 @pytest.fixture
 def mounted(tmp_path):
-    """`mounted("ro")`: a small file system with these options."""
+    """Yield `mounted("ro")`, which mounts a small file system with these options."""
     places = []
 
     def mounted(options):
@@ -131,8 +131,8 @@ def mounted(tmp_path):
         hosts.run("umount", "-l", str(place))
 
 
-def test_home_is_read_only(run, mounted, tmp_path):
-    """Nothing of ours is written there."""
+def test_home_may_be_read_only(run, mounted, tmp_path):
+    """Nothing of mitogen is written there."""
     home, local = mounted("ro"), tmp_path / "local"
     local.mkdir()
     head = "#: environment: HOME={}\n#: environment: ANSIBLE_HOME={}\n".format(home, local)
@@ -140,8 +140,8 @@ def test_home_is_read_only(run, mounted, tmp_path):
     assert not outcome.wrong(), outcome.wrong()
 
 
-def test_disk_is_full(run, mounted):
-    """The local temporary directory can be made, and nothing in it: an error that says so."""
+def test_a_full_disk_is_an_error(run, mounted):
+    """The local temporary directory can be made, but no file in it: an error reports that."""
     place = mounted("nr_inodes=3")
     outcome = run(PLAY, head="#: environment: ANSIBLE_LOCAL_TEMP={}\n".format(place))
     assert outcome.status in (1, 2, 4, 250), outcome.output
@@ -165,8 +165,8 @@ NESTED = """\
 """
 
 
-def test_nested(run, ansible_bed):
-    """A playbook that a task runs has a broker process, and contexts, of its own."""
+def test_playbooks_can_be_nested(run, ansible_bed):
+    """A playbook run by a task has its own broker process and contexts."""
     quoted = PLAY.replace("\n", "\\n").replace('"', '\\"')
     inner = (
         "    - copy:\n        dest: '{{{{ here }}}}/inner.yml'\n        content: !unsafe \"{}\"\n"

@@ -1,7 +1,7 @@
-"""Every playbook does the same by each way as by plain Ansible, on every release.
+"""Every playbook has the same result with each way as with plain Ansible, on every release.
 
-One release is run in full, `SAMPLE` on the others; `--all` runs all on all, and plain Ansible a
-second time: what differs between two plain runs is the bed's fault, not a way's.
+One release is run in full, `SAMPLE` on the others; `--all` runs everything on all, and plain
+Ansible a second time: a difference between two plain runs is an error of the bed, not of a way.
 """
 
 import pytest
@@ -11,24 +11,24 @@ from tests.ansible import bed, environments, ways
 
 #: The release that is run in full.
 FULL = "2.21"
-#: What the other releases run: become, errors, background.
+#: Playbooks for the other releases: become, errors, background.
 SAMPLE = ["become_sudo"]
-#: The way that is compared in full. The others, which end in the same connections, take the sample
-#: on that release; on the other ones test_ways.py has them.
+#: The way that is compared in full. The others lead to the same connections and take the sample on
+#: that release; on other releases test_ways.py covers them.
 FULL_WAY = "callback"
 
 pytestmark = [pytest.mark.root, pytest.mark.ssh]
 
 
 def chosen(release, way, name):
-    """Return whether a run without --all has the playbook *name*."""
+    """Return whether a run without --all includes the playbook *name*."""
     if way in ("plain", FULL_WAY):
         return release == FULL or name in SAMPLE
     return release == FULL and name in SAMPLE
 
 
 def cases(everything):
-    """Return (release, way, playbook) of all that is to be compared with plain Ansible."""
+    """Return (release, way, playbook) of each run to compare with plain Ansible."""
     return [
         (release, way, playbook.name)
         for release in (environments.ALL if everything else environments.RELEASES)
@@ -64,8 +64,8 @@ def pytest_generate_tests(metafunc):
 
 
 @pytest.mark.timeout(900)  # pip downloads
-def test_environment(release, installed):
-    """There is an environment of each release that can be had, with its newest patch."""
+def test_each_release_has_an_environment(release, installed):
+    """Each available release has an environment, with its newest patch."""
     if environments.why_not(release):
         pytest.skip(environments.why_not(release))
     environment = installed(release)
@@ -74,9 +74,9 @@ def test_environment(release, installed):
     assert environment.version.startswith(release + ".")
 
 
-# A test waits for its runs only, but the machine is busy with others' as well.
+# A test waits only for its runs, but other runs keep the machine busy too.
 @pytest.mark.timeout(4 * bed.LIMIT)
-def test_playbook(keys, way, playbook, runs):
+def test_a_playbook_has_plain_ansibles_result(keys, way, playbook, runs):
     outcomes = [runs(*key) for key in keys]
     problems = [outcome.wrong() for outcome in outcomes if outcome.wrong()]
     if len(outcomes) > 1:

@@ -1,7 +1,7 @@
-"""Playbooks on containers of podman, buildah and LXC, in a box of their own (see
-tests/integration/test_containers.py), from a checkout and from a collection.
+"""Playbooks on containers of podman, buildah and LXC, from a checkout and from a collection.
 
-What a container has of its own is its hostname; all of the machine's files are in there.
+The containers are in a box (see tests/integration/test_containers.py). A container differs from the
+machine only in its hostname; all of the machine's files are visible in it.
 """
 
 import shlex
@@ -41,7 +41,7 @@ PLAYBOOK = """
           - who.stdout == (account | default("0") | string)
           - where.stdout == directory | default(where.stdout)
 """
-# name -> variables of the host; {} is a directory
+# name -> variables of the host; {} is replaced by a directory
 HOSTS = {
     "by_podman": {"connection": "podman", "ansible_podman_extra_args": " ".join(PODMAN[1:])},
     "by_docker": {
@@ -75,13 +75,13 @@ exec "$@"
 
 
 def inventory(prefix, place):
-    """Return an inventory: `prefix` is before the names of our connections."""
+    """Return an inventory; `prefix` precedes the names of our connections."""
     lines = []
     for host, variables in HOSTS.items():
         given = {"ansible_host": "web", "hostname": "web", "place": "/tmp", **variables}
         given["ansible_connection"] = prefix + given.pop("connection")
         if host == "by_buildah":
-            # It has a name of buildah's making; and no file system but /usr.
+            # buildah chooses this container's name; its only file system is /usr.
             del given["hostname"]
             given["ansible_remote_tmp"] = "/tmp/remote"
         if given.get("account"):
@@ -95,7 +95,7 @@ def inventory(prefix, place):
 
 
 def in_a_box(place, *argv):
-    """Run a command where the containers are; all of it is gone afterwards."""
+    """Run a command in the box with the containers, which ends with it."""
     podman = shlex.join([*PODMAN, *RUN, "sleep", "600"])
     build = shlex.quote(BUILD.format(buildah=" ".join(BUILDAH)))
     box = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -117,7 +117,7 @@ def site(tmp_path_factory):
 @pytest.mark.parametrize(
     "prefix", ["mitogen.ansible.", pytest.param("mitogen_", marks=pytest.mark.thorough)]
 )
-def test_containers(site, tmp_path, prefix):
+def test_playbooks_run_on_real_containers(site, tmp_path, prefix):
     place = fresh.Place(site, tmp_path)
     for name, words in (("podman", PODMAN), ("buildah", BUILDAH)):
         path = place.write(name, '#!/bin/sh\nexec %s "$@"\n' % shlex.join(words))

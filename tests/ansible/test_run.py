@@ -1,4 +1,4 @@
-"""run.py within an environment of Ansible: what belongs to a run, whichever process asks."""
+"""run.py in an Ansible environment: objects that belong to a run, in all of its processes."""
 
 import json
 import os
@@ -31,12 +31,12 @@ os._exit(0)
 """
 
 
-def test_the_main_process_of_an_orphan(tmp_path):
-    """Main is killed; its worker has another parent, which ends when the machine does."""
+def test_an_orphan_knows_its_main_process(tmp_path):
+    """Main is killed; the worker's new parent ends only with the machine."""
     site = fresh.make(RELEASE, tmp_path / "venv", True)
     path = tmp_path / "found"
     code = ORPHAN.format(path=str(path))
-    # Killed, it can't remove what Ansible has made there.
+    # Killed by SIGKILL, it cannot remove Ansible's files.
     home = {**os.environ, "HOME": str(tmp_path)}
     subprocess.run([site.python, "-c", code], check=True, timeout=100, env=home)
     processes.wait_until(path.exists, 20)

@@ -1,6 +1,6 @@
-"""The ways in, as users have them: installed by pip with no path set, and from a checkout.
+"""The ways to enable mitogen as users have them: installed by pip without a path, or a checkout.
 
-Each runs a playbook that knows nothing of mitogen, whose task prints which process runs it.
+Each test runs an ordinary playbook, whose task prints the process that runs it.
 """
 
 import json
@@ -14,9 +14,9 @@ from tests.checkout import ROOT
 
 pytestmark = [pytest.mark.root, pytest.mark.ssh, pytest.mark.timeout(300)]
 
-#: The releases of a run without --all, and those of tests that look at what differs among them.
+#: The releases for a run without --all, and those where tests check differences.
 RELEASES, EACH = ["2.21"], ["2.16", "2.21"]
-#: Of a module's process: a line of it in a task's result.
+#: The command line of a module's process, in a task's result.
 WHO = "sh -c 'tr \\\\0 _ < /proc/$PPID/cmdline'"
 TASKS = """
   gather_facts: false
@@ -29,7 +29,7 @@ OURS = re.compile(r'"stdout": "[^"]*mitogen\.zygote')
 
 
 def ours(output: str) -> int:
-    """Return how many results say that a task's module ran in a context."""
+    """Return the number of results whose module ran in a context."""
     return len(OURS.findall(output))
 
 
@@ -50,7 +50,7 @@ def pytest_generate_tests(metafunc: Any) -> None:
 
 @pytest.fixture
 def place(sites, release, tmp_path, inventory):
-    """A user who has run `pip install mitogen`."""
+    """Return a user who has run `pip install mitogen`."""
     found = fresh.Place(sites(release, True), tmp_path)
     inventory(found)
     found.write("site.yml", PLAYBOOK)
@@ -59,7 +59,7 @@ def place(sites, release, tmp_path, inventory):
 
 @pytest.fixture
 def beside(sites, release, tmp_path, inventory):
-    """A user who has a checkout, and nothing installed but Ansible."""
+    """Return a user who has a checkout and only Ansible installed."""
     found = fresh.Place(sites(release, False), tmp_path)
     inventory(found)
     found.write("site.yml", PLAYBOOK)
@@ -67,7 +67,7 @@ def beside(sites, release, tmp_path, inventory):
 
 
 def play(place, name="site.yml", *more, **variables):
-    """Run a playbook and return what it has printed, once it has ended well."""
+    """Run a playbook and return its output; it must succeed."""
     done = place.run("ansible-playbook", "-v", "-i", "hosts", name, *more, **variables)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -77,7 +77,7 @@ def play(place, name="site.yml", *more, **variables):
 
 
 @pytest.mark.each_release
-def test_enable(place, release):
+def test_enable_and_disable(place, release):
     """Off, on by one command, the same playbook, off again."""
     assert ours(play(place)) == 0
     assert place.mitogen("status").returncode == 1
@@ -94,7 +94,7 @@ def test_enable(place, release):
 
 @pytest.mark.each_release
 def test_a_loop_has_one_connection(place):
-    """The name that core compares before each item is that of the stock plugin."""
+    """ansible-core compares a name before each item: it is the stock plugin's."""
     assert place.mitogen("enable").returncode == 0
     head, loaded = "- hosts: web\n  gather_facts: false\n  tasks:\n", set()
     for items in ("[1]", "[1, 2, 3]"):
@@ -104,8 +104,8 @@ def test_a_loop_has_one_connection(place):
     assert len(loaded) == 1 and 0 not in loaded, loaded
 
 
-def test_a_play_that_needs_no_connection(place):
-    """It has the stock plugins, the next play has ours; handlers and rescues may need one too."""
+def test_a_play_without_connections_has_stock_plugins(place):
+    """It has the stock plugins, the next play has ours; handlers and rescues may need ours too."""
     assert place.mitogen("enable").returncode == 0
     head = "- hosts: web\n  gather_facts: false\n  tasks:\n    - debug:\n"
     place.write("site.yml", head)
@@ -124,15 +124,15 @@ def test_a_play_that_needs_no_connection(place):
 
 
 @pytest.mark.thorough
-def test_strategy_by_its_full_name(place, release):
+def test_a_strategy_can_be_enabled_by_its_full_name(place, release):
     for name in ("mitogen", "mitogen_linear", "mitogen_free", "mitogen_host_pinned"):
         full = "mitogen.ansible." + name
         place.write("site.yml", "- hosts: all\n  strategy: {}{}".format(full, TASKS))
         assert ours(play(place)) == 2, name
 
 
-def test_connection(place):
-    """Also where no callback is loaded."""
+def test_a_connection_can_be_enabled_alone(place):
+    """It works without the callback too."""
     name = "mitogen.ansible.ssh"
     argv = ["ansible", "-i", "hosts", "web", "-c", name, "-m", "command", "-a"]
     done = place.run(*argv, WHO.replace("\\\\", "\\"))
@@ -141,8 +141,8 @@ def test_connection(place):
     assert ours(play(place, "site.yml", "-l", "web", ANSIBLE_TRANSPORT=name)) == 1
 
 
-def test_a_configuration_for_the_former_package(place):
-    """`pip install --upgrade mitogen`: what was written for 0.3 goes on, with what it sets."""
+def test_a_configuration_for_version_0_3_works(place):
+    """After `pip install --upgrade mitogen` a configuration for 0.3 works, with its settings."""
     plugins = place.site.packages / "ansible_mitogen" / "plugins" / "strategy"
     place.write(
         "ansible.cfg",
@@ -197,8 +197,8 @@ def test_checkout_connection(beside):
 # ---- a strategy is for its plays
 
 
-def test_plays_with_and_without_a_strategy(place, release):
-    """Only the plays that name it; what the callback has turned on stays on after them."""
+def test_a_strategy_affects_only_its_plays(place, release):
+    """A strategy affects only its plays; the callback's effect continues after them."""
     with_it = "- hosts: all\n  strategy: mitogen.ansible.mitogen_linear" + TASKS
     place.write("site.yml", PLAYBOOK + with_it + PLAYBOOK + with_it)
     output = play(place)
@@ -209,15 +209,15 @@ def test_plays_with_and_without_a_strategy(place, release):
 
 
 @pytest.mark.thorough
-def test_a_strategy_whose_play_fails(place):
+def test_a_strategy_is_undone_after_a_failed_play(place):
     head = "- hosts: all\n  gather_facts: false\n  strategy: mitogen.ansible.mitogen_linear\n"
     head += "  tasks:\n    - {fail: , ignore_errors: true}\n    - {meta: end_play}\n"
     place.write("site.yml", head + PLAYBOOK)
     assert ours(play(place)) == 0
 
 
-def test_the_hint(place, release):
-    """How to do without is said once a run, where Ansible warns, and nowhere else."""
+def test_the_hint_is_printed_once(place, release):
+    """The hint is printed once a run, next to Ansible's warning, and nowhere else."""
     with_it = "- hosts: here\n  strategy: mitogen.ansible.mitogen_linear" + TASKS
     place.write("site.yml", with_it + with_it)
     warns = environments.ALL.index(release) >= environments.ALL.index("2.19")
@@ -229,23 +229,23 @@ def test_the_hint(place, release):
     assert play(place, "site.yml", "-vv").count("no strategy is needed") == 1
 
 
-def test_names_of_strategies_are_the_stock_ones_for_core(place):
-    """What core does by a strategy's name: a play with run_once ends for all; free's banners."""
+def test_core_sees_the_stock_names_of_strategies(place):
+    """ansible-core checks a strategy's name: a play with run_once ends for all; free's banners."""
     tasks = "  gather_facts: false\n  tasks:\n    - {fail: , run_once: true}\n    - debug:\n"
     outputs = []
     for name in ("linear", "free"):
         for prefix in ("", "mitogen.ansible.mitogen_"):
             head = "- hosts: here,web\n  strategy: {}\n".format(prefix + name)
             place.write("site.yml", head + tasks)
-            # One after the other: `free` hosts would else come in any order.
+            # Run one after the other, because `free` hosts would come in any order.
             done = place.run("ansible-playbook", "-f", "1", "-i", "hosts", "site.yml")
             outputs.append((done.returncode, done.stdout))
         assert outputs[-1] == outputs[-2]
 
 
 @pytest.mark.each_release
-def test_ansible_doc(place, release):
-    """Each plugin is there with what it is; none is an error."""
+def test_ansible_doc_lists_every_plugin(place, release):
+    """Each plugin is listed with its description, without an error."""
     shims = sorted((ROOT / "ansible_plugins").glob("*/*.py"))
     assert len(shims) > 15
     for kind in ("callback", "connection", "strategy"):
@@ -280,7 +280,7 @@ print(json.dumps(found))
 
 @pytest.mark.each_release
 def test_every_option_is_in_the_documentation(place, release):
-    """What Ansible itself knows of ours, beyond what its own plugins have."""
+    """Options that Ansible finds in our plugins beyond those of its own are documented."""
     page = (ROOT / "docs" / "ansible" / "settings.rst").read_text(encoding="utf-8")
     shims = (ROOT / "ansible_plugins" / "connection").glob("mitogen_*.py")
     ours = sorted(path.stem[len("mitogen_") :] for path in shims)
@@ -299,12 +299,12 @@ def test_every_option_is_in_the_documentation(place, release):
         for option in set(options) - set(stock):
             assert "\n   * - ``{}``\n".format(option) in page, (name, option)
         changed = {each for each in set(options) & set(stock) if options[each] != stock[each]}
-        assert changed <= {"pipelining"}, "what is said of stock options holds for ours"
+        assert changed <= {"pipelining"}, "the text on stock options also applies to ours"
 
 
 @pytest.mark.thorough
-def test_redirect(place):
-    """What is named, and no more; a name that we have nothing for is told, the others hold."""
+def test_redirect_replaces_only_named_plugins(place):
+    """Only the named plugins are replaced; an unknown name is reported, the others still work."""
     place.write(
         "ansible.cfg",
         "[defaults]\ncallbacks_enabled = mitogen.ansible.mitogen\n[mitogen]\nredirect = local\n",
@@ -314,10 +314,10 @@ def test_redirect(place):
     assert ours(output) == 0 and "WARNING" not in output
     output = play(place, MITOGEN_REDIRECT="ssh, nonsense")
     assert ours(output) == 1
-    # Before ansible-core 2.19 a warning's lines are wrapped.
+    # Before ansible-core 2.19, lines of warnings are wrapped.
     output = " ".join(output.split())
     assert output.count("mitogen has no plugin for connection 'nonsense'") == 1
-    # A strategy has the same settings.
+    # A strategy uses the same settings.
     place.write("site.yml", "- hosts: all\n  strategy: mitogen.ansible.mitogen_linear" + TASKS)
     place.write("ansible.cfg", "[mitogen]\nredirect = local\n")
     assert ours(play(place)) == 1

@@ -1,4 +1,4 @@
-"""A host that has no Python, and hardly anything else: as plain Ansible does, and hardly slower."""
+"""A host with no Python and hardly any other program: results of plain Ansible, hardly slower."""
 
 import pathlib
 import re
@@ -15,9 +15,9 @@ pytestmark = [
     pytest.mark.skipif(bool(environments.why_not("2.21")), reason=environments.why_not("2.21")),
 ]
 
-#: So many tasks, each a worker with a connection plugin of its own.
+#: Number of tasks, each a worker with its own connection plugin.
 TASKS = 20
-#: A context is tried for a tenth of the time, and then anew; plain Ansible's is one more.
+#: A context is retried in a tenth of the time; plain Ansible's connection adds one more.
 MOST_LOGINS = TASKS // 2
 GONE = 20.0
 
@@ -42,7 +42,7 @@ TASK = "    - raw: echo {}\n"
 
 @pytest.fixture
 def root(tmp_path):
-    """A directory to be a root: nothing but a shell."""
+    """Return a root directory that contains only a shell."""
     shell = shutil.which("sh")
     libraries = re.findall(r"(/\S+) \(0x", hosts.run("ldd", shell))
     for path in (shell, "/bin/sh", *libraries):
@@ -54,14 +54,14 @@ def root(tmp_path):
 
 @pytest.fixture
 def bare_sshd(ansible_bed, sshd_with, root):
-    """An sshd of root's whose sessions are in there."""
+    """Yield an sshd of root whose sessions have that root directory."""
     command = 'exec chroot {} /bin/sh -c "$SSH_ORIGINAL_COMMAND"'.format(root)
     sshd = sshd_with("ForceCommand " + command)
     ansible_bed.trust(sshd)
     return sshd
 
 
-def test_without_python(ansible_bed, bare_sshd, tmp_path):
+def test_a_host_without_python_works_as_with_plain_ansible(ansible_bed, bare_sshd, tmp_path):
     path = pathlib.Path(tmp_path, "bare.yml")
     path.write_text(HEAD.format(bare_sshd.port) + "".join(map(TASK.format, range(TASKS))))
     playbook, before = bed.read_playbook(path), inside.snapshot()

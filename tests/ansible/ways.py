@@ -1,7 +1,7 @@
-"""The ways to run a playbook: data only.
+"""The ways to run a playbook, as data.
 
-`plain` is what Ansible does by itself; the others are the ways in that users have, each with the
-settings that they would write, and nothing else.
+`plain` is Ansible by itself; the others are the ways users can enable mitogen, each with only the
+settings that a user would write.
 """
 
 from typing import NamedTuple
@@ -14,12 +14,12 @@ PLUGINS = ROOT / "ansible_plugins"
 
 
 class Way(NamedTuple):
-    """How Ansible is set up.
+    """A configuration of Ansible.
 
-    :param variables: what every host of the inventory has beside the bed's own.
-    :param settings: what is in ansible.cfg beside the bed's own: section -> name -> value.
-    :param environment: variables that ansible-playbook is started with.
-    :param may_print: regular expression for messages that this way may print and plain doesn't.
+    :param variables: additional variables of every host in the inventory.
+    :param settings: additional settings for ansible.cfg: section -> name -> value.
+    :param environment: environment variables of ansible-playbook.
+    :param may_print: regular expression for messages that only this way may print, not plain.
     """
 
     variables: dict[str, str]
@@ -28,7 +28,7 @@ class Way(NamedTuple):
     may_print: str = ""
 
 
-# What playbooks name where they need a certain one: `strategy: "{{ free_strategy }}"`.
+# Plugin names for playbooks that need a certain one: `strategy: "{{ free_strategy }}"`.
 NAMES = {
     "linear_strategy": "linear",
     "free_strategy": "free",

@@ -1,8 +1,8 @@
-"""Writes every task result to the file that BED_RESULTS names, one JSON object a line.
+"""Callback plugin that writes every task result to the file BED_RESULTS, one JSON object a line.
 
-Loaded by ansible-core 2.16 to 2.21, in the controller's main process; it changes nothing and prints
-nothing. `types` has, by path, the class of each value that JSON can't tell from a plain one
-(AnsibleUnsafeText is a str): a lost mark of distrust shows there.
+It is loaded by ansible-core 2.16 to 2.21, in the controller's main process; it changes nothing and
+prints nothing. `types` has, by path, the class of each value that JSON represents like a plain one
+(AnsibleUnsafeText is a str), so that a lost unsafe mark is visible.
 """
 
 import json
@@ -14,7 +14,7 @@ DOCUMENTATION = """
     name: bed_results
     type: notification
     short_description: writes every task result to a file
-    description: Writes every task result to the file that BED_RESULTS names, as lines of JSON.
+    description: Writes every task result to the file in the variable BED_RESULTS, as lines of JSON.
 """
 
 PLAIN = (str, bool, int, float, type(None))
@@ -22,7 +22,7 @@ CONTAINERS = {dict: "dict", list: "list", tuple: "list"}
 
 
 def plain(value, path, types):
-    """Return *value* in JSON's own types; what they can't tell is added to *types* by path."""
+    """Return *value* in JSON's own types; add other types to *types*, by path."""
     if isinstance(value, dict):
         copy = {}
         for key, item in value.items():

@@ -1,4 +1,4 @@
-"""community.general.doas, as far as a connection sees it: by its name, its options, its prompt."""
+"""A stand-in for community.general.doas: the parts a connection uses (name, options, prompt)."""
 
 import re
 

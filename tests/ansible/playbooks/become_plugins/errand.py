@@ -1,4 +1,4 @@
-"""A become plugin that nobody knows: doas by another name."""
+"""An unknown become plugin: doas by another name."""
 
 import shlex
 

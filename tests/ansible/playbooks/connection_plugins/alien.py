@@ -1,4 +1,4 @@
-"""A connection of a kind that is nobody's business: not ssh, not local, not ours to touch."""
+"""A connection plugin of an unknown kind, neither ssh nor local, which mitogen must not replace."""
 
 import os
 
@@ -6,8 +6,8 @@ from ansible.plugins.connection import local
 
 DOCUMENTATION = """
     name: alien
-    short_description: runs on the controller, and says who it is
-    description: Like local; what it is asked for is what its own class does.
+    short_description: runs on the controller and identifies itself
+    description: Like local, with behavior of its own class.
     version_added: "1.0"
     options: {}
     extends_documentation_fragment: [connection_pipelining]

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Returns its arguments, and of what type each is."""
+"""A module that returns its arguments and their types."""
 
 from ansible.module_utils.basic import AnsibleModule
 

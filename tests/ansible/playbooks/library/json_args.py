@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""A module whose arguments are put into its text."""
+"""A module whose arguments are inserted into its source."""
 
 import json
 import sys

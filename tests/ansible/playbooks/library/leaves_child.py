@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Starts a program that goes on after the module's end, holding its stdout or not."""
+"""A module that starts a program which outlives it, with its stdout open or closed."""
 
 import subprocess
 

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Returns a text of `size` characters."""
+"""A module that returns a text of `size` characters."""
 
 from ansible.module_utils.basic import AnsibleModule
 

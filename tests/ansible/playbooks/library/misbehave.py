@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Does what no module should: `how` says what."""
+"""A module that misbehaves in the manner given by `how`."""
 
 import json
 import os
@@ -39,7 +39,7 @@ HOW = {
 
 
 def around(module, how):
-    """Print something before, after or beside a right result."""
+    """Print text before, after or beside a correct result."""
     result = json.dumps({"changed": True, "how": how, "invocation": {}})
     if how == "before":
         print("a message of some library\n" + result)

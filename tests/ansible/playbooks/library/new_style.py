@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""A new-style module with module_utils of the playbook's own."""
+"""A new-style module with the playbook's own module_utils."""
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.bed_helper import doubled

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Changes all of a process that the next module must not see changed; `look` says what is."""
+"""A module that changes process state that must not leak to the next module; `look` returns it."""
 
 import builtins
 import json

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Starts itself again under another interpreter, as apt and dnf do."""
+"""A module that starts itself again with another interpreter, as apt and dnf do."""
 
 import sys
 

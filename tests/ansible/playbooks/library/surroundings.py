@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Returns what a module finds around it: directory, umask, environment, signals, limits."""
+"""A module that returns its surroundings: directory, umask, environment, signals, limits."""
 
 import locale
 import os

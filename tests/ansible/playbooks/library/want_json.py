@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""A module of the kind that finds its arguments in a file. WANT_JSON says so."""
+"""A module that gets its arguments in a file, as marked by WANT_JSON."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""A module_utils of our own, which imports another one, a package's."""
+"""A module_utils file of the playbook, which imports another one from a package."""
 
 from ansible.module_utils.bed_package import inner
 

@@ -1,4 +1,4 @@
-"""An action plugin of a collection: runs a module two times, with its own temporary directory."""
+"""An action plugin of a collection: runs a module twice, with its own temporary directory."""
 
 from ansible.plugins.action import ActionBase
 

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""A module of a collection, with module_utils of the collection."""
+"""A module of a collection that uses the collection's module_utils."""
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bed.things.plugins.module_utils.words import joined

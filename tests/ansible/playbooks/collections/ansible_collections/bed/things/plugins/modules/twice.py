@@ -1,2 +1,2 @@
 #!/usr/bin/python
-"""Never run: the action plugin of the same name is."""
+"""A module that never runs, because of the action plugin with the same name."""

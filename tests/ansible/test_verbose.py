@@ -1,4 +1,4 @@
-"""What a run says at -vvv and above: which command goes by us, with its become; no password."""
+"""The output at -vvv and above: commands run by mitogen, with become, but without passwords."""
 
 import re
 
@@ -13,7 +13,7 @@ pytestmark = [
     pytest.mark.skipif(bool(environments.why_not("2.21")), reason=environments.why_not("2.21")),
 ]
 
-#: Seconds in which nothing of a run is left.
+#: Seconds until nothing of a run is left.
 GONE = 20.0
 PLAY = """\
 - hosts: one
@@ -31,16 +31,16 @@ PLAY = """\
 
 
 @pytest.mark.parametrize("verbosity", ["-vvv", "-vvvvv"])
-def test_become(ansible_bed, tmp_path, verbosity):
+def test_commands_are_printed_without_passwords(ansible_bed, tmp_path, verbosity):
     path = tmp_path / "playbook.yml"
     path.write_text("#: arguments: {}\n".format(verbosity) + PLAY)
     before = inside.snapshot()
     outcome = ansible_bed.run("2.21", "callback", bed.read_playbook(path))
     processes.wait_until(lambda: not inside.left_over(before), GONE, outcome.output)
     assert not outcome.wrong(), outcome.wrong()
-    said = re.findall(r"^<127\.\S+> MITOGEN: EXEC (.*)$", outcome.output, re.MULTILINE)
-    assert "echo plainly" in said
+    commands = re.findall(r"^<127\.\S+> MITOGEN: EXEC (.*)$", outcome.output, re.MULTILINE)
+    assert "echo plainly" in commands
     for mark in ("echo as root", "/python"):
-        found = [each for each in said if mark in each and "BECOME-SUCCESS" in each]
-        assert len(found) == 1 and re.search(r"sudo -H -S .*-u root /bin/sh -c", found[0]), said
+        found = [each for each in commands if mark in each and "BECOME-SUCCESS" in each]
+        assert len(found) == 1 and re.search(r"sudo -H -S .*-u root /bin/sh -c", found[0]), commands
     assert ansible_bed.users.pw.password not in outcome.output

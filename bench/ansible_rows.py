@@ -19,11 +19,11 @@ class Case(NamedTuple):
     """One playbook.
 
     :param text: the playbook.
-    :param hosts: how many hosts its inventory has.
+    :param hosts: number of hosts in its inventory.
     :param forks: for ansible-playbook.
-    :param link: how the hosts are reached: "" directly, "count" through a proxy that counts,
-        "slow" through one that also takes 20 ms for a round trip.
-    :param rounds: no more rounds than this.
+    :param link: connection to the hosts: "" direct, "count" through a proxy that counts, "slow"
+        through one that also adds a round trip of 20 ms.
+    :param rounds: maximum number of rounds.
     """
 
     text: str
@@ -36,7 +36,7 @@ class Case(NamedTuple):
 class Row(NamedTuple):
     """One number of a case, with its bounds.
 
-    :param per: divide by this number, after what the case named in `less` gave was taken away.
+    :param per: divisor, applied after the value of the case in `less` was subtracted.
     """
 
     case: str
@@ -56,7 +56,7 @@ def play(tasks: str, hosts: str = "all", facts: bool = False, more: str = "") ->
 
 
 def commands(count: int) -> str:
-    """Return a playbook of so many commands."""
+    """Return a playbook of that many commands."""
     return play("".join("  - command: echo {}\n".format(n) for n in range(count)))
 
 

@@ -1,11 +1,11 @@
-"""Run the cases of ansible_rows.py by turns, by plain Ansible, the peer and ours; print the rows.
+"""Run the cases of ansible_rows.py with plain Ansible, the peer and ours in turn; print the rows.
 
-Rules: each subject has a virtual environment of its own in the scratch directory, with the same
-ansible-core and interpreter, ours is the checkout, installed by pip; and a home (ANSIBLE_HOME) of
-its own, as an account has, with what earlier runs have kept there. A round is one run of each.
-Processor time is that of ansible-playbook and all that it left behind: a process of each run's own
-adopts those (PR_SET_CHILD_SUBREAPER, prctl(2)) and waits for them. The sshds, and so what runs on
-the hosts, are not among them.
+Rules: each subject has its own virtual environment in the scratch directory, with the same
+ansible-core and interpreter; ours is the checkout, installed by pip. Each also has its own home
+(ANSIBLE_HOME), like an account, with the files kept by earlier runs. A round is one run of each.
+Processor time is that of ansible-playbook and all processes it left behind: a separate process per
+run adopts those (PR_SET_CHILD_SUBREAPER, prctl(2)) and waits for them. The sshds, and so the
+processes on the hosts, are not included.
 """
 
 import argparse
@@ -31,12 +31,13 @@ __all__ = ["main"]
 
 PEER = hosts.PEERS["peer"]
 PR_SET_CHILD_SUBREAPER = 36
-#: Seconds that a run may take, and that what it left behind has to end.
+#: Maximum seconds of a run, and for its remaining processes to end.
 LIMIT, GRACE = 300, 20
 #: Addresses that one sshd listens on: its MAX_LISTEN_SOCKS is 16, and it has 127.0.0.1 too.
 ADDRESSES = 15
 SSHD_LINES = ["MaxSessions 100", "MaxStartups 200"]
-#: The system's programs only: what a developer's .bashrc puts on PATH is on no usual host's.
+#: Only the system's programs: an ordinary host lacks the directories that a developer's .bashrc
+#: adds to PATH.
 FORCED = 'HOME={} PATH=/usr/sbin:/usr/bin:/sbin:/bin exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"'
 CONFIG = """\
 [defaults]
@@ -66,9 +67,9 @@ PACKAGES = {"plain": [], "peer": [PEER], "ours": ["{checkout}"]}
 class Environment:
     """A subject's virtual environment.
 
-    :param scratch: where it is made, and kept.
+    :param scratch: directory in which it is made and kept.
     :param subject: of ansible_rows.SUBJECTS.
-    :param core: ansible-core's version, as pip has it: `2.19.*`.
+    :param core: ansible-core's version for pip: `2.19.*`.
     :param python: the interpreter.
     """
 
@@ -90,7 +91,7 @@ class Environment:
         self.site = str(next(self.path.glob("lib/python*/site-packages")))
 
     def _install_checkout(self, copy):
-        # A copy: setup.py leaves its build/ there.
+        # Install from a copy, because setup.py leaves its build/ there.
         copy.mkdir()
         for name in ("mitogen", "ansible_plugins", "setup.py", "README.rst"):
             source = hosts.ROOT / name
@@ -110,7 +111,7 @@ class Environment:
 
 @contextlib.contextmanager
 def sshds(count):
-    """Start sshds for so many hosts; yield [(address, Sshd)], a host each."""
+    """Start sshds for that many hosts; yield [(address, Sshd)], one per host."""
     found = []
     with contextlib.ExitStack() as stack:
         directory = tests_hosts.make_directory()
@@ -131,9 +132,9 @@ def sshds(count):
 
 
 class Run:
-    """One run of a case, in a directory of its own: configuration, inventory, playbook.
+    """One run of a case, in its own directory: configuration, inventory, playbook.
 
-    :param directory: where it is made.
+    :param directory: its directory.
     :param places: [(address, Sshd)] of the hosts.
     :param big: directory of large files.
     """
@@ -170,7 +171,7 @@ class Run:
         return {"all": {"hosts": names, "vars": variables}}
 
     def prepare(self, environment, case):
-        """Write what ansible-playbook reads; return its command line and environment."""
+        """Write the files for ansible-playbook; return its command line and environment."""
         more = MORE[environment.subject].format(site=environment.site)
         config = CONFIG.format(run=self.directory, home=environment.path / "home", more=more)
         (self.directory / "ansible.cfg").write_text(config)
@@ -184,8 +185,8 @@ class Run:
         return [str(program), "-f", str(case.forks), str(self.directory / "playbook.yml")], env
 
     def numbers(self):
-        """Return what the proxies counted."""
-        # Of a process' counts, the drafts are not yet.
+        """Return the proxies' counts."""
+        # A process' unfinished count files are skipped.
         found = [json.loads(p.read_text()) for p in self.counts.iterdir() if p.name.isdigit()]
         return {
             "logins": len(found),
@@ -195,19 +196,19 @@ class Run:
 
 
 def adopt():
-    """Have what our children leave behind become ours."""
+    """Make this process the parent of our children's orphans."""
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
 
 
 def children():
-    """Return the ids of our children, adopted ones included."""
+    """Return the pids of our children, including adopted ones."""
     text = pathlib.Path("/proc/self/task/{}/children".format(os.getpid())).read_text()
     return [int(word) for word in text.split()]
 
 
 def end_rest():
-    """End what a run left behind, ControlPersist's masters say; return when all is gone."""
+    """End a run's remaining processes, such as ControlPersist masters; return when all are gone."""
     deadline = time.monotonic() + GRACE
     while True:
         rest = children()
@@ -223,10 +224,10 @@ def end_rest():
 
 
 def timed(argv, env, cwd):
-    """Run a command, and wait for all that it leaves behind; return its numbers.
+    """Run a command and wait for all processes it leaves behind; return its numbers.
 
-    To be called in a process that has no other children, the sshds say, whose sessions' orphans
-    would be adopted and counted too.
+    The calling process must have no other children, such as sshds: orphans of their sessions would
+    be adopted and counted too.
     """
     adopt()
     start = time.monotonic()
@@ -237,7 +238,7 @@ def timed(argv, env, cwd):
         output, _ = done.communicate(timeout=LIMIT)
         wall = time.monotonic() - start
     except subprocess.TimeoutExpired:
-        # Not SIGKILL: it has workers to end. A ^C it has got from the terminal, as we have.
+        # SIGKILL would leave its workers running. The terminal has sent ^C to it as well as to us.
         done.send_signal(signal.SIGINT)
         raise
     finally:
@@ -250,7 +251,7 @@ def timed(argv, env, cwd):
 
 def measure(environment, case, places, big):
     """Run a case once; return its numbers."""
-    # A short path: ssh's control sockets are in it.
+    # The path must be short, because it contains ssh's control sockets.
     with tempfile.TemporaryDirectory(prefix="ba", dir="/tmp") as directory:
         run = Run(directory, places, big)
         argv, env = run.prepare(environment, case)
@@ -306,7 +307,7 @@ def arguments():
     parser.add_argument("cases", nargs="*", help="cases to run: " + " ".join(ansible_rows.CASES))
     parser.add_argument("--core", default="2.19.*", help="version of ansible-core (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--scratch", help="where environments are kept between runs")
+    parser.add_argument("--scratch", help="directory for environments, kept between runs")
     parser.add_argument("--python", help="interpreter of the controllers")
     parser.add_argument("--subjects", nargs="+", default=ansible_rows.SUBJECTS)
     parser.add_argument(
@@ -316,12 +317,12 @@ def arguments():
     found = parser.parse_args()
     unknown = set(found.cases) - set(ansible_rows.CASES)
     if unknown:
-        parser.error("no such case: {}".format(" ".join(sorted(unknown))))
+        parser.error("unknown case: {}".format(" ".join(sorted(unknown))))
     return found
 
 
 def needed(names):
-    """Return the cases of these names, and those that their rows take away."""
+    """Return the cases with these names, and the cases subtracted in their rows."""
     less = {row.less for row in ansible_rows.ROWS if row.less and row.case in names}
     return [name for name in ansible_rows.CASES if not names or name in names or name in less]
 
@@ -362,7 +363,7 @@ def make_big(directory):
 
 
 def main():
-    """Run what the command line names."""
+    """Run the cases given on the command line."""
     options = arguments()
     os.environ[processes.RUN_VARIABLE] = str(os.getpid())
     if options.one_cpu:

@@ -1,8 +1,7 @@
-"""What the subjects run on: virtual environments, a copy of the checkout, our sshd, module trees.
+"""Environment of the subjects: virtual environments, a copy of the checkout, an sshd, module trees.
 
-Rules: everything is in the scratch directory; the sshd is tests/hosts.py's, on 127.0.0.1, with its
-own keys, ended by its pid. What fails to be made is an error of the groups that need it, and of no
-others.
+Rules: everything is in the scratch directory; the sshd is from tests/hosts.py, on 127.0.0.1, with
+its own keys, and is ended by its pid. If a part cannot be made, only the groups that need it fail.
 """
 
 import ast
@@ -23,7 +22,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PEERS = {"peer": "mitogen==0.3.54", "execnet": "execnet==2.1.2"}
 HOST = "bench"
 TREE_MODULES, TREE_BYTES = 30, 66753  # the tree that the bounds in bench/table.py assume
-# Where the trees' functions come from: plain code, found in every Python from 3.9.
+# Sources of the trees' functions: plain code, present in every Python since 3.9.
 TREE_SOURCES = (
     "argparse configparser difflib calendar ftplib gettext inspect locale mailbox optparse pydoc "
     "shutil smtplib statistics tarfile textwrap tokenize traceback urllib.parse urllib.request "
@@ -43,12 +42,12 @@ Host {host}
 
 
 def clean_environment():
-    """Return our environment without PYTHON*: PYTHONUNBUFFERED alone costs the peer a third."""
+    """Return our environment without PYTHON*: PYTHONUNBUFFERED alone slows the peer by a third."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
 
 def find_python(wanted):
-    """Return the interpreter that everything is run with: *wanted*, Debian's, or our own."""
+    """Return the interpreter for everything: *wanted*, Debian's, or the current one."""
     code = "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 9))"
     for candidate in [wanted] if wanted else ["/usr/bin/python3", sys.executable]:
         argv = [candidate, "-c", code]
@@ -59,7 +58,7 @@ def find_python(wanted):
 
 
 def plain_functions(source):
-    """Yield (name, text) of the functions of *source* that need nothing of it to be defined."""
+    """Yield (name, text) of the functions in *source* whose definition needs nothing else of it."""
     lines = source.splitlines(keepends=True)
     for node in ast.parse(source).body:
         if not isinstance(node, ast.FunctionDef) or node.decorator_list:
@@ -73,7 +72,7 @@ def plain_functions(source):
 
 @functools.cache
 def tree_bodies(count, size):
-    """Return *count* texts of about *size* bytes of functions, the same for the same Python."""
+    """Return *count* texts of functions of about *size* bytes; they depend on the Python only."""
     functions = []
     for name in TREE_SOURCES:
         spec = importlib.util.find_spec(name)
@@ -96,7 +95,7 @@ def tree_bodies(count, size):
 def write_tree(directory, inside):
     """Write a package of 30 modules whose `job.run` needs them all; return its size in bytes.
 
-    :param inside: how many of them are imported inside functions only, each by another module.
+    :param inside: number of modules imported only inside functions, each by a different module.
     """
     parts = TREE_MODULES - 2
     bodies = tree_bodies(parts, TREE_BYTES // parts - 60)
@@ -110,7 +109,7 @@ def write_tree(directory, inside):
         step = "\n\ndef step():\n{}    return {}\n".format(inner, number)
         texts["part{:02}".format(number)] = '"""Part {}."""\n'.format(number) + step + body
     early = ["part{:02}".format(number) for number in range(parts - inside)]
-    # Absolute: for `from . import x` the peer takes a round trip each.
+    # The imports are absolute: the peer takes a round trip for each `from . import x`.
     lines = ["from {} import {}".format(directory.name, name) for name in early]
     calls = ", ".join("{}.step()".format(name) for name in early)
     texts["job"] = "\n".join(lines) + "\n\n\ndef run():\n    return sum([{}])\n".format(calls)
@@ -127,16 +126,16 @@ def make_trees(directory):
 
 
 class Hosts:
-    """Everything the subjects need, as a context manager.
+    """The resources of the subjects, as a context manager.
 
-    :param scratch: directory to use, with what an earlier run left of environments.
+    :param scratch: directory to use, with environments of an earlier run.
     :param python: path of the interpreter.
     """
 
     def __init__(self, scratch, python):
         self.scratch = pathlib.Path(scratch)
         self.python = python
-        self.failed = {}  # need -> why it is not there
+        self.failed = {}  # need -> why it is missing
         self.sshd = None
         self.setting = {}
         self._stack = contextlib.ExitStack()
@@ -168,7 +167,7 @@ class Hosts:
             self.failed[need] = "{}: {}".format(type(error).__name__, error)
 
     def _copy_checkout(self):
-        """Copy the library, so that nobody's edits during a run are measured; compile it."""
+        """Copy the library, so that edits during a run are not measured; compile it."""
         target = self.scratch / "ours"
         shutil.rmtree(target, ignore_errors=True)
         ignored = shutil.ignore_patterns("__pycache__")
@@ -185,7 +184,7 @@ class Hosts:
         return done.stdout
 
     def library(self, subject):
-        """Return the directory to put on sys.path for *subject*; installs a peer if need be."""
+        """Return the directory to put on sys.path for *subject*; install a peer if necessary."""
         if subject == "ours":
             return str(self.scratch / "ours")
         directory = self.scratch / ("venv-" + subject)
@@ -194,7 +193,7 @@ class Hosts:
         if not stamp.exists() or stamp.read_text() != wanted:
             shutil.rmtree(directory, ignore_errors=True)
             self._python("-m", "venv", str(directory))
-            # The environment's pip, by the machine's own settings.
+            # Use the environment's pip with the machine's settings.
             install = ["-m", "pip", "install", "-q", "--disable-pip-version-check"]
             subprocess.run(
                 [str(directory / "bin" / "python"), *install, PEERS[subject]],
@@ -233,6 +232,6 @@ class Hosts:
             raise RuntimeError("sudo -n -u root: " + done.stderr.strip())
 
     def pin_sshd(self, cpus):
-        """Have the sshd's next sessions run on *cpus*."""
+        """Make the sshd's future sessions run on *cpus*."""
         if self.sshd is not None:
             os.sched_setaffinity(self.sshd.pid, cpus)

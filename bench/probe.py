@@ -1,7 +1,7 @@
-"""What every subject needs: clocks, /proc, the slow link's ssh configuration, the way back.
+"""Tools for every subject: clocks, /proc, configuration of the slow link, return of results.
 
-Rules: standard library only, nothing of mitogen or execnet; imported by the subjects as `probe`
-(their directory is on sys.path), never by what is measured in a child.
+Rules: standard library only, nothing of mitogen or execnet. The subjects import it as `probe`
+(their directory is on sys.path); code measured in a child never does.
 """
 
 import json
@@ -32,20 +32,20 @@ MIB = 1024.0 * 1024.0
 
 
 class Setting:
-    """What bench/suite.py prepared, as attributes: python, ssh_config, tree, scratch, port, ..."""
+    """The setup by bench/suite.py, as attributes: python, ssh_config, tree, scratch, port, ..."""
 
     def __init__(self, values):
         self.__dict__.update(values)
 
     def script(self, name):
-        """Return the path of a program beside this one."""
+        """Return the path of a program in this directory."""
         names = {"tee": "tee.py", "mitogen": "script_mitogen.py", "execnet": "script_execnet.py"}
         return os.path.join(self.scripts, names[name])
 
     def config_for_link(self, delay, count):
         """Write an ssh configuration whose link takes *delay* ms; return its path.
 
-        :param count: file to which the proxy writes its counts; the configuration is beside it.
+        :param count: file to which the proxy writes its counts; the configuration is next to it.
         """
         proxy = [sys.executable, "-S", "-E", self.delay_proxy, "127.0.0.1", str(self.port)]
         line = "  ProxyCommand {} {} --count {}\n".format(" ".join(proxy), delay, count)
@@ -55,13 +55,13 @@ class Setting:
         return path
 
     def ssh_command(self, *command, config=None):
-        """Return the argv of a plain ssh with the options that mitogen's ssh() uses too."""
+        """Return the argv of a plain ssh with the options that mitogen's ssh() also uses."""
         options = ["-F", config or self.ssh_config, "-o", "Compression=yes"]
         return ["ssh", *options, self.host, *command]
 
 
 def timed(function, *args, **kwargs):
-    """Call it; return (seconds, result)."""
+    """Call a function; return (seconds, result)."""
     start = time.perf_counter()
     result = function(*args, **kwargs)
     return time.perf_counter() - start, result
@@ -86,7 +86,7 @@ def descendants(pid=None):
 
 
 def thread_seconds(pid):
-    """Return the CPU time of each thread of *pid*: schedstat has ns, stat only ticks of 10 ms."""
+    """Return the CPU time of each thread of *pid*: schedstat has ns, stat only 10 ms ticks."""
     total = 0.0
     for task in pathlib.Path("/proc", str(pid), "task").iterdir():
         try:
@@ -98,7 +98,7 @@ def thread_seconds(pid):
 
 
 def cpu_seconds():
-    """Return user + system seconds used until now by this process and all below it."""
+    """Return the user and system seconds used so far by this process and its descendants."""
     return time.process_time() + sum(thread_seconds(pid) for pid in descendants())
 
 
@@ -117,7 +117,7 @@ def memory(pid=None, field="VmRSS"):
 
 
 def reset_peak(pid=None):
-    """Have VmHWM begin anew at what is resident now."""
+    """Reset VmHWM to the current resident memory."""
     pathlib.Path("/proc", str(pid or os.getpid()), "clear_refs").write_text("5")
 
 
@@ -128,11 +128,11 @@ def thread_count():
 
 def descriptor_count():
     """Return the number of open descriptors of this process."""
-    return len(os.listdir("/proc/self/fd")) - 1  # one is the listing's own
+    return len(os.listdir("/proc/self/fd")) - 1  # one belongs to the listing itself
 
 
 def bare_memory(python):
-    """Return the resident memory of a Python that has imported nothing, in MiB."""
+    """Return the resident memory of a Python without imports, in MiB."""
     process = subprocess.Popen(
         [python, "-c", "import sys; print(1, flush=True); sys.stdin.read()"],
         stdin=subprocess.PIPE,
@@ -148,7 +148,7 @@ def bare_memory(python):
 
 
 def run_threads(function, count, threads):
-    """Call function(i) for each i below *count*, from so many threads; return the results.
+    """Call function(i) for each i below *count*, on that many threads; return the results.
 
     :raises Exception: the first error of any of them.
     """
@@ -161,16 +161,17 @@ def run_threads(function, count, threads):
 
 
 def slope(times):
-    """Return round trips and the flat part: seconds = flat + trips * delay, from two delays.
+    """Return round trips: the slope of the seconds over the delay.
 
-    :param times: {delay in seconds: [seconds, ...]}; the least, the least disturbed, counts.
+    :param times: {delay in seconds: [seconds, ...]}; the minimum of each is used, as the value
+        that is disturbed least.
     """
     (short, first), (long, second) = sorted((delay, min(each)) for delay, each in times.items())
     return (second - first) / (long - short)
 
 
 def read_counts(path):
-    """Return what the delay proxy has counted; it writes a moment after the bytes have passed."""
+    """Return the delay proxy's counts, which are written a moment after the bytes have passed."""
     time.sleep(0.03)
     try:
         return json.loads(pathlib.Path(path).read_text())
@@ -179,7 +180,7 @@ def read_counts(path):
 
 
 def script_times(argv, count):
-    """Return the median seconds of a whole process, over *count* of them."""
+    """Return the median duration of a process in seconds, over *count* runs."""
     return statistics.median(
         timed(subprocess.run, argv, check=True, stdin=subprocess.DEVNULL, timeout=30)[0]
         for _ in range(count)
@@ -187,7 +188,7 @@ def script_times(argv, count):
 
 
 class Task:
-    """What bench/suite.py asks of this process: a function, its arguments, where to put numbers."""
+    """A task from bench/suite.py: a function, its arguments, and a file for the numbers."""
 
     def __init__(self, path):
         values = json.loads(pathlib.Path(path).read_text())
@@ -198,7 +199,7 @@ class Task:
         self.answer = values["answer"]
 
     def finish(self, numbers=None, error=None, notes=()):
-        """Write the answer, whole."""
+        """Write the answer as a whole."""
         draft = self.answer + ".draft"
         values = {"numbers": numbers, "error": error, "notes": list(notes)}
         pathlib.Path(draft).write_text(json.dumps(values))
@@ -206,17 +207,17 @@ class Task:
 
 
 def main(functions, prepare):
-    """Run the task named on the command line.
+    """Run the task given on the command line.
 
     :param functions: {name: function(setting, **params) -> {key: number}}.
-    :param prepare: called with the Task first; puts the library on sys.path.
+    :param prepare: called first, with the Task; puts the library on sys.path.
     """
     task = Task(sys.argv[1])
     prepare(task)
     try:
         numbers = functions[task.function](task.setting, **task.params)
         task.finish(numbers, notes=numbers.pop("notes", ()))
-    except BaseException as error:  # also what a child raised, and the timeout's SIGTERM
+    except BaseException as error:  # including errors of a child and the timeout's SIGTERM
         lines = traceback.format_exc().strip().splitlines()
         where = [text.strip() for text in lines if text.lstrip().startswith("File ")][-1:]
         text = "{}: {}".format(type(error).__name__, str(error).strip()[:300] or "(no text)")

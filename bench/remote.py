@@ -1,4 +1,4 @@
-"""What the children are asked to run. No imports at the top: they would be part of the cost."""
+"""Functions that children run. There are no imports at the top: they would be part of the cost."""
 
 
 def noop():
@@ -6,7 +6,7 @@ def noop():
 
 
 def pid():
-    """Return this process' pid, and import nothing that is not loaded."""
+    """Return this process' pid without importing anything new."""
     import os
 
     return os.getpid()

@@ -1,4 +1,4 @@
-"""What children with a router are asked to run: mailboxes, senders, files. For either mitogen."""
+"""Functions for children with a router: mailboxes, senders, files. For either mitogen."""
 
 import mitogen.core
 
@@ -7,13 +7,13 @@ held = []
 
 @mitogen.core.takes_router
 def open_mailbox(router):
-    """Open a mailbox that nobody reads; return its sender."""
+    """Open a mailbox that is never read; return its sender."""
     held.append(mitogen.core.Receiver(router))
     return held[-1].to_sender()
 
 
 def drain(count, raw):
-    """Read *count* messages of the mailbox that was opened last; return their length in all."""
+    """Read *count* messages of the mailbox opened last; return their total length."""
     total = 0
     for _ in range(count):
         msg = held[-1].get()
@@ -52,7 +52,7 @@ def fetch_digest(path, router):
 
 @mitogen.core.takes_router
 def fetch_file(path, router):
-    """Fetch a file from the master and drop it; return whether it came whole."""
+    """Fetch a file from the master and drop it; return whether it arrived complete."""
     import os
 
     import mitogen.service

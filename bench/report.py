@@ -1,4 +1,4 @@
-"""From samples to medians, ratios, the table, JSON. Pure: no clock, no process, no file.
+"""Medians, ratios, table and JSON from samples. Pure: no clock, no process, no file.
 
 *samples*: {(group, pin): {subject: Result}}; see `Result`.
 """
@@ -14,7 +14,7 @@ Key = tuple[str, str]  # (group, pin)
 
 
 class Result:
-    """What the rounds of one subject in one group gave: a dict of numbers each, or an error."""
+    """The results of one subject in one group, by round: a dict of numbers each, or an error."""
 
     def __init__(self) -> None:
         self.samples: list[dict[str, float]] = []
@@ -28,7 +28,7 @@ class Result:
 
 
 def ratio(ours: Optional[float], peer: Optional[float]) -> Optional[float]:
-    """Return ours / peer, None where there is no such number."""
+    """Return ours / peer, None if a number is missing."""
     return ours / peer if ours is not None and peer else None
 
 
@@ -55,7 +55,7 @@ def line(row: table.Row, results: dict[str, Result]) -> Line:
 
 
 def lines(rows: list[table.Row], samples: dict[Key, dict[str, Result]]) -> list[Line]:
-    """Return a Line for each row whose group was run."""
+    """Return a Line for each row whose group has been run."""
     return [
         line(row, samples[row.group, row.pin]) for row in rows if (row.group, row.pin) in samples
     ]
@@ -108,7 +108,7 @@ def format_table(found: list[Line]) -> str:
 
 
 def errors(found: list[Line]) -> list[str]:
-    """Return a line for each group and subject that failed, once."""
+    """Return a line for each group and subject that failed."""
     seen = {
         (each.row.group, each.row.pin, name): error
         for each in found
@@ -124,9 +124,9 @@ def errors(found: list[Line]) -> list[str]:
 def as_json(
     found: list[Line], samples: dict[Key, dict[str, Result]], about: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return all that was measured, as JSON has it.
+    """Return all measurements as data for JSON.
 
-    :param about: what was run, and on what: machine, versions, options.
+    :param about: description of the run: machine, versions, options.
     """
     return {
         **about,

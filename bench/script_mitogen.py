@@ -1,4 +1,4 @@
-"""The shortest whole program: connect, one call, end. For either: script_mitogen.py LIBRARY"""
+"""The shortest program: connect, one call, end. For either mitogen: script_mitogen.py LIBRARY"""
 
 import os
 import sys

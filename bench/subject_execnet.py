@@ -1,6 +1,6 @@
-"""Measure execnet where it can do the like: an echo over a channel stands for a call.
+"""Measure execnet's corresponding operations: an echo over a channel stands for a call.
 
-Rules as in subject_mitogen.py.
+Rules: as in subject_mitogen.py.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ PID = "import os; channel.send(os.getpid())"
 
 
 def prepare(task):
-    """Put the library to be measured first."""
+    """Put the measured library first on sys.path."""
     sys.path.insert(0, task.library)
     import execnet
 
@@ -64,7 +64,7 @@ def echo(channel):
 
 
 def call(setting, where, count):
-    """Microseconds per echo: the median of ten batches."""
+    """Return microseconds per echo: the median of ten batches."""
     with new_group() as group:
         channel = WAYS[where](group, setting).remote_exec(ECHO)
         for _ in range(200):
@@ -86,7 +86,7 @@ def pipeline(channels, count):
 
 
 def outstanding(setting, children, count, times):
-    """Echoes per second with *count* under way."""
+    """Return echoes per second with *count* outstanding."""
     with new_group() as group:
         channels = [connect_local(group, setting).remote_exec(ECHO) for _ in range(children)]
         pipeline(channels, count)
@@ -95,7 +95,7 @@ def outstanding(setting, children, count, times):
 
 
 def cpu(setting, count):
-    """CPU seconds of all processes per 10,000 echoes."""
+    """Return CPU seconds of all processes per 10,000 echoes."""
     with new_group() as group:
         channel = connect_local(group, setting).remote_exec(ECHO)
         pipeline([channel], 1000)
@@ -111,7 +111,7 @@ def cpu(setting, count):
 
 
 def connect(setting, where, count):
-    """Milliseconds until a new gateway has said something; execnet's own connect waits less."""
+    """Return milliseconds until a gateway's first output; execnet's own connect waits less."""
     seconds, plain = [], []
     with new_group() as group:
         for _ in range(count + 1):
@@ -132,7 +132,7 @@ def connect(setting, where, count):
 
 
 def connect_many(setting, count, threads):
-    """Seconds until all of them have said something."""
+    """Return seconds until the first output of each gateway."""
 
     def one(index):
         gateway = connect_local(group, setting, "//id=many{}".format(index))
@@ -145,17 +145,17 @@ def connect_many(setting, count, threads):
 
 
 def script(setting, count):
-    """Milliseconds of a whole program."""
+    """Return milliseconds of a complete program."""
     argv = [setting.python, setting.script("execnet"), sys.path[0]]
     return {"ms": probe.script_times(argv, count) * 1e3}
 
 
 def link(setting, delays, repeat):
-    """Round trips of connect + first answer over `ssh host true`."""
+    """Return round trips of connect + first answer over `ssh host true`."""
     import subject_mitogen
 
     times, flights = {}, {}
-    connect_and_call(setting, None)  # what only the first of a process costs
+    connect_and_call(setting, None)  # leave out the extra cost of the first one
     with tempfile.TemporaryDirectory(dir=setting.scratch) as directory:
         for number, delay in enumerate(list(delays) * repeat + [delays[0]] * (2 * repeat - 2)):
             for name in ("true", "connect"):
@@ -181,7 +181,7 @@ def connect_and_call(setting, config):
 
 
 def bulk(setting, count):
-    """MB/s of 1 MB messages both ways."""
+    """Return MB/s of 1 MB messages both ways."""
     drain = "n = channel.receive()\nfor i in range(n): channel.receive()\nchannel.send(n)"
     pump = "n, size = channel.receive()\nfor i in range(n): channel.send(b'x' * size)"
     data = b"x" * MB
@@ -203,7 +203,7 @@ def bulk(setting, count):
 
 
 def child_memory(setting):
-    """MiB of a gateway's process over a bare Python."""
+    """Return MiB of a gateway's process above a bare Python."""
     bare = probe.bare_memory(setting.python)
     with new_group() as group:
         pid = connect_local(group, setting).remote_exec(PID).receive()

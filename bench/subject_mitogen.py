@@ -1,8 +1,8 @@
-"""Measure mitogen: the checkout or PyPI's, whichever the task puts first on sys.path.
+"""Measure mitogen: the checkout or PyPI's, depending on the order of sys.path.
 
-Rules: only names that both versions have are used. Each difference is one small function; the only
+Rules: only names that both versions have are used. Each difference is a small function; the only
 one is `encode` and `decode` of the codec, which are measured for ours alone. Each function takes
-(setting, **params), returns {key: number} in the units of bench/table.py, and ends what it started.
+(setting, **params), returns {key: number} in the units of bench/table.py, and ends its processes.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ import probe
 import remote
 
 MB = 1000 * 1000
-SETTLE = 0.2  # seconds in which what follows a connect has surely passed, on a pipe
+SETTLE = 0.2  # seconds; work after a connect, on a pipe, is done by then
 
 
 def prepare(task):
-    """Put the library to be measured first."""
+    """Put the measured library first on sys.path."""
     sys.path.insert(0, task.library)
     sys.path.insert(1, task.setting.tree)
     import mitogen
@@ -38,7 +38,7 @@ def prepare(task):
 
 @contextlib.contextmanager
 def new_router():
-    """Yield a router; at the end shut its broker down."""
+    """Yield a router; shut its broker down at the end."""
     import mitogen.master
 
     broker = mitogen.master.Broker()
@@ -49,7 +49,7 @@ def new_router():
         broker.join()
 
 
-# ---- ways to a context
+# ---- connections
 
 
 def connect_local(router, setting, **kwargs):
@@ -80,7 +80,7 @@ WAYS = {"local": connect_local, "ssh": connect_ssh, "hops": connect_hops}
 
 
 def warm_up(context, count=200):
-    """Have everything imported and allocated that calls need."""
+    """Import and allocate everything that calls need."""
     for _ in range(count):
         context.call(remote.noop)
 
@@ -89,7 +89,7 @@ def warm_up(context, count=200):
 
 
 def call(setting, where, count):
-    """Microseconds per call: the median of ten batches."""
+    """Return microseconds per call: the median of ten batches."""
     with new_router() as router:
         context = WAYS[where](router, setting)
         warm_up(context)
@@ -103,14 +103,14 @@ def call(setting, where, count):
 
 
 def pipeline(contexts, count):
-    """Make *count* calls in turn on all contexts, then collect all answers."""
+    """Make *count* calls, rotating among the contexts; then collect all answers."""
     receivers = [contexts[i % len(contexts)].call_async(remote.noop) for i in range(count)]
     for receiver in receivers:
         receiver.get().unpickle()
 
 
 def outstanding(setting, children, count, times):
-    """Calls per second with *count* under way."""
+    """Return calls per second with *count* outstanding."""
     with new_router() as router:
         contexts = [connect_local(router, setting) for _ in range(children)]
         for context in contexts:
@@ -121,7 +121,7 @@ def outstanding(setting, children, count, times):
 
 
 def cpu(setting, count):
-    """CPU seconds of all processes per 10,000 calls."""
+    """Return CPU seconds of all processes per 10,000 calls."""
     with new_router() as router:
         context = connect_local(router, setting)
         warm_up(context)
@@ -141,7 +141,7 @@ def cpu(setting, count):
 
 
 def connect(setting, where, count):
-    """Milliseconds per connect; `over`: less a plain ssh that starts Python."""
+    """Return milliseconds per connect; `over`: minus a plain ssh that starts Python."""
     with new_router() as router:
         way = WAYS.get(where)
         via = connect_ssh(router, setting) if where == "sudo" else None
@@ -158,7 +158,7 @@ def connect(setting, where, count):
                 argv = setting.ssh_command(setting.python + " -c pass")
                 took, _ = probe.timed(subprocess.run, argv, check=True, stdin=subprocess.DEVNULL)
                 plain.append(took * 1e3)
-    # The first connect of a process also imports and compresses; it is told apart.
+    # The first connect of a process also imports and compresses, so it has its own key.
     numbers = {"first": seconds[0], "ms": statistics.median(seconds[1:])}
     if plain:
         numbers["plain"] = statistics.median(plain)
@@ -167,7 +167,7 @@ def connect(setting, where, count):
 
 
 def connect_many(setting, count, threads):
-    """Seconds until all of them are there."""
+    """Return seconds until all contexts are connected."""
     with new_router() as router:
         took, contexts = probe.timed(
             probe.run_threads, lambda _: connect_local(router, setting), count, threads
@@ -177,13 +177,13 @@ def connect_many(setting, count, threads):
 
 
 def script(setting, count):
-    """Milliseconds of a whole program."""
+    """Return milliseconds of a complete program."""
     argv = [setting.python, setting.script("mitogen"), sys.path[0]]
     return {"ms": probe.script_times(argv, count) * 1e3}
 
 
 def import_time(setting, count):
-    """Milliseconds that `import mitogen.master` adds to an empty program, in turn."""
+    """Return milliseconds that `import mitogen.master` adds to an empty program, in turn."""
     code = "import sys; sys.path.insert(0, sys.argv[1])"
     empty, full = [], []
     for _ in range(count):
@@ -197,7 +197,7 @@ def import_time(setting, count):
 
 
 def step(counts, function, *args):
-    """Run one step; return (seconds, flights up, result)."""
+    """Run one step; return (seconds, upward flights, result)."""
     before = probe.read_counts(counts)["up_flights"]
     seconds, result = probe.timed(function, *args)
     return seconds, probe.read_counts(counts)["up_flights"] - before, result
@@ -219,14 +219,14 @@ def run_true(setting, config):
 
 
 def link_steps(setting, delay, short=False):
-    """Yield (step, seconds, flights) over a link of *delay* ms, each once.
+    """Yield (step, seconds, flights) over a link of *delay* ms, once per step.
 
-    :param short: only those that start an ssh.
+    :param short: only steps that start an ssh.
     """
     import tree_inside.job
     import tree_top.job
 
-    # A file per connection: a proxy counts from nothing.
+    # Each connection has its own file, because a proxy counts from zero.
     with tempfile.TemporaryDirectory(dir=setting.scratch) as directory:
         counts = [os.path.join(directory, name) for name in ("true", "connect")]
         config = setting.config_for_link(delay, counts[0])
@@ -245,7 +245,7 @@ def link_steps(setting, delay, short=False):
 
 
 def link(setting, delays, repeat):
-    """Round trips per step: how much longer it takes over a longer link; flights; elapsed."""
+    """Return round trips per step, from the extra time on a longer link; flights; elapsed."""
     times, flights = {}, {}
 
     def note(steps, delay):
@@ -253,7 +253,7 @@ def link(setting, delays, repeat):
             times.setdefault(name, {}).setdefault(delay / 1e3, []).append(seconds)
             flights.setdefault(name, []).append(count)
 
-    for _ in link_steps(setting, 0):  # what only the first of a process costs
+    for _ in link_steps(setting, 0):  # leave out the extra cost of the first one
         pass
     for delay in delays:
         for _ in range(repeat):
@@ -264,11 +264,11 @@ def link(setting, delays, repeat):
 
 
 def link_numbers(times, flights, delay):
-    """Return trips, flights and elapsed (over *delay*, in round trips) per step."""
+    """Return trips, flights and elapsed (in round trips of *delay*) per step."""
     numbers = {name: probe.slope(each) for name, each in times.items()}
     numbers["connect_slope"] = numbers["connect"] - numbers["true"]
-    # Not by the slope: over a long link OpenSSH's client holds stdin back for a round trip that a
-    # short one hides behind the login.
+    # The slope is unsuitable here: over a long link OpenSSH's client holds stdin back for a round
+    # trip that on a short one is hidden by the login.
     numbers["connect"] = (min(times["connect"][delay]) - min(times["true"][delay])) / delay
     for name, each in flights.items():
         numbers[name + "_flights"] = statistics.median(each)
@@ -295,7 +295,7 @@ def counted_ssh(setting):
 
 
 def connect_counted(router, ssh, python):
-    """Connect through it; `python` None: whatever the library does unasked."""
+    """Connect through it; if `python` is None, use the library's default."""
     kwargs = {"python_path": python} if python else {}
     context = router.ssh(hostname="bench-host", ssh_path=ssh, **kwargs)
     time.sleep(SETTLE)
@@ -303,7 +303,7 @@ def connect_counted(router, ssh, python):
 
 
 def count_bytes(setting):
-    """Bytes of the start, of a no-op call and of a tree of modules."""
+    """Return the bytes of the start, of a no-op call and of a tree of modules."""
     import tree_top.job
 
     numbers = {"source": setting.tree_size}
@@ -324,7 +324,7 @@ def count_bytes(setting):
         try:
             connect_counted(router, ssh, None)
             numbers["command_search"] = counts()[0]
-        except Exception as error:  # the peer takes `python`, which a machine may not have
+        except Exception as error:  # the peer needs `python`, which may be missing
             numbers["notes"] = ["no python_path: {}".format(str(error).splitlines()[0])]
     return numbers
 
@@ -370,7 +370,7 @@ def send_up(router, context, count, raw):
 
 
 def bulk(setting, count):
-    """MB/s both ways, as values and raw."""
+    """Return MB/s both ways, as values and raw."""
     numbers = {}
     with new_router() as router:
         context = connect_local(router, setting)
@@ -384,7 +384,7 @@ def bulk(setting, count):
 
 
 def files(setting, megabytes):
-    """MB/s of a file fetched from the master's FileService."""
+    """Return MB/s of a file fetched from the master's FileService."""
     import remote_flow
 
     import mitogen.service
@@ -405,7 +405,7 @@ def files(setting, megabytes):
 
 
 def make_file(path, megabytes):
-    """Write a file that has no two parts alike; return its SHA-256."""
+    """Write a file in which no two parts are equal; return its SHA-256."""
     digest = hashlib.sha256()
     block = bytearray(os.urandom(MB))
     with open(path, "wb") as fp:
@@ -417,7 +417,7 @@ def make_file(path, megabytes):
 
 
 def chain_of(router, setting, count):
-    """Return contexts, each below the one before."""
+    """Return contexts, each below the previous one."""
     contexts = []
     for _ in range(count):
         contexts.append(connect_local(router, setting, via=contexts[-1] if contexts else None))
@@ -425,14 +425,14 @@ def chain_of(router, setting, count):
 
 
 def measured(contexts, function, *args):
-    """Run it; return (seconds, MiB by which the process that grew most did, its result)."""
+    """Run a function; return (seconds, MiB by which the process that grew most did, its result)."""
     growth = Growth(os.getpid(), *(context.call(remote.pid) for context in contexts))
     took, result = probe.timed(function, *args)
     return took, growth.most(), result
 
 
 def fileservice(setting, megabytes):
-    """MB/s of a file fetched from three hops below, and the growth of any process."""
+    """Return MB/s of a file fetched from three hops below, and the growth of any process."""
     import remote_flow
 
     import mitogen.service
@@ -457,7 +457,7 @@ def fileservice(setting, megabytes):
 
 
 def put_get(setting, megabytes):
-    """MB/s of put() and get(), one hop and three, checks included; the growth of any process."""
+    """Return MB/s of put() and get(), one hop and three, with checks; and the maximum growth."""
     numbers = {"growth": 0}
     with tempfile.TemporaryDirectory(dir=setting.scratch) as directory, new_router() as router:
         names = ("file", "warm", "there", "back")
@@ -481,7 +481,7 @@ def put_get(setting, megabytes):
 
 
 class Growth:
-    """The most that any of some processes grows, in MiB, from here to `most()`."""
+    """The maximum growth of any of some processes, in MiB, from its construction to `most()`."""
 
     def __init__(self, *pids):
         self.before = {pid: probe.memory(pid) for pid in pids}
@@ -503,7 +503,7 @@ class Growth:
 
 
 def push(sender, megabytes):
-    """Send 1 MiB messages, until told that nobody wants more."""
+    """Send 1 MiB messages until the mailbox is closed."""
     data = b"x" * (1 << 20)
     with contextlib.suppress(Exception):
         for _ in range(megabytes):
@@ -511,7 +511,7 @@ def push(sender, megabytes):
 
 
 def push_at(context, megabytes, quiet, stop):
-    """Push at a mailbox that nobody reads, whose process is stopped if *stop*; return growth."""
+    """Push to a mailbox that is never read, whose process is stopped if *stop*; return growth."""
     import remote_flow
 
     sender = context.call(remote_flow.open_mailbox)
@@ -522,13 +522,13 @@ def push_at(context, megabytes, quiet, stop):
     thread = threading.Thread(target=push, args=(sender, megabytes), daemon=True)
     thread.start()
     most = growth.settled(quiet)
-    os.kill(pid, signal.SIGKILL)  # what is queued is not wanted; it also ends a push that waits
+    os.kill(pid, signal.SIGKILL)  # it drops the queue, and ends a push that waits
     thread.join(10)
     return most
 
 
 def pushed_by(router, context, megabytes, quiet):
-    """Have the child push at a mailbox of ours that nobody reads; return growth."""
+    """Make the child push to a mailbox of ours that is never read; return growth."""
     import remote_flow
 
     import mitogen.core
@@ -544,9 +544,9 @@ def pushed_by(router, context, megabytes, quiet):
 
 
 def slow_reader(setting, megabytes, quiet):
-    """MiB by which either side grows while it is pushed at a reader that reads nothing."""
+    """Return MiB by which either side grows while values are sent to a reader that is stalled."""
     numbers = {}
-    # A router each: what the one has kept would hide how much the next takes.
+    # Each has its own router: memory kept by one would hide the growth of the next.
     for name, measure in {
         "down": lambda router, context: push_at(context, megabytes, quiet, False),
         "stopped": lambda router, context: push_at(context, megabytes, quiet, True),
@@ -557,7 +557,7 @@ def slow_reader(setting, megabytes, quiet):
 
 
 def in_fork(setting, measure):
-    """Run it with a context in a process of its own (no thread runs yet); return its number."""
+    """Run it with a context in a forked process (no thread runs yet); return its number."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -574,12 +574,12 @@ def in_fork(setting, measure):
         text = fp.read()
     os.waitpid(pid, 0)
     if not text:
-        raise RuntimeError("the process that measures ended without a number")
+        raise RuntimeError("the measuring process ended without a number")
     return float(text)
 
 
 def busy(setting, megabytes):
-    """Milliseconds of a call while another context sends us 1 MB messages: median, worst."""
+    """Return milliseconds of a call while another context sends us 1 MB messages: median, worst."""
     import remote_flow
 
     import mitogen.core
@@ -609,7 +609,7 @@ def busy(setting, megabytes):
 
 
 def child_memory(setting):
-    """MiB of a child over a bare Python: when it is ready, and with logging imported."""
+    """Return MiB of a child above a bare Python: when ready, and with logging imported."""
     bare = probe.bare_memory(setting.python)
     with new_router() as router:
         context = connect_local(router, setting)
@@ -621,7 +621,7 @@ def child_memory(setting):
 
 
 def master_memory(setting, count):
-    """MiB, descriptors per child and threads of a master with many children."""
+    """Return MiB, descriptors per child and threads of a master with many children."""
     with new_router() as router:
         before = probe.descriptor_count()
         contexts = probe.run_threads(lambda _: connect_local(router, setting), count, 1)
@@ -638,7 +638,7 @@ def master_memory(setting, count):
 
 
 def facts():
-    """Return about 100 KB of what a machine may tell of itself: nested, mostly short text."""
+    """Return about 100 KB of typical facts about a machine: nested, mostly short text."""
     devices = {
         "eth%d" % i: {
             "mtu": 1500,
@@ -654,7 +654,7 @@ def facts():
 
 
 def per_run(function, seconds):
-    """Return the least seconds one run took, of as many as fit; 3 at least."""
+    """Return the minimum seconds of a run, of as many as fit into the time; at least 3."""
     took, end = [], time.perf_counter() + seconds
     while len(took) < 3 or time.perf_counter() < end:
         took.append(probe.timed(function)[0])
@@ -662,7 +662,7 @@ def per_run(function, seconds):
 
 
 def codec(setting, seconds):
-    """Encoding and decoding, in multiples of what C pickle takes for the same value."""
+    """Return the times of encoding and decoding as multiples of C pickle's for the same value."""
     import pickle
     import random
 

@@ -1,8 +1,8 @@
 """Measure programs that use ssh: over a context, and over OpenSSH on the same machine.
 
-Rules: as subject_mitogen.py's, but there is no peer: no published mitogen has a fakessh that works.
-So a function runs both by turns and returns what each took, and the ratio. A round is ssh, then
-ours, with the same arguments to the same program.
+Rules: as in subject_mitogen.py, but there is no peer: no published mitogen has a working fakessh.
+So a function runs both in turn and returns their times and the ratio. A round is ssh, then ours,
+with the same arguments to the same program.
 """
 
 import os
@@ -21,7 +21,7 @@ MB = 1000 * 1000
 
 
 def tool(args, **kwargs):
-    """Run a program; return the seconds it took."""
+    """Run a program; return its duration in seconds."""
     took, _ = probe.timed(subprocess.run, args, check=True, stdout=subprocess.DEVNULL, **kwargs)
     return took
 
@@ -58,7 +58,7 @@ def rsync_times(setting, source, depths, times):
                 with mitogen.fakessh.session(context) as env:
                     note(f"hops_{depth}", lambda *args, env=env: tool(args, env=env))
             if number == 0:
-                # What the first run of each pays for: the file cache, modules on their way.
+                # The first run of each is extra: it fills the file cache and transfers modules.
                 samples.clear()
     numbers = {key: statistics.median(values) for key, values in samples.items()}
     for depth in depths:
@@ -67,14 +67,14 @@ def rsync_times(setting, source, depths, times):
 
 
 def rsync_large(setting, megabytes, depths, times):
-    """Seconds of rsync -a for one file that can't be compressed."""
+    """Return seconds of rsync -a for one file that can't be compressed."""
     with tempfile.TemporaryDirectory(dir=setting.scratch) as directory:
         make_file(os.path.join(directory, "file"), megabytes)
         return rsync_times(setting, directory, depths, times)
 
 
 def rsync_small(setting, count, size, depths, times):
-    """Seconds of rsync -a for a tree of small files, 100 in a directory."""
+    """Return seconds of rsync -a for a tree of small files, 100 in a directory."""
     with tempfile.TemporaryDirectory(dir=setting.scratch) as directory:
         for number in range(count):
             path = pathlib.Path(directory, str(number // 100), str(number))
@@ -84,7 +84,7 @@ def rsync_small(setting, count, size, depths, times):
 
 
 def start(setting, count):
-    """Milliseconds of `ssh x true`: OpenSSH's with a login, and ours through an open context."""
+    """Return milliseconds of `ssh x true`: OpenSSH with a login, ours through an open context."""
     import mitogen.fakessh
 
     samples = {"ssh": [], "ours": [], "deep": []}
@@ -105,7 +105,7 @@ def start(setting, count):
 
 
 def busy_call(setting, megabytes):
-    """Milliseconds of a call to a context whose program's output passes meanwhile."""
+    """Return milliseconds of a call to a context while a program's output passes through it."""
     samples = []
     with new_router() as router:
         context = contexts_at(router, setting, (1,))[1]

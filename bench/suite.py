@@ -1,8 +1,8 @@
 """`bench/run`: run each group's subjects in alternation, print the table, write the JSON.
 
-Rules: one subject process at a time, each new; it writes its numbers to a file. It carries
-tests/processes.py's mark in its environment, so what it leaves behind is found and ended, by pid. A
-subject that failed in a group is not tried again in it. Ends everything also when interrupted.
+Rules: one subject process at a time, each new; it writes its numbers to a file. Its environment has
+the mark of tests/processes.py, so that its remaining processes are found and ended, by pid. A
+subject that failed in a group is not tried again in it. On an interrupt everything is ended too.
 """
 
 import argparse
@@ -46,29 +46,31 @@ class Options(argparse.Namespace):
 
 def parse(argv):
     parser = argparse.ArgumentParser(prog="bench/run", description="Run the benchmarks.")
-    parser.add_argument("names", nargs="*", help="rows or groups: beginnings of names (--list)")
+    parser.add_argument("names", nargs="*", help="rows or groups: prefixes of names (--list)")
     parser.add_argument("--rounds", type=int, help="runs of each subject, {}".format(ROUNDS))
-    parser.add_argument("--json", metavar="FILE", help="write all samples there")
+    parser.add_argument("--json", metavar="FILE", help="write all samples to this file")
     parser.add_argument("--quick", action="store_true", help="one round of small counts, ~100 s")
-    parser.add_argument("--list", action="store_true", help="name the rows and end")
-    parser.add_argument("--scratch", metavar="DIR", help="keep the peers' environments there")
+    parser.add_argument("--list", action="store_true", help="list the rows and exit")
+    parser.add_argument(
+        "--scratch", metavar="DIR", help="directory for the peers' environments, kept"
+    )
     parser.add_argument("--python", metavar="PATH", help="interpreter of all subjects")
     parser.add_argument("--subjects", default=",".join(table.SUBJECTS), help="ours,peer,execnet")
     options = parser.parse_args(argv, Options())
     options.rounds = options.rounds or (1 if options.quick else ROUNDS)
     unknown = set(options.subjects.split(",")) - set(table.SUBJECTS)
     if unknown:
-        parser.error("no such subject: " + ", ".join(sorted(unknown)))
+        parser.error("unknown subject: " + ", ".join(sorted(unknown)))
     return parser, options
 
 
 def file_of(group, subject):
-    """Return the file that has a group's function, for a subject."""
+    """Return the file with a group's function, for a subject."""
     return group.file or SUBJECT_FILES[subject]
 
 
 class Suite:
-    """One run.
+    """One run of the benchmarks.
 
     :param ready: the Hosts, entered.
     """
@@ -115,7 +117,7 @@ class Suite:
             self.hosts.pin_sshd(self.cpus)
 
     def run_subject(self, group, name, cpus, result):
-        """Run one subject once; put its numbers, or its error, into *result*."""
+        """Run one subject once; put its numbers or its error into *result*."""
         with tempfile.TemporaryDirectory(dir=self.hosts.scratch) as directory:
             task = pathlib.Path(directory, "task")
             answer = pathlib.Path(directory, "answer")
@@ -140,7 +142,7 @@ class Suite:
             result.samples.append(given["numbers"])
 
     def task(self, group, name, answer):
-        """Return what probe.Task reads."""
+        """Return the data for probe.Task."""
         return {
             "library": self.libraries[name],
             "function": group.function,
@@ -151,10 +153,10 @@ class Suite:
 
 
 def run_process(argv, cpus, timeout):
-    """Run *argv* on *cpus* for *timeout* seconds at most; return the end of what it printed."""
+    """Run *argv* on *cpus* for at most *timeout* seconds; return the end of its output."""
     with tempfile.TemporaryFile() as output:
         mine = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, cpus)  # inherited: set before the start, not by a preexec_fn
+        os.sched_setaffinity(0, cpus)  # inherited by the child: a preexec_fn is avoided
         try:
             process = subprocess.Popen(
                 argv,
@@ -181,7 +183,7 @@ def run_process(argv, cpus, timeout):
 
 
 def end_leftovers(ready):
-    """Wait for what a subject started; end and name what stays."""
+    """Wait for a subject's processes; end the remaining ones and report them."""
     run = os.environ[processes.RUN_VARIABLE]
     ours = {ready.sshd.pid} if ready.sshd else set()
 
@@ -200,7 +202,7 @@ def say(text):
 
 
 def read_first(path, start):
-    """Return the value of the first line of a /proc file that begins so."""
+    """Return the value of the first line of a /proc file with the given prefix."""
     for line in pathlib.Path(path).read_text().splitlines():
         if line.startswith(start):
             return line.partition(":")[2].strip()
@@ -208,7 +210,7 @@ def read_first(path, start):
 
 
 def git(*args):
-    """Return what git says of the checkout, '' where it can't."""
+    """Return the output of a git command in the checkout, '' if it fails."""
     argv = ["git", "-C", str(hosts.ROOT), *args]
     try:
         return subprocess.run(argv, capture_output=True, text=True, timeout=20).stdout.strip()
@@ -217,7 +219,7 @@ def git(*args):
 
 
 def describe(options, python):
-    """Return what the JSON tells besides the numbers."""
+    """Return the JSON's data besides the numbers."""
     version = subprocess.run(
         [python, "-VV"], capture_output=True, text=True, env=hosts.clean_environment(), timeout=20
     )
@@ -241,7 +243,7 @@ def describe(options, python):
 
 @contextlib.contextmanager
 def scratch_directory(wanted):
-    """Yield *wanted*, made if need be, or a temporary directory that is removed."""
+    """Yield *wanted*, made if necessary, or a temporary directory that is removed."""
     if wanted:
         path = pathlib.Path(wanted).resolve()
         path.mkdir(parents=True, exist_ok=True)
@@ -263,7 +265,7 @@ def interrupt(*_):
 
 
 def main(argv=None):
-    """Run what *argv* asks for; return 0, 1 if a subject failed, 130 if interrupted."""
+    """Run the command line; return 0, 1 if a subject failed, 130 if interrupted."""
     parser, options = parse(argv)
     try:
         rows = table.select(options.names)
@@ -285,7 +287,7 @@ def main(argv=None):
             suite.run(rows)
         except KeyboardInterrupt:
             status = 130
-            say("interrupted; here is what there is")
+            say("interrupted; the results so far:")
             end_leftovers(ready)
     about["seconds"] = time.monotonic() - start
     found = report.lines(rows, suite.samples)

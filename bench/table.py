@@ -34,30 +34,31 @@ class Bound(NamedTuple):
 
 
 def at_most(limit: float) -> Bound:
-    """Ours / peer <= limit."""
+    """Return a bound: ours / peer <= limit."""
     return Bound("ratio", "<=", limit)
 
 
 def at_least(limit: float) -> Bound:
-    """Ours / peer >= limit."""
+    """Return a bound: ours / peer >= limit."""
     return Bound("ratio", ">=", limit)
 
 
 def ours(limit: float) -> Bound:
-    """Ours <= limit, in the row's unit."""
+    """Return a bound: ours <= limit, in the row's unit."""
     return Bound("ours", "<=", limit)
 
 
 class Group(NamedTuple):
     """One function of the subjects and how to run it.
 
-    :param subjects: who has it.
-    :param pins: "1cpu": all its processes on one processor; "free": wherever the kernel likes.
-    :param full: its arguments. :param quick: those that `--quick` replaces.
-    :param needs: "sshd", "sudo", "tree": what the hosts must have ready.
-    :param rounds: no more rounds than this, for what takes long.
+    :param subjects: the subjects that have it.
+    :param pins: "1cpu": all its processes on one processor; "free": as the kernel chooses.
+    :param full: its arguments.
+    :param quick: arguments that `--quick` replaces.
+    :param needs: "sshd", "sudo", "tree": required resources of the hosts.
+    :param rounds: maximum number of rounds, for functions that take long.
     :param timeout: seconds for one process.
-    :param file: where the function is, if not with the subject's others.
+    :param file: file of the function, if not that of the subject's others.
     """
 
     name: str
@@ -79,8 +80,9 @@ class Group(NamedTuple):
 class Row(NamedTuple):
     """One line of the table.
 
-    :param group: name of the Group. :param key: which of its numbers.
-    :param pin: which of the group's pins.
+    :param group: name of the Group.
+    :param key: the key of its number.
+    :param pin: one of the group's pins.
     :param bound: None: for information only.
     """
 
@@ -93,12 +95,12 @@ class Row(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Unique name, by which `bench/run` selects: group.key@pin."""
+        """The unique name, by which `bench/run` selects: group.key@pin."""
         return "{}.{}@{}".format(self.group, self.key, self.pin)
 
 
 BOTH = (PINNED, FREE)
-#: Where the functions are that run programs, beside OpenSSH's.
+#: File of the functions that run programs, over a context and over OpenSSH.
 PROGRAMS = "subject_programs.py"
 
 GROUPS = {
@@ -202,7 +204,7 @@ GROUPS = {
             "link",
             SUBJECTS,
             (FREE,),
-            # milliseconds; the slope between both leaves out what the processors took
+            # milliseconds; the slope between the two cancels out processor time
             {"delays": (50, 250), "repeat": 3},
             {"delays": (25, 75), "repeat": 1},
             needs=("sshd", "sudo", "tree"),
@@ -221,7 +223,7 @@ GROUPS = {
             {"megabytes": 50},
             rounds=3,
         ),
-        # No peer has these.
+        # The peer has none of these.
         Group(
             "put_get",
             "put_get",
@@ -281,7 +283,7 @@ GROUPS = {
             "slow_reader",
             BASIC,
             (FREE,),
-            # seconds without growth after which nothing more is expected
+            # seconds without growth after which growth counts as finished
             {"megabytes": 200, "quiet": 1.5},
             {"megabytes": 40, "quiet": 0.5},
             rounds=1,
@@ -410,7 +412,7 @@ ROWS = [
 
 
 def select(names: list[str]) -> list[Row]:
-    """Return the rows whose name starts with one of *names*; all if there are none.
+    """Return the rows whose name starts with one of *names*; all if *names* is empty.
 
     :raises KeyError: no row starts with one of them.
     """

@@ -3,8 +3,8 @@
     tee.py COUNTS [ssh options] bench-host COMMAND...
 
 COUNTS is a file of three native 64-bit numbers: the length of the command line as sshd would get
-it, bytes to the command, bytes from it. They are written before the bytes are passed on, so whoever
-has the answer to something can read the count that includes it.
+it, bytes to the command, bytes from it. They are written before the bytes are passed on, so a
+reader that has an answer finds a count that includes it.
 """
 
 import mmap

@@ -1,6 +1,6 @@
 """Hosts that tests log in to, all on this machine: a private sshd, accounts, Pythons.
 
-Rules: nothing is started at import. Each object removes what it made, even when a test fails, and
+Rules: nothing is started at import. Each object cleans up after itself, even when a test fails, and
 each run removes the leftovers of killed runs. root's own ~/.ssh, the machine's sshd_config and its
 accounts are never touched. Names include the pid of the test run, so several runs can share a
 machine. There is one /etc/doas.conf for all: each run keeps its own marked block in it.
@@ -82,7 +82,7 @@ KINDS = {
     "pw": Kind(sudo=PASSWORD_SUDO, doas="permit {env} {user}"),
     # Can use sudo only with a terminal.
     "req": Kind(sudo=FREE_SUDO + "Defaults:{user} requiretty\n"),
-    # Has no permissions; the target of su.
+    # May run nothing as another account; the target of su.
     "su": Kind(),
     # Prints on both stdout and stderr before anything else.
     "motd": Kind(bashrc=MOTD),

@@ -8,7 +8,7 @@ import io
 import re
 import tokenize
 
-#: What may stand in front of a docstring's verb.
+#: Text permitted in front of a docstring's verb.
 _ROLE = r"^(?:(?:Any|Broker|Main|Broker's) thread: )?"
 PATTERNS = [
     # A clause where a noun belongs.

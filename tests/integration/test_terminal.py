@@ -33,7 +33,7 @@ from tests import hosts, processes
 from tests.checkout import ROOT
 
 SOON = 20.0
-#: A program that prints only what it receives.
+#: A program that prints nothing but its input.
 BASH = ["bash", "--norc", "--noprofile", "-i"]
 PROMPT = "far> "
 

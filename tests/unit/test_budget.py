@@ -1,6 +1,6 @@
 """The cost of a context, counted rather than timed: bytes sent, modules imported, bytes of a call.
 
-The sizes are printed, so `pytest -s` shows what they consist of.
+The sizes are printed, so `pytest -s` shows their parts.
 """
 
 import subprocess

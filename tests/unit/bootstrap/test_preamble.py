@@ -38,7 +38,7 @@ def sources():
 
 
 def named(tree):
-    """Return {(class or None, name): line} of what a module defines."""
+    """Return {(class or None, name): line} of the definitions in a module."""
     found = {}
     for node in tree.body:
         for each in [node, *getattr(node, "body", [])]:

@@ -147,7 +147,7 @@ def attack(where, frames):
             assert before[context_id] == attacker.id and context_id != attacker.id
         if where:
             # Modules that it requested and that do not exist may be cached as missing.
-            assert all(e[0] is None for e in victim.router.importer.modules.values())
+            assert all(e.path is None for e in victim.router.importer.modules.values())
             assert not victim.router.importer.is_own("os")
         assert max(state(victim)) <= 60 + len(frames)
         return victim

@@ -60,7 +60,7 @@ def both(template, homes, prepare=lambda home: None):
 
 @pytest.mark.parametrize("pause", ["", " && sleep 0"])
 @pytest.mark.parametrize("base", ["~/.ansible/tmp", "$HOME/.ansible/tmp", "HERE/a/b", "HERE"])
-def test_make_temporary(homes, base, pause):
+def test_make_temporary_makes_a_directory(homes, base, pause):
     output = both(MAKE.format(base, NAME) + pause, homes)
     assert output.startswith(NAME.encode() + b"=/") and output.endswith(NAME.encode() + b"\n")
     # It exists now: the command itself must report that.
@@ -148,5 +148,5 @@ def test_home(homes):
         MAKE.format("/a", NAME).replace("77", "022"),
     ],
 )
-def test_other_commands_are_not_known(command):
+def test_other_commands_are_unknown(command):
     assert commands.known(command) is None

@@ -31,7 +31,7 @@ def both(path):
     return text
 
 
-def test_a_new_file(path):
+def test_disable_removes_a_new_file(path):
     """It has the permissions of any new file, and is removed when it has no other contents."""
     old = os.umask(0o027)
     try:
@@ -55,7 +55,7 @@ def test_a_new_file(path):
         b"[ssh_connection]\npipelining = 1",
     ],
 )
-def test_there_and_back(path, text):
+def test_disable_restores_the_file(path, text):
     path.write_bytes(text)
     path.chmod(0o604)
     assert "mitogen" in both(path)
@@ -65,7 +65,7 @@ def test_there_and_back(path, text):
     assert set(os.listdir(str(path.parent))) <= {"ansible.cfg"}
 
 
-def test_a_link_stays_one(path):
+def test_a_symlink_is_kept(path):
     target = path.parent / "real.cfg"
     target.write_text("[defaults]\n")
     path.symlink_to(target.name)
@@ -83,7 +83,7 @@ def test_a_missing_entry_is_not_removed(path):
 @pytest.mark.parametrize(
     "text, why", [(b"[defaults\n", "can't read it"), (b"[a]\nb=\xff\n", "not UTF-8")]
 )
-def test_a_file_that_ansible_cannot_read(path, text, why):
+def test_an_invalid_file_is_an_error(path, text, why):
     path.write_bytes(text)
     for change in (enabling.enable, enabling.disable):
         with pytest.raises(installation.Error, match=why) as caught:
@@ -92,14 +92,14 @@ def test_a_file_that_ansible_cannot_read(path, text, why):
     assert path.read_bytes() == text
 
 
-def test_no_directory(path):
+def test_a_wrong_path_is_an_error(path):
     with pytest.raises(installation.Error, match="No such file or directory: .*--config"):
         enabling.enable(str(path / "ansible.cfg"), SETTINGS)
     with pytest.raises(installation.Error, match="Is a directory"):
         enabling.enable(str(path.parent), SETTINGS)
 
 
-def test_interrupted(path, monkeypatch):
+def test_an_interrupt_leaves_the_file_unchanged(path, monkeypatch):
     """The file is unchanged, and no other is left behind."""
     path.write_text("[defaults]\n")
 
@@ -112,8 +112,8 @@ def test_interrupted(path, monkeypatch):
     assert path.read_text() == "[defaults]\n" and os.listdir(str(path.parent)) == ["ansible.cfg"]
 
 
-def test_at_once(path):
-    """Concurrent edits are all kept."""
+def test_concurrent_edits_are_kept(path):
+    """All entries added by several threads are in the file."""
     path.write_text("[defaults]\nforks = 5\n")
     entries = [SETTINGS[0]._replace(entry="e{}".format(number)) for number in range(8)]
     threads = [
@@ -129,7 +129,7 @@ def test_at_once(path):
 # ---- which file
 
 
-def test_target(monkeypatch, path):
+def test_the_target_is_the_file_that_ansible_reads(monkeypatch, path):
     monkeypatch.chdir(path.parent)
     monkeypatch.delenv("ANSIBLE_CONFIG", raising=False)
     assert enabling.target("/etc/ansible/ansible.cfg") == "/etc/ansible/ansible.cfg"
@@ -140,7 +140,7 @@ def test_target(monkeypatch, path):
     assert enabling.target(None) == str(path)
 
 
-def test_a_world_writable_directory(monkeypatch, path):
+def test_a_world_writable_directory_is_refused(monkeypatch, path):
     monkeypatch.chdir(path.parent)
     monkeypatch.delenv("ANSIBLE_CONFIG", raising=False)
     path.parent.chmod(0o777)
@@ -153,7 +153,7 @@ def test_a_world_writable_directory(monkeypatch, path):
 
 @pytest.mark.parametrize("shell", ["sh", "fish", "csh"])
 @pytest.mark.parametrize("entry", ["/x", "/a b/it's", 'a"b\\c$d'])
-def test_environment(shell, entry):
+def test_the_environment_can_be_set_in_each_shell(shell, entry):
     """A shell that runs it has the variable, with any characters; earlier entries stay."""
     settings = [SETTINGS[0]._replace(entry=entry)]
     lines = enabling.environment({"callbacks_enabled": ["timer", entry]}, settings, shell)
@@ -176,7 +176,7 @@ def found(monkeypatch, path):
     return state
 
 
-def test_status(found, capsys):
+def test_status_prints_state_and_problems(found, capsys):
     assert command.main(["status"]) == 1
     assert "off; " in capsys.readouterr().out
     found[0] = found[0]._replace(on=["callback: x", "strategy: y"], problems=["a thing"])
@@ -203,7 +203,7 @@ def test_enable_and_disable(found, path, capsys, monkeypatch):
     assert "contains it; unset it" in capsys.readouterr().err and not path.exists()
 
 
-def test_another_file(found, path, capsys):
+def test_another_file_needs_a_variable(found, path, capsys):
     other = path.parent / "other.cfg"
     assert command.main(["enable", "--config", str(other)]) == 1
     assert "set ANSIBLE_CONFIG={}".format(other) in capsys.readouterr().err
@@ -213,7 +213,7 @@ def test_another_file(found, path, capsys):
 
 
 @pytest.mark.parametrize("arguments", [[], ["start"], ["env", "--shell", "tcl"], ["status", "x"]])
-def test_wrong_arguments(arguments, capsys):
+def test_wrong_arguments_are_refused(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         command.main(arguments)
     assert caught.value.code == 2 and "usage: python -m mitogen.ansible" in capsys.readouterr().err

@@ -56,7 +56,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_there_and_back(name):
+def test_remove_restores_the_text(name):
     old, new = CASES[name]
     found = ini.add(old, KEY, OURS)
     assert new is None or found == new.replace("OURS", OURS)
@@ -84,7 +84,7 @@ def test_there_and_back(name):
         ("\n  a,\n  OURS,\n  b", "\n  a,\n  b"),
     ],
 )
-def test_out_of_a_users_own_list(value, left):
+def test_remove_keeps_other_entries(value, left):
     text = "[defaults]\nx = 1\ncallbacks_enabled = {}\ny = 2\n"
     found = ini.remove(text.format(value).replace("OURS", OURS), KEY, OURS)
     assert ini.entries(found, KEY) == ini.entries(text.format(left).replace("OURS", OURS), KEY)
@@ -93,14 +93,14 @@ def test_out_of_a_users_own_list(value, left):
     ]
 
 
-def test_the_only_one_goes_with_its_line():
+def test_removing_the_only_entry_removes_the_line():
     text = "[defaults]\na = 1\ncallbacks_enabled = %s ; fast\nb = 2\n" % OURS
     assert ini.remove(text, KEY, OURS) == "[defaults]\na = 1\nb = 2\n"
     text = "[defaults]\ncallbacks_enabled =\n  %s\n" % OURS
     assert ini.remove(text, KEY, OURS) == "[defaults]\n"
 
 
-def test_paths():
+def test_lists_of_paths():
     first = "~/.ansible/plugins/callback:/usr/share/ansible/plugins/callback"
     for old in ("", "[defaults]\n", "[defaults]\ncallback_plugins = /a b:/c\n"):
         new = ini.add(old, "callback_plugins", "/x", ":", first)
@@ -117,17 +117,17 @@ def test_paths():
         ("\ufeff[defaults]\n", "no section headers"),
     ],
 )
-def test_refused(text, why):
+def test_invalid_texts_are_refused(text, why):
     with pytest.raises(ini.Refused, match=why):
         ini.add(text, KEY, OURS)
 
 
-def test_an_entry_that_cannot_be_written():
+def test_an_unrepresentable_entry_is_refused():
     with pytest.raises(ini.Refused, match="by hand"):
         ini.add("", "callback_plugins", "/a ;b", ":")
 
 
-def test_the_section_inherited_by_all():
+def test_the_section_default_is_inherited():
     new = ini.add("[DEFAULT]\ncallbacks_enabled = a\n[defaults]\n", KEY, OURS)
     assert new == "[DEFAULT]\ncallbacks_enabled = a\n[defaults]\ncallbacks_enabled = a, %s\n" % OURS
     assert ini.entries(ini.remove(new, KEY, OURS), KEY) == ["a"]
@@ -141,7 +141,7 @@ LINES = st.sampled_from(
 
 @given(st.lists(LINES, max_size=8), st.sampled_from(["\n", "\r\n"]), st.booleans())
 @example(["[defaults]", "callbacks_enabled:", "", "# x", "  b, c"], "\n", True)
-def test_any_file(lines, newline, ends):
+def test_add_and_remove_with_any_text(lines, newline, ends):
     """A text is refused, or only the list changes; remove() then restores a well-formed list."""
     text = newline.join(lines) + newline * ends
     try:

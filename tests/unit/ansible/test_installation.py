@@ -36,20 +36,20 @@ def python(directory, **found):
     ["#!{}\n", "#! {} -I\n", "#!/bin/sh\n'''exec' \"{}\" \"$0\" \"$@\"\n' '''\n"]
     + ["#!/bin/sh\n'''exec' {} \"$0\" \"$@\"\n' '''\n"],
 )
-def test_ansible_python(programs, head):
+def test_the_python_of_ansible_is_found(programs, head):
     there = python(programs)
     script(programs, "ansible-playbook", head.format(there) + "import ansible\n")
     assert installation.ansible_python() == there
 
 
-def test_ansible_python_by_env(programs):
+def test_the_python_of_ansible_is_found_through_env(programs):
     there = script(programs, "python3", "#!/bin/sh\n")
     script(programs, "ansible-playbook", "#!/usr/bin/env python3\n")
     assert installation.ansible_python() == there
 
 
 @pytest.mark.parametrize("text", ["", "\x7fELF\xff", "#!/bin/sh\nexec docker run ansible\n"])
-def test_no_python_found(programs, text):
+def test_other_programs_have_no_python(programs, text):
     assert installation.ansible_python() is None
     script(programs, "ansible-playbook", text)
     assert installation.ansible_python() is None
@@ -63,12 +63,12 @@ def no_ansible(monkeypatch):
     monkeypatch.setattr(installation, "_release", release)
 
 
-def test_no_ansible(programs, no_ansible):
+def test_missing_ansible_is_an_error(programs, no_ansible):
     with pytest.raises(installation.Error, match="has no ansible-core: install it"):
         installation.examine()
 
 
-def test_ansible_is_another_pythons(programs, no_ansible):
+def test_ansible_in_another_python_is_an_error(programs, no_ansible):
     """The message contains the command to run."""
     there = python(programs)
     script(programs, "ansible-playbook", "#!%s\n" % there)
@@ -78,7 +78,7 @@ def test_ansible_is_another_pythons(programs, no_ansible):
     assert command in str(caught.value) and sys.executable in str(caught.value)
 
 
-def test_ansible_is_another_pythons_that_has_mitogen(programs, no_ansible):
+def test_ansible_and_mitogen_in_another_python_are_an_error(programs, no_ansible):
     there = python(programs, mitogen="0.4.0", ours=True)
     script(programs, "ansible-playbook", "#!%s\n" % there)
     with pytest.raises(installation.Error, match="run '%s -m mitogen.ansible'" % there):
@@ -93,7 +93,7 @@ def test_ansible_is_another_pythons_that_has_mitogen(programs, no_ansible):
         ({}, "has no mitogen: run '.*/bin/python3 -m pip install --upgrade mitogen'"),
     ],
 )
-def test_elsewhere(programs, monkeypatch, found, why):
+def test_another_python_is_examined(programs, monkeypatch, found, why):
     monkeypatch.setattr(installation, "_is_checkout", lambda: False)
     script(programs, "ansible-playbook", "#!%s\n" % python(programs, **found))
     lines = installation._other_python()
@@ -102,14 +102,14 @@ def test_elsewhere(programs, monkeypatch, found, why):
         assert re.search(why, lines[0])
 
 
-def test_a_python_that_does_not_run(programs):
+def test_a_broken_python_has_no_packages(programs):
     path = script(programs, "python3", "#!/nowhere\n")
     assert installation._probe(path) == {}
     assert installation._probe(script(programs, "python4", "#!/bin/sh\necho no json\n")) == {}
     assert installation._probe(os.path.join(str(programs), "missing")) == {}
 
 
-def test_overridden(monkeypatch):
+def test_overriding_variables_are_found(monkeypatch):
     settings = [installation.Setting("callbacks_enabled", "ANSIBLE_CALLBACKS_ENABLED", "a.b")]
     monkeypatch.delenv("ANSIBLE_CALLBACKS_ENABLED", raising=False)
     assert installation.overridden(settings) == []

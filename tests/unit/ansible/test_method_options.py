@@ -222,7 +222,7 @@ ROWS = [(kind, *row) for kind, rows in TOOLS.items() for row in rows]
 
 
 @pytest.mark.parametrize(("kind", "given", "wanted"), ROWS)
-def test_a_tool(kind, given, wanted):
+def test_options_of_a_tool_become_keywords(kind, given, wanted):
     method, keywords = method_options.tool_step(connection(kind, **{**WEB, **given}), kind)
     assert method == ("setns" if kind in ("setns", "machinectl") else kind)
     assert keywords == {"connect_timeout": 10.0 + START_TIMEOUT, "python_path": PYTHON, **wanted}
@@ -270,7 +270,7 @@ def test_a_missing_kind_of_namespace_is_an_error_of_the_method():
         ("", None),
     ],
 )
-def test_names_of_connections(name, kind):
+def test_connection_names_have_a_kind(name, kind):
     assert method_options.kind_of(name) == kind
 
 
@@ -301,12 +301,12 @@ def test_the_documentation_is_a_line_of_json_for_each_option(kind):
         ("community.general.doas:a:b@c", ("community.general.doas:a", "b", "c")),
     ],
 )
-def test_via(spec, wanted):
+def test_via_is_parsed(spec, wanted):
     assert method_options.parse_via(spec) == wanted
 
 
 @pytest.mark.parametrize("spec", ["", "@bastion", "root@", ":root@bastion", "sudo:@bastion"])
-def test_via_that_is_none(spec):
+def test_a_malformed_via_is_refused(spec):
     with pytest.raises(ValueError, match="mitogen_via=.* is not "):
         method_options.parse_via(spec)
 
@@ -471,11 +471,11 @@ def found(tmp_path, interpreters, usr=()):
         (["python3", "python"], [], "python3"),
     ],
 )
-def test_which_interpreter(tmp_path, interpreters, usr, wanted):
+def test_the_interpreter_found_is_chosen(tmp_path, interpreters, usr, wanted):
     assert found(tmp_path, interpreters, usr) == "%s -c STAGE NAME" % wanted
 
 
-def test_no_interpreter(tmp_path):
+def test_a_missing_interpreter_is_an_error(tmp_path):
     assert found(tmp_path, []) == "MITO:NONE"
 
 
@@ -531,7 +531,7 @@ STOCK_SSH = {
 }
 
 
-def test_with_ansible_s_own_ssh_args_mitogen_compresses_files_and_modules():
+def test_with_default_ssh_args_mitogen_compresses_files_and_modules():
     method, keywords, *particular = method_options.ssh_step(Plugin(**STOCK_SSH))
     assert (method, keywords["compression"], particular) == ("ssh", False, ["compress"])
     assert "-C" not in keywords["ssh_args"]
@@ -556,14 +556,14 @@ def test_with_other_ssh_args_ssh_compresses_as_configured(given, compression):
 # ---- ssh's time limit
 
 
-def test_ansibles_timeout_is_that_of_sshs_connection():
+def test_ansibles_timeout_applies_to_the_ssh_connection():
     """The start of a session and an interpreter has another minute, for fifty hosts at once."""
     _, keywords, *_ = method_options.ssh_step(Plugin(**STOCK_SSH, timeout=7))
     assert keywords["ssh_args"][-2:] == ["-o", "ConnectTimeout=7"]
     assert keywords["connect_timeout"] == 7 + START_TIMEOUT
 
 
-def test_a_users_own_time_limit_comes_first():
+def test_a_users_connecttimeout_takes_precedence():
     given = {**STOCK_SSH, "ssh_extra_args": "-o ConnectTimeout=3"}
     words = method_options.ssh_step(Plugin(**given))[1]["ssh_args"]
     # Of several, ssh takes the first.

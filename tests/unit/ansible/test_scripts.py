@@ -43,7 +43,7 @@ def test_inner_command(command, inner):
         ("A='x=y' /usr/bin/pypy3", "/usr/bin/pypy3", {"A": "x=y"}),
     ],
 )
-def test_a_python_that_reads_a_script(command, interpreter, environment):
+def test_a_python_reading_a_script_is_recognized(command, interpreter, environment):
     assert scripts.piped_python(command) == (interpreter, environment)
 
 
@@ -70,7 +70,7 @@ def test_a_python_that_reads_a_script(command, interpreter, environment):
         "/usr/bin/pythonic/x",
     ],
 )
-def test_commands_that_are_not_a_python(command):
+def test_other_commands_are_not_recognized(command):
     assert scripts.piped_python(command) is None
 
 
@@ -79,12 +79,12 @@ def joined(script):
 
 
 @given(st.binary(max_size=3000))
-def test_parts_are_the_whole(script):
+def test_parts_add_up_to_the_script(script):
     assert joined(script) == script
 
 
 @given(st.lists(st.binary(min_size=1, max_size=90), min_size=30, max_size=200), st.integers(0, 29))
-def test_a_change_costs_the_part_that_it_is_in(lines, at):
+def test_a_change_affects_only_its_part(lines, at):
     lines = [line.replace(b"\n", b" ").replace(b"\r", b" ") for line in lines]
     before = dict(scripts.Divider().parts(b"\n".join(lines)))
     changed = [*lines[:at], b"parameters", *lines[at + 1 :]]
@@ -99,7 +99,7 @@ def test_a_long_line_is_a_part_by_itself():
     assert blob in parts
 
 
-def test_an_empty_script():
+def test_an_empty_script_has_no_parts():
     assert scripts.Divider().parts(b"") == []
 
 

@@ -217,7 +217,7 @@ def test_errors_include_the_last_output(name):
 
 
 @pytest.mark.parametrize("size", [WHOLE, 1, 2, 3, 5, 7, 11, 26, 27, 50])
-def test_all_at_once_after_noise(size):
+def test_markers_are_found_after_noise(size):
     shake = Handshake()
     data = MOTD + HELLO + b"more noise\n" + READY
     assert feed(shake, "pipe", data, size) == [("hello",), ("ready", b"")]
@@ -229,14 +229,14 @@ def test_all_at_once_after_noise(size):
     assert "password: none" in shake.output() and "more noise" in shake.output()
 
 
-def test_frames_that_follow_are_handed_on():
+def test_following_frames_are_passed_on():
     assert Handshake().receive("pipe", HELLO + READY + b"MG\0MITO:READY\n") == [
         ("hello",),
         ("ready", b"MG\0MITO:READY\n"),
     ]
 
 
-def test_split_anywhere():
+def test_markers_may_be_split_anywhere():
     data = b"x" + HELLO + READY
     for cut in range(1, len(data)):
         shake = Handshake()
@@ -255,7 +255,7 @@ def test_a_near_marker_is_ordinary_output(noise, size):
     assert [event[0] for event in events] == ["hello", "ready"]
 
 
-def test_a_marker_behind_a_prompt_and_from_a_terminal():
+def test_markers_are_found_after_a_prompt_and_on_a_terminal():
     events = feed(Handshake(), "pipe", b"Password: \r\n" + HELLO.replace(b"\n", b"\r\n") + READY)
     assert events == [("hello",), ("ready", b"")]
 
@@ -265,7 +265,7 @@ def test_markers_count_on_the_pipe_only():
 
 
 @pytest.mark.parametrize("size", [WHOLE, BYTES])
-def test_eaten(size):
+def test_a_consumed_opening_is_reported(size):
     assert feed(Handshake(), "pipe", HELLO + b"MITO:EATEN\n", size) == [("hello",), ("eaten",)]
 
 
@@ -280,7 +280,7 @@ def test_a_program_may_contain_spaces():
     [("3.6.0", True), ("3.6", True), ("3.14.0a1", True), ("4.0.0", True), ("3.5.9", False),
      ("2.7.18", False), ("", False), ("x", False)],
 )  # fmt: skip
-def test_versions(version, good):
+def test_old_versions_are_refused(version, good):
     shake = Handshake(lookup="python3, python")
     (event,) = shake.receive("pipe", b"MITO:HELLO %s /usr/bin/python\n" % version.encode())
     if good:
@@ -292,7 +292,7 @@ def test_versions(version, good):
     assert "Python 3.6 or later is required" in text and "python_path=" in text
 
 
-def test_no_interpreter():
+def test_a_missing_interpreter_is_an_error():
     shake = Handshake(lookup="python3")
     ((name, error),) = shake.receive("pipe", b"MITO:NONE\n")
     assert isinstance(error, UnsupportedPythonError) and "found none" in str(error)
@@ -355,7 +355,7 @@ def test_a_line_without_end_is_bounded():
     assert len(shake.output()) <= handshake.KEPT_BYTES
 
 
-def test_ends():
+def test_eof_and_timeout_errors_contain_the_output():
     shake = Handshake()
     shake.receive("pipe", b"some text\nhalf a line")
     error = shake.eof("process exited with status 255")
@@ -370,7 +370,7 @@ def test_ends():
     assert str(Handshake().eof()) == "EOF on stream; last 100 lines received:\n"
 
 
-def test_percent_signs_in_output():
+def test_percent_signs_in_output_are_kept():
     shake = handshake_of(ssh, password="x")
     ((_, error),) = shake.receive("err", b"100%s u@h: Permission denied (password).\r\n")
     assert "100%s" in str(error)
@@ -439,7 +439,7 @@ def test_a_truncated_preamble_ends_the_first_stage(keep):
     assert out.count(b"\n") == 1 and status == 1
 
 
-def test_damage_is_an_error():
+def test_a_damaged_preamble_is_an_error():
     data = bytearray(preamble(FAKE_CORE)(CONFIG))
     data[-3] ^= 1  # in the checksum
     status, out, err = run_first_stage((3, 13), bytes(data))
@@ -492,7 +492,7 @@ def test_the_command_line_is_the_same_to_every_shell(name, path, tmp_path):
     assert out.startswith(b"MITO:HELLO %d.%d" % sys.version_info[:2]), err
 
 
-def test_without_any_python():
+def test_a_missing_python_is_reported():
     command = " ".join(remote_command(None, "x"))
     status, out, err = run([shell("sh"), "-c", command], env={"PATH": "/nonexistent"})
     assert (status, out) == (127, b"") or out == b"MITO:NONE\n"

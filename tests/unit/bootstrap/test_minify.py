@@ -205,7 +205,7 @@ EXACT = {
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_exact(name):
+def test_minified_text_is_exact(name):
     source, expected = EXACT[name]
     if "\r" in source or "\ufeff" in source:
         assert minimize_source(source) == expected
@@ -297,7 +297,7 @@ class A:
 '''
 
 
-def test_annotations():
+def test_annotations_are_stripped():
     small = minimize_source(ANNOTATED, strip_annotations=True)
     tree = without_docstrings(without_annotations(parsed(ANNOTATED)))
     for body in (tree.body, tree.body[6].body):  # if MYPY
@@ -324,12 +324,12 @@ def test_annotations():
         "if TYPE_CHECKING:\n  a\nelif c:\n  b\n",
     ],
 )
-def test_guarded_blocks_that_have_to_stay(source):
+def test_guarded_blocks_with_other_branches_stay(source):
     small = minimize_source(source, strip_annotations=True)
     assert compiled(small) == compiled(source)
 
 
-def test_guarded_blocks_that_go():
+def test_typing_only_blocks_are_removed():
     assert minimize_source("a\nif TYPE_CHECKING:\n  b\n", strip_annotations=True) == "a\n"
     assert minimize_source("if MYPY: a\nif not MYPY:\n  c\n", strip_annotations=True) == (
         "\nif not MYPY:\n c\n"
@@ -352,7 +352,7 @@ def test_guarded_blocks_that_go():
         ("class A:\n  MYPY = False\n", None),
     ],
 )
-def test_guards_go_where_nothing_reads_them(source, expected):
+def test_unused_guards_are_removed(source, expected):
     small = minimize_source(source, strip_annotations=True)
     assert small == expected or expected is None and compiled(small) == compiled(source)
     assert minimize_source(small, strip_annotations=True) == small
@@ -388,14 +388,14 @@ def test_a_header_without_annotations_is_on_its_first_line():
         ("if a:\n  x: int\nelse:\n  y: int\n", "if a:\n 0\nelse:\n 0\n"),
     ],
 )
-def test_annotations_of_variables(source, expected):
+def test_annotations_of_variables_are_stripped(source, expected):
     small = minimize_source(source, strip_annotations=True)
     assert small == expected or expected is None and compiled(small) == compiled(source)
     assert minimize_source(small, strip_annotations=True) == small
 
 
 @pytest.mark.parametrize("name", ["dataclasses.py", "asyncio/events.py", "typing.py", "enum.py"])
-def test_annotations_of_the_standard_library(name):
+def test_annotations_of_the_standard_library_are_stripped(name):
     source = (STDLIB / name).read_text(encoding="utf-8")
     compile(minimize_source(source, strip_annotations=True), name, "exec", dont_inherit=True)
 
@@ -436,7 +436,7 @@ def test_our_own_modules_are_sent_without_annotations(name):
     assert sorted(after) == sorted(item for item in before if item[1] not in hidden)
 
 
-def test_rename():
+def test_given_names_are_replaced():
     source = "self.first = first['first']  # first\n\nx.first.other(first=1)"
     small = minimize_source(source, rename={"first": "a", "other": "b"})
     assert small == "self.a=a['first']\n\nx.a.b(a=1)\n"

@@ -52,7 +52,7 @@ def private_name(name):
     return bool(name) and name[0] == "_" and name[:2] != "__"
 
 
-def test_it_is_smaller(small, sources):
+def test_the_preamble_is_smaller(small, sources):
     minified = "".join(map(minify.minimize_source, sources.values()))
     text = "".join(small.values())
     assert len(text) < len(minified)
@@ -60,12 +60,12 @@ def test_it_is_smaller(small, sources):
 
 
 @pytest.mark.parametrize("name", core.PREAMBLE)
-def test_line_numbers_stay(small, sources, name):
+def test_line_numbers_are_kept(small, sources, name):
     assert named(ast.parse(small[name])) == named(ast.parse(sources[name]))
 
 
 @pytest.mark.parametrize("name", core.PREAMBLE)
-def test_public_names_and_their_parameters_stay(small, sources, name):
+def test_public_names_and_their_parameters_are_kept(small, sources, name):
     def parameters(text):
         return [
             [arg.arg for arg in node.args.args if arg.arg not in ("self", "S")]
@@ -82,7 +82,7 @@ def test_public_names_and_their_parameters_stay(small, sources, name):
 INNER = ("take",)
 
 
-def test_what_other_modules_name_stays(small, sources):
+def test_names_used_in_other_modules_are_kept(small, sources):
     used = preamble._names_in_other_files()
     defined = set(re.findall(r"\w+", "".join(sources.values())))
     private = {n for n in used & defined if re.match("_[a-z]", n)}
@@ -154,7 +154,7 @@ def test_no_two_files_bind_a_name_to_different_things():
 
 
 @pytest.mark.parametrize("version", [(3, 6), (3, 13), (3, 15)])
-def test_it_compiles_and_works_there(small, version):
+def test_the_preamble_works_on_other_pythons(small, version):
     python = hosts.find_pythons().get(version)
     if python is None:
         pytest.skip("needs Python {}.{}".format(*version))
@@ -213,7 +213,7 @@ class Thing:
 '''
 
 
-def test_the_result_does_the_same():
+def test_shrunk_code_works_the_same():
     text = preamble.shrink([SAMPLE], {"_shared_value"})[0]
     before, after = run(SAMPLE), run(text)
     assert before["total"]([1, 2], first=3) == after["total"]([1, 2], first=3) == [6, 7, 8]
@@ -224,7 +224,7 @@ def test_the_result_does_the_same():
     assert text.count("\n") <= SAMPLE.count("\n")
 
 
-def test_a_name_that_is_taken_is_refused():
+def test_a_reserved_name_is_refused():
     with pytest.raises(ValueError, match="must not use the name S"):
         preamble.shrink(["S = 1\n"], set())
 
@@ -258,18 +258,18 @@ def counted(monkeypatch):
     return calls
 
 
-def test_it_is_made_once(package, monkeypatch):
+def test_the_copy_is_made_once(package, monkeypatch):
     calls = counted(monkeypatch)
     first = preamble.core_source()
     assert b"# why" not in first and preamble.core_source() == first and len(calls) == 1
     assert [path.name for path in (package / "__pycache__").iterdir()] == ["core.shrunk"]
 
 
-def test_an_import_of_what_an_earlier_file_has_is_not_sent(package):
+def test_repeated_imports_are_not_sent(package):
     assert preamble.make() == b"one two\0import os\ndef f():\n e=1\n return e\n\0"
 
 
-def test_of_an_import_the_new_names_stay():
+def test_new_names_of_an_import_are_kept():
     known = {}
     first = preamble.without_known_imports("import os\nfrom a import b, c as d\n", known)
     assert first == "import os\nfrom a import b, c as d\n"
@@ -283,7 +283,7 @@ PLACES = ["core/two.py", "other.py", "folder/core.py", "folder/deep/other.py"]
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_any_change_of_the_package_makes_it_anew(package, monkeypatch, name):
+def test_a_changed_package_makes_a_new_copy(package, monkeypatch, name):
     calls = counted(monkeypatch)
     preamble.core_source()
     path = package / name
@@ -300,7 +300,7 @@ def test_any_change_of_the_package_makes_it_anew(package, monkeypatch, name):
     assert len(calls) == 5
 
 
-def test_a_move_to_another_folder_makes_it_anew(package, monkeypatch):
+def test_a_moved_file_makes_a_new_copy(package, monkeypatch):
     """A move changes neither size nor time of a file."""
     calls = counted(monkeypatch)
     preamble.core_source()
@@ -310,7 +310,7 @@ def test_a_move_to_another_folder_makes_it_anew(package, monkeypatch):
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_a_copy_from_elsewhere_is_used_as_long_as_no_file_differs(package, monkeypatch, name):
+def test_a_shipped_copy_is_used_while_no_file_differs(package, monkeypatch, name):
     """An installed package brings its copy along; times of files differ from those at the build."""
     calls = counted(monkeypatch)
     made = preamble.make()
@@ -324,7 +324,7 @@ def test_a_copy_from_elsewhere_is_used_as_long_as_no_file_differs(package, monke
 
 
 @pytest.mark.parametrize("name", PLACES[1:])
-def test_what_any_other_file_names_stays(package, name):
+def test_names_used_in_any_other_file_are_kept(package, name):
     (package / "core" / "two.py").write_text("_unheard_of = _known = 1\n")
     (package / name).write_text("from mitogen.core import _known\n")
     source = preamble.core_source()
@@ -332,13 +332,13 @@ def test_what_any_other_file_names_stays(package, name):
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"no stamp\nx = 1\n", b"\xff" * 100])
-def test_a_damaged_copy_is_made_anew(package, content):
+def test_a_damaged_copy_is_replaced(package, content):
     good = preamble.core_source()
     (package / "__pycache__" / "core.shrunk").write_bytes(content)
     assert preamble.core_source() == good
 
 
-def test_where_nothing_can_be_written(package, monkeypatch):
+def test_an_unwritable_directory_is_no_error(package, monkeypatch):
     calls = counted(monkeypatch)
     monkeypatch.setattr(os, "replace", lambda *args: exec("raise OSError(13, 'denied')"))
     preamble.core_source()

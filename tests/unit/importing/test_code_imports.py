@@ -81,7 +81,7 @@ def compiled(source):
     return compile(source, "<test>", "exec")
 
 
-def test_the_code_itself_in_order():
+def test_imports_are_listed_in_order():
     assert list(codeobj_imports(compiled(SOURCE))) == OWN
 
 
@@ -104,12 +104,12 @@ def test_more_than_65536_constants():
     assert list(codeobj_imports(compiled(names + "from .z import w"))) == [(1, "z", ("w",))]
 
 
-def test_nothing_is_imported():
+def test_code_without_imports():
     assert list(all_imports(compiled("def f(a, b=1):\n  return a.b[1:2]\nf(3)"))) == []
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="type parameters came with Python 3.12")
-def test_a_generic_class_runs_at_once():
+def test_a_generic_class_body_is_not_a_function():
     assert list(all_imports(compiled("class A[T]:\n  import b"))) == [(0, "b", (), False)]
 
 
@@ -128,7 +128,7 @@ def test_an_operand_without_its_loads_is_skipped():
 
 def test_an_unknown_layout_is_left_to_dis(monkeypatch):
     monkeypatch.setattr(code_imports, "_layout", lambda: None)
-    test_the_code_itself_in_order()
+    test_imports_are_listed_in_order()
     test_imports_in_functions_are_flagged_in_nested_code()
     test_extended_arguments()
 
@@ -170,7 +170,7 @@ lazy from .. import more
 
 
 @pytest.mark.parametrize("minor", range(9, 16))
-def test_on_python(minor):
+def test_every_python_is_read(minor):
     python = hosts.find_pythons().get((3, minor))
     if python is None:
         pytest.skip("no Python 3.%d; see make_forky in scripts/_forky" % minor)

@@ -302,7 +302,7 @@ class OtherFinder:
         return None
 
 
-def test_other_finders_are_asked(tree, one):
+def test_other_finders_are_used(tree, one):
     tree.write(tree.root, {"checkout/edited.py": "x = 1\n"})
     sys.meta_path.append(OtherFinder("edited", tree.root / "checkout" / "edited.py"))
     assert one.find("edited").kind == "own"
@@ -399,7 +399,7 @@ def test_main_is_cut_at_its_guard(tree, one):
     assert not (tree.own / "__pycache__" / "script.pyc").exists()
 
 
-def test_main_of_python_m(tree, find):
+def test_main_of_python_m_is_served_under_both_names(tree, find):
     tree.write(
         tree.own,
         {

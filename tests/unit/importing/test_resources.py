@@ -92,7 +92,7 @@ def world(package):
         yield router.local(via=router.local())
 
 
-def test_through_another_context_and_an_empty_file(world):
+def test_an_empty_file_through_another_context(world):
     assert world.call(api_probe.ask, "resource_pkg", "empty") == b""
 
 

@@ -272,7 +272,7 @@ def test_an_installed_package_comes_with_its_parts(server):
 
 
 @pytest.mark.parametrize("name", ["no_such_module", "json", "os.path", "prog_pkg.no", "sys", ""])
-def test_a_module_that_is_not_found(server, name):
+def test_other_modules_are_refused(server, name):
     segment = ask(server, name)
     assert segment[0][0][:3] == [name, None, None] and len(segment[0]) == 1
     assert server.bad_load_module_count == 1
@@ -281,7 +281,7 @@ def test_a_module_that_is_not_found(server, name):
 
 
 @pytest.mark.parametrize("name", ["../etc/passwd", "/etc/passwd", "a/b", "prog_pkg.", "..", "a\0b"])
-def test_no_file_is_read_by_its_name(server, name):
+def test_names_are_not_used_as_paths(server, name):
     assert ask(server, name)[0][0][1] is None
 
 
@@ -302,7 +302,7 @@ def test_large_answers_are_cut_but_hold_the_requested_module(server, files, monk
 # ---- settings
 
 
-def test_prefixes():
+def test_lists_match_prefixes():
     policy = ImportPolicy()
     assert policy.denied("a.b") is None
     policy = ImportPolicy(overrides=["a", "b.c"])

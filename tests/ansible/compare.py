@@ -285,10 +285,10 @@ def without_needless(records: Iterable[Record]) -> list[Record]:
     """Return the records without the warnings in `NEEDLESS`."""
     found = []
     for record in records:
-        said = record["result"].get("warnings") if record.get("result") else None
+        notices = record["result"].get("warnings") if record.get("result") else None
         # Ansible leaves an empty list in the last answer of a job.
-        if isinstance(said, list) and (not said or any(map(is_needless, said))):
-            kept = [each for each in said if not is_needless(each)]
+        if isinstance(notices, list) and (not notices or any(map(is_needless, notices))):
+            kept = [each for each in notices if not is_needless(each)]
             result = {name: each for name, each in record["result"].items() if name != "warnings"}
             record = {**record, "result": {**result, "warnings": kept} if kept else result}
         found.append(record)
@@ -368,8 +368,8 @@ def compare_output(
     """
     counts = []
     for output, texts in zip((first, second), replace):
-        said = [each for each in paragraphs(output) if not (needless and is_needless(each))]
-        count = Counter(reduced_text(each, texts) for each in said)
+        notices = [each for each in paragraphs(output) if not (needless and is_needless(each))]
+        count = Counter(reduced_text(each, texts) for each in notices)
         counts.append(Counter({key: 1 if ONCE.match(key) else n for key, n in count.items()}))
     found = ["printed: {} / nothing".format(shown(each)) for each in counts[0] - counts[1]]
     for each in counts[1] - counts[0]:

@@ -125,7 +125,7 @@ def test_explained_messages_exist():
     """Each message explained in troubleshooting exists in mitogen or in Ansible."""
     core = environments.ready("2.21").directory
     ours, theirs = sorted((ROOT / "mitogen" / "ansible").rglob("*.py")), []
-    said = [each for path in ours for each in constants(path)]
+    sources = [each for path in ours for each in constants(path)]
     for name in (
         "executor/task_executor.py",
         "executor/task_queue_manager.py",
@@ -134,7 +134,7 @@ def test_explained_messages_exist():
         (found,) = core.glob("lib/python*/site-packages/ansible/" + name)
         theirs.append(found)
     # ansible-core's files may need a Python newer than this one, so they are not parsed.
-    said += [path.read_text("utf-8") for path in theirs]
+    sources += [path.read_text("utf-8") for path in theirs]
     text = (ROOT / "docs" / "ansible" / "troubleshooting.rst").read_text("utf-8")
     explained = re.findall(r"(?m)^``(.+)``\n    ", text)
     assert len(explained) > 15
@@ -145,4 +145,4 @@ def test_explained_messages_exist():
         parts = [each for each in parts if len(each) > 5]
         assert parts, message
         for part in parts:
-            assert any(part in each for each in said), (message, part)
+            assert any(part in each for each in sources), (message, part)

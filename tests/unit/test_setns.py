@@ -158,8 +158,10 @@ def test_the_code_is_one_line_of_ascii():
 def test_a_missing_account_is_an_error():
     each = conn(username="nix", kind="lxc", container="web")
     shake = Handshake(each.rules(), each.answers(), each.lookup())
-    said = b"Traceback (most recent call last):\nKeyError: \"getpwnam(): name not found: 'nix'\"\n"
-    (event,) = shake.receive("err", said)
+    traceback = (
+        b"Traceback (most recent call last):\nKeyError: \"getpwnam(): name not found: 'nix'\"\n"
+    )
+    (event,) = shake.receive("err", traceback)
     assert type(event[1]) is Error
     assert str(event[1]).startswith("setns: account 'nix' does not exist in 'web'\nTraceback")
 

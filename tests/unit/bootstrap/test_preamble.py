@@ -234,7 +234,7 @@ def test_a_reserved_name_is_refused():
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package of its own with a small core of two files."""
+    """Return a separate package with a small core of two files."""
     (tmp_path / "__pycache__").mkdir()
     (tmp_path / "core").mkdir()
     (tmp_path / "core" / "one.py").write_text(

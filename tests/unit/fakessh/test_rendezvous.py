@@ -38,7 +38,7 @@ def log():
 
 @pytest.fixture
 def make(log, tmp_path, monkeypatch):
-    """`make(serve)`: create a Rendezvous in tmp_path."""
+    """Return `make(serve)`, which creates a Rendezvous in tmp_path."""
     monkeypatch.setattr(rendezvous, "parent_candidates", lambda: [str(tmp_path)])
     made = []
 
@@ -77,7 +77,7 @@ def read_all(sock):
 
 @pytest.fixture
 def pair():
-    """(the test's socket, a Connection)."""
+    """Return (the test's socket, a Connection)."""
     near, far = socket.socketpair()
     near.settimeout(SOON)
     connection = Connection(far)

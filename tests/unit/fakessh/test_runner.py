@@ -70,7 +70,7 @@ def router(tmp_path, monkeypatch):
 
 @pytest.fixture
 def make(router):
-    """`make(program, hosts=...)`: create a session, and a context for it."""
+    """Return `make(program, hosts=...)`, which creates a session, and a context for it."""
     made = []
 
     def make(program=None, strict=False, **options):
@@ -454,7 +454,7 @@ class FakeTool:
 
 @pytest.fixture
 def start(monkeypatch):
-    """`start(popen, own_group)`: make run() start this object; return its arguments."""
+    """Return `start(popen, own_group)`; it makes run() start *popen* and returns its arguments."""
     seen = {}
 
     def start(popen, own_group=True):
@@ -664,7 +664,7 @@ class Master:
 
 @pytest.fixture
 def program(monkeypatch):
-    """`program("local", "tool")`: return (exit status, arguments of run())."""
+    """Return `program("local", "tool")`, which returns (exit status, arguments of run())."""
     seen = {}
     monkeypatch.setattr(mitogen.master, "Router", Master)
     monkeypatch.setattr(runner.signal, "getsignal", lambda number: signal.SIG_IGN)

@@ -134,10 +134,10 @@ WRONG = {
 
 @pytest.mark.parametrize("text", WRONG)
 def test_errors_have_status_255(text):
-    status, said = answer(text)
+    status, message = answer(text)
     assert status == 255
-    assert WRONG[text] in said
-    assert said.endswith("\n")
+    assert WRONG[text] in message
+    assert message.endswith("\n")
 
 
 def test_version():

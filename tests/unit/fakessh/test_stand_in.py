@@ -28,7 +28,7 @@ def frame(kind, payload=b""):
 
 @pytest.fixture
 def far(monkeypatch):
-    """The far end of the stand-in's socket."""
+    """Return the far end of the stand-in's socket."""
     near, far = _socket.socketpair()
     monkeypatch.setattr(stand_in, "_connect", lambda: near)
     monkeypatch.setattr(StandIn, "catch_signals", lambda self: None)
@@ -116,23 +116,23 @@ def test_end(standin, far):
 
 
 def test_frames_in_any_pieces(standin, far, monkeypatch):
-    said = []
-    monkeypatch.setattr(stand_in, "_print_error", said.append)
+    printed = []
+    monkeypatch.setattr(stand_in, "_print_error", printed.append)
     data = frame(b"E", b"one") + frame(b"?", b"unknown") + frame(b"E") + frame(b"X", b"\0")
     for byte in data[:-1]:
         far.sendall(bytes((byte,)))
         assert not standin.receive()
     far.sendall(data[-1:])
     assert standin.receive()
-    assert (said, standin.end) == ([b"one", b""], (0, b""))
+    assert (printed, standin.end) == ([b"one", b""], (0, b""))
 
 
 def test_all_frames_at_once(standin, far, monkeypatch):
-    said = []
-    monkeypatch.setattr(stand_in, "_print_error", said.append)
+    printed = []
+    monkeypatch.setattr(stand_in, "_print_error", printed.append)
     far.sendall(frame(b"E", b"one") + frame(b"E", b"two") + frame(b"X", b"\xff"))
     assert standin.receive()
-    assert (said, standin.end) == ([b"one", b"two"], (255, b""))
+    assert (printed, standin.end) == ([b"one", b"two"], (255, b""))
 
 
 @pytest.mark.parametrize("data", [b"", b"X", frame(b"E", b"long")[:-1]])
@@ -341,16 +341,16 @@ def test_print_error(monkeypatch):
 
 
 def test_exit(monkeypatch):
-    said = []
+    printed = []
 
     def exit(status):
         raise Exited(status)
 
     monkeypatch.setattr(os, "_exit", exit)
-    monkeypatch.setattr(stand_in, "_print_error", said.append)
+    monkeypatch.setattr(stand_in, "_print_error", printed.append)
     with pytest.raises(Exited) as caught:
         stand_in._exit(3, b"text")
-    assert (caught.value.args, said) == ((3,), [b"text"])
+    assert (caught.value.args, printed) == ((3,), [b"text"])
 
 
 def test_occupy_stdio(monkeypatch):

@@ -15,7 +15,7 @@ ACCOUNT = SimpleNamespace(pw_dir="/home/someone", pw_shell="/bin/sh")
 
 @pytest.fixture
 def account(monkeypatch):
-    """The account's entry in passwd(5), which tests change."""
+    """Return the account's entry in passwd(5), which tests change."""
     entry = SimpleNamespace(**vars(ACCOUNT))
     monkeypatch.setattr(pwd, "getpwuid", lambda uid: entry)
     monkeypatch.delenv("HOME", raising=False)

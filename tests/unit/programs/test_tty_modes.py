@@ -16,7 +16,7 @@ from mitogen.programs.tty_modes import CC, CFLAG, IFLAG, ISPEED, LFLAG, OFLAG, O
 
 @pytest.fixture
 def pty():
-    """(master, slave) with the kernel's initial modes."""
+    """Return (master, slave) with the kernel's initial modes."""
     pair = os.openpty()
     yield pair
     for fd in pair:
@@ -24,7 +24,7 @@ def pty():
 
 
 def attributes():
-    """The initial attributes of a Linux pty, as returned by tcgetattr()."""
+    """Return the initial attributes of a Linux pty, in the form of tcgetattr()."""
     characters = b"\x03\x1c\x7f\x15\x04\0\x01\0\x11\x13\x1a\0\x12\x0f\x17\x16" + bytes(16)
     cc = [bytes((code,)) for code in characters]
     return [0o2400, 5, 0o277, 0o105073, termios.B38400, termios.B38400, cc]

@@ -20,7 +20,7 @@ PushFileService = pool.PushFileService
 
 @pytest.fixture
 def node(tmp_path):
-    """A pair whose master has a FileService. The child requests files."""
+    """Return a pair whose master has a FileService. The child requests files."""
     with live.pair() as found:
         found.up_context = found.child.context_by_id(0)
         found.files = FileService(found.master)
@@ -389,7 +389,7 @@ def test_the_pool_ends_while_transfers_wait(node, tmp_path, monkeypatch):
 
 @pytest.fixture
 def push(node):
-    """The PushFileService of the master, and arguments for calls to the child's."""
+    """Return the PushFileService of the master, and arguments for calls to the child's."""
     found = PushFileService(node.master)
     node.pool.add(found)
     node.child_pool = pool.Pool(node.child, size=2)

@@ -210,7 +210,7 @@ def descriptors():
 
 @pytest.fixture
 def start(tmp_path):
-    """`start(**kwargs)` starts a Client with its home in tmp_path. All sessions are ended."""
+    """Yield `start(**kwargs)`, which starts a Client with home in tmp_path; end all sessions."""
     clients = []
 
     def make(begin=True, home=None, **kwargs):
@@ -489,7 +489,7 @@ def test_a_client_that_resets_the_connection(start):
 
 @pytest.fixture(params=["socket", "pipe", "another account's pipe"])
 def channel(request, tmp_path, monkeypatch):
-    """(write requests, read replies): the descriptors of a running session."""
+    """Return (write requests, read replies): the descriptors of a running session."""
     if request.param == "socket":
         near, far = socket.socketpair()
         ends = [near.detach(), far.detach()]
@@ -1138,7 +1138,7 @@ def test_times_before_1970_wrap_as_in_c(client):
 
 @pytest.fixture(params=["path", "handle", "link"])
 def change(request, client):
-    """`change(attrs)` of home/f by each of the three requests; returns the status."""
+    """Return `change(attrs)` of home/f by one of the three requests; it returns the status."""
     (client.home / "f").write_bytes(b"abcdef")
 
     def change(given):
@@ -1496,7 +1496,7 @@ def test_users_groups_by_id(client):
 
 @pytest.fixture
 def copy(client):
-    """`copy(offset, size, offset)` copies from home/a, 600,000 bytes, to home/b."""
+    """Return `copy(offset, size, offset)`, which copies from home/a, 600,000 bytes, to home/b."""
     (client.home / "a").write_bytes(b"0123456789" * 60000)
     source = client.open(b"a")
     target = client.open(b"b", NEW | OpenFlags.READ)
@@ -1589,7 +1589,7 @@ JAIL = textwrap.dedent(
 
 @pytest.fixture(scope="module")
 def jail(tmp_path_factory):
-    """`jail(bytes)` is (replies of a session, result of serve() as text)."""
+    """Return `jail(bytes)`, which returns (replies of a session, result of serve() as text)."""
     directory = tmp_path_factory.mktemp("jail")
     os.chown(str(directory), 65534, 65534)
     listener = socket.socket(socket.AF_UNIX)

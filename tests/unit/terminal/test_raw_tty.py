@@ -505,7 +505,7 @@ def test_any_signal_wakes(tty):
 
 @pytest.fixture
 def wakeup():
-    """(read, write): a pipe that is has_resize_signal of signals, as asyncio has one."""
+    """Return (read, write): a pipe used as wakeup descriptor of signals, like asyncio's."""
     pair = os.pipe()
     for fd in pair:
         os.set_blocking(fd, False)
@@ -652,14 +652,14 @@ class Session:
 
 
 def assert_not_open_by_us(fd):
-    """The number may be in use again, but not by a socket of the session."""
+    """Assert that no socket of the session has the number, which may be in use again."""
     with contextlib.suppress(OSError):
         os.fstat(fd)
 
 
 @pytest.fixture
 def session(pty, tty):
-    """`session(**kwargs)`: a Session on a raw terminal."""
+    """Return `session(**kwargs)`, which makes a Session on a raw terminal."""
     opened = []
     with tty, contextlib.ExitStack() as stack:
 
@@ -867,17 +867,17 @@ def test_keys_only(session, pty):
 
 def test_the_initial_size_and_each_change_are_reported(pty, tty):
     """Without a signal, the size is checked once a second and at each key."""
-    sizes, told = [], threading.Semaphore(0)
+    sizes, was_reported = [], threading.Semaphore(0)
 
     def on_size(*size):
         sizes.append(size)
-        told.release()
+        was_reported.release()
 
     pty.resize(80, 24)
     with Session(pty, tty, on_size=on_size) as relayed:
-        assert told.acquire(timeout=SOON)
+        assert was_reported.acquire(timeout=SOON)
         pty.resize(132, 50)
-        assert told.acquire(timeout=SOON)
+        assert was_reported.acquire(timeout=SOON)
         relayed.screen.close()
         assert relayed.end() == raw_tty.CLOSED
     assert sizes == [(80, 24, 0, 0), (132, 50, 0, 0)]
@@ -893,17 +893,17 @@ def test_an_unknown_size_is_not_reported(session, pty):
 
 def test_the_size_by_signal(pty, tty, handlers):
     """relay() runs on the main thread, and the user on another."""
-    sizes, told = [], threading.Semaphore(0)
+    sizes, was_reported = [], threading.Semaphore(0)
 
     def on_size(*size):
         sizes.append(size)
-        told.release()
+        was_reported.release()
 
     def user():
-        assert told.acquire(timeout=SOON)
+        assert was_reported.acquire(timeout=SOON)
         pty.resize(132, 50)
         os.kill(os.getpid(), signal.SIGWINCH)
-        assert told.acquire(timeout=SOON)
+        assert was_reported.acquire(timeout=SOON)
         pty.type(b"~.")
 
     pty.resize(80, 24)

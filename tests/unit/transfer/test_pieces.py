@@ -17,7 +17,7 @@ PIECE = pieces.PIECE
 
 @pytest.fixture
 def pair(net):
-    """(sending node, receiving node, Receiver there, Outlet here)."""
+    """Return (sending node, receiving node, Receiver there, Outlet here)."""
     master, child = net.line(2)
     receiver = Receiver(child.router)
     outlet = pieces.Outlet(core.Sender(master.context(child), receiver.handle))

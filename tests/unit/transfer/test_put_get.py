@@ -95,7 +95,7 @@ def test_compressed(node, way, source, where, tree):
     """Compressed pieces need fewer bytes on the link. Reported progress does not change."""
     (tree / "text").write_bytes(b"a line of text\n" * 200000)
     (tree / "noise").write_bytes(source.read_bytes())
-    sent, told = [0], []
+    sent, progress_calls = [0], []
 
     def count(real):
         def counted(head, data, *rest):
@@ -106,9 +106,16 @@ def test_compressed(node, way, source, where, tree):
 
     for stream in (node.up, node.down):
         stream.send = count(stream.send)
-    send(node, way, tree / "text", where / "g", compress=True, progress=lambda *a: told.append(a))
+    send(
+        node,
+        way,
+        tree / "text",
+        where / "g",
+        compress=True,
+        progress=lambda *a: progress_calls.append(a),
+    )
     assert sent[0] < 100000
-    assert [each[1:] for each in told][-1] == (3000000, 3000000)
+    assert [each[1:] for each in progress_calls][-1] == (3000000, 3000000)
     send(node, way, tree, where / "tree", compress=True)
     assert sent[0] < 10 * MIB
     for name in ("text", "noise", "a/b/19"):

@@ -41,7 +41,7 @@ def nothing_open():
 
 @pytest.fixture
 def where(tmp_path):
-    """A directory that contains only files made by the test."""
+    """Return a directory that contains only files made by the test."""
     path = tmp_path / "where"
     path.mkdir()
     return path
@@ -49,7 +49,7 @@ def where(tmp_path):
 
 @pytest.fixture
 def tree(tmp_path):
-    """A tree with one file of each kind that can be sent."""
+    """Return a tree with one file of each kind that can be sent."""
     root = tmp_path / "tree"
     (root / "empty").mkdir(parents=True)
     (root / "deep" / "er").mkdir(parents=True)

@@ -20,7 +20,6 @@ Controlling machine only. No threads.
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import sys
@@ -29,6 +28,10 @@ from collections.abc import Iterator
 
 from mitogen import identity
 from mitogen.core import PREAMBLE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ast
 
 __all__ = ["SHIPPED", "core_source", "make", "shrink", "stamp_of_contents"]
 
@@ -69,6 +72,8 @@ def _read(name: str) -> str:
 
 def _bindings(node: ast.Import | ast.ImportFrom) -> dict[str, tuple[str, str]]:
     """Return {name bound by an import: (module, name there)}."""
+    import ast  # 2 ms: only where the preamble is made
+
     if isinstance(node, ast.Import):
         return {alias.asname or alias.name: (alias.name, "") for alias in node.names}
     return {alias.asname or alias.name: (node.module or "", alias.name) for alias in node.names}
@@ -81,6 +86,8 @@ def without_known_imports(source: str, known: dict[str, tuple[str, str]]) -> str
     :param str source: a file of the preamble
     :param dict known: {name: where it comes from}, of the files before it; this file's are added
     """
+    import ast
+
     lines = source.split("\n")
     for node in ast.parse(source).body:
         if not isinstance(node, (ast.Import, ast.ImportFrom)) or not node.names[0].name:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import logging
 import os
 import sys
 import threading
@@ -62,7 +61,14 @@ __all__ = [
 # Names used by old programs, imported at first use.
 names_are_late(sys.modules[__name__])
 
-LOG = logging.getLogger("mitogen")
+WARNING = 30
+
+
+def logger(name: str = "mitogen") -> Any:
+    """Return a logger; `logging` is imported at first use since it takes 5 ms."""
+    import logging
+
+    return logging.getLogger(name)
 
 
 class LogForwarder:
@@ -85,7 +91,7 @@ class LogForwarder:
             if not msg.is_dead:
                 self._emit(msg)
         except Exception as e:
-            LOG.error("cannot decode a log record from context %d: %s", msg.src_id, e)
+            logger().error("cannot decode a log record from context %d: %s", msg.src_id, e)
         finally:
             self._router.consumed(msg)
 
@@ -93,16 +99,16 @@ class LogForwarder:
         name, level, text, path, line, func = core.decode(msg.data)
         context = self._router.context_by_id(msg.src_id, create=False)
         where = context.name if context is not None else str(msg.src_id)
-        logger = logging.getLogger(f"{name}.[{where}]")
-        if not logger.isEnabledFor(level):
+        target = logger(f"{name}.[{where}]")
+        if not target.isEnabledFor(level):
             return
-        record = logger.makeRecord(
-            logger.name, level, path or "", line or 0, f"{name}: {text}", (), None, func
+        record = target.makeRecord(
+            target.name, level, path or "", line or 0, f"{name}: {text}", (), None, func
         )
         record.mitogen_message = text
         record.mitogen_context = context
         record.mitogen_name = name
-        logger.handle(record)
+        target.handle(record)
 
 
 class ThreadWatcher:
@@ -212,16 +218,20 @@ class Router(parent.Router):
 
     def log(self, level: int, fmt: str, *args: Any) -> None:
         """Any thread: log a record with the logger "mitogen"."""
-        LOG.log(level, fmt, *args)
+        if level >= WARNING or "logging" in sys.modules:
+            logger().log(level, fmt, *args)
 
     def log_config(self) -> tuple[int, list[list[Any]]]:
         """Return a child's log levels: (level of mitogen's own records, [[logger, level]])."""
-        levels: list[list[Any]] = [["", logging.getLogger().getEffectiveLevel()]]
-        for name, logger in sorted(logging.Logger.manager.loggerDict.items()):
-            level = getattr(logger, "level", 0)
+        if "logging" not in sys.modules:
+            return WARNING, [["", WARNING]]
+        root = logger("")
+        levels: list[list[Any]] = [["", root.getEffectiveLevel()]]
+        for name, found in sorted(root.manager.loggerDict.items()):
+            level = getattr(found, "level", 0)
             if level and not name.startswith("mitogen") and "[" not in name:
                 levels.append([name, level])
-        return LOG.getEffectiveLevel(), levels
+        return logger().getEffectiveLevel(), levels
 
     def push_modules(self, context: core.Context, fn: Any) -> None:
         """Any thread: send the module of `fn` and its imports, except those already sent there."""

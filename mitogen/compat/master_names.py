@@ -13,11 +13,13 @@ from time import monotonic as now
 
 from mitogen import core
 from mitogen.compat.core_names import ImportPolicy
+from mitogen.compat.logs import LOG
 from mitogen.importing.finder import DefectivePython3xMainMethod, ParentSpecEnumerationMethod
 from mitogen.minify import minimize_source
 from mitogen.select import Select
 
 __all__ = [
+    "LOG",
     "DefectivePython3xMainMethod",
     "ImportPolicy",
     "ParentEnumerationMethod",

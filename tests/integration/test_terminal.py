@@ -661,7 +661,7 @@ def test_a_terminal_can_be_forced():
 def test_a_requested_terminal_may_be_missing():
     done = run(cli("-t", "local", "--", "tty"))
     assert done.stdout == b"not a tty\n"
-    assert b"-tt forces one" in done.stderr
+    assert b"use -tt to force one" in done.stderr
 
 
 def test_a_command_gets_no_terminal_by_default():

@@ -23,9 +23,9 @@ sys.path.insert(0, os.path.dirname(HERE))
 
 from docs import house  # noqa: E402
 from mitogen import core  # noqa: E402 (the checkout's)
-from mitogen.ansible.plugins import options as connections  # noqa: E402
+from mitogen.ansible.plugins import own_options as connections  # noqa: E402
 from mitogen.compat import core_names  # noqa: E402
-from mitogen.core import values  # noqa: E402 (the checkout's)
+from mitogen.core import value_types  # noqa: E402 (the checkout's)
 from mitogen.programs import grants  # noqa: E402
 from tests.unit import api_check, api_names  # noqa: E402
 
@@ -154,7 +154,8 @@ def wire() -> str:
         depth=core.MAX_DEPTH,
         handles=table(("no.", "handle", "direction", "data", "answer"), handles),
         tags=table(
-            ("tag", "name", "content", "Python type"), [tuple(map(str, t)) for t in values.TAGS]
+            ("tag", "name", "content", "Python type"),
+            [tuple(map(str, t)) for t in value_types.TAGS],
         ),
     )
 

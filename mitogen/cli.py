@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from mitogen import core, identity, master, utils
-from mitogen.core.late import LATE, fetch
+from mitogen.core.lazy import LAZY, fetch
 from mitogen.tree import specs
 
 __all__ = ["main"]
 
-LATE.update(demo="demo.tree", raw_tty="terminal.raw_tty")
+LAZY.update(demo="demo.tree", raw_tty="terminal.raw_tty")
 
 
 def _demo(_args: argparse.Namespace) -> int:

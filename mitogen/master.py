@@ -16,8 +16,8 @@ import weakref
 from mitogen import core, parent
 from mitogen.bootstrap import preamble
 from mitogen.calls import first_call
-from mitogen.core.child import names_are_late
-from mitogen.importing import responder
+from mitogen.core.child import names_are_lazy
+from mitogen.importing import module_server
 from mitogen.importing.finder import (
     FinderMethod,
     ModuleFinder,
@@ -29,8 +29,8 @@ from mitogen.importing.finder import (
     is_stdlib_name,
     is_stdlib_path,
 )
+from mitogen.importing.module_server import ModuleResponder
 from mitogen.importing.resources import ResourceResponder
-from mitogen.importing.responder import ModuleResponder
 from mitogen.parent import Context, IdAllocator
 from mitogen.tree import pollers
 
@@ -59,7 +59,7 @@ __all__ = [
 ]
 
 # Names used by old programs, imported at first use.
-names_are_late(sys.modules[__name__])
+names_are_lazy(sys.modules[__name__])
 
 WARNING = 30
 
@@ -78,7 +78,7 @@ class LogForwarder:
     A record has the attributes `mitogen_message`, `mitogen_context` and `mitogen_name`.
     """
 
-    def __init__(self, router: Any, worker: responder.Worker) -> None:
+    def __init__(self, router: Any, worker: module_server.Worker) -> None:
         self._router = router
         self._worker = worker
         router.add_handler(self._on_forward_log, core.FORWARD_LOG, consumer=True)
@@ -206,7 +206,7 @@ class Router(parent.Router):
         if max_message_size:
             self.max_message_size = max_message_size
         self.profiling = os.environ.get("MITOGEN_PROFILING", "0") not in ("", "0")
-        self.worker = responder.Worker()
+        self.worker = module_server.Worker()
         ids = parent.ChildIds if self.node.parent_ids else IdAllocator
         self.id_allocator = ids(self)
         self.responder = ModuleResponder(self, self.worker)

@@ -10,7 +10,7 @@ from mitogen.bootstrap.handshake import (
 from mitogen.calls.chain import (
     CallChain as CallChain,
 )
-from mitogen.core.child import names_are_late
+from mitogen.core.child import names_are_lazy
 from mitogen.methods.connection import (
     Connection as Connection,
     LocalOptions as LocalOptions,
@@ -37,7 +37,12 @@ from mitogen.tree.connecting import (
 from mitogen.tree.contexts import (
     Context as Context,
 )
-from mitogen.tree.handles import (
+from mitogen.tree.ids import (
+    BLOCK_SIZE as BLOCK_SIZE,
+    ChildIds as ChildIds,
+    IdAllocator as IdAllocator,
+)
+from mitogen.tree.message_handles import (
     ADD_ROUTE as ADD_ROUTE,
     ALLOCATE_ID as ALLOCATE_ID,
     AWAIT_END as AWAIT_END,
@@ -45,11 +50,6 @@ from mitogen.tree.handles import (
     FORWARD_MODULE as FORWARD_MODULE,
     GET_RESOURCE as GET_RESOURCE,
     LOAD_RESOURCE as LOAD_RESOURCE,
-)
-from mitogen.tree.ids import (
-    BLOCK_SIZE as BLOCK_SIZE,
-    ChildIds as ChildIds,
-    IdAllocator as IdAllocator,
 )
 from mitogen.tree.relayed_modules import (
     RelayedModules as RelayedModules,
@@ -78,4 +78,4 @@ __all__ = [
 ]
 
 # Names used by old programs, imported at first use.
-names_are_late(sys.modules[__name__])
+names_are_lazy(sys.modules[__name__])

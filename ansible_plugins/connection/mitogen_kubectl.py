@@ -1,4 +1,4 @@
-"""The connection plugin `kubectl`, over a mitogen context; see mitogen/ansible/plugins/kinds.py."""
+"""The connection plugin `kubectl`, over a mitogen context: see plugins/connection_types.py."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ description:
 """
 
 try:
-    import mitogen.ansible.plugins.kinds as ours
+    import mitogen.ansible.plugins.connection_types as ours
 except ImportError:
     # This file was loaded from a checkout by its path.
     sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
-    import mitogen.ansible.plugins.kinds as ours
+    import mitogen.ansible.plugins.connection_types as ours
 
-DOCUMENTATION += ours.options.documentation("kubectl")
+DOCUMENTATION += ours.own_options.documentation("kubectl")
 
 Connection = ours.tool("kubectl")

@@ -31,7 +31,7 @@ INTERNAL = frozenset(
     """
     admits after bounce check_hashes component consume consumed context_lost drain drop end_flow
     end_process expect feed fetch find forward give head header is_own is_windowed load
-    names_are_late new_handle on_call on_frame on_stream_lost pop push read_fd receive remove
+    names_are_lazy new_handle on_call on_frame on_stream_lost pop push read_fd receive remove
     request send_credit source take watch when_drained window_size withdraw
     """.split()
 )

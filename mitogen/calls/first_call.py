@@ -21,9 +21,9 @@ from _frozen_importlib import ModuleSpec
 from collections import deque
 
 from mitogen import core
-from mitogen.compat.lazy import register
+from mitogen.compat.lookup import register
 from mitogen.core import read_fd
-from mitogen.core.late import LATE, fetch
+from mitogen.core.lazy import LAZY, fetch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 FIRST_CALL = (
     "mitogen.calls",
     "mitogen.compat",
-    "mitogen.compat.lazy",
+    "mitogen.compat.lookup",
     "mitogen.calls.first_call",
 )
 
-LATE.update(
+LAZY.update(
     detach="tree.detach",
     resources="importing.resources",
     services="services.pool",
@@ -53,7 +53,7 @@ INFO = 20
 #: Seconds between checks of a call that is to be cancelled but has not entered its function yet.
 CANCEL_LOOK = 0.01
 
-__all__ = ["ImporterNames", "find_late", "StdioLogger", "install", "set_process_name"]
+__all__ = ["ImporterNames", "find_lazy", "StdioLogger", "install", "set_process_name"]
 
 # The C library's malloc() maps each block of 128 KiB or more, until one is freed: then it keeps
 # blocks of that size. Without this block each read costs a mapping, 20 us, on a master as well.
@@ -354,8 +354,8 @@ class ImporterNames:
         return compile(self.source(fullname), filename, "exec", 0, 1)  # type: ignore[call-overload]
 
 
-def find_late(importer: Any, name: str) -> Any:
-    """Return an attribute that core.Importer does not define itself: see core/late.py."""
+def find_lazy(importer: Any, name: str) -> Any:
+    """Return an attribute that core.Importer does not define itself: see core/lazy.py."""
     if name not in ("get_code", "get_filename", "get_resource_reader", "get_source", "is_package"):
         raise AttributeError(name)
     return getattr(ImporterNames, name).__get__(importer)

@@ -1,5 +1,5 @@
 """
-Rarely used names of `mitogen.core`, and its names of old releases: see lazy.py.
+Rarely used names of `mitogen.core`, and its names of old releases: see lookup.py.
 
 Threads: any.
 """
@@ -12,7 +12,7 @@ from _struct import calcsize
 from mitogen import core
 from mitogen.core import RAW, Message
 from mitogen.core.mailbox import Channel, Latch, LatchError, Receiver
-from mitogen.tree.handles import (
+from mitogen.tree.message_handles import (
     ADD_ROUTE,
     ALLOCATE_ID,
     AWAIT_END,

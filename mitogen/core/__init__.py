@@ -27,13 +27,13 @@ from __future__ import annotations
 
 import sys
 
-from mitogen.compat.lazy import register
+from mitogen.compat.lookup import register
 from mitogen.core.child import (
     ChildRouter as ChildRouter,
     ExternalContext as ExternalContext,
     child_main as child_main,
     end_process as end_process,
-    names_are_late as names_are_late,
+    names_are_lazy as names_are_lazy,
 )
 from mitogen.core.codec import (
     ENCODERS as ENCODERS,
@@ -130,7 +130,7 @@ from mitogen.core.io import (
     now as now,
     read_fd as read_fd,
 )
-from mitogen.core.late import (
+from mitogen.core.lazy import (
     import_module as import_module,
 )
 from mitogen.core.routing import (
@@ -163,7 +163,7 @@ if TYPE_CHECKING:
 
 #: Files of the preamble, in the order in which they are sent: each may use names of earlier ones.
 PREAMBLE = (
-    "late",
+    "lazy",
     "errors",
     "codec",
     "frames",
@@ -181,4 +181,4 @@ for _value in list(globals().values()):
         _value.__module__ = __name__
 
 register(sys.modules[__name__])
-names_are_late(sys.modules[__name__])
+names_are_lazy(sys.modules[__name__])

@@ -19,7 +19,7 @@ from mitogen.core.dispatcher import Dispatcher
 from mitogen.core.frames import FORWARD_LOG, SHUTDOWN, Message
 from mitogen.core.importer import Importer
 from mitogen.core.io import Broker, Stream, listen
-from mitogen.core.late import Late
+from mitogen.core.lazy import Lazy
 from mitogen.core.routing import Node, Router, has_parent_authority
 
 TYPE_CHECKING = False
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 
-class ChildRouter(Router, Late):
+class ChildRouter(Router, Lazy):
     """The router of a context that has a parent."""
 
     more = "router"
@@ -118,7 +118,7 @@ class ExternalContext:
         module: Any = sys.modules.get("mitogen")
         if not module:
             module = sys.modules["mitogen"] = type(sys)("mitogen")
-            names_are_late(core)
+            names_are_lazy(core)
             for package in module, core:
                 package.__path__ = []
                 package.__loader__ = self.importer
@@ -163,13 +163,13 @@ class ExternalContext:
         self.broker.join()
 
 
-class _Package(Late, type(sys)):  # type: ignore[misc]  # types.ModuleType, without that import
+class _Package(Lazy, type(sys)):  # type: ignore[misc]  # types.ModuleType, without that import
     more = "names"
 
 
-def names_are_late(module: Any) -> None:
+def names_are_lazy(module: Any) -> None:
     """
-    Look up names that `module` does not define by its table of late names: see compat/lazy.py.
+    Look up names that `module` does not define by its table of late names: see compat/lookup.py.
 
     A module-level `__getattr__` (PEP 562) would do the same, but Python 3.6 lacks it.
     """

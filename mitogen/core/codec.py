@@ -11,7 +11,7 @@ Rules
        values are refused; the error names the path to the value.
     3. Exact types only: a subclass that is not in ENCODERS is refused, because it would be decoded
        as its base class.
-    4. Types and tags that are not in the tables here are in values.py, imported at first use.
+    4. Types and tags that are not in the tables here are in value_types.py, imported at first use.
     5. The tables change by whole entries only.
 
 Simple value 23, "undefined", is Python's Ellipsis, in both directions.
@@ -25,7 +25,7 @@ from _struct import Struct
 from itertools import chain, repeat
 
 from mitogen.core.errors import EncodeError, StreamError
-from mitogen.core.late import fetch
+from mitogen.core.lazy import fetch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,10 +43,10 @@ MAX_DEPTH = 200
 #: comparisons.
 MAX_COLLISIONS = 500
 #: Length from which a list of only ints or only floats is sent as an RFC 8746 typed array.
-#: Shorter lists are not worth importing mitogen.core.values, a round trip in a child.
+#: Shorter lists are not worth importing mitogen.core.value_types, a round trip in a child.
 MIN_ARRAY = 1000
 # Private tags. 6 and 7 are unassigned and take one byte: each call has two tuples and a Kwargs.
-# The others are in the first-come-first-served space; mitogen.core.values continues from 60016.
+# The others are in the first-come-first-served space; value_types.py continues from 60016.
 TAG_TUPLE = 6  # array
 TAG_KWARGS = 7  # map
 TAG_SURROGATES = 60000  # bytes: text with lone surrogates (surrogatepass), which text may not hold
@@ -194,7 +194,7 @@ def _put(items: Iterable[Any], size: int, out: list[Bytes], budget: list[int], d
 def encode(value: Any, limit: int | None = None, name: str = "value") -> bytes:
     """Return `value` as CBOR.
 
-    :param value: value to send; see :data:`ENCODERS` and :mod:`mitogen.core.values` for types.
+    :param value: value to send; see :data:`ENCODERS` and :mod:`mitogen.core.value_types` for types.
     :param int limit: maximum size in bytes; None for no limit. Checked throughout, and
         exactly at the end.
     :param str name: name of the value in an error text.
@@ -214,7 +214,7 @@ def encode(value: Any, limit: int | None = None, name: str = "value") -> bytes:
 def check_hashes(keys: list[Any]) -> None:
     """Raise ValueError for `keys` that were made to collide; see :data:`MAX_COLLISIONS`."""
     if len(keys) - len(set(map(hash, keys))) > MAX_COLLISIONS:
-        raise ValueError("too many keys that hash alike")
+        raise ValueError("too many equal hashes")
 
 
 def decode_next(data: Bytes, position: int = 0, router: Any = None) -> tuple[Any, int]:

@@ -18,7 +18,7 @@ from mitogen.core.codec import (
 )
 from mitogen.core.errors import CallError
 from mitogen.core.frames import NUMBER, Message
-from mitogen.core.late import Late, fetch
+from mitogen.core.lazy import Lazy, fetch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     R = TypeVar("R")
 
 
-class Context(Late):
+class Context(Lazy):
     """
     A context of the tree, as seen from this one.
 

@@ -14,7 +14,7 @@ from mitogen.core.codec import decode, encode
 from mitogen.core.errors import CallError
 from mitogen.core.frames import CALL_FUNCTION, CALL_SERVICE, CANCEL, IS_DEAD, Message
 from mitogen.core.io import ERROR, new_lock
-from mitogen.core.late import fetch, import_module
+from mitogen.core.lazy import fetch, import_module
 from mitogen.core.routing import has_parent_authority
 
 TYPE_CHECKING = False

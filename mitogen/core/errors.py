@@ -8,7 +8,7 @@ Threads: any.
 
 from __future__ import annotations
 
-from mitogen.core.late import fetch
+from mitogen.core.lazy import fetch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

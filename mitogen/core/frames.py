@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mitogen.core.routing import Ticket
 
-# Handles of the protocol. Handles used only by contexts with children are in tree/handles.py.
+# Handles of the protocol; those used only by contexts with children: tree/message_handles.py.
 GET_MODULE = 100
 CALL_FUNCTION = 101
 FORWARD_LOG = 102

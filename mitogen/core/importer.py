@@ -16,7 +16,7 @@ from _frozen_importlib import ModuleSpec
 from mitogen.core.codec import decode
 from mitogen.core.frames import GET_MODULE, LOAD_MODULE, RAW, Message
 from mitogen.core.io import new_lock
-from mitogen.core.late import Late
+from mitogen.core.lazy import Lazy
 from mitogen.core.routing import has_parent_authority
 
 TYPE_CHECKING = False
@@ -47,7 +47,7 @@ class Entry:
         self.path, self.submodules, self.segment, self.offset, self.size = fields
 
 
-class Importer(Late):
+class Importer(Lazy):
     """
     A finder and loader (PEP 451) of modules that come from the parent.
 

@@ -45,7 +45,7 @@ from mitogen.core.frames import (
     window_size,
 )
 from mitogen.core.io import ERROR, fire, new_lock, now
-from mitogen.core.late import fetch
+from mitogen.core.lazy import fetch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

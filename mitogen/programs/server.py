@@ -28,7 +28,7 @@ import sys
 from mitogen import core
 from mitogen.bootstrap.spawn import own_environment
 from mitogen.core import ERROR, IS_DEAD, Message, takes_router
-from mitogen.core.late import LATE, fetch
+from mitogen.core.lazy import LAZY, fetch
 from mitogen.programs.endpoints import PolledReader, PolledWriter, Socket
 from mitogen.programs.pipes import ReceivingEnd, SendingEnd
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GRACE", "Guard", "Refused", "Started", "start", "start_on_pipes"]
 
-LATE.update(sftp="sftp.server", tty_modes="programs.tty_modes")
+LAZY.update(sftp="sftp.server", tty_modes="programs.tty_modes")
 
 #: Grace period of an abandoned program: seconds between the end of its input and the first signal.
 GRACE = 5.0

@@ -33,7 +33,7 @@ from mitogen.services.base import (
     expose,
     no_reply,
 )
-from mitogen.transfer import pieces
+from mitogen.transfer import chunks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -138,11 +138,11 @@ class FileService(Service):
         """
         path = os.path.abspath(path)
         if path in self._paths:
-            return pieces.open_regular(path)
+            return chunks.open_regular(path)
         real = os.path.realpath(path)
         for prefix in list(self._prefixes):
             if real == prefix or real.startswith(prefix.rstrip(os.sep) + os.sep):
-                return pieces.open_below(prefix, os.path.relpath(real, prefix))
+                return chunks.open_below(prefix, os.path.relpath(real, prefix))
         raise Error(self.unregistered_msg % (path,))
 
     @expose(policy=AllowAny())
@@ -166,7 +166,7 @@ class FileService(Service):
         path = os.fsdecode(path)
         fd = self.open_registered(path)
         try:
-            metadata = pieces.describe(os.fstat(fd))
+            metadata = chunks.describe(os.fstat(fd))
         finally:
             os.close(fd)
         self._start(caller, (path, sender, metadata))
@@ -211,11 +211,11 @@ class FileService(Service):
             transfer = self._next(context_id)
 
     def _transfer(self, path: str, sender: Any, metadata: Metadata) -> None:
-        outlet = pieces.Outlet(sender)
+        outlet = chunks.Outlet(sender)
         try:
             fd = self.open_registered(path)
             try:
-                pieces.send_pieces(fd, path, outlet, metadata["size"], metadata["mtime"])
+                chunks.send_chunks(fd, path, outlet, metadata["size"], metadata["mtime"])
             finally:
                 os.close(fd)
         except core.ChannelError:
@@ -245,7 +245,7 @@ class FileService(Service):
                 entry[1].clear()
         for _, sender, _ in dropped:
             # Running transfers continue. Readers of waiting transfers would wait forever.
-            pieces.Outlet(sender).abort()
+            chunks.Outlet(sender).abort()
 
     @classmethod
     def get(cls, context: Any, path: Any, out_fp: Any) -> tuple[bool, Metadata]:
@@ -269,8 +269,8 @@ class FileService(Service):
             arguments = {"path": path, "sender": receiver.to_sender()}
             metadata = ask(context, cls, "fetch", arguments)
             try:
-                pieces.receive_pieces(receiver, out_fp.write)
-            except (pieces.Error, core.ChannelError, CallError) as error:
+                chunks.receive_chunks(receiver, out_fp.write)
+            except (chunks.Error, core.ChannelError, CallError) as error:
                 router.log(ERROR, "%s from context %d: %s", path, context.context_id, error)
                 return False, metadata
         return True, metadata
@@ -285,10 +285,10 @@ class FileService(Service):
         fd = service.open_registered(os.fsdecode(path))
         try:
             found = os.fstat(fd)
-            metadata = pieces.describe(found)
-            for piece in pieces.read_pieces(fd, path, found):
-                pieces.write_all(out_fp.write, piece)
-        except pieces.Error as error:
+            metadata = chunks.describe(found)
+            for chunk in chunks.read_chunks(fd, path, found):
+                chunks.write_all(out_fp.write, chunk)
+        except chunks.Error as error:
             router.log(ERROR, "%s", error)
             return False, metadata
         finally:

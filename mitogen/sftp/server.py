@@ -1,7 +1,7 @@
 """
 An SFTP server, version 3, for targets that have none. With it sftp, scp and sshfs can copy files
-to containers and service accounts. files.py has the file operations and packets.py the protocol's
-encoding. docs/design/sftp.rst compares it with OpenSSH's sftp-server and lists the omissions.
+to containers and service accounts. requests.py has the file operations and packets.py the encoding.
+docs/design/sftp.rst compares it with OpenSSH's sftp-server and lists the omissions.
 
 Rules
     1. Each request gets one reply, in order. If the end of a packet is unknown, the session ends.
@@ -28,14 +28,14 @@ import stat
 import sys
 import time
 
-from mitogen.sftp import files, packets
+from mitogen.sftp import packets, requests
 from mitogen.sftp.packets import BadMessage, Fields, FramingError, Packet, Status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from mitogen.sftp.files import Reply
+    from mitogen.sftp.requests import Reply
 
 __all__ = ["MAX_HANDLES", "main", "serve"]
 
@@ -134,7 +134,7 @@ class _Session:
         self._rfd = rfd
         self._requests = packets.Buffer()
         self._replies = packets.Replies()
-        self._files = files.Files(home, self._replies, max_handles, self._is_gone)
+        self._files = requests.Files(home, self._replies, max_handles, self._is_gone)
         self._begun = self._ended = False
         self._sent_at = 0.0
         # Last of all: an error after it would leave a socket object that closes the caller's
@@ -192,7 +192,7 @@ class _Session:
         if kind == Packet.INIT:
             fields.u32()
             self._begun = True
-            extensions = [(name, version) for name, (version, _) in files.EXTENSIONS.items()]
+            extensions = [(name, version) for name, (version, _) in requests.EXTENSIONS.items()]
             return self._replies.add(packets.version_reply(extensions))
         if not self._begun:
             raise FramingError("request %d before INIT" % kind)
@@ -201,16 +201,16 @@ class _Session:
         try:
             reply = self._run_request(kind, request, fields)
         except Exception as error:
-            reply = files.error_reply(request, error)
+            reply = requests.error_reply(request, error)
         if reply is None or isinstance(reply, int):
             reply = packets.status_reply(request, reply or Status.OK)
         self._replies.add(reply)
 
     def _run_request(self, kind: int, request: int, fields: Fields) -> Reply:
         if kind == Packet.EXTENDED:
-            row = files.EXTENSIONS.get(fields.string(), (b"", None))[1]
+            row = requests.EXTENSIONS.get(fields.string(), (b"", None))[1]
         else:
-            row = files.REQUESTS.get(kind)
+            row = requests.REQUESTS.get(kind)
         if row is None:
             return Status.OP_UNSUPPORTED
         method, parsers = row

@@ -15,8 +15,14 @@ from mitogen import core
 from mitogen.calls.chain import CallChain
 from mitogen.core import RAW, CallError, ChannelError, Message, takes_router
 from mitogen.core.mailbox import Receiver
-from mitogen.transfer.pieces import Error, Outlet, Packer, unpacked
-from mitogen.transfer.trees import Attributes, ObjectSink, Sink, records_of, records_of_object
+from mitogen.transfer.chunks import Error, Outlet, Packer, unpacked
+from mitogen.transfer.file_records import (
+    Attributes,
+    ObjectSink,
+    Sink,
+    records_of,
+    records_of_object,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -275,7 +281,7 @@ def put(
     :param bool resume: for a single file: if the transfer is interrupted, keep the partial file as
         `.NAME.part`, and continue from there the next time if its content matches
     :param float timeout: seconds for the whole transfer; None for no limit
-    :param bool compress: compress pieces that shrink (zlib, RFC 1950); useful on a connection
+    :param bool compress: compress chunks that shrink (zlib, RFC 1950); useful on a connection
         without compression of its own, such as `router.ssh(compression=False)`
     :raises Skipped: the tree was transferred except for devices, fifos and sockets
     :raises Error: the destination is not possible, or a file changed while it was sent

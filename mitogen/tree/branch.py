@@ -28,14 +28,14 @@ from mitogen.core import (
 )
 from mitogen.tree.connecting import Logins
 from mitogen.tree.contexts import Context
-from mitogen.tree.handles import (
+from mitogen.tree.ids import ChildIds
+from mitogen.tree.message_handles import (
     ADD_ROUTE,
     ALLOCATE_ID,
     AWAIT_END,
     DETACHING,
     FORWARD_MODULE,
 )
-from mitogen.tree.ids import ChildIds
 from mitogen.tree.relayed_modules import RelayedModules
 
 TYPE_CHECKING = False

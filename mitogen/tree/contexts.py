@@ -10,9 +10,9 @@ from __future__ import annotations
 from mitogen import core
 from mitogen.calls.chain import CallChain
 from mitogen.core import CALL_SERVICE, RAW, SHUTDOWN, Kwargs, Message, listen
-from mitogen.core.late import LATE, fetch
+from mitogen.core.lazy import LAZY, fetch
 from mitogen.core.mailbox import Latch, Receiver
-from mitogen.tree.handles import AWAIT_END
+from mitogen.tree.message_handles import AWAIT_END
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     Path = Union[str, "os.PathLike[str]"]
 
-__all__ = ["Context", "find_late"]
+__all__ = ["Context", "find_lazy"]
 
-LATE.update(
+LAZY.update(
     files="transfer.put_get",
     futures="futures",
     programs="programs.client",
@@ -157,8 +157,8 @@ class Context(core.Context):
 core.ENCODERS[Context] = core.ENCODERS[core.Context]
 
 
-def find_late(context: Any, name: str) -> Any:
-    """Return an attribute that core.Context does not define itself: see core/late.py."""
+def find_lazy(context: Any, name: str) -> Any:
+    """Return an attribute that core.Context does not define itself: see core/lazy.py."""
     found = getattr(Context, name)
     return found.__get__(context) if hasattr(found, "__get__") else found
 

@@ -19,8 +19,8 @@ from mitogen import core, identity
 from mitogen.core.mailbox import Latch
 from mitogen.tree.branch import upgrade
 from mitogen.tree.contexts import Context
-from mitogen.tree.handles import DETACHING
 from mitogen.tree.ids import IdAllocator
+from mitogen.tree.message_handles import DETACHING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

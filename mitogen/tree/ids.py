@@ -12,7 +12,7 @@ import _thread
 from mitogen import core
 from mitogen.core import RAW, Message
 from mitogen.core.mailbox import Latch
-from mitogen.tree.handles import ALLOCATE_ID
+from mitogen.tree.message_handles import ALLOCATE_ID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 
 from mitogen import core, identity
-from mitogen.core.late import LATE, fetch
+from mitogen.core.lazy import LAZY, fetch
 from mitogen.methods.registry import METHODS, get_connection_class
 from mitogen.tree.branch import shutdown_now, upgrade
 from mitogen.tree.connecting import Connecting
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 else:
     _Base = core.Router
 
-__all__ = ["Router", "find_late"]
+__all__ = ["Router", "find_lazy"]
 
-LATE.update(many="tree.many", specs="tree.specs")
+LAZY.update(many="tree.many", specs="tree.specs")
 
 DEBUG = 10
 
@@ -228,7 +228,7 @@ for _name in METHODS:
     setattr(Router, _name, _connection_method(_name))
 
 
-def find_late(router: Any, name: str) -> Any:
+def find_lazy(router: Any, name: str) -> Any:
     """Return an attribute that a child's router does not define; upgrade the router first."""
     if not router.econtext:
         raise AttributeError(name)

@@ -7,7 +7,7 @@ import cbor2
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from mitogen import core
-from mitogen.core import values
+from mitogen.core import value_types
 from tests.unit.core.test_codec import COMMON, COMMON_KEYS, VALUES, alike, spoilt
 
 
@@ -38,7 +38,7 @@ TAGGED = st.recursive(
     st.one_of(COMMON_KEYS, st.floats()),
     lambda part: st.one_of(
         st.lists(part, max_size=4),
-        st.builds(cbor2.CBORTag, st.sampled_from([row[0] for row in values.TAGS]), part),
+        st.builds(cbor2.CBORTag, st.sampled_from([row[0] for row in value_types.TAGS]), part),
     ),
     max_leaves=8,
 )

@@ -24,7 +24,7 @@ import pytest
 
 import mitogen.master
 from mitogen import sftp
-from mitogen.sftp import files
+from mitogen.sftp import requests
 from mitogen.sftp.packets import Attrs, Fields, OpenFlags, Packet, Status
 from tests import checkout, hosts, processes
 from tests.checkout import ROOT
@@ -236,7 +236,7 @@ def attrs(flags: int, *parts: bytes) -> bytes:
     return u32(flags) + b"".join(parts)
 
 
-def requests() -> Iterator[tuple[Union[int, bytes], ...]]:
+def all_requests() -> Iterator[tuple[Union[int, bytes], ...]]:
     """Yield (type, fields) of every request of the protocol, valid and invalid."""
     none = attrs(0)
     yield Packet.OPEN, s(b"f"), u32(OpenFlags.READ), none
@@ -351,7 +351,7 @@ def extensions() -> Iterator[tuple[Union[int, bytes], ...]]:
 
 def compare(native: Raw, ours: Raw) -> None:
     different = []
-    for row in requests():
+    for row in all_requests():
         kind, fields = row[0], row[1:]
         assert isinstance(kind, int)
         expected, got = native.ask(kind, *fields), ours.ask(kind, *fields)
@@ -689,7 +689,7 @@ def test_a_directory_of_100_000_entries_is_streamed(
         kind, answer = raw.ask(Packet.READDIR, 0)
         if kind == Packet.STATUS:
             break
-        assert len(answer) <= files.BATCH_ENTRIES
+        assert len(answer) <= requests.BATCH_ENTRIES
         seen.update(entry[0] for entry in answer)
         memory = memory or resident(raw.child.pid)
     assert len(seen) == 100002

@@ -13,7 +13,7 @@ import pytest
 from mitogen import master, ssh
 from mitogen.bootstrap import handshake, preamble as preamble_file
 from mitogen.calls import first_call
-from mitogen.importing import responder
+from mitogen.importing import module_server
 from mitogen.methods.connection import LocalOptions
 from tests.checkout import ROOT
 from tests.unit import nodes
@@ -142,7 +142,7 @@ def test_modules_at_ready(router, bare):
     print("at READY beside a bare interpreter's:", *sorted(more))
     # None of these is pushed, nor is the package itself, which a child makes a little later.
     ours = {name for name in more if name.startswith("mitogen")}
-    assert ours == responder.ALWAYS_THERE - {"mitogen"}
+    assert ours == module_server.ALWAYS_THERE - {"mitogen"}
     assert not HEAVY & more and len(more - ours) <= 12
 
 
@@ -155,7 +155,7 @@ def test_modules_after_the_first_call(bare):
     print("after the first call:", *sorted(more))
     assert first == second
     ours = {name for name in more if name.startswith("mitogen")}
-    assert ours == {*responder.ALWAYS_THERE, *first_call.FIRST_CALL}
+    assert ours == {*module_server.ALWAYS_THERE, *first_call.FIRST_CALL}
     assert not HEAVY & more
 
 

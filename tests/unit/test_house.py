@@ -12,7 +12,7 @@ from tests import prose
 from tests.checkout import ROOT
 from tests.unit import test_layering as layering
 
-#: Imports of own modules inside functions: each is a module that is late without LATE.
+#: Imports of own modules inside functions: each is a module that is late without LAZY.
 IMPORTS_IN_FUNCTIONS = 10
 #: Python files in the package's own folder: what programs import, and in every other folder.
 FILES_AT_THE_TOP, FILES_IN_A_FOLDER = 36, 14

@@ -83,15 +83,15 @@ PUBLIC_FOR_ROOMS = {
 ABOVE_ALL = {"ansible", "demo"}
 # (module, its import against the order): the reason.
 UPWARD = {
-    ("core", "compat.lazy"): "registers old names on the controller",
-    ("calls.first_call", "compat.lazy"): "registers old names in a child",
+    ("core", "compat.lookup"): "registers old names on the controller",
+    ("calls.first_call", "compat.lookup"): "registers old names in a child",
 }
-# Never sent to a child: importing/responder.py sends a stand-in.
+# Never sent to a child: importing/module_server.py sends a stand-in.
 CONTROLLER_ONLY = {
     *("aio", "cli", "imports", "master", "minify"),
     *("bootstrap.minify", "bootstrap.preamble", "bootstrap.renames"),
-    *("importing.code_imports", "importing.finder", "importing.graph", "importing.paths"),
-    *("importing.responder", "compat.master_names"),
+    *("importing.scan_imports", "importing.finder", "importing.graph", "importing.paths"),
+    *("importing.module_server", "compat.master_names"),
 }
 
 FILE_LIMIT, FUNCTION_LIMIT = 600, 60  # code lines

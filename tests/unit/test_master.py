@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from mitogen import core, master
-from mitogen.importing import responder
+from mitogen.importing import module_server
 from mitogen.master import IdAllocator, LogForwarder, ThreadWatcher
 from tests.unit import nodes
 
@@ -186,7 +186,7 @@ def router(net):
 
 def test_a_router_has_its_parts(router):
     assert router.max_message_size == 12345
-    assert isinstance(router.responder, responder.ModuleResponder)
+    assert isinstance(router.responder, module_server.ModuleResponder)
     assert router.id_allocator.allocate() == router.allocate_id() - 1
     assert router.route_monitor is router.branch
     assert router.myself().context_id == 0

@@ -75,7 +75,7 @@ class Account:
     """
     A context, and its state.
 
-    :param list steps: steps that lead to it; see method_options.py
+    :param list steps: steps that lead to it; see option_translation.py
     """
 
     def __init__(self, router: mitogen.master.Router, steps: list[Any]) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from mitogen.ansible.broker import scripts
-from mitogen.ansible.plugins import method_options
+from mitogen.ansible.plugins import option_translation
 
 __all__ = ["Unwrapped", "Watch"]
 
@@ -53,14 +53,14 @@ class Watch:
             built = build(*args, **kwargs)
             cmd = args[0] if args else kwargs.get("cmd", built)
             if built and built != cmd:
-                self._made[built] = (cmd, method_options.become_step(self._plugin))
+                self._made[built] = (cmd, option_translation.become_step(self._plugin))
             return built
 
         self._plugin.build_become_command = build_become_command
 
     def step(self) -> list[Any] | None:
         """Return the step to the account that modules will probably run as; None for none."""
-        step = self._plugin and method_options.become_step(self._plugin)
+        step = self._plugin and option_translation.become_step(self._plugin)
         return [*step, "become"] if step else None
 
     def unwrap(self, cmd: str) -> Unwrapped:

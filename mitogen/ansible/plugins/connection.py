@@ -41,8 +41,8 @@ from mitogen.ansible.plugins import (
     accelerators,
     become,
     built_modules,
-    method_options,
-    options,
+    option_translation,
+    own_options,
     run,
     via,
 )
@@ -84,7 +84,7 @@ def documentation(stock: Any, name: str) -> str:
     found: dict[str, str] = dict(re.findall(r"(?m)^(\w+):(.*\n(?:[ -].*\n|\s*\n)*)", text))
     listed = found.get("options", "\n")
     indent = re.search(r"^ *(?=\w)", listed, re.MULTILINE)
-    ours = options.PIPELINING + ("" if name == "local" else options.VIA)
+    ours = own_options.PIPELINING + ("" if name == "local" else own_options.VIA)
     lines = "options:" + listed + textwrap.indent(ours, indent.group() if indent else "  ")
     key = "extends_documentation_fragment"
     return lines + ("%s:%s" % (key, found[key]) if key in found else "")
@@ -213,7 +213,7 @@ class Plugin:
         try:
             return ask(*map(plain, (steps, *args)))
         except client.Failed as e:
-            text = method_options.readable(str(e))
+            text = option_translation.readable(str(e))
             if e.kind in AUTHENTICATION:
                 raise AnsibleAuthenticationFailure("%s: %s" % (host, text)) from e
             if e.kind in NO_CONTEXT or (name == "script" and e.kind in NOT_STARTED):
@@ -254,7 +254,7 @@ class Plugin:
     def is_pipelining_enabled(self, wrap_async: bool = False) -> bool:
         """Return whether modules may be sent on standard input (since ansible-core 2.19)."""
         plugin: Any = self.become  # type: ignore[attr-defined]
-        if plugin and not plugin.pipelining and not method_options.become_step(plugin):
+        if plugin and not plugin.pipelining and not option_translation.become_step(plugin):
             return False
         wanted = self._guarded(lambda: self.get_option("pipelining"))  # type: ignore[attr-defined]
         return bool(wanted) and not wrap_async

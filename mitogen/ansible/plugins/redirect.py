@@ -20,7 +20,7 @@ from typing import Any
 
 from ansible.utils.display import Display
 
-from mitogen.ansible.plugins import method_options
+from mitogen.ansible.plugins import option_translation
 
 __all__ = ["Redirection", "find", "redirection"]
 
@@ -88,7 +88,7 @@ class Redirection:
         """
         names = {}
         for name in stock:
-            kind = method_options.kind_of(name) or name
+            kind = option_translation.kind_of(name) or name
             ours = find(self._loader, "connection", kind)
             if ours is None:
                 text = "mitogen.ansible: redirect: mitogen has no plugin for connection '%s'"
@@ -96,7 +96,7 @@ class Redirection:
                 continue
             # Imports it here, rather than in each worker.
             self._original(ours, class_only=True)
-            row = method_options.KINDS.get(kind)
+            row = option_translation.KINDS.get(kind)
             known = [prefix + kind for prefix in PREFIXES] + (row.stock if row else [])
             names.update(dict.fromkeys([name, *known], ours))
         self._replacements[entry_point] = names

@@ -20,7 +20,7 @@ from ansible import constants as C, context
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.loader import become_loader, connection_loader
 
-from mitogen.ansible.plugins import method_options
+from mitogen.ansible.plugins import option_translation
 
 __all__ = ["steps_to"]
 
@@ -40,7 +40,9 @@ def steps_to(plugin: Any, spec: str) -> list[Any]:
     hostvars = plugin.variables.get("hostvars") or {}
     try:
         # The name itself may contain an @.
-        method, user, name = ("", "", spec) if spec in hostvars else method_options.parse_via(spec)
+        method, user, name = (
+            ("", "", spec) if spec in hostvars else option_translation.parse_via(spec)
+        )
     except ValueError as e:
         raise AnsibleConnectionFailure(str(e)) from e
     chain = [*plugin.chain, name]
@@ -57,7 +59,7 @@ def steps_to(plugin: Any, spec: str) -> list[Any]:
 
 def _connection(plugin: Any, chain: list[str], theirs: Any) -> Any:
     named = theirs.get("ansible_connection") or C.DEFAULT_TRANSPORT
-    kind = method_options.kind_of(named)
+    kind = option_translation.kind_of(named)
     if kind is None:
         raise AnsibleConnectionFailure(
             "mitogen_via: host %s can't be gone through: mitogen does not support its connection %r"
@@ -112,7 +114,7 @@ def _become(plugin: Any, name: str, method: str, user: str, theirs: Any) -> Any:
         var_options=_options("become", found, theirs),
         direct={"become_user": user},
     )
-    step = method_options.become_step(found)
+    step = option_translation.become_step(found)
     if step is None:
         raise AnsibleConnectionFailure(
             "mitogen_via: %s on %s has options there that mitogen does not support" % (method, name)

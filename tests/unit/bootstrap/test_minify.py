@@ -404,7 +404,7 @@ OWN = {str(path.relative_to(ROOT)): path for path in sorted((ROOT / "mitogen").r
 #: Files that keep the names of the guards, to search for them. None is sent.
 NAME_THE_GUARDS = {
     "mitogen/bootstrap/minify.py",
-    "mitogen/importing/code_imports.py",
+    "mitogen/importing/scan_imports.py",
     "mitogen/importing/graph.py",
 }
 

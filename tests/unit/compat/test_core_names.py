@@ -13,23 +13,23 @@ import sys
 import pytest
 
 from mitogen import core, master, parent
-from mitogen.compat import core_names, lazy
+from mitogen.compat import core_names, lookup
 from tests.checkout import ROOT
 
 # Run in a process that has not imported any module that adds names to core's classes.
 CLASS_NAMES = """
 import sys
 from mitogen import core
-from mitogen.compat import lazy
-rows = [(core.__dict__[c], n) for place in lazy.CLASS_NAMES.values()
+from mitogen.compat import lookup
+rows = [(core.__dict__[c], n) for place in lookup.CLASS_NAMES.values()
         for c in place for n in place[c].split()]
 listed = [name in dir(cls) for cls, name in rows]
-print(len(rows), all(listed), any(place in sys.modules for place in lazy.CLASS_NAMES))
+print(len(rows), all(listed), any(place in sys.modules for place in lookup.CLASS_NAMES))
 late = [vars(cls)[name] for cls, name in rows]
 found = [getattr(cls, name) for cls, name in rows]
-print(sum(isinstance(value, lazy.LateAttribute) for value in found))
+print(sum(isinstance(value, lookup.LazyAttribute) for value in found))
 print(late == [vars(cls)[name] for cls, name in rows])
-print(all(place in sys.modules for place in lazy.CLASS_NAMES))
+print(all(place in sys.modules for place in lookup.CLASS_NAMES))
 """
 
 
@@ -39,12 +39,12 @@ def test_late_names_of_classes_are_on_the_class():
         [sys.executable, "-c", CLASS_NAMES], capture_output=True, text=True, cwd=ROOT, timeout=30
     )
     count = sum(
-        len(names.split()) for place in lazy.CLASS_NAMES.values() for names in place.values()
+        len(names.split()) for place in lookup.CLASS_NAMES.values() for names in place.values()
     )
     assert done.stdout.split() == [str(count), "True", "False", "0", "True", "True"], done.stderr
 
 
-@pytest.mark.parametrize("module", sorted(set(lazy.CLASS_NAMES) - {"mitogen.calls.first_call"}))
+@pytest.mark.parametrize("module", sorted(set(lookup.CLASS_NAMES) - {"mitogen.calls.first_call"}))
 def test_importing_the_modules_of_late_names_changes_nothing(module):
     program = (
         "import sys, mitogen.core as c\n"

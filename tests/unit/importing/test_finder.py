@@ -15,7 +15,7 @@ import zipfile
 
 import pytest
 
-from mitogen.importing import code_imports, finder, paths
+from mitogen.importing import finder, paths, scan_imports
 from mitogen.importing.finder import ModuleFinder, ModuleUnservable
 from tests.checkout import ROOT
 
@@ -71,12 +71,12 @@ def tree(tmp_path):
 @pytest.fixture(params=["bytecode", "parsed"])
 def find(request):
     """Return a finder, with and without the bytecode reader."""
-    return ModuleFinder(code_imports.all_imports if request.param == "bytecode" else None)
+    return ModuleFinder(scan_imports.all_imports if request.param == "bytecode" else None)
 
 
 @pytest.fixture
 def one():
-    return ModuleFinder(code_imports.all_imports)
+    return ModuleFinder(scan_imports.all_imports)
 
 
 def refusal(finder, fullname):

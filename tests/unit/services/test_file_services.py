@@ -9,7 +9,7 @@ import pytest
 from mitogen import core
 from mitogen.core.mailbox import Receiver
 from mitogen.services import file_services, pool
-from mitogen.transfer import pieces
+from mitogen.transfer import chunks
 from tests.unit import live
 
 MIB = 1 << 20
@@ -45,7 +45,7 @@ def write(path, size):
 # ---- which files
 
 
-@pytest.mark.parametrize("size", [0, 1, pieces.PIECE, 9 * MIB + 1])
+@pytest.mark.parametrize("size", [0, 1, chunks.CHUNK, 9 * MIB + 1])
 def test_a_registered_file(node, tmp_path, size):
     path = write(tmp_path / "f", size)
     node.files.register(str(path))
@@ -196,7 +196,7 @@ def test_invalid_arguments(node, kwargs):
 
 def test_acknowledge_does_nothing(node):
     assert pool.call(FileService, "acknowledge", node.up_context, size=5) is None
-    assert FileService.window_size_bytes == MIB and FileService.IO_SIZE == pieces.PIECE
+    assert FileService.window_size_bytes == MIB and FileService.IO_SIZE == chunks.CHUNK
 
 
 def test_get_from_the_context_itself(node, tmp_path):
@@ -219,7 +219,7 @@ def test_get_from_the_context_itself(node, tmp_path):
 
 
 class Reader:
-    """A file object whose write() calls a function after the first piece."""
+    """A file object whose write() calls a function after the first chunk."""
 
     def __init__(self, then):
         self.then = then
@@ -260,8 +260,8 @@ def test_a_file_removed_before_the_transfer(node, tmp_path, monkeypatch):
 def test_damaged_data(node, tmp_path, monkeypatch):
     path = write(tmp_path / "f", 3)
     node.files.register(str(path))
-    send = pieces.Outlet.send
-    monkeypatch.setattr(pieces.Outlet, "send", lambda self, piece: send(self, b"abc"))
+    send = chunks.Outlet.send
+    monkeypatch.setattr(chunks.Outlet, "send", lambda self, chunk: send(self, b"abc"))
     ok, _, data = get(node, path)
     assert not ok and data == b"abc"
     assert any("differs from the data that was sent" in line for line in node.logs)
@@ -272,10 +272,10 @@ def test_a_reader_that_times_out(node, tmp_path, monkeypatch):
     path = write(tmp_path / "f", 9 * MIB)
     node.files.register(str(path))
 
-    def send(self, piece):
+    def send(self, chunk):
         raise core.TimeoutError("nothing was read")
 
-    monkeypatch.setattr(pieces.Outlet, "send", send)
+    monkeypatch.setattr(chunks.Outlet, "send", send)
     ok, _, data = get(node, path)
     assert (ok, data) == (False, b"")
     node.wait_for(lambda: any("file service: " in line for line in node.logs))
@@ -321,7 +321,7 @@ def test_stopped_readers_do_not_delay_others(node, tmp_path):
         assert ok and data == path.read_bytes()
     for receiver in stopped:
         out = io.BytesIO()
-        pieces.receive_pieces(receiver, out.write)
+        chunks.receive_chunks(receiver, out.write)
         assert out.getvalue() == path.read_bytes()
         receiver.close()
 
@@ -356,7 +356,7 @@ def test_transfers_beyond_the_limit_wait(node, tmp_path, monkeypatch):
     # Waiting transfers have no descriptor and no thread.
     assert node.files._transfers[1][0] == 2
     for receiver in mailboxes:
-        assert pieces.receive_pieces(receiver, len) == 6 * MIB
+        assert chunks.receive_chunks(receiver, len) == 6 * MIB
     node.wait_for(lambda: not node.files._transfers)
 
 
@@ -379,8 +379,8 @@ def test_the_pool_ends_while_transfers_wait(node, tmp_path, monkeypatch):
     mailboxes = [begin(node, path) for _ in range(2)]
     node.pool.stop()
     with pytest.raises(core.ChannelError, match="transfer aborted"):
-        pieces.receive_pieces(mailboxes[1], len)
-    assert pieces.receive_pieces(mailboxes[0], len) == 6 * MIB
+        chunks.receive_chunks(mailboxes[1], len)
+    assert chunks.receive_chunks(mailboxes[0], len) == 6 * MIB
     node.wait_for(lambda: not node.files._transfers)
 
 

@@ -24,7 +24,7 @@ import time
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from mitogen.sftp import files as sftp_files, packets as sftp_packets, server
+from mitogen.sftp import packets as sftp_packets, requests as sftp_files, server
 from mitogen.sftp.packets import (
     MAX_DATA,
     MAX_PACKET,

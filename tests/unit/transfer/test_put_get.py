@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from mitogen import core
-from mitogen.transfer import pieces, put_get, trees
-from mitogen.transfer.pieces import PIECE, Error
+from mitogen.transfer import chunks, file_records, put_get
+from mitogen.transfer.chunks import CHUNK, Error
 from tests.unit import live
 
 MIB = 1 << 20
@@ -64,7 +64,7 @@ def send(node, way, source, target, **kwargs):
 
 
 @both
-@pytest.mark.parametrize("size", [0, 1, put_get.HEAD, PIECE, PIECE + 1, 9 * MIB + 3])
+@pytest.mark.parametrize("size", [0, 1, put_get.HEAD, CHUNK, CHUNK + 1, 9 * MIB + 3])
 def test_a_file(node, way, source, where, size):
     os.truncate(str(source), size)
     send(node, way, source, where / "g")
@@ -92,7 +92,7 @@ def test_a_tree(node, way, tree, where):
 
 @both
 def test_compressed(node, way, source, where, tree):
-    """Compressed pieces need fewer bytes on the link. Reported progress does not change."""
+    """Compressed chunks need fewer bytes on the link. Reported progress does not change."""
     (tree / "text").write_bytes(b"a line of text\n" * 200000)
     (tree / "noise").write_bytes(source.read_bytes())
     sent, progress_calls = [0], []
@@ -135,7 +135,7 @@ def test_at_most_a_window_is_in_flight(node, way, source, where, monkeypatch):
     """A reader that waits for the sender stops it after a window of data."""
     receiving, sending = (node.child, node.master) if way == "put" else (node.master, node.child)
     standing, stopped, arrived = [], [], []
-    feed = trees.Sink.feed
+    feed = file_records.Sink.feed
 
     def slow(self, record):
         arrived.append(type(record))
@@ -147,9 +147,9 @@ def test_at_most_a_window_is_in_flight(node, way, source, where, monkeypatch):
             standing.append(sum(m.received - m.credited for m in meters))
         feed(self, record)
 
-    monkeypatch.setattr(trees.Sink, "feed", slow)
+    monkeypatch.setattr(file_records.Sink, "feed", slow)
     send(node, way, source, where / "g")
-    assert core.WINDOW - 3 * PIECE <= standing[0] < core.WINDOW + 2 * PIECE
+    assert core.WINDOW - 3 * CHUNK <= standing[0] < core.WINDOW + 2 * CHUNK
     assert (where / "g").read_bytes() == source.read_bytes()
 
 
@@ -231,7 +231,7 @@ def test_errors_at_both_ends(node, way, source, where, tmp_path):
 
 @both
 def test_a_file_that_changes(node, way, source, where):
-    """Change the file after a few pieces."""
+    """Change the file after a few chunks."""
     real, calls = os.pread, []
 
     def pread(fd, count, at):
@@ -254,7 +254,7 @@ def test_a_full_disk_at_the_receiving_end(node, way, source, where):
         raise OSError(28, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trees.Sink, "_write", write)
+        patch.setattr(file_records.Sink, "_write", write)
         with pytest.raises(OSError, match="No space left"):
             send(node, way, source, where / "g")
     node.settle()
@@ -288,17 +288,17 @@ def test_losing_the_context(node, way, source, where):
 def test_timeout(node, way, source, where, monkeypatch):
     """Block the receiver or the sender until the deadline."""
     go = threading.Event()
-    feed, send_piece = trees.Sink.feed, pieces.Outlet.send
+    feed, send_chunk = file_records.Sink.feed, chunks.Outlet.send
 
-    def slow(self, piece):
-        if type(piece) is bytes:
+    def slow(self, chunk):
+        if type(chunk) is bytes:
             go.wait(live.SOON)
-        (feed if way == "put" else send_piece)(self, piece)
+        (feed if way == "put" else send_chunk)(self, chunk)
 
     if way == "put":
-        monkeypatch.setattr(trees.Sink, "feed", slow)
+        monkeypatch.setattr(file_records.Sink, "feed", slow)
     else:
-        monkeypatch.setattr(pieces.Outlet, "send", slow)
+        monkeypatch.setattr(chunks.Outlet, "send", slow)
     with pytest.raises(core.TimeoutError, match="did not finish within 0.3 seconds"):
         send(node, way, source, where / "g", timeout=0.3)
     go.set()
@@ -337,14 +337,14 @@ def test_transfer_to_the_context_itself_is_an_error(node, way, source, where):
 
 def test_a_mailbox_closed_before_the_last_record(node, source, where, monkeypatch):
     """The far half closes its mailbox early because it has all records. That is not an error."""
-    record = pieces.Outlet.record
+    record = chunks.Outlet.record
 
     def send_and_fail(self, value):
         record(self, value)
         if value[0] == "end":
             raise core.ChannelError("mailbox closed")
 
-    monkeypatch.setattr(pieces.Outlet, "record", send_and_fail)
+    monkeypatch.setattr(chunks.Outlet, "record", send_and_fail)
     put_get.put(node.context, source, where / "g")
     assert (where / "g").read_bytes() == source.read_bytes()
 

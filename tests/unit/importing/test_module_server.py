@@ -1,4 +1,4 @@
-"""mitogen.importing.responder: modules pushed, requested and refused; the worker."""
+"""mitogen.importing.module_server: modules pushed, requested and refused; the worker."""
 
 import importlib.util
 import sys
@@ -12,9 +12,9 @@ import pytest
 from mitogen import core
 from mitogen.bootstrap import minify
 from mitogen.calls.first_call import FIRST_CALL
-from mitogen.importing import responder
+from mitogen.importing import module_server
 from mitogen.importing.finder import ModuleUnservable
-from mitogen.importing.responder import ImportPolicy, ModuleResponder, Worker
+from mitogen.importing.module_server import ImportPolicy, ModuleResponder, Worker
 
 FILES = {
     "prog_main.py": "import prog_a\nimport json\ndef f():\n    import prog_later\n",
@@ -210,7 +210,7 @@ def test_installed_packages_and_the_library_are_not_pushed(server, router):
 
 
 def test_a_push_is_bounded(server, router, files, monkeypatch):
-    monkeypatch.setattr(responder, "PUSH_LIMIT", 3000)
+    monkeypatch.setattr(module_server, "PUSH_LIMIT", 3000)
     lines = []
     for number in range(16):
         name = "prog_big%d" % number
@@ -295,7 +295,7 @@ def test_a_c_extension_is_refused_with_the_reason(server, monkeypatch):
 
 
 def test_large_answers_are_cut_but_hold_the_requested_module(server, files, monkeypatch):
-    monkeypatch.setattr(responder, "PUSH_LIMIT", 10)
+    monkeypatch.setattr(module_server, "PUSH_LIMIT", 10)
     assert names(ask(server, "prog_main")) == ["prog_main"]
 
 
@@ -380,4 +380,4 @@ def test_children_get_no_controller_only_modules():
     from tests.unit import test_layering
 
     wanted = {"mitogen." + name for name in test_layering.CONTROLLER_ONLY}
-    assert wanted == set(responder.CONTROLLER_ONLY)
+    assert wanted == set(module_server.CONTROLLER_ONLY)

@@ -1,4 +1,4 @@
-"""lazy.py: a module finds names in other modules, which are imported at first use."""
+"""lookup.py: a module finds names in other modules, which are imported at first use."""
 
 import importlib
 import subprocess
@@ -8,8 +8,8 @@ import types
 import pytest
 
 from mitogen import core
-from mitogen.compat import lazy
-from mitogen.core.child import names_are_late
+from mitogen.compat import lookup
+from mitogen.core.child import names_are_lazy
 from tests.checkout import ROOT
 
 
@@ -23,8 +23,8 @@ def module(monkeypatch):
     made = types.ModuleType("lazy_example")
     made.own = 1
     monkeypatch.setitem(sys.modules, "lazy_place", place)
-    monkeypatch.setitem(lazy.MODULE_NAMES, "lazy_example", "lazy_place")
-    names_are_late(made)
+    monkeypatch.setitem(lookup.MODULE_NAMES, "lazy_example", "lazy_place")
+    names_are_lazy(made)
     return made
 
 
@@ -54,7 +54,7 @@ def test_an_unknown_name_is_an_attribute_error(module):
 
 
 def test_every_place_of_the_tables_has_its_names():
-    for module, place in lazy.MODULE_NAMES.items():
+    for module, place in lookup.MODULE_NAMES.items():
         found = importlib.import_module(place)
         for name in [*found.__all__, *getattr(found, "ELSEWHERE", ())]:
             assert hasattr(importlib.import_module(module), name), (module, name)
@@ -64,7 +64,7 @@ def test_registration_is_idempotent():
     """A forked child registers again."""
     classes = [value for value in vars(core).values() if isinstance(value, type)]
     before = [dict(vars(each)) for each in classes]
-    lazy.register(core)
+    lookup.register(core)
     assert [dict(vars(each)) for each in classes] == before
 
 

@@ -2,7 +2,7 @@
 The kinds of connection: a class for each, combining Plugin and Ansible's stock plugin.
 
 Rules
-    1. Options are translated by method_options.py; this module has the other differences only.
+    1. Options are translated by option_translation.py; this module has the other differences only.
 
 Threads: a worker's only one.
 """
@@ -20,10 +20,10 @@ from ansible.plugins.connection import local as stock_local
 
 from mitogen import core
 from mitogen.ansible.broker import hops
-from mitogen.ansible.plugins import accelerators, method_options, options
+from mitogen.ansible.plugins import accelerators, option_translation, own_options
 from mitogen.ansible.plugins.connection import Plugin, documentation
 
-__all__ = ["account", "documentation", "local", "options", "ssh", "tool"]
+__all__ = ["account", "documentation", "local", "own_options", "ssh", "tool"]
 
 
 def ssh(stock: Any) -> Any:
@@ -34,7 +34,7 @@ def ssh(stock: Any) -> Any:
         transport = "ssh"
 
         def _step(self, is_first: bool) -> Any:
-            return method_options.ssh_step(self)
+            return option_translation.ssh_step(self)
 
         def _wants_terminal(self) -> bool:
             return bool(self.get_option("use_tty"))
@@ -67,7 +67,7 @@ def local(stock: Any) -> Any:
             return []
 
         def _step(self, is_first: bool) -> Any:
-            return method_options.local_step(self)
+            return option_translation.local_step(self)
 
         def _program_options(self) -> dict[str, Any]:
             cwd = to_text(self.cwd) if getattr(self, "cwd", None) else os.getcwd()
@@ -103,14 +103,14 @@ def tool(kind: str) -> Any:
     """
     Return the class of a plugin for containers and the like.
 
-    :param kind: a key of method_options.KINDS
+    :param kind: a key of option_translation.KINDS
     """
 
     class Connection(_ProgramConnection):
         transport = kind
 
         def _step(self, is_first: bool) -> Any:
-            return method_options.tool_step(self, kind)
+            return option_translation.tool_step(self, kind)
 
     return Connection
 
@@ -126,7 +126,7 @@ def account(kind: str) -> Any:
         transport = kind
 
         def _step(self, is_first: bool) -> Any:
-            step = method_options.account_step(self, kind)
+            step = option_translation.account_step(self, kind)
             if step is None:
                 raise AnsibleConnectionFailure(
                     "ansible_%s_flags=%r contains an option that mitogen does not support"
@@ -134,7 +134,7 @@ def account(kind: str) -> Any:
                 )
             if is_first:
                 # The controller's own interpreter may not be executable by other accounts.
-                step[1]["python_path"] = method_options.local_step(self)[1]["python_path"]
+                step[1]["python_path"] = option_translation.local_step(self)[1]["python_path"]
             return step
 
     return Connection

@@ -1,7 +1,7 @@
 """
 Conversion of files and trees to a sequence of records, and of records to files and trees.
 
-    ["file", name, meta, offset]    then its pieces (bytes), then  ["end", size, check]
+    ["file", name, meta, offset]    then its chunks (bytes), then  ["end", size, check]
     ["dir", name, meta]             then its members, then        ["up"]
     ["link", name, target, meta]
     ["skip", name]
@@ -24,16 +24,16 @@ import errno
 import os
 import stat
 
-from mitogen.transfer.pieces import (
+from mitogen.transfer.chunks import (
+    CHUNK,
     OPEN_DIRECTORY,
     OPEN_READ,
-    PIECE,
     Error,
     Sha256,
     check_for,
     kind_of,
     open_regular,
-    read_pieces,
+    read_chunks,
     write_all,
 )
 
@@ -49,7 +49,7 @@ __all__ = ["Attributes", "ObjectSink", "Sink", "records_of", "records_of_object"
 #: Bytes of a file's name used in its temporary name. Names are limited to 255 bytes.
 STEM = 200
 
-ZEROS = bytes(PIECE)
+ZEROS = bytes(CHUNK)
 OPEN_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -76,11 +76,11 @@ def _state_of(fd: int, limit: int | None = None) -> tuple[int, bytes]:
     """Return (length, SHA-256) of the first `limit` bytes of a file."""
     check, position = Sha256(), 0
     while limit is None or position < limit:
-        piece = os.pread(fd, PIECE if limit is None else min(PIECE, limit - position), position)
-        if not piece:
+        chunk = os.pread(fd, CHUNK if limit is None else min(CHUNK, limit - position), position)
+        if not chunk:
             break
-        check.update(piece)
-        position += len(piece)
+        check.update(chunk)
+        position += len(chunk)
     return position, check.value()
 
 
@@ -108,10 +108,10 @@ def _file(
 ) -> Iterator[Record]:
     yield ["file", name, _meta(found), offset]
     check, size = check_for(found.st_size or None), offset
-    for piece in read_pieces(fd, path, found, offset):
-        check.update(piece)
-        size += len(piece)
-        yield piece
+    for chunk in read_chunks(fd, path, found, offset):
+        check.update(chunk)
+        size += len(chunk)
+        yield chunk
     yield ["end", size, check.value()]
 
 
@@ -158,17 +158,17 @@ def records_of_object(fp: Any) -> Iterator[Record]:
     yield ["file", b"", {}, 0]
     check, size = Sha256(), 0
     while True:
-        piece = fp.read(PIECE)
-        if piece is None or isinstance(piece, str):
-            raise TypeError("%r: read() must return bytes, not %r" % (fp, type(piece).__name__))
-        if not piece:
+        chunk = fp.read(CHUNK)
+        if chunk is None or isinstance(chunk, str):
+            raise TypeError("%r: read() must return bytes, not %r" % (fp, type(chunk).__name__))
+        if not chunk:
             break
         # A file object may return more bytes than requested.
-        for at in range(0, len(piece), PIECE):
-            part = bytes(piece[at : at + PIECE])
+        for at in range(0, len(chunk), CHUNK):
+            part = bytes(chunk[at : at + CHUNK])
             check.update(part)
             yield part
-        size += len(piece)
+        size += len(chunk)
     yield ["end", size, check.value()]
 
 
@@ -460,7 +460,7 @@ class Sink:
 
     def _feed(self, record: Record) -> None:
         if type(record) is bytes and self._fd >= 0:
-            return self._on_piece(record)
+            return self._on_chunk(record)
         if self.complete or not isinstance(record, list) or not record:
             raise Error("%r: the sender sent an invalid record", self.path)
         handler, in_file, shapes = _HANDLERS.get(record[0], (None, False, ()))
@@ -502,18 +502,18 @@ class Sink:
             raise Error("%r: the partial file is not the one that the sender continues", self.path)
         os.lseek(self._fd, offset, os.SEEK_SET)
 
-    def _on_piece(self, piece: bytes) -> None:
-        self._check.update(piece)
-        self._size += len(piece)
-        # A piece of zeros becomes a hole. The comparison stops at the first other byte.
-        self._hole = piece == ZEROS
+    def _on_chunk(self, chunk: bytes) -> None:
+        self._check.update(chunk)
+        self._size += len(chunk)
+        # A chunk of zeros becomes a hole. The comparison stops at the first other byte.
+        self._hole = chunk == ZEROS
         if self._hole:
-            os.lseek(self._fd, len(piece), os.SEEK_CUR)
+            os.lseek(self._fd, len(chunk), os.SEEK_CUR)
         else:
-            write_all(self._write, piece)
+            write_all(self._write, chunk)
 
-    def _write(self, piece: bytes) -> int:
-        return os.write(self._fd, piece)
+    def _write(self, chunk: bytes) -> int:
+        return os.write(self._fd, chunk)
 
     def on_end(self, size: int, check: Any) -> None:
         if (size, check) != (self._size, self._check.value()):

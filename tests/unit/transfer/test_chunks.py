@@ -1,4 +1,4 @@
-"""pieces.py: opening and reading files, detecting changes, and senders whose receiver stops."""
+"""chunks.py: opening and reading files, detecting changes, and senders whose receiver stops."""
 
 import io
 import os
@@ -10,9 +10,9 @@ import pytest
 
 from mitogen import core
 from mitogen.core.mailbox import Receiver
-from mitogen.transfer import pieces
+from mitogen.transfer import chunks
 
-PIECE = pieces.PIECE
+CHUNK = chunks.CHUNK
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def pair(net):
     """Return (sending node, receiving node, Receiver there, Outlet here)."""
     master, child = net.line(2)
     receiver = Receiver(child.router)
-    outlet = pieces.Outlet(core.Sender(master.context(child), receiver.handle))
+    outlet = chunks.Outlet(core.Sender(master.context(child), receiver.handle))
     return master, child, receiver, outlet
 
 
@@ -32,12 +32,12 @@ def make_file(path, data):
 # ---- checks
 
 
-@pytest.mark.parametrize("kind", [pieces.Crc, pieces.Sha256])
+@pytest.mark.parametrize("kind", [chunks.Crc, chunks.Sha256])
 def test_checks_detect_differences(kind):
     def value(*given):
         check = kind()
-        for piece in given:
-            check.update(piece)
+        for chunk in given:
+            check.update(chunk)
         return check.value()
 
     right = value(b"one", b"two", b"")
@@ -46,16 +46,16 @@ def test_checks_detect_differences(kind):
     assert all(value(*each) != right for each in wrong)
 
 
-def test_crc_counts_empty_pieces():
-    one, two = pieces.Crc(), pieces.Crc()
+def test_crc_counts_empty_chunks():
+    one, two = chunks.Crc(), chunks.Crc()
     one.update(b"")
     assert one.value() != two.value()
 
 
 def test_small_files_are_checked_without_hashlib():
-    assert isinstance(pieces.check_for(PIECE), pieces.Crc)
-    assert isinstance(pieces.check_for(PIECE + 1), pieces.Sha256)
-    assert isinstance(pieces.check_for(None), pieces.Sha256)
+    assert isinstance(chunks.check_for(CHUNK), chunks.Crc)
+    assert isinstance(chunks.check_for(CHUNK + 1), chunks.Sha256)
+    assert isinstance(chunks.check_for(None), chunks.Sha256)
 
 
 # ---- opening
@@ -66,13 +66,13 @@ def test_opening_regular_files(tmp_path):
     (tmp_path / "link").symlink_to("file")
     os.mkfifo(str(tmp_path / "fifo"))
     for name in ("file", "link"):
-        os.close(pieces.open_regular(str(tmp_path / name)))
-    with pytest.raises(pieces.Error, match="is a directory"):
-        pieces.open_regular(str(tmp_path))
-    with pytest.raises(pieces.Error, match="is a fifo, not a regular file"):  # does not block
-        pieces.open_regular(str(tmp_path / "fifo"))
+        os.close(chunks.open_regular(str(tmp_path / name)))
+    with pytest.raises(chunks.Error, match="is a directory"):
+        chunks.open_regular(str(tmp_path))
+    with pytest.raises(chunks.Error, match="is a fifo, not a regular file"):  # does not block
+        chunks.open_regular(str(tmp_path / "fifo"))
     with pytest.raises(OSError, match="link"):
-        pieces.open_regular(str(tmp_path / "link"), None, False)
+        chunks.open_regular(str(tmp_path / "link"), None, False)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_opening_regular_files(tmp_path):
     ],
 )
 def test_kinds(mode, text):
-    assert pieces.kind_of(mode) == text
+    assert chunks.kind_of(mode) == text
 
 
 def test_open_below_follows_no_symlinks(tmp_path):
@@ -95,37 +95,37 @@ def test_open_below_follows_no_symlinks(tmp_path):
     (tmp_path / "file").write_bytes(b"outside")
     (root / "out").symlink_to(tmp_path)
     (root / "file").symlink_to(tmp_path / "file")
-    fd = pieces.open_below(str(root), "a/./b/file")
+    fd = chunks.open_below(str(root), "a/./b/file")
     assert os.read(fd, 10) == b"inside"
     os.close(fd)
-    os.close(pieces.open_below(str(tmp_path / "file"), "."))
+    os.close(chunks.open_below(str(tmp_path / "file"), "."))
     for path in ("out/file", "file", "a/nothing", "nothing/file"):
         with pytest.raises(OSError):
-            pieces.open_below(str(root), path)
-    with pytest.raises(pieces.Error, match="is a directory"):
-        pieces.open_below(str(root), "a")
+            chunks.open_below(str(root), path)
+    with pytest.raises(chunks.Error, match="is a directory"):
+        chunks.open_below(str(root), "a")
 
 
 # ---- reading
 
 
-@pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE])
+@pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK])
 def test_a_piece_is_one_frame(tmp_path, size):
     fd, before = make_file(tmp_path / "f", os.urandom(size))
-    found = list(pieces.read_pieces(fd, "f", before))
+    found = list(chunks.read_chunks(fd, "f", before))
     assert b"".join(found) == (tmp_path / "f").read_bytes()
-    assert [len(each) for each in found[:-1]] == [PIECE] * (len(found) - 1)
-    tail = b"".join(pieces.read_pieces(fd, "f", before, size // 2))
+    assert [len(each) for each in found[:-1]] == [CHUNK] * (len(found) - 1)
+    tail = b"".join(chunks.read_chunks(fd, "f", before, size // 2))
     assert tail == (tmp_path / "f").read_bytes()[size // 2 :]
     os.close(fd)
 
 
 def test_reading_files_in_proc(tmp_path):
-    fd = pieces.open_regular("/proc/version")
+    fd = chunks.open_regular("/proc/version")
     before = os.fstat(fd)
     assert before.st_size == 0
     assert (
-        b"".join(pieces.read_pieces(fd, "v", before)) == pathlib.Path("/proc/version").read_bytes()
+        b"".join(chunks.read_chunks(fd, "v", before)) == pathlib.Path("/proc/version").read_bytes()
     )
     os.close(fd)
 
@@ -133,9 +133,9 @@ def test_reading_files_in_proc(tmp_path):
 def test_a_growing_file_is_an_error_after_its_initial_size(tmp_path):
     fd, before = make_file(tmp_path / "f", b"x" * 10)
     found = []
-    with pytest.raises(pieces.Error, match="'f' changed while it was sent: from 10 bytes to 11"):
-        for piece in pieces.read_pieces(fd, b"f", before):
-            found.append(piece)
+    with pytest.raises(chunks.Error, match="'f' changed while it was sent: from 10 bytes to 11"):
+        for chunk in chunks.read_chunks(fd, b"f", before):
+            found.append(chunk)
             with (tmp_path / "f").open("ab") as fp:
                 fp.write(b"y")
     assert found == [b"x" * 10]
@@ -144,10 +144,10 @@ def test_a_growing_file_is_an_error_after_its_initial_size(tmp_path):
 
 def test_a_shrinking_or_touched_file_is_an_error(tmp_path):
     path = tmp_path / "f"
-    for change in (lambda: os.truncate(str(path), PIECE), lambda: os.utime(str(path), (1, 1))):
-        fd, before = make_file(path, bytes(2 * PIECE))
-        with pytest.raises(pieces.Error, match="changed while"):
-            for _ in pieces.read_pieces(fd, "f", before):
+    for change in (lambda: os.truncate(str(path), CHUNK), lambda: os.utime(str(path), (1, 1))):
+        fd, before = make_file(path, bytes(2 * CHUNK))
+        with pytest.raises(chunks.Error, match="changed while"):
+            for _ in chunks.read_chunks(fd, "f", before):
                 change()
         os.close(fd)
 
@@ -155,11 +155,11 @@ def test_a_shrinking_or_touched_file_is_an_error(tmp_path):
 def test_describe(tmp_path):
     fd, found = make_file(tmp_path / "f", b"abc")
     os.close(fd)
-    got = pieces.describe(found)
+    got = chunks.describe(found)
     assert set(got) == {"size", "mode", "owner", "group", "mtime", "atime"}
     assert (got["size"], got["mode"], got["mtime"]) == (3, found.st_mode, found.st_mtime)
     unknown = os.stat_result([0, 0, 0, 0, 0xFFFFFF0, 0xFFFFFF0, 0, 0, 0, 0])
-    assert pieces.describe(unknown)["owner"] is pieces.describe(unknown)["group"] is None
+    assert chunks.describe(unknown)["owner"] is chunks.describe(unknown)["group"] is None
 
 
 # ---- outlets
@@ -197,10 +197,10 @@ def test_at_most_a_window_is_in_flight(net, pair):
     outlet_sent = [0]
     child.broker.after(1, read_one)
     for _ in range(100):
-        outlet.send(bytes(PIECE))
+        outlet.send(bytes(CHUNK))
         outlet_sent[0] += 1
-    assert receiver.size() * PIECE <= core.WINDOW
-    assert sent[0] * PIECE <= core.WINDOW + PIECE
+    assert receiver.size() * CHUNK <= core.WINDOW
+    assert sent[0] * CHUNK <= core.WINDOW + CHUNK
 
 
 def test_waiting_for_a_slow_reader(net, pair, monkeypatch):
@@ -208,7 +208,7 @@ def test_waiting_for_a_slow_reader(net, pair, monkeypatch):
     master, child, receiver, outlet = pair
     child.broker.after(4 * core.CREDIT_TIMEOUT, lambda: [receiver.get() for _ in range(32)])
     for _ in range(40):
-        outlet.send(bytes(PIECE))
+        outlet.send(bytes(CHUNK))
     assert any("nothing was read" in line for line in master.logs)
 
 
@@ -217,14 +217,14 @@ def test_sending_to_a_stopped_reader_times_out(net, pair):
     begin = net.time
     with pytest.raises(core.TimeoutError, match="waits for context 1"):
         for _ in range(40):
-            outlet.send(bytes(PIECE))
-    assert pieces.STALL_TIMEOUT <= net.time - begin <= pieces.STALL_TIMEOUT + core.CREDIT_TIMEOUT
+            outlet.send(bytes(CHUNK))
+    assert chunks.STALL_TIMEOUT <= net.time - begin <= chunks.STALL_TIMEOUT + core.CREDIT_TIMEOUT
 
 
 def test_abort_does_not_sleep(net, pair):
     _, _, receiver, outlet = pair
     for _ in range(32):
-        outlet.send(bytes(PIECE))
+        outlet.send(bytes(CHUNK))
     begin = net.time
     outlet.abort()
     assert net.time == begin
@@ -257,12 +257,12 @@ def test_errors_and_records(net, pair):
 def transfer(net, pair, tmp_path, data, write):
     _, _, receiver, outlet = pair
     fd, found = make_file(tmp_path / "f", data)
-    pieces.send_pieces(fd, "f", outlet, found.st_size, found.st_mtime)
+    chunks.send_chunks(fd, "f", outlet, found.st_size, found.st_mtime)
     os.close(fd)
-    return pieces.receive_pieces(receiver, write)
+    return chunks.receive_chunks(receiver, write)
 
 
-@pytest.mark.parametrize("size", [0, 1, PIECE, 5 * PIECE + 7])
+@pytest.mark.parametrize("size", [0, 1, CHUNK, 5 * CHUNK + 7])
 def test_one_file(net, pair, tmp_path, size):
     data, out = os.urandom(size), io.BytesIO()
     assert transfer(net, pair, tmp_path, data, out.write) == size
@@ -272,11 +272,11 @@ def test_one_file(net, pair, tmp_path, size):
 def test_a_raw_file_with_partial_writes(net, pair, tmp_path):
     got = bytearray()
 
-    def write(piece):
-        got.extend(piece[:1000])
-        return min(1000, len(piece))
+    def write(chunk):
+        got.extend(chunk[:1000])
+        return min(1000, len(chunk))
 
-    data = os.urandom(PIECE)
+    data = os.urandom(CHUNK)
     transfer(net, pair, tmp_path, data, write)
     assert bytes(got) == data
 
@@ -284,70 +284,70 @@ def test_a_raw_file_with_partial_writes(net, pair, tmp_path):
 def test_a_file_changed_since_the_request(tmp_path, pair):
     fd, found = make_file(tmp_path / "f", b"abc")
     for size, mtime in ((2, found.st_mtime), (3, found.st_mtime + 1)):
-        with pytest.raises(pieces.Error, match="between the request and the transfer"):
-            pieces.send_pieces(fd, "f", pair[3], size, mtime)
+        with pytest.raises(chunks.Error, match="between the request and the transfer"):
+            chunks.send_chunks(fd, "f", pair[3], size, mtime)
     os.close(fd)
 
 
-@pytest.mark.parametrize("end", [[3, 1], [2, 99], [2, None], "malformed packed piece", None, [3]])
+@pytest.mark.parametrize("end", [[3, 1], [2, 99], [2, None], "malformed packed chunk", None, [3]])
 def test_a_wrong_size_or_checksum(net, pair, end):
     _, _, receiver, outlet = pair
     outlet.send(b"abc")
     outlet.record(end)
-    with pytest.raises(pieces.Error, match="3 bytes, differs from the data that was sent"):
-        pieces.receive_pieces(receiver, io.BytesIO().write)
+    with pytest.raises(chunks.Error, match="3 bytes, differs from the data that was sent"):
+        chunks.receive_chunks(receiver, io.BytesIO().write)
 
 
 def test_a_failing_or_lost_sender(net, pair):
     _, child, receiver, outlet = pair
     outlet.send(b"abc")
-    outlet.fail(pieces.Error("it changed"))
+    outlet.fail(chunks.Error("it changed"))
     with pytest.raises(core.CallError, match="mitogen.files.Error: it changed"):
-        pieces.receive_pieces(receiver, io.BytesIO().write)
+        chunks.receive_chunks(receiver, io.BytesIO().write)
     outlet.send(b"abc")
     outlet.abort()
     with pytest.raises(core.ChannelError):
-        pieces.receive_pieces(receiver, io.BytesIO().write)
+        chunks.receive_chunks(receiver, io.BytesIO().write)
 
 
 def test_sending_within_a_context_has_no_window(net):
     (master,) = net.line(1)
     receiver = Receiver(master.router)
-    outlet = pieces.Outlet(receiver.to_sender())
+    outlet = chunks.Outlet(receiver.to_sender())
     outlet.send(b"1")
     outlet.send(b"2")
     net.pump()
     assert [receiver.get().data for _ in range(2)] == [b"1", b"2"]
 
 
-# ---- packed pieces
+# ---- packed chunks
 
 
 def test_a_piece_that_shrinks_is_packed():
-    piece = b"text " * 20000
-    packed = pieces.Packer(True).pack(piece)
+    chunk = b"text " * 20000
+    packed = chunks.Packer(True).pack(chunk)
     assert packed[0] == "packed"
-    assert len(packed[1]) < len(piece) / 10
-    assert pieces.unpacked(packed) == piece
+    assert len(packed[1]) < len(chunk) / 10
+    assert chunks.unpacked(packed) == chunk
 
 
 def test_pieces_that_do_not_shrink_are_tried_at_intervals():
-    packer = pieces.Packer(True)
-    noise, text = os.urandom(PIECE), bytes(PIECE)
+    packer = chunks.Packer(True)
+    noise, text = os.urandom(CHUNK), bytes(CHUNK)
     assert packer.pack(noise) is noise
     found = [type(packer.pack(text)) for _ in range(9)]
-    assert found == [bytes] * pieces.Packer.PASSED + [list] * 2
+    assert found == [bytes] * chunks.Packer.PASSED + [list] * 2
 
 
 @pytest.mark.parametrize("record", [["file", b"x", {}, 0], ["end", 3, 4], ["up"], b""])
 def test_other_records_are_not_packed(record):
-    assert pieces.Packer(True).pack(record) is record
-    assert pieces.unpacked(record) is record
+    assert chunks.Packer(True).pack(record) is record
+    assert chunks.unpacked(record) is record
 
 
 def test_a_disabled_packer():
-    piece = bytes(PIECE)
-    assert pieces.Packer(False).pack(piece) is piece
+    chunk = bytes(CHUNK)
+    assert chunks.Packer(False).pack(chunk) is chunk
 
 
 @pytest.mark.parametrize(
@@ -360,10 +360,10 @@ def test_a_disabled_packer():
         ["packed", zlib.compress(b"x")[:-1]],
         ["packed", zlib.compress(b"x") + b"y"],
         ["packed", zlib.compress(b"x"), b"y"],
-        # More than a piece: the sender must not decide how much memory is used.
-        ["packed", zlib.compress(bytes(PIECE + 1))],
+        # More than a chunk: the sender must not decide how much memory is used.
+        ["packed", zlib.compress(bytes(CHUNK + 1))],
     ],
 )
-def test_malformed_packed_pieces(record):
-    with pytest.raises(pieces.Error, match="malformed packed piece"):
-        pieces.unpacked(record)
+def test_malformed_packed_chunks(record):
+    with pytest.raises(chunks.Error, match="malformed packed chunk"):
+        chunks.unpacked(record)

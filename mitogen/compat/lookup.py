@@ -1,5 +1,5 @@
 """
-Late names: the tables of names that programs written for mitogen 0.3 use and that other modules
+Lazy names: the tables of names that programs written for mitogen 0.3 use and that other modules
 define, and the mechanism that looks them up.
 
 A name is imported when it is first used, so it costs nothing to programs that do not use it.
@@ -15,15 +15,15 @@ Threads: any; a child's broker thread only for modules that are already loaded.
 from __future__ import annotations
 
 from mitogen.core.io import Stream
-from mitogen.core.late import LATE, fetch, import_module
+from mitogen.core.lazy import LAZY, fetch, import_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["CLASS_NAMES", "LateAttribute", "find_late", "register"]
+__all__ = ["CLASS_NAMES", "LazyAttribute", "find_lazy", "register"]
 
-LATE.update(streams="compat.streams")
+LAZY.update(streams="compat.streams")
 
 #: Module to the module whose `__all__` lists its late names. Its `ELSEWHERE` names further modules.
 MODULE_NAMES = {
@@ -63,7 +63,7 @@ CLASS_NAMES = {
 }
 
 
-class LateAttribute:
+class LazyAttribute:
     """
     An attribute of a class that another module defines.
 
@@ -109,14 +109,14 @@ def register(core: Any) -> None:
             cls = getattr(core, owner)
             for name in names.split():
                 if name not in cls.__dict__:
-                    setattr(cls, name, LateAttribute(place, owner, name))
+                    setattr(cls, name, LazyAttribute(place, owner, name))
     # An argument that old programs pass; it has no effect. In a fork this is done already.
     if core.Broker.__init__.__module__ != __name__:
         core.Broker.__init__ = _with_activate_compat(core.Broker.__init__)
     Stream.__new__ = _new_stream  # type: ignore[method-assign]
 
 
-def find_late(module: Any, name: str) -> Any:
+def find_lazy(module: Any, name: str) -> Any:
     """
     Return the value of a module's late name, and store it in the module.
 

@@ -1,4 +1,4 @@
-"""trees.py: copies equal their sources; incomplete or invalid transfers leave no files."""
+"""file_records.py: copies equal their sources; incomplete or invalid transfers leave no files."""
 
 import fcntl
 import hashlib
@@ -9,15 +9,15 @@ import stat
 
 import pytest
 
-from mitogen.transfer import trees
-from mitogen.transfer.pieces import PIECE, Error, Sha256
-from mitogen.transfer.trees import Attributes, ObjectSink, Sink, records_of
+from mitogen.transfer import file_records
+from mitogen.transfer.chunks import CHUNK, Error, Sha256
+from mitogen.transfer.file_records import Attributes, ObjectSink, Sink, records_of
 
 ROOT = os.geteuid() == 0
 
 
 def copy(source, target, resume=False, part=None, **attributes):
-    """Send a file or tree to a Sink; return its records, with lengths in place of pieces."""
+    """Send a file or tree to a Sink; return its records, with lengths in place of chunks."""
     seen = []
     with Sink(os.fsencode(target), Attributes(**attributes), resume) as sink:
         for record in records_of(os.fsencode(source), part):
@@ -53,7 +53,7 @@ def tree(tmp_path):
     root = tmp_path / "tree"
     (root / "empty").mkdir(parents=True)
     (root / "deep" / "er").mkdir(parents=True)
-    (root / "deep" / "er" / "file").write_bytes(os.urandom(3 * PIECE + 5))
+    (root / "deep" / "er" / "file").write_bytes(os.urandom(3 * CHUNK + 5))
     (root / "nothing").write_bytes(b"")
     os.symlink("nowhere at all", str(root / "dangling"))
     os.symlink("../tree", str(root / "deep" / "loop"))
@@ -89,7 +89,7 @@ def listing(root):
 # ---- copies equal their sources
 
 
-@pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 4 * PIECE])
+@pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 4 * CHUNK])
 def test_a_file(tmp_path, where, size):
     source = tmp_path / "f"
     source.write_bytes(os.urandom(size))
@@ -152,10 +152,10 @@ def test_a_symlink_at_the_destination_is_replaced(tmp_path, where):
 def test_zeros_become_holes(tmp_path, where):
     with (tmp_path / "f").open("wb") as fp:
         fp.write(b"head")
-        fp.truncate(64 * PIECE)
+        fp.truncate(64 * CHUNK)
     copy(tmp_path / "f", where / "g")
     assert (where / "g").read_bytes() == (tmp_path / "f").read_bytes()
-    assert (where / "g").stat().st_blocks * 512 < 4 * PIECE
+    assert (where / "g").stat().st_blocks * 512 < 4 * CHUNK
 
 
 def test_a_name_of_the_maximum_length(tmp_path, where):
@@ -550,18 +550,18 @@ def test_removing_follows_no_symlinks(where, tmp_path):
 @pytest.fixture
 def large(tmp_path):
     path = tmp_path / "large"
-    path.write_bytes(os.urandom(5 * PIECE + 3))
+    path.write_bytes(os.urandom(5 * CHUNK + 3))
     return path
 
 
-def interrupt(source, target, pieces):
-    """Receive this many pieces, then stop; return the state of the partial file."""
+def interrupt(source, target, chunks):
+    """Receive this many chunks, then stop; return the state of the partial file."""
     with Sink(os.fsencode(target), Attributes(), True) as sink:
         for record in records_of(os.fsencode(source), sink.part()):
             sink.feed(record)
             if type(record) is bytes:
-                pieces -= 1
-            if not pieces:
+                chunks -= 1
+            if not chunks:
                 break
     with Sink(os.fsencode(target), Attributes(), True) as sink:
         return sink.part()
@@ -571,10 +571,10 @@ def test_resume(large, where):
     part = interrupt(large, where / "g", 2)
     assert os.listdir(str(where)) == [".g.part"]
     assert stat.S_IMODE((where / ".g.part").stat().st_mode) == 0o600
-    assert part[0] == 2 * PIECE
+    assert part[0] == 2 * CHUNK
     seen = copy(large, where / "g", True, part)
-    assert seen[0][3] == 2 * PIECE
-    assert sum(each for each in seen if isinstance(each, int)) == 3 * PIECE + 3
+    assert seen[0][3] == 2 * CHUNK
+    assert sum(each for each in seen if isinstance(each, int)) == 3 * CHUNK + 3
     assert (where / "g").read_bytes() == large.read_bytes()
     assert os.listdir(str(where)) == ["g"]
 
@@ -582,7 +582,7 @@ def test_resume(large, where):
 def test_resume_twice_and_at_the_end(large, where):
     interrupt(large, where / "g", 1)
     part = interrupt(large, where / "g", 1)
-    assert part[0] == 2 * PIECE
+    assert part[0] == 2 * CHUNK
     part = interrupt(large, where / "g", 4)
     assert part[0] == large.stat().st_size
     seen = copy(large, where / "g", True, part)
@@ -590,7 +590,7 @@ def test_resume_twice_and_at_the_end(large, where):
     assert (where / "g").read_bytes() == large.read_bytes()
 
 
-@pytest.mark.parametrize("other", [b"", b"short", bytes(6 * PIECE)])
+@pytest.mark.parametrize("other", [b"", b"short", bytes(6 * CHUNK)])
 def test_resume_with_another_file_starts_again(large, where, tmp_path, other):
     part = interrupt(large, where / "g", 2)
     (tmp_path / "other").write_bytes(other)
@@ -668,11 +668,11 @@ def test_trees_cannot_be_resumed(tree, where):
 
 
 def test_file_objects(where):
-    data = os.urandom(2 * PIECE + 1)
+    data = os.urandom(2 * CHUNK + 1)
     source, out = io.BytesIO(b"skipped" + data), io.BytesIO()
     source.seek(7)
     sink = ObjectSink(out)
-    for record in trees.records_of_object(source):
+    for record in file_records.records_of_object(source):
         sink.feed(record)
     sink.finish()
     assert out.getvalue() == data
@@ -680,19 +680,19 @@ def test_file_objects(where):
 
 def test_a_file_object_that_returns_more_than_requested():
     class Generous:
-        given = [bytearray(3 * PIECE), memoryview(b"abc"), b""]
+        given = [bytearray(3 * CHUNK), memoryview(b"abc"), b""]
 
         def read(self, size):
             return self.given.pop(0)
 
-    pieces = [each for each in trees.records_of_object(Generous()) if type(each) is bytes]
-    assert [len(each) for each in pieces] == [PIECE] * 3 + [3]
+    chunks = [each for each in file_records.records_of_object(Generous()) if type(each) is bytes]
+    assert [len(each) for each in chunks] == [CHUNK] * 3 + [3]
 
 
 @pytest.mark.parametrize("fp", [io.StringIO("text"), type("N", (), {"read": lambda s, n: None})()])
 def test_a_file_object_without_bytes(fp):
     with pytest.raises(TypeError, match="must return bytes"):
-        list(trees.records_of_object(fp))
+        list(file_records.records_of_object(fp))
 
 
 @pytest.mark.parametrize(

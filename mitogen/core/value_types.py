@@ -280,7 +280,7 @@ def _hint(kind: type) -> str:
         return "bytes() makes it what can be"
     if issubclass(kind, BaseException):
         return "of the exceptions, only the built-in ones can"
-    return "see mitogen.core.values.TAGS for what can"
+    return "see mitogen.core.value_types.TAGS for what can"
 
 
 #: Element type to the (tag, format) pairs that typed_array() tries, in order.

@@ -1,9 +1,9 @@
 """
-Transfer of one file between contexts, in pieces through the window of a flow. Used by put_get.py
+Transfer of one file between contexts, in chunks through the window of a flow. Used by put_get.py
 and file_services.py; docs/design/files.rst has the measurements.
 
 Rules
-    1. A piece is one raw frame. Neither an end nor a relay joins frames, and none of them holds
+    1. A chunk is one raw frame. Neither an end nor a relay joins frames, and none of them holds
        more of a file than the flow's window.
     2. A file that changes while it is read is an error.
     3. Received data is compared with the data that was sent, by size and, if a relay was involved,
@@ -39,15 +39,15 @@ __all__ = [
     "kind_of",
     "open_below",
     "open_regular",
-    "read_pieces",
-    "receive_pieces",
-    "send_pieces",
+    "read_chunks",
+    "receive_chunks",
+    "send_chunks",
     "unpacked",
     "write_all",
 ]
 
-#: Bytes in a piece: one frame.
-PIECE = core.FRAME_SIZE
+#: Bytes in a chunk: one frame.
+CHUNK = core.FRAME_SIZE
 #: Seconds without credit after which a transfer fails. Longer than a call's limit: a slow disk is
 #: not an error, nor is a link that takes minutes for a window.
 STALL_TIMEOUT = 300.0
@@ -68,7 +68,7 @@ class Error(core.Error):
 
 class Crc:
     """
-    A checksum of each piece and of their order: the CRC-32 of each, combined modulo a prime.
+    A checksum of each chunk and of their order: the CRC-32 of each, combined modulo a prime.
 
     It takes a third of the time of SHA-256 and needs no library. It detects accidents. No checksum
     protects against a malicious relay, which could alter the checksum as well.
@@ -79,9 +79,9 @@ class Crc:
     def __init__(self) -> None:
         self.state = 0
 
-    def update(self, piece: Any) -> None:
-        """Add one piece."""
-        self.state = (self.state * 0x1F3D5B79 + zlib.crc32(piece) + 1) % self.PRIME
+    def update(self, chunk: Any) -> None:
+        """Add one chunk."""
+        self.state = (self.state * 0x1F3D5B79 + zlib.crc32(chunk) + 1) % self.PRIME
 
     def value(self) -> Any:
         """Return the checksum, which must be the same at both ends."""
@@ -89,7 +89,7 @@ class Crc:
 
 
 class Sha256:
-    """A checksum of all bytes, independent of the division into pieces."""
+    """A checksum of all bytes, independent of the division into chunks."""
 
     def __init__(self) -> None:
         # Imported here: it takes a child 4 ms, and small files do not need it.
@@ -104,17 +104,17 @@ class Sha256:
 
 
 def check_for(size: int | None) -> Any:
-    return Crc() if size is not None and size <= PIECE else Sha256()
+    return Crc() if size is not None and size <= CHUNK else Sha256()
 
 
-# -- packed pieces
+# -- packed chunks
 
 
 class Packer:
     """
-    Compressor of pieces. Pieces that do not shrink are sent as they are.
+    Compressor of chunks. Chunks that do not shrink are sent as they are.
 
-    After a piece that did not shrink, the next PASSED pieces are not tried, so that data that is
+    After a chunk that did not shrink, the next PASSED chunks are not tried, so that data that is
     compressed already costs little.
 
     :param bool enabled: False: compress nothing
@@ -127,7 +127,7 @@ class Packer:
         self._passed = self.PASSED
 
     def pack(self, record: Any) -> Any:
-        """Return the record to send: `["packed", bytes]` if a piece shrinks, else `record`."""
+        """Return the record to send: `["packed", bytes]` if a chunk shrinks, else `record`."""
         if not self.enabled or type(record) is not bytes:
             return record
         if self._passed < self.PASSED:
@@ -151,12 +151,12 @@ def unpacked(record: Any) -> Any:
     if [type(each) for each in record[1:]] == [bytes]:
         try:
             stream = zlib.decompressobj()
-            piece = stream.decompress(record[1], PIECE)
+            chunk = stream.decompress(record[1], CHUNK)
             if stream.eof and not stream.unused_data:
-                return piece
+                return chunk
         except zlib.error:
             pass
-    raise Error("the sender sent a malformed packed piece")
+    raise Error("the sender sent a malformed packed chunk")
 
 
 # -- one file
@@ -201,17 +201,17 @@ class Outlet:
         if self._window is None:
             self._window = flows.get(self.key)
 
-    def send(self, piece: bytes) -> None:
+    def send(self, chunk: bytes) -> None:
         """
         Send bytes, after sleeping until there is credit.
 
         :raises ChannelError: the mailbox is closed, or its context is gone
         :raises TimeoutError: nothing was read for STALL_TIMEOUT seconds
         """
-        self._route(Message(data=piece, flags=RAW))
+        self._route(Message(data=chunk, flags=RAW))
 
     def record(self, value: Any) -> None:
-        """Send a value; bytes are sent as a piece. Errors are those of send()."""
+        """Send a value; bytes are sent as a chunk. Errors are those of send()."""
         if type(value) is bytes:
             self.send(value)
         else:
@@ -289,18 +289,18 @@ def _changed(before: os.stat_result, after: os.stat_result) -> bool:
     return (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
 
 
-def read_pieces(fd: int, name: Any, before: os.stat_result, offset: int = 0) -> Iterator[bytes]:
+def read_chunks(fd: int, name: Any, before: os.stat_result, offset: int = 0) -> Iterator[bytes]:
     """Yield a file's content from `offset` to the end that it had according to `before`."""
     # Files in /proc and similar have size 0. They are read up to the end of file.
     left = before.st_size - offset if before.st_size else sys.maxsize
     position = offset
     while left > 0:
-        piece = os.pread(fd, min(PIECE, left), position)
-        if not piece:
+        chunk = os.pread(fd, min(CHUNK, left), position)
+        if not chunk:
             break
-        left -= len(piece)
-        position += len(piece)
-        yield piece
+        left -= len(chunk)
+        position += len(chunk)
+        yield chunk
     after = os.fstat(fd)
     if _changed(before, after):
         raise Error(
@@ -339,9 +339,9 @@ def describe(found: os.stat_result) -> dict[str, Any]:
     }
 
 
-def send_pieces(fd: int, path: str, outlet: Outlet, size: int, mtime: float) -> None:
+def send_chunks(fd: int, path: str, outlet: Outlet, size: int, mtime: float) -> None:
     """
-    Send one file to receive_pieces().
+    Send one file to receive_chunks().
 
     :param int fd: descriptor of the file
     :param str path: path of the file, for errors
@@ -356,26 +356,26 @@ def send_pieces(fd: int, path: str, outlet: Outlet, size: int, mtime: float) -> 
         raise Error("%r changed between the request and the transfer", path)
     check = Crc()
     sent = 0
-    for piece in read_pieces(fd, path, before):
-        check.update(piece)
-        sent += len(piece)
-        outlet.send(piece)
+    for chunk in read_chunks(fd, path, before):
+        check.update(chunk)
+        sent += len(chunk)
+        outlet.send(chunk)
     outlet.record([sent, check.value()])
 
 
-def write_all(write: Callable[[Any], Any], piece: bytes) -> None:
+def write_all(write: Callable[[Any], Any], chunk: bytes) -> None:
     # A raw file may write only a part. Buffered files and others write all of it.
-    taken = write(piece)
-    if type(taken) is int and 0 <= taken < len(piece):
-        write_all(write, piece[taken:])
+    taken = write(chunk)
+    if type(taken) is int and 0 <= taken < len(chunk):
+        write_all(write, chunk[taken:])
 
 
-def receive_pieces(receiver: Any, write: Callable[[bytes], Any]) -> int:
+def receive_chunks(receiver: Any, write: Callable[[bytes], Any]) -> int:
     """
-    Receive one file from send_pieces().
+    Receive one file from send_chunks().
 
     :param Receiver receiver: mailbox that receives the file
-    :param write: called with each piece
+    :param write: called with each chunk
     :returns: number of bytes received
     :raises Error: the received data differs from the data that was sent
     :raises CallError: the sender failed

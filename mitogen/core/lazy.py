@@ -1,5 +1,5 @@
 """
-Late imports: the table of modules that are imported at first use, and the base class of objects
+Lazy imports: the table of modules that are imported at first use, and the base class of objects
 whose rarely used attributes live in one of those modules.
 
 Part of the preamble (mitogen/core/__init__.py): every byte of it goes to every child.
@@ -20,12 +20,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-#: Key, as passed to fetch() and Late.more, to the module that is imported at first use.
-LATE = {
+#: Key, as passed to fetch() and Lazy.more, to the module that is imported at first use.
+LAZY = {
     "errors": "calls.errors",
     "first_call": "calls.first_call",
-    "names": "compat.lazy",
-    "values": "core.values",
+    "names": "compat.lookup",
+    "values": "core.value_types",
     "waiting": "core.flow",
     "contexts": "tree.contexts",
     "router": "tree.router",
@@ -39,21 +39,21 @@ def import_module(name: str) -> Any:
 
 
 def fetch(name: str) -> Any:
-    """Return a module of LATE, importing it at first use."""
-    return import_module("mitogen." + LATE[name])
+    """Return a module of LAZY, importing it at first use."""
+    return import_module("mitogen." + LAZY[name])
 
 
-class Late:
+class Lazy:
     """
     Base of objects whose rarely used attributes are defined in another module.
 
-    That module's `find_late(obj, name)` returns the attribute or raises AttributeError.
+    That module's `find_lazy(obj, name)` returns the attribute or raises AttributeError.
     """
 
-    #: Key in LATE of the module that defines the other attributes.
+    #: Key in LAZY of the module that defines the other attributes.
     more: str
 
     def __getattr__(self, name: str) -> Any:
         if name[0] == "_":
             raise AttributeError(name)
-        return fetch(self.more).find_late(self, name)
+        return fetch(self.more).find_lazy(self, name)

@@ -22,7 +22,7 @@ from time import monotonic as now
 
 from mitogen.calls.first_call import FIRST_CALL
 from mitogen.core import PREAMBLE, Blob
-from mitogen.importing import code_imports, finder
+from mitogen.importing import finder, scan_imports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,11 +53,11 @@ CONTROLLER_ONLY = (
     "mitogen.bootstrap.renames",
     "mitogen.cli",
     "mitogen.compat.master_names",
-    "mitogen.importing.code_imports",
+    "mitogen.importing.scan_imports",
     "mitogen.importing.finder",
     "mitogen.importing.graph",
     "mitogen.importing.paths",
-    "mitogen.importing.responder",
+    "mitogen.importing.module_server",
     "mitogen.imports",
     "mitogen.master",
     "mitogen.minify",
@@ -162,7 +162,7 @@ class ModuleResponder:
     def __init__(self, router: Any, worker: Worker, policy: ImportPolicy | None = None) -> None:
         self.router = router
         self.policy = policy or ImportPolicy()
-        self.finder = finder.ModuleFinder(code_imports.all_imports)
+        self.finder = finder.ModuleFinder(scan_imports.all_imports)
         for name in CONTROLLER_ONLY:
             self.finder.add_source_override(name, name + " (stand-in)", _stub(name), False)
         self._worker = worker

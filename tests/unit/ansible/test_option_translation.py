@@ -8,11 +8,11 @@ import pytest
 
 from mitogen import parent
 from mitogen.ansible.broker import hops
-from mitogen.ansible.plugins import method_options, options
+from mitogen.ansible.plugins import option_translation, own_options
 from tests.checkout import ROOT
 
-PYTHON = ["exec", *method_options.PYTHON]
-START_TIMEOUT = method_options.START_TIMEOUT
+PYTHON = ["exec", *option_translation.PYTHON]
+START_TIMEOUT = option_translation.START_TIMEOUT
 
 
 class Plugin:
@@ -28,7 +28,7 @@ class Plugin:
 
 def connection(which, **given):
     """Return a connection plugin with default options, except for those given."""
-    found = {name: option.default for name, option in options.KINDS[which].items()}
+    found = {name: option.default for name, option in own_options.KINDS[which].items()}
     assert set(given) <= set(found), "unknown option"
     return Plugin(**{**found, **given})
 
@@ -223,7 +223,7 @@ ROWS = [(kind, *row) for kind, rows in TOOLS.items() for row in rows]
 
 @pytest.mark.parametrize(("kind", "given", "wanted"), ROWS)
 def test_options_of_a_tool_become_keywords(kind, given, wanted):
-    method, keywords = method_options.tool_step(connection(kind, **{**WEB, **given}), kind)
+    method, keywords = option_translation.tool_step(connection(kind, **{**WEB, **given}), kind)
     assert method == ("setns" if kind in ("setns", "machinectl") else kind)
     assert keywords == {"connect_timeout": 10.0 + START_TIMEOUT, "python_path": PYTHON, **wanted}
     # The method accepts it, too.
@@ -232,13 +232,13 @@ def test_options_of_a_tool_become_keywords(kind, given, wanted):
 
 
 def test_every_option_of_a_tool_is_tried():
-    for kind in method_options.KINDS:
+    for kind in option_translation.KINDS:
         tried = set().union({"remote_addr"}, *(given for name, given, _ in ROWS if name == kind))
-        assert tried == set(options.KINDS[kind]), kind
+        assert tried == set(own_options.KINDS[kind]), kind
 
 
 def test_a_missing_kind_of_namespace_is_an_error_of_the_method():
-    _, keywords = method_options.tool_step(connection("setns", **WEB), "setns")
+    _, keywords = option_translation.tool_step(connection("setns", **WEB), "setns")
     with pytest.raises(ValueError, match="mitogen_kind is not set.* docker, lxc, lxd, machinectl"):
         parent.get_connection_class("setns").options_class(**keywords)
 
@@ -271,21 +271,25 @@ def test_a_missing_kind_of_namespace_is_an_error_of_the_method():
     ],
 )
 def test_connection_names_have_a_kind(name, kind):
-    assert method_options.kind_of(name) == kind
+    assert option_translation.kind_of(name) == kind
 
 
 def test_every_kind_has_a_plugin_and_options():
     files = os.listdir(str(ROOT / "ansible_plugins" / "connection"))
     plugins = {name[len("mitogen_") : -3] for name in files if name.endswith(".py")}
-    assert plugins == set(method_options.NAMES.values())
-    assert set(options.KINDS) == plugins - {"ssh", "local"} == {*method_options.KINDS, *ACCOUNTS}
+    assert plugins == set(option_translation.NAMES.values())
+    assert (
+        set(own_options.KINDS)
+        == plugins - {"ssh", "local"}
+        == {*option_translation.KINDS, *ACCOUNTS}
+    )
 
 
-@pytest.mark.parametrize("kind", options.KINDS)
+@pytest.mark.parametrize("kind", own_options.KINDS)
 def test_the_documentation_is_a_line_of_json_for_each_option(kind):
-    text = options.documentation(kind)
+    text = own_options.documentation(kind)
     lines = dict(line.strip().split(": ", 1) for line in text.splitlines() if ': {"' in line)
-    for name, option in options.KINDS[kind].items():
+    for name, option in own_options.KINDS[kind].items():
         entry = json.loads(lines[name])
         assert [each["name"] for each in entry["vars"]] == list(option.vars)
         assert entry.get("default") == option.default and entry["type"] == option.type
@@ -302,13 +306,13 @@ def test_the_documentation_is_a_line_of_json_for_each_option(kind):
     ],
 )
 def test_via_is_parsed(spec, wanted):
-    assert method_options.parse_via(spec) == wanted
+    assert option_translation.parse_via(spec) == wanted
 
 
 @pytest.mark.parametrize("spec", ["", "@bastion", "root@", ":root@bastion", "sudo:@bastion"])
 def test_a_malformed_via_is_refused(spec):
     with pytest.raises(ValueError, match="mitogen_via=.* is not "):
-        method_options.parse_via(spec)
+        option_translation.parse_via(spec)
 
 
 # ---- accounts
@@ -318,7 +322,7 @@ ACCOUNTS = ["sudo", "su", "doas"]
 
 def become(name, **given):
     known = {"become_user": None, "become_pass": None, "become_exe": None, "become_flags": None}
-    return method_options.become_step(Plugin(name, **{**known, **given}))
+    return option_translation.become_step(Plugin(name, **{**known, **given}))
 
 
 @pytest.mark.parametrize(
@@ -422,13 +426,13 @@ def test_options_without_a_step(name, given):
 
 @pytest.mark.parametrize("kind", ACCOUNTS)
 def test_an_account_as_a_host(kind):
-    step = method_options.account_step(connection(kind), kind)
+    step = option_translation.account_step(connection(kind), kind)
     assert step == [
         kind,
         {"username": "root", kind + "_path": kind, "connect_timeout": 10.0 + START_TIMEOUT},
     ]
     given = {"remote_user": "ann", "password": "p", kind + "_exe": "/x", "timeout": 3}
-    method, keywords = method_options.account_step(connection(kind, **given), kind)
+    method, keywords = option_translation.account_step(connection(kind, **given), kind)
     wanted = {
         "username": "ann",
         "password": "p",
@@ -436,7 +440,9 @@ def test_an_account_as_a_host(kind):
         "connect_timeout": 3.0 + START_TIMEOUT,
     }
     assert (method, keywords) == (kind, wanted)
-    assert method_options.account_step(connection(kind, **{kind + "_flags": "-Z"}), kind) is None
+    assert (
+        option_translation.account_step(connection(kind, **{kind + "_flags": "-Z"}), kind) is None
+    )
 
 
 # ---- which interpreter
@@ -451,7 +457,7 @@ def found(tmp_path, interpreters, usr=()):
             path = place / name
             path.write_text('#!/bin/sh\necho "${0##*/} $1 $2 $3"\n')
             path.chmod(0o755)
-    text = method_options.PYTHON[2]
+    text = option_translation.PYTHON[2]
     assert text.count("/usr/bin/") == 2
     text = text.replace("/usr/bin/", "%s/1/" % tmp_path).replace("/usr/libexec", "/nonexistent")
     argv = ["/bin/sh", "-c", text, "-c", "STAGE", "NAME"]
@@ -481,7 +487,10 @@ def test_a_missing_interpreter_is_an_error(tmp_path):
 
 def test_an_error_describes_the_searched_interpreters_briefly():
     text = "looked for %s; found none" % " ".join(PYTHON)
-    assert method_options.readable(text) == "looked for %s; found none" % method_options.PYTHON_TEXT
+    assert (
+        option_translation.readable(text)
+        == "looked for %s; found none" % option_translation.PYTHON_TEXT
+    )
 
 
 # ---- without a context
@@ -525,14 +534,14 @@ def test_a_command_in_namespaces():
 
 STOCK_SSH = {
     "host": "web",
-    "ssh_args": " ".join(method_options.STOCK_SSH_ARGS),
+    "ssh_args": " ".join(option_translation.STOCK_SSH_ARGS),
     "ssh_common_args": "",
     "ssh_extra_args": "",
 }
 
 
 def test_with_default_ssh_args_mitogen_compresses_files_and_modules():
-    method, keywords, *particular = method_options.ssh_step(Plugin(**STOCK_SSH))
+    method, keywords, *particular = option_translation.ssh_step(Plugin(**STOCK_SSH))
     assert (method, keywords["compression"], particular) == ("ssh", False, ["compress"])
     assert "-C" not in keywords["ssh_args"]
 
@@ -547,7 +556,7 @@ def test_with_default_ssh_args_mitogen_compresses_files_and_modules():
     ],
 )
 def test_with_other_ssh_args_ssh_compresses_as_configured(given, compression):
-    _, keywords, *particular = method_options.ssh_step(Plugin(**{**STOCK_SSH, **given}))
+    _, keywords, *particular = option_translation.ssh_step(Plugin(**{**STOCK_SSH, **given}))
     assert keywords["compression"] == compression
     assert ("-C" in keywords["ssh_args"]) == compression
     assert not particular
@@ -558,13 +567,13 @@ def test_with_other_ssh_args_ssh_compresses_as_configured(given, compression):
 
 def test_ansibles_timeout_applies_to_the_ssh_connection():
     """The start of a session and an interpreter has another minute, for fifty hosts at once."""
-    _, keywords, *_ = method_options.ssh_step(Plugin(**STOCK_SSH, timeout=7))
+    _, keywords, *_ = option_translation.ssh_step(Plugin(**STOCK_SSH, timeout=7))
     assert keywords["ssh_args"][-2:] == ["-o", "ConnectTimeout=7"]
     assert keywords["connect_timeout"] == 7 + START_TIMEOUT
 
 
 def test_a_users_connecttimeout_takes_precedence():
     given = {**STOCK_SSH, "ssh_extra_args": "-o ConnectTimeout=3"}
-    words = method_options.ssh_step(Plugin(**given))[1]["ssh_args"]
+    words = option_translation.ssh_step(Plugin(**given))[1]["ssh_args"]
     # Of several, ssh takes the first.
     assert words.index("ConnectTimeout=3") < words.index("ConnectTimeout=10")

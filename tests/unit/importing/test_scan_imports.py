@@ -8,11 +8,11 @@ import types
 
 import pytest
 
-from mitogen.importing import code_imports
-from mitogen.importing.code_imports import all_imports, codeobj_imports
+from mitogen.importing import scan_imports
+from mitogen.importing.scan_imports import all_imports, codeobj_imports
 from tests import hosts
 
-DIRECTORY = pathlib.Path(code_imports.__file__).resolve().parent
+DIRECTORY = pathlib.Path(scan_imports.__file__).resolve().parent
 
 SOURCE = """
 import a
@@ -115,19 +115,19 @@ def test_a_generic_class_body_is_not_a_function():
 
 def test_a_generic_scope_is_not_a_function():
     code = compiled("def f(): import a").co_consts[0]
-    assert code_imports._is_function(code)
-    assert not code_imports._is_function(code.replace(co_name="<generic parameters of A>"))
+    assert scan_imports._is_function(code)
+    assert not scan_imports._is_function(code.replace(co_name="<generic parameters of A>"))
 
 
 def test_an_operand_without_its_loads_is_skipped():
     code = types.SimpleNamespace(
-        co_code=bytes([code_imports._IMPORT_NAME, 0]), co_consts=(), co_names=("a",)
+        co_code=bytes([scan_imports._IMPORT_NAME, 0]), co_consts=(), co_names=("a",)
     )
     assert list(codeobj_imports(code)) == []
 
 
 def test_an_unknown_layout_is_left_to_dis(monkeypatch):
-    monkeypatch.setattr(code_imports, "_layout", lambda: None)
+    monkeypatch.setattr(scan_imports, "_layout", lambda: None)
     test_imports_are_listed_in_order()
     test_imports_in_functions_are_flagged_in_nested_code()
     test_extended_arguments()
@@ -146,20 +146,20 @@ def test_an_unknown_layout_is_left_to_dis(monkeypatch):
 )
 def test_a_layout_that_cannot_be_learned_is_unknown(changed, monkeypatch):
     for name, value in changed.items():
-        monkeypatch.setattr(code_imports, name, value)
-    assert code_imports._layout.__wrapped__() is None
+        monkeypatch.setattr(scan_imports, name, value)
+    assert scan_imports._layout.__wrapped__() is None
 
 
 SCRIPT = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
-import code_imports
+import scan_imports
 code = compile(sys.argv[2], "<test>", "exec")
 print(json.dumps([
-    list(code_imports.codeobj_imports(code)),
-    list(code_imports.all_imports(code)),
-    list(code_imports._imports_by_dis(code)),
-    code_imports._layout() is not None,
+    list(scan_imports.codeobj_imports(code)),
+    list(scan_imports.all_imports(code)),
+    list(scan_imports._imports_by_dis(code)),
+    scan_imports._layout() is not None,
 ]))
 """
 LAZY = """

@@ -40,8 +40,8 @@ SHIPPED = "core.shrunk"
 
 _HERE = os.path.dirname(os.path.abspath(identity.__file__))
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-#: Files that name private names of those without using them.
-_ABOUT = ("bootstrap/preamble.py", "bootstrap/renames.py")
+#: Files that name private names of those without using them in a child.
+_ABOUT = ("bootstrap/preamble.py", "bootstrap/renames.py", "core/__init__.py")
 
 
 def _sources(directory: str = "", prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:

@@ -25,14 +25,16 @@ _SELF = "S"
 _LETTERS = "etaoinsrhldcumfpgwybvkxjqz"
 _SHORT = (_LETTERS + _LETTERS.upper()).replace(_SELF, "")
 
-#: Functions of the core that programs do not call, so nothing passes their arguments by name. None
-#: is in a page of docs/reference, as a test sees to.
+#: Names of the core that programs do not use: no program passes these functions' arguments by name,
+#: and a name that only the preamble uses is shortened there. None is in a page of docs/reference, as
+#: a test sees to.
 INTERNAL = frozenset(
     """
-    admits after bounce check_hashes component consume consumed context_lost drain drop end_flow
-    end_process expect feed fetch find forward give head header is_own is_windowed load
-    names_are_lazy new_handle on_call on_frame on_stream_lost pop push read_fd receive remove
-    request send_credit source take watch when_drained window_size withdraw
+    LOG_WINDOW MAX_COLLISIONS MESSAGE_COST MIN_ARRAY Meter Partial RouteTable
+    admits after asleep bounce check_hashes component consume consumed context_lost credited drain
+    drop end_flow end_process expect feed fetch find forward framer give head header is_own
+    is_windowed load names_are_lazy new_handle on_call on_frame on_stream_lost pop push read_fd
+    receive remove request send_credit source stopping take watch when_drained window_size withdraw
     """.split()
 )
 
@@ -160,7 +162,7 @@ def _defined_names(tree: ast.Module) -> Iterator[str]:
 
 def private_names(sources: list[str], others: set[str]) -> dict[str, str]:
     """
-    Return short names for the private names that the preamble's files define.
+    Return short names for the private and INTERNAL names that the preamble's files define.
 
     :param list sources: these files, minified
     :param set others: identifiers of the package's other files: these stay
@@ -170,7 +172,7 @@ def private_names(sources: list[str], others: set[str]) -> dict[str, str]:
         name
         for source in sources
         for name in _defined_names(ast.parse(source))
-        if name[0] == "_" and name[:2] != "__" and len(name) > 3
+        if (name[0] == "_" and name[:2] != "__" or name in INTERNAL) and len(name) > 3
     }
     short = (f"_{c}{d}" for c in ["", *_SHORT] for d in _SHORT)
     free = (name for name in short if name not in uses and name not in others)

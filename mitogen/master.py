@@ -16,6 +16,7 @@ import weakref
 from mitogen import core, parent
 from mitogen.bootstrap import preamble
 from mitogen.calls import first_call
+from mitogen.calls.errors import with_own_lines
 from mitogen.core.child import names_are_lazy
 from mitogen.importing import module_server
 from mitogen.importing.finder import (
@@ -99,6 +100,7 @@ class LogForwarder:
         name, level, text, path, line, func = core.decode(msg.data)
         context = self._router.context_by_id(msg.src_id, create=False)
         where = context.name if context is not None else str(msg.src_id)
+        text = with_own_lines(text)
         target = logger(f"{name}.[{where}]")
         if not target.isEnabledFor(level):
             return

@@ -40,6 +40,7 @@ SHIPPED = "core.shrunk"
 
 _HERE = os.path.dirname(os.path.abspath(identity.__file__))
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_BLANK_LINES = re.compile(rb"\n[\n ]*\n")
 #: Files that name private names of those without using them in a child.
 _ABOUT = ("bootstrap/preamble.py", "bootstrap/renames.py", "core/__init__.py")
 
@@ -135,7 +136,26 @@ def shrink(sources: list[str], others: set[str]) -> list[str]:
 
 
 def core_source() -> bytes:
-    """Return the core as children get it: see handshake.preamble()."""
+    """Return the core as children get it, without blank lines: see handshake.preamble()."""
+    return _BLANK_LINES.sub(b"\n", aligned_source())
+
+
+def line_number(name: str, sent: int) -> int:
+    """
+    Return the line in a file of the preamble that became a line of its copy in children.
+
+    :param str name: name of the file, as in PREAMBLE
+    :param int sent: number of the copy's line, from 1
+    """
+    names, *files = aligned_source().decode().split("\0")
+    lines = files[names.split().index(name)].split("\n")
+    # Blank lines at the beginning become one line.
+    kept = [n for n, line in enumerate(lines, 1) if n == 1 or line.strip()]
+    return kept[sent - 1] if 0 < sent <= len(kept) else sent
+
+
+def aligned_source() -> bytes:
+    """Return the core as children get it, but with the line numbers of its files."""
     cache = os.path.join(_HERE, "__pycache__", SHIPPED)
     found = _load(cache, _stamp()) or _load(os.path.join(_HERE, SHIPPED), stamp_of_contents())
     if found is None:
@@ -146,7 +166,7 @@ def core_source() -> bytes:
 
 
 def make() -> bytes:
-    """Return the core as children get it, made anew: see handshake.preamble()."""
+    """Return aligned_source(), made anew."""
     files = shrink([_read(name) for name in PREAMBLE], _names_in_other_files())
     return "\0".join([" ".join(PREAMBLE), *files]).encode()
 

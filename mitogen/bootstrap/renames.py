@@ -25,9 +25,9 @@ _SELF = "S"
 _LETTERS = "etaoinsrhldcumfpgwybvkxjqz"
 _SHORT = (_LETTERS + _LETTERS.upper()).replace(_SELF, "")
 
-#: Names of the core that programs do not use: no program passes these functions' arguments by name,
-#: and a name that only the preamble uses is shortened there. None is in a page of docs/reference, as
-#: a test sees to.
+#: Names of the core that programs do not use: no program passes arguments of these functions by
+#: name, and a name that only the preamble uses is shortened there. None is in a page of
+#: docs/reference, as a test sees to.
 INTERNAL = frozenset(
     """
     LOG_WINDOW MAX_COLLISIONS MESSAGE_COST MIN_ARRAY Meter Partial RouteTable

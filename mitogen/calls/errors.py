@@ -13,6 +13,7 @@ import sys
 
 from mitogen import core
 from mitogen.core import CallError
+from mitogen.core.lazy import LAZY, fetch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,9 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = ["restore_call_error", "with_own_lines"]
 
+LAZY.update(preamble="bootstrap.preamble")
+
 #: One traceback frame in a file that came from the master. The lines after its first, indented by
 #: four spaces, are the source text and the markers below it.
-_FRAME = r'(  File "master:([^"\n]+)", line (\d+), in [^\n]*\n)((?:    [^\n]*\n)*)'
+_FRAME = r'(  File "master:([^"\n]+)", line (\d+), (in [^\n]*)\n)(?:    [^\n]*\n)*'
+#: Beginning of the names of the preamble's files in tracebacks.
+_CORE = "mitogen/core/"
 
 _error_types: dict[str, Any] = {}
 
@@ -51,8 +56,9 @@ def with_own_lines(text: str) -> str:
     """
     Return a traceback with the original source lines of this library's files.
 
-    A child has minified copies of these files. The controller has the originals on disk, with the
-    same line numbers. Lines of other files are unchanged.
+    A child has minified copies of these files. The controller has the originals on disk. The copies
+    have the same line numbers, except those of the preamble, which have no blank lines. Lines of
+    other files are unchanged.
 
     :param str text: one or several tracebacks in the format of traceback.format_tb()
     """
@@ -68,8 +74,13 @@ def with_own_lines(text: str) -> str:
         path = os.path.normpath(os.path.join(os.path.dirname(package), match.group(2)))
         if not path.startswith(package + os.sep):
             return match.group(0)
-        line = linecache.getline(path, int(match.group(3))).strip()
-        return match.group(1) + ("    %s\n" % line if line else "")
+        number = int(match.group(3))
+        name = match.group(2)[len(_CORE) : -3]
+        if match.group(2).startswith(_CORE) and name in core.PREAMBLE:
+            number = fetch("preamble").line_number(name, number)
+        line = linecache.getline(path, number).strip()
+        head = '  File "master:%s", line %d, %s\n' % (match.group(2), number, match.group(4))
+        return head + ("    %s\n" % line if line else "")
 
     return re.sub(_FRAME, replace, text)
 

@@ -19,6 +19,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 CALLS = 100
 WRITES = "write,writev,pwrite64,sendto,sendmsg"
 DELAY = 80.0  # milliseconds; a pause of that length separates two flights
+ATTEMPTS = 5
 
 
 class Driver:
@@ -114,10 +115,25 @@ def bare(sshd, tmp_path_factory):
 
 
 @pytest.fixture
-def slow(sshd, own_router, tmp_path):
-    """Return a context behind a slow line, and the line."""
-    line = Line(tmp_path / "count")
-    return own_router.ssh(**sshd.kwargs(ssh_args=sshd.ssh_args + line.options())), line
+def fewest(sshd, own_router, tmp_path):
+    """
+    Return `fewest(wanted, use)`: the fewest round trips of several slow connections.
+
+    `use(context, line)` returns the round trips of one. A busy machine delays writes and so adds
+    round trips by chance, therefore up to ATTEMPTS connections are made until one is as `wanted`.
+    """
+
+    def fewest(wanted, use):
+        counts = []
+        for number in range(ATTEMPTS):
+            line = Line(tmp_path / str(number))
+            context = own_router.ssh(**sshd.kwargs(ssh_args=sshd.ssh_args + line.options()))
+            counts.append(use(context, line))
+            if counts[-1] <= wanted:
+                break
+        return min(counts)
+
+    return fewest
 
 
 @pytest.fixture
@@ -133,22 +149,30 @@ def top(program):  # noqa: F811
 class TestRoundTrips:
     """Round trips over a slow line. A flight is sent up without waiting for data from below."""
 
-    def test_connect_and_first_call_take_one_round_trip(self, bare, slow):
-        context, line = slow
-        context.call(work.noop)
-        assert line.flights() <= bare + 1
+    def test_connect_and_first_call_take_one_round_trip(self, bare, fewest):
+        def use(context, line):
+            context.call(work.noop)
+            return line.flights()
 
-    def test_connect_and_first_call_with_thirty_modules_take_one_round_trip(self, bare, slow, top):
-        context, line = slow
-        assert context.call(top.total) == 1000 + sum(range(26))
-        assert line.flights() <= bare + 1
+        assert fewest(bare + 1, use) <= bare + 1
 
-    def test_a_call_with_new_modules_takes_one_round_trip(self, slow, top):
-        context, line = slow
-        context.call(work.noop)
-        counts = []
-        for function in (work.noop, top.total):
-            before = line.flights()
-            context.call(function)
-            counts.append(line.flights() - before)
-        assert counts == [1, 1]
+    def test_connect_and_first_call_with_thirty_modules_take_one_round_trip(
+        self, bare, fewest, top
+    ):
+        def use(context, line):
+            assert context.call(top.total) == 1000 + sum(range(26))
+            return line.flights()
+
+        assert fewest(bare + 1, use) <= bare + 1
+
+    def test_a_call_with_new_modules_takes_one_round_trip(self, fewest, top):
+        def use(context, line):
+            context.call(work.noop)
+            counts = []
+            for function in (work.noop, top.total):
+                before = line.flights()
+                context.call(function)
+                counts.append(line.flights() - before)
+            return max(counts)
+
+        assert fewest(1, use) == 1

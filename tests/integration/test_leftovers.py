@@ -102,7 +102,9 @@ def test_an_orphan_without_the_mark_is_reported_and_left_alone(tmp_path):
 
 def test_an_orphan_with_the_mark_fails_the_run_and_is_ended(tmp_path):
     status, output = run_tests(tmp_path, NAMED.replace("KEPT(name)", "True"))
-    assert not processes.alive(int((tmp_path / "pid").read_text()))
+    pid = (tmp_path / "pid").read_text().strip()
+    assert not processes.alive(int(pid))
     assert status == 1, output
     assert "left behind by this run" in output and "mitogen:unknown 8766" in output
-    assert "left alone" not in output
+    # Another run on this machine may have left a process.
+    assert pid not in output.partition("left alone")[2]

@@ -676,6 +676,9 @@ def test_a_unidirectional_tree_ignores_grants(own_router):
 
 def test_a_program_without_input_costs_one_message(local, monkeypatch):
     local.run(["true"])
+    # Messages about the end of that program have been sent.
+    local.call(int)
+    local.router.broker.defer_sync(int)
     stream = local.router.routes.get(local.context_id)
     sent = []
     send = stream.send

@@ -211,9 +211,9 @@ class Branch:
     def _tell_parent(self, handle: int, context_id: int, name: str | None = "") -> None:
         router = self.router
         if router.node.parent_ids and router.routes.parent:
-            self._tell(router.node.parent_ids[0], handle, context_id, name)
+            self._send_route(router.node.parent_ids[0], handle, context_id, name)
 
-    def _tell(self, dst_id: int, handle: int, context_id: int, name: str | None = "") -> None:
+    def _send_route(self, dst_id: int, handle: int, context_id: int, name: str | None = "") -> None:
         data = core.NUMBER.pack(context_id) + (name or "").encode()
         self.router.route(Message(dst_id=dst_id, handle=handle, data=data, flags=RAW), False)
 
@@ -239,7 +239,7 @@ class Branch:
             for other in list(self.streams):
                 if context_id in other.egress_ids or len(other.egress_ids) >= MAX_EGRESS:
                     other.egress_ids.discard(context_id)
-                    self._tell(other.remote_id, DEL_ROUTE, context_id)
+                    self._send_route(other.remote_id, DEL_ROUTE, context_id)
 
     def _on_parent_lost(self) -> None:
         """End every wait for contexts reached through the parent, which no table lists."""

@@ -159,8 +159,13 @@ core.ENCODERS[Context] = core.ENCODERS[core.Context]
 
 def find_lazy(context: Any, name: str) -> Any:
     """Return an attribute that core.Context does not define itself: see core/lazy.py."""
-    found = getattr(Context, name)
-    return found.__get__(context) if hasattr(found, "__get__") else found
+    return bound(Context, context, name)
+
+
+def bound(cls: type, obj: Any, name: str) -> Any:
+    """Return the attribute `name` of `cls` as one of `obj`, which is no instance of it."""
+    found = getattr(cls, name)
+    return found.__get__(obj) if hasattr(found, "__get__") else found
 
 
 #: Getter of `default_call_chain`, which also accepts a core.Context.

@@ -118,7 +118,7 @@ class _Many:
         self.limit = limit
         self.all: list[_Hop] = []
         self.waiting: deque[_Hop] = deque()
-        self.under_way: set[_Hop] = set()
+        self.connecting: set[_Hop] = set()
         self.events = Latch()
         self.pending = 0
         self.ended = False
@@ -148,22 +148,22 @@ class _Many:
         return hop
 
     def run(self) -> Iterator[Result]:
-        handed_out: set[_Hop] = set()
+        yielded: set[_Hop] = set()
         try:
             while self.pending:
-                while self.waiting and len(self.under_way) < self.limit:
+                while self.waiting and len(self.connecting) < self.limit:
                     self._start(self.waiting.popleft())
                 what, hop = self.events.get()
                 for result in what(hop):
                     self.pending -= 1
                     if result.context is not None:
-                        handed_out.add(hop)
+                        yielded.add(hop)
                     yield result
         finally:
-            self._clean_up(handed_out)
+            self._clean_up(yielded)
 
     def _start(self, hop: _Hop) -> None:
-        self.under_way.add(hop)
+        self.connecting.add(hop)
         try:
             hop.start(
                 self.router,
@@ -191,7 +191,7 @@ class _Many:
         self.events.put((self._on_done, hop))
 
     def _on_done(self, hop: _Hop) -> Iterator[Result]:
-        self.under_way.discard(hop)
+        self.connecting.discard(hop)
         if hop.error is None:
             try:
                 hop.context = hop.attempt.wait()
@@ -209,14 +209,14 @@ class _Many:
             results += self._failed(after, error)
         return results
 
-    def _clean_up(self, handed_out: set[_Hop]) -> None:
+    def _clean_up(self, yielded: set[_Hop]) -> None:
         self.ended = True
         self._drain()
-        for hop in self.under_way:
+        for hop in self.connecting:
             if hop.started:
                 hop.attempt.give_up()
-        wanted = set(handed_out)
-        for hop in handed_out:
+        wanted = set(yielded)
+        for hop in yielded:
             above = hop.above
             while above:
                 wanted.add(above)
@@ -232,5 +232,5 @@ class _Many:
             if what == self._on_done:
                 self._on_done(hop)
             else:
-                self.under_way.discard(hop)
+                self.connecting.discard(hop)
                 self.router.branch.logins.leave(hop.attempt.destination)

@@ -16,7 +16,7 @@ from mitogen.core.lazy import LAZY, fetch
 from mitogen.methods.registry import METHODS, get_connection_class
 from mitogen.tree.branch import shutdown_now, upgrade
 from mitogen.tree.connecting import Connecting
-from mitogen.tree.contexts import Context
+from mitogen.tree.contexts import Context, bound
 from mitogen.tree.proxy import ProxyConnecting, options_of
 
 TYPE_CHECKING = False
@@ -233,5 +233,4 @@ def find_lazy(router: Any, name: str) -> Any:
     if not router.econtext:
         raise AttributeError(name)
     upgrade(router)
-    found = getattr(Router, name)
-    return found.__get__(router) if hasattr(found, "__get__") else found
+    return bound(Router, router, name)

@@ -68,7 +68,7 @@ def test_the_limit_is_kept(own_router, monkeypatch):
 
     def counting(self, hop):
         start(self, hop)
-        seen.append(len(self.under_way))
+        seen.append(len(self.connecting))
 
     monkeypatch.setattr(many._Many, "_start", counting)
     assert len(list(own_router.connect_many(["local"] * 9, limit=2))) == 9

@@ -97,3 +97,31 @@ def test_stumbling_blocks_are_found(tmp_path):
     )
     words, found = prose.stumbling_blocks([path])
     assert words == 10 and len(found) == 4
+
+
+def lazy_rows():
+    """Return (rows of LAZY as (key, module), keys passed to fetch(), all texts but the rows')."""
+    rows, fetched, texts = [], set(), Counter()
+    for path in layering.MODULES.values():
+        for node in ast.walk(layering.parse(path)):
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "LAZY":
+                pairs = zip(node.value.keys, node.value.values)
+                rows += [(key.value, value.value) for key, value in pairs]
+                texts.subtract(key.value for key in node.value.keys)
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "LAZY.update":
+                rows += [(each.arg, each.value.value) for each in node.keywords]
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "fetch":
+                fetched.update(a.value for a in node.args if isinstance(a, ast.Constant))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts[node.value] += 1
+    return rows, fetched, texts
+
+
+def test_each_row_of_lazy_names_a_module_and_is_used():
+    rows, fetched, texts = lazy_rows()
+    table = dict(rows)
+    assert len(table) == len(rows) > 15, "two rows have the same key"
+    assert [row for row in rows if row[1] not in layering.MODULES] == []
+    # Most keys are passed to fetch(), some by a variable or as Lazy.more.
+    assert [key for key in table if texts[key] < 1] == []
+    assert fetched <= set(table)

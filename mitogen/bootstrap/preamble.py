@@ -20,6 +20,7 @@ Controlling machine only. No threads.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
@@ -147,11 +148,19 @@ def line_number(name: str, sent: int) -> int:
     :param str name: name of the file, as in PREAMBLE
     :param int sent: number of the copy's line, from 1
     """
-    names, *files = aligned_source().decode().split("\0")
-    lines = files[names.split().index(name)].split("\n")
-    # Blank lines at the beginning become one line.
-    kept = [n for n, line in enumerate(lines, 1) if n == 1 or line.strip()]
+    kept = _kept_lines()[name]
     return kept[sent - 1] if 0 < sent <= len(kept) else sent
+
+
+@functools.lru_cache(None)
+def _kept_lines() -> dict[str, list[int]]:
+    """Return, by file of the preamble, the numbers of the lines that are sent."""
+    names, *files = aligned_source().decode().split("\0")
+    # Blank lines at the beginning become one line.
+    return {
+        name: [n for n, line in enumerate(text.split("\n"), 1) if n == 1 or line.strip()]
+        for name, text in zip(names.split(), files)
+    }
 
 
 def aligned_source() -> bytes:

@@ -32,6 +32,7 @@ from mitogen.importing.finder import (
 )
 from mitogen.importing.module_server import ModuleResponder
 from mitogen.importing.resources import ResourceResponder
+from mitogen.limits.display import shown, shown_name
 from mitogen.parent import Context, IdAllocator
 from mitogen.tree import pollers
 
@@ -72,11 +73,25 @@ def logger(name: str = "mitogen") -> Any:
     return logging.getLogger(name)
 
 
+#: Characters and dots of a logger's name, and characters of text, in a record from a child.
+MAX_LOGGER_NAME, MAX_LOGGER_DOTS, MAX_RECORD = 200, 32, 65536
+#: Characters of a path in a record.
+MAX_PATH = 4096
+#: Name of records whose logger has a name that is too long or has odd characters.
+UNNAMED = "unnamed"
+#: Lowest and highest level of a child's records: `logging` caches each level it is asked about.
+LEVELS = (0, 100)
+
+
 class LogForwarder:
     """
     Receiver of the tree's log records, which are handled here by the logger `<name>.[<context>]`.
 
-    A record has the attributes `mitogen_message`, `mitogen_context` and `mitogen_name`.
+    A name from a child is looked up among the loggers of this program, never added to them: a
+    record is handled by the nearest one that exists. What is shown is escaped: limits/display.py.
+
+    A record has the attributes `mitogen_message`, `mitogen_context` and `mitogen_name`; the text as
+    it was sent is in `mitogen_raw`.
     """
 
     def __init__(self, router: Any, worker: module_server.Worker) -> None:
@@ -90,27 +105,68 @@ class LogForwarder:
     def _handle(self, msg: Any) -> None:
         try:
             if not msg.is_dead:
-                self._emit(msg)
-        except Exception as e:
-            logger().error("cannot decode a log record from context %d: %s", msg.src_id, e)
+                fields = self._decoded(msg)
+                if fields:
+                    self._emit(msg.src_id, *fields)
         finally:
             self._router.consumed(msg)
 
-    def _emit(self, msg: Any) -> None:
-        name, level, text, path, line, func = core.decode(msg.data)
-        context = self._router.context_by_id(msg.src_id, create=False)
-        where = context.name if context is not None else str(msg.src_id)
-        text = with_own_lines(text)
-        target = logger(f"{name}.[{where}]")
+    def _decoded(self, msg: Any) -> Any:
+        try:
+            name, level, text, path, line, func = core.decode(msg.data)
+            if [type(value) for value in (name, level, text)] != [str, int, str]:
+                raise TypeError("a name, level or text of another type")
+            line = line if type(line) is int else 0
+            return name, min(max(level, LEVELS[0]), LEVELS[1]), text, path, line, func
+        except Exception as e:
+            reason = shown_name(e)
+            logger().error("cannot decode a log record from context %d: %s", msg.src_id, reason)
+
+    def _emit(
+        self, src_id: int, name: str, level: int, text: str, path: Any, line: int, func: Any
+    ) -> None:
+        context = self._router.context_by_id(src_id, create=False)
+        where = shown_name(context.name if context is not None else src_id)
+        if not _is_logger_name(name):
+            name = UNNAMED
+        full_name = f"{name}.[{where}]"
+        target = _nearest_logger(full_name)
         if not target.isEnabledFor(level):
             return
+        readable = shown(with_own_lines(text), MAX_RECORD)
         record = target.makeRecord(
-            target.name, level, path or "", line or 0, f"{name}: {text}", (), None, func
+            full_name,
+            level,
+            shown_name(path or "", MAX_PATH),
+            line,
+            f"{name}: {readable}",
+            (),
+            None,
+            func and shown_name(func),
         )
-        record.mitogen_message = text
+        record.mitogen_message = readable
         record.mitogen_context = context
         record.mitogen_name = name
+        record.mitogen_raw = text
         target.handle(record)
+
+
+def _is_logger_name(name: str) -> bool:
+    fits = len(name) <= MAX_LOGGER_NAME and name.count(".") <= MAX_LOGGER_DOTS
+    return fits and name == shown_name(name)
+
+
+def _nearest_logger(name: str) -> Any:
+    """Return the logger of that name, or the nearest above it that this program has."""
+    import logging
+
+    loggers = logging.root.manager.loggerDict
+    while name:
+        found = loggers.get(name)
+        if isinstance(found, logging.Logger):
+            return found
+        name = name.rpartition(".")[0]
+    return logging.root
 
 
 class ThreadWatcher:
@@ -208,7 +264,7 @@ class Router(parent.Router):
         if max_message_size:
             self.max_message_size = max_message_size
         self.profiling = os.environ.get("MITOGEN_PROFILING", "0") not in ("", "0")
-        self.worker = module_server.Worker()
+        self.worker = module_server.Worker(self.log)
         ids = parent.ChildIds if self.node.parent_ids else IdAllocator
         self.id_allocator = ids(self)
         self.responder = ModuleResponder(self, self.worker)
@@ -221,7 +277,10 @@ class Router(parent.Router):
     def log(self, level: int, fmt: str, *args: Any) -> None:
         """Any thread: log a record with the logger "mitogen"."""
         if level >= WARNING or "logging" in sys.modules:
-            logger().log(level, fmt, *args)
+            found = logger()
+            if found.isEnabledFor(level):
+                # Much of what is logged here came from a child.
+                found.log(level, "%s", shown(fmt % args if args else fmt, MAX_RECORD))
 
     def log_config(self) -> tuple[int, list[list[Any]]]:
         """Return a child's log levels: (level of mitogen's own records, [[logger, level]])."""

@@ -14,6 +14,7 @@ import sys
 from mitogen import core
 from mitogen.core import CallError
 from mitogen.core.lazy import LAZY, fetch
+from mitogen.limits.display import shown, shown_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ LAZY.update(preamble="bootstrap.preamble")
 
 #: One traceback frame in a file that came from the master. The lines after its first, indented by
 #: four spaces, are the source text and the markers below it.
-_FRAME = r'(  File "master:([^"\n]+)", line (\d+), (in [^\n]*)\n)(?:    [^\n]*\n)*'
+_FRAME = r'(  File "master:([^"\n]+)", line (\d{1,9}), (in [^\n]*)\n)(?:    [^\n]*\n)*'
+#: Frames of one text whose source lines are replaced: each costs a look at a file.
+MAX_FRAMES = 1000
 #: Beginning of the names of the preamble's files in tracebacks.
 _CORE = "mitogen/core/"
 
@@ -82,14 +85,19 @@ def with_own_lines(text: str) -> str:
         head = '  File "master:%s", line %d, %s\n' % (match.group(2), number, match.group(4))
         return head + ("    %s\n" % line if line else "")
 
-    return re.sub(_FRAME, replace, text)
+    return re.sub(_FRAME, replace, text, count=MAX_FRAMES)
 
 
 def restore_call_error(fields: Any, router: Any = None) -> CallError:
-    """Return the CallError that the decoded `fields` describe."""
+    """
+    Return the CallError that the decoded `fields` describe.
+
+    Its text, type_name and traceback are escaped (limits/display.py); `message` is as it was sent.
+    """
     type_name, message, traceback, text = (None if f is None else "%s" % (f,) for f in fields)
+    type_name = type_name and shown_name(type_name)
     cls = _error_type(type_name)
-    text = with_own_lines(text or "")
+    text = shown(with_own_lines(text or ""))
     try:
         error: CallError = cls.__new__(cls, text)
     except TypeError:
@@ -98,5 +106,5 @@ def restore_call_error(fields: Any, router: Any = None) -> CallError:
     error.args = (text,)
     error.type_name = type_name
     error.message = message
-    error.traceback = traceback and with_own_lines(traceback)
+    error.traceback = traceback and shown(with_own_lines(traceback))
     return error

@@ -23,6 +23,7 @@ from time import monotonic as now
 from mitogen.calls.first_call import FIRST_CALL
 from mitogen.core import PREAMBLE, Blob
 from mitogen.importing import finder, scan_imports
+from mitogen.limits.guard import guarded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,10 +84,15 @@ class ModuleDenied(ImportError):
 
 
 class Worker:
-    """A thread for blocking or slow jobs of the broker, started on first use."""
+    """
+    A thread for blocking or slow jobs of the broker, started on first use.
 
-    def __init__(self, name: str = "mitogen-worker") -> None:
+    :param log: `log(level, format, *arguments)`, for a job that fails
+    """
+
+    def __init__(self, log: Any, name: str = "mitogen-worker") -> None:
         self.name = name
+        self._log = log
         self._jobs: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._ready = threading.Semaphore(0)
         self._thread: threading.Thread | None = None
@@ -108,7 +114,8 @@ class Worker:
             if not self._jobs:
                 return
             func, args = self._jobs.popleft()
-            func(*args)
+            guarded(self._log, self.name, func, *args)
+            del func, args  # a job's message is large; the next one may be far away
 
     def stop(self) -> None:
         """Broker thread: end the thread after the queued jobs."""

@@ -46,6 +46,10 @@ __all__ = [
 ]
 
 
+#: Answers that a DeduplicatingInvoker keeps; the oldest is dropped for a new one.
+MAX_RESPONSES = 10000
+
+
 class CurrentPool:
     """Component of a router: its service pool, and the lock that is held while one is created."""
 
@@ -310,6 +314,8 @@ class DeduplicatingInvoker(Invoker):
                 fail(self.service.router, waiter, error)
             return
         with self._lock:
+            if len(self._responses) >= MAX_RESPONSES:
+                del self._responses[next(iter(self._responses))]
             self._responses[key] = result
         for waiter in self._take_waiters(key):
             waiter.reply(result)

@@ -47,9 +47,9 @@ __all__ = ["FileService", "PushFileService", "ask", "await_answer", "name_of", "
 
 #: Seconds that PushFileService.get() waits for a file.
 PUSH_TIMEOUT = 120.0
-#: Concurrent file transfers to one context. Further transfers wait, without a descriptor.
+#: Concurrent file transfers on one stream. Further transfers wait, without a descriptor.
 MAX_TRANSFERS = 64
-#: File transfers that may wait for one context.
+#: File transfers that may wait for one stream.
 MAX_WAITING = 10000
 
 _PATH = (str, bytes)
@@ -85,7 +85,7 @@ class FileService(Service):
     registered directory. See docs/design/files.rst.
 
     Each transfer has a thread, so a reader that is slow or has stopped does not delay others. At
-    most MAX_TRANSFERS run at once for each context.
+    most MAX_TRANSFERS run at once for each child and the contexts below it.
 
     :param Router router: router of this context
     """
@@ -105,8 +105,8 @@ class FileService(Service):
         self._lock = _thread.allocate_lock()
         self._paths: set[str] = set()
         self._prefixes: set[str] = set()
-        #: Context id to [number of threads, waiting transfers].
-        self._transfers: dict[int, list[Any]] = {}
+        #: Stream to [number of threads, waiting transfers].
+        self._transfers: dict[Any, list[Any]] = {}
 
     @expose(policy=AllowParents())
     @arg_spec({"path": _PATH})
@@ -169,46 +169,47 @@ class FileService(Service):
             metadata = chunks.describe(os.fstat(fd))
         finally:
             os.close(fd)
-        self._start(caller, (path, sender, metadata))
+        # Limits are for each stream: a child has as many ids as it likes.
+        self._start(self.router.routes.get(caller), (path, sender, metadata))
         return metadata
 
-    def _start(self, context_id: int, transfer: Transfer) -> None:
+    def _start(self, stream: Any, transfer: Transfer) -> None:
         with self._lock:
-            entry = self._transfers.setdefault(context_id, [0, []])
+            entry = self._transfers.setdefault(stream, [0, []])
             if entry[0] >= MAX_TRANSFERS:
                 if len(entry[1]) >= MAX_WAITING:
                     raise Error(
-                        "too many file transfers to this context: %d are waiting" % MAX_WAITING
+                        "too many file transfers to this child: %d are waiting" % MAX_WAITING
                     )
                 entry[1].append(transfer)
                 return
             entry[0] += 1
         try:
-            _thread.start_new_thread(self._run, (context_id, transfer))
+            _thread.start_new_thread(self._run, (stream, transfer))
         except RuntimeError:
-            self._next(context_id)
+            self._next(stream)
             raise
 
-    def _next(self, context_id: int) -> Transfer | None:
-        """Return a context's next waiting transfer, or None if the thread is to end."""
+    def _next(self, stream: Any) -> Transfer | None:
+        """Return a stream's next waiting transfer, or None if the thread is to end."""
         with self._lock:
-            entry = self._transfers[context_id]
+            entry = self._transfers[stream]
             waiting: list[Transfer] = entry[1]
             if waiting:
                 return waiting.pop(0)
             entry[0] -= 1
             if not entry[0]:
-                del self._transfers[context_id]
+                del self._transfers[stream]
         return None
 
-    def _run(self, context_id: int, transfer: Transfer | None) -> None:
+    def _run(self, stream: Any, transfer: Transfer | None) -> None:
         """Run transfers until none is waiting. A transfer thread."""
         while transfer:
             try:
                 self._transfer(*transfer)
             except BaseException as error:
                 self.router.log(ERROR, "file service: %s", CallError(error))
-            transfer = self._next(context_id)
+            transfer = self._next(stream)
 
     def _transfer(self, path: str, sender: Any, metadata: Metadata) -> None:
         outlet = chunks.Outlet(sender)

@@ -26,6 +26,7 @@ from mitogen.core import (
     is_neighbour,
     listen,
 )
+from mitogen.limits.display import shown_name
 from mitogen.tree.connecting import Logins
 from mitogen.tree.contexts import Context
 from mitogen.tree.ids import ChildIds
@@ -219,7 +220,7 @@ class Branch:
 
     def _on_add_route(self, msg: Message) -> Any:
         (context_id,) = core.NUMBER.unpack_from(msg.data)
-        name = msg.data[4:].decode("utf-8", "replace")
+        name = shown_name(msg.data[4:].decode("utf-8", "replace"))
         router = self.router
         stream = router.routes.streams.get(msg.src_id)
         if stream is None or not stream.allows(context_id) or context_id in router.routes.streams:

@@ -54,12 +54,13 @@ OTHER_FILES = [
 # long as there is no circle. The order is bottom-up: no folder imports one further down here.
 ROOMS = {
     "core": set(),
-    "calls": {"core"},
+    "limits": {"core"},
+    "calls": {"core", "limits"},
     "sftp": set(),
     "bootstrap": {"core"},
     "methods": {"core", "bootstrap"},
-    "tree": {"core", "calls", "bootstrap", "methods"},
-    "importing": {"core", "calls", "bootstrap"},
+    "tree": {"core", "limits", "calls", "bootstrap", "methods"},
+    "importing": {"core", "limits", "calls", "bootstrap"},
     "programs": {"core", "calls", "bootstrap"},
     "transfer": {"core", "calls"},
     "services": {"core", "transfer"},

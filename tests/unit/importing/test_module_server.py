@@ -345,7 +345,7 @@ def test_neutralize_main(server):
 
 
 def test_a_worker_works_in_order_on_a_thread_of_its_own():
-    worker, seen, done = Worker(), [], threading.Event()
+    worker, seen, done = Worker(print), [], threading.Event()
     assert worker._thread is None
     for number in range(5):
         worker.put(seen.append, number)
@@ -359,14 +359,14 @@ def test_a_worker_works_in_order_on_a_thread_of_its_own():
 
 
 def test_a_worker_without_work_has_no_thread():
-    worker = Worker()
+    worker = Worker(print)
     worker.stop()
     worker.join()
     assert worker._thread is None
 
 
 def test_a_worker_finishes_queued_jobs_before_it_stops():
-    worker, seen = Worker(), []
+    worker, seen = Worker(print), []
     gate = threading.Event()
     worker.put(gate.wait)
     worker.put(seen.append, 1)

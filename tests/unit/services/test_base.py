@@ -385,3 +385,10 @@ def test_deduplicated_by_a_custom_key(service):
         call = Call()
         invoker.invoke("compute", {"a": a}, call)
         assert call.replies == [1]
+
+
+def test_kept_answers_are_bounded(once, monkeypatch):
+    monkeypatch.setattr(base, "MAX_RESPONSES", 3)
+    answers = [once.ask("compute", a=number) for number in range(10)]
+    assert answers == list(range(1, 11)) and len(once.invoker._responses) == 3
+    assert once.ask("compute", a=9) == 10

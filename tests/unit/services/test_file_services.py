@@ -350,11 +350,11 @@ def test_transfers_beyond_the_limit_wait(node, tmp_path, monkeypatch):
     node.files.register(str(path))
     mailboxes = [begin(node, path) for _ in range(5)]
     with pytest.raises(
-        core.CallError, match="too many file transfers to this context: 3 are waiting"
+        core.CallError, match="too many file transfers to this child: 3 are waiting"
     ):
         begin(node, path)
     # Waiting transfers have no descriptor and no thread.
-    assert node.files._transfers[1][0] == 2
+    assert node.files._transfers[node.master.routes.get(1)][0] == 2
     for receiver in mailboxes:
         assert chunks.receive_chunks(receiver, len) == 6 * MIB
     node.wait_for(lambda: not node.files._transfers)

@@ -6,6 +6,7 @@ import sys
 
 from mitogen.bootstrap.handshake import (
     EofError as EofError,
+    UnsupportedPythonError as UnsupportedPythonError,
 )
 from mitogen.calls.chain import (
     CallChain as CallChain,
@@ -72,6 +73,7 @@ __all__ = [
     "EofError",
     "Options",
     "Router",
+    "UnsupportedPythonError",
     "get_connection_class",
     "upgrade",
     "upgrade_router",

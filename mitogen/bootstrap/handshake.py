@@ -162,9 +162,13 @@ def remote_command(python_path: PythonPath, remote_name: str) -> list[str]:
 class EofError(StreamError):
     """The program exited before it became a context."""
 
+    __module__ = "mitogen.parent"
+
 
 class UnsupportedPythonError(StreamError):
     """The target has no usable Python."""
+
+    __module__ = "mitogen.parent"
 
 
 class Rule:

@@ -78,6 +78,8 @@ class CallChain:
         concurrently with the calls of the main thread and of other chains
     """
 
+    __module__ = "mitogen.parent"
+
     lambda_msg = "lambda functions cannot be called in another context: it has no name for them"
     closures_msg = (
         "%s cannot be called in another context: it is defined inside a function; "

@@ -38,9 +38,13 @@ __all__ = ["Channel", "Latch", "LatchError", "Receiver"]
 class LatchError(Error):
     """A latch that was closed before or during a wait on it."""
 
+    __module__ = "mitogen.core"
+
 
 class Latch:
     """A queue that any number of threads may wait on; each put calls `notify(latch)`."""
+
+    __module__ = "mitogen.core"
 
     notify: Notify | None = None
     closed = False
@@ -126,6 +130,8 @@ class Receiver:
     :param bool overwrite: replace an existing handler
     :param window: None: queue without limit, for a program that reads only after all is sent
     """
+
+    __module__ = "mitogen.core"
 
     #: Callback for each arriving message, called with this Receiver on the broker thread.
     notify: Notify | None = None
@@ -240,6 +246,8 @@ class Channel(Sender, Receiver):
     :param int dst_handle: handle of the mailbox there
     :param int handle: handle of the Receiver; None for a new one
     """
+
+    __module__ = "mitogen.core"
 
     def __init__(
         self,

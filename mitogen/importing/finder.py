@@ -328,6 +328,8 @@ def _found_main() -> Found:
 class FinderMethod:
     """One way to find the source of a module."""
 
+    __module__ = "mitogen.master"
+
     def find(self, fullname: str) -> tuple[str, bytes, bool] | None:
         """Return the path, the source and whether it's a package; None if not found.
 
@@ -368,6 +370,8 @@ class DefectivePython3xMainMethod(FinderMethod):
 class PkgutilMethod(FinderMethod):
     """Finder of loaded modules by their loader. (The name is historical.)"""
 
+    __module__ = "mitogen.master"
+
     def locate(self, fullname: str) -> Found | None:
         found = loaded(fullname)
         if found is None or found.loader is None or found.real_name != fullname:
@@ -378,6 +382,8 @@ class PkgutilMethod(FinderMethod):
 class SysModulesMethod(FinderMethod):
     """Finder of loaded modules by their ``__file__`` or ``__path__``."""
 
+    __module__ = "mitogen.master"
+
     def locate(self, fullname: str) -> Found | None:
         found = loaded(fullname)
         return found if found is not None and found.real_name == fullname else None
@@ -386,12 +392,16 @@ class SysModulesMethod(FinderMethod):
 class ParentSpecEnumerationMethod(FinderMethod):
     """Finder of modules that aren't loaded, starting at the nearest loaded package."""
 
+    __module__ = "mitogen.master"
+
     def locate(self, fullname: str) -> Found | None:
         return searched(fullname)
 
 
 class ParentImpEnumerationMethod(ParentSpecEnumerationMethod):
     """Alias of :class:`ParentSpecEnumerationMethod`, kept for compatibility."""
+
+    __module__ = "mitogen.master"
 
 
 # --- the finder ---
@@ -403,6 +413,8 @@ class ModuleFinder:
     :param all_imports: :func:`mitogen.imports.all_imports`, passed in rather than imported here. It
         makes :meth:`dependencies` ten times as fast; without it the source is parsed.
     """
+
+    __module__ = "mitogen.master"
 
     def __init__(self, all_imports: ListImports | None = None) -> None:
         self._all_imports = all_imports

@@ -166,6 +166,8 @@ class ModuleResponder:
     :param router: the master's router
     """
 
+    __module__ = "mitogen.master"
+
     def __init__(self, router: Any, worker: Worker, policy: ImportPolicy | None = None) -> None:
         self.router = router
         self.policy = policy or ImportPolicy()

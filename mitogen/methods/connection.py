@@ -68,6 +68,8 @@ class Options:
     :param bool unidirectional: forbid traffic between the child's siblings
     """
 
+    __module__ = "mitogen.parent"
+
     #: Interpreter used if none is named; None to search for one.
     default_python_path = None
 
@@ -148,6 +150,8 @@ class Connection:
     A connection method: the start of a child, and the prompts on the way. This base class is
     `local`, whose child is a subprocess.
     """
+
+    __module__ = "mitogen.parent"
 
     options_class: type[Options] = LocalOptions
     #: Arguments of spawn.start(): the kind of the child's standard input, output and error.

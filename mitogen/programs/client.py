@@ -80,6 +80,8 @@ class Subsystem:
     :param bool builtin: use mitogen's own server in any case
     """
 
+    __module__ = "mitogen.process"
+
     def __init__(self, name: str, builtin: bool = False) -> None:
         self.name = name
         self.builtin = builtin
@@ -93,6 +95,8 @@ class Custom:
     :param args: arguments for the function, passed as `spec["args"]`
     """
 
+    __module__ = "mitogen.process"
+
     def __init__(self, function: str, args: Any) -> None:
         self.function = function
         self.args = args
@@ -105,6 +109,8 @@ class Connect:
     :param str host: host name or address
     :param int port: port number, 1 to 65535
     """
+
+    __module__ = "mitogen.process"
 
     def __init__(self, host: str, port: int) -> None:
         self.host = host
@@ -122,6 +128,8 @@ class Pty:
     :param int y: height in pixels, 0 if unknown
     :param bytes modes: terminal modes, encoded according to RFC 4254 section 8
     """
+
+    __module__ = "mitogen.process"
 
     def __init__(
         self,
@@ -323,6 +331,8 @@ class Popen:
     :raises Refused: the context does not run this program, or not for this context
     :raises ChannelError: the context is gone
     """
+
+    __module__ = "mitogen.process"
 
     #: Exit status, negative for a signal; None while the program runs or if the context was lost.
     returncode: int | None = None
@@ -610,6 +620,8 @@ class Conversation:
     :param list sinks: callbacks for each piece of standard output, and of standard error
     :param on_change: called on any thread when advance() has new data to take
     """
+
+    __module__ = "mitogen.process"
 
     def __init__(
         self,

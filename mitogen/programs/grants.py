@@ -132,6 +132,8 @@ class Grant:
     :param int target_id: context in which it may run them
     """
 
+    __module__ = "mitogen.grants"
+
     def __init__(self, grants: Grants, source_id: int, target_id: int) -> None:
         self.grants = grants
         self.source_id = source_id

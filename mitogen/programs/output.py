@@ -67,6 +67,8 @@ def _input_bytes(input: Any, text: bool) -> Any:
 class Capture:
     """The output of one program. The arguments are those of process.run()."""
 
+    __module__ = "mitogen.process"
+
     def __init__(
         self,
         *,

@@ -71,6 +71,8 @@ class Error(Exception):
 class Policy:
     """A rule that decides which contexts may call a method: see :func:`expose`."""
 
+    __module__ = "mitogen.service"
+
     def is_authorized(self, service: Service, msg: Message) -> bool:
         """
         Return whether the sender of `msg` may call.
@@ -84,12 +86,16 @@ class Policy:
 class AllowAny(Policy):
     """A policy that permits any context."""
 
+    __module__ = "mitogen.service"
+
     def is_authorized(self, service: Service, msg: Message) -> bool:
         return True
 
 
 class AllowParents(Policy):
     """A policy that permits this context and its ancestors."""
+
+    __module__ = "mitogen.service"
 
     def is_authorized(self, service: Service, msg: Message) -> bool:
         return bool(core.has_parent_authority(msg))
@@ -181,6 +187,8 @@ class Invoker:
     :param Service service: the service
     """
 
+    __module__ = "mitogen.service"
+
     def __init__(self, service: Service) -> None:
         self.service = service
 
@@ -242,6 +250,8 @@ class Invoker:
 class SerializedInvoker(Invoker):
     """An invoker that runs one method at a time, in the order in which the calls arrived."""
 
+    __module__ = "mitogen.service"
+
     def __init__(self, service: Service) -> None:
         super().__init__(service)
         self._lock = _thread.allocate_lock()
@@ -275,6 +285,8 @@ class DeduplicatingInvoker(Invoker):
 
     The result is kept for later calls. Errors are sent to the calls waiting and are not kept.
     """
+
+    __module__ = "mitogen.service"
 
     def __init__(self, service: Service) -> None:
         super().__init__(service)
@@ -353,6 +365,8 @@ class Service:
 
     :param Router router: router of this context
     """
+
+    __module__ = "mitogen.service"
 
     #: Class that calls the methods.
     invoker_class: InvokerType = Invoker

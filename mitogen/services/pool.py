@@ -83,6 +83,8 @@ _latest: dict[str, tuple[int, Pool]] = {}
 class Activator:
     """Creation of services on their first call, if an ancestor calls."""
 
+    __module__ = "mitogen.service"
+
     def is_permitted(self, mod_name: str, class_name: str, msg: Message | None) -> bool:
         """
         Return whether a service may be imported.
@@ -159,6 +161,8 @@ class Pool:
     :raises Error: two services have the same name, or `size` is less than 1
     :raises mitogen.core.Error: this context has a pool already
     """
+
+    __module__ = "mitogen.service"
 
     activator_class = Activator
     closed_msg = "the service pool of context %d has ended"

@@ -50,6 +50,8 @@ class Skipped(Error):
     :param names: paths of the skipped files, relative to the tree's root
     """
 
+    __module__ = "mitogen.files"
+
     def __init__(self, names: str | list[str], *args: Any) -> None:
         #: Paths of the skipped files, relative to the tree's root.
         self.names = [names] if isinstance(names, str) else list(names)

@@ -43,6 +43,8 @@ MAX_LOGINS = 8
 class CancelledError(StreamError):
     """A connection that was not made before the broker ended."""
 
+    __module__ = "mitogen.parent"
+
 
 class Logins:
     """Limiter of concurrent logins: at most MAX_LOGINS per destination, others are queued."""

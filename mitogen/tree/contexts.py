@@ -40,6 +40,8 @@ LAZY.update(
 class Context(core.Context):
     """A context of the tree, with the methods that programs use."""
 
+    __module__ = "mitogen.parent"
+
     call_chain_class = CallChain
 
     if TYPE_CHECKING:

@@ -33,6 +33,8 @@ class IdAllocator:
     :param int first: first id to allocate
     """
 
+    __module__ = "mitogen.master"
+
     BLOCK_SIZE = BLOCK_SIZE
 
     def __init__(self, router: Any, first: int = 1) -> None:

@@ -33,6 +33,8 @@ class Result:
     `spec` is the requested spec, as given. Either `context` or `error` is None.
     """
 
+    __module__ = "mitogen.many"
+
     def __init__(self, spec: Any, context: Any = None, error: Any = None) -> None:
         self.spec = spec
         self.context = context

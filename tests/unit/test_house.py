@@ -4,6 +4,8 @@ Each limit is a named constant. docs/design/index.rst has the map.
 """
 
 import ast
+import importlib
+import sys
 from collections import Counter, defaultdict
 
 import pytest
@@ -125,3 +127,26 @@ def test_each_row_of_lazy_names_a_module_and_is_used():
     # Most keys are passed to fetch(), some by a variable or as Lazy.more.
     assert [key for key in table if texts[key] < 1] == []
     assert fetched <= set(table)
+
+
+#: Classes that programs do not make or catch by name.
+OWN_CLASSES = {"Attempt", "Branch", "ChildIds", "ChildStream", "Connecting", "RelayedModules"}
+OWN_CLASSES |= {"ResourceResponder", "Router", "LocalOptions", "Rule", "Custom"}
+
+
+def test_public_classes_name_a_public_module():
+    """An error's text and repr() show a name that a program can import."""
+    wrong = set()
+    for name, path in layering.MODULES.items():
+        if "." in name or path.name == "__init__.py" or name in ("__main__", "cli"):
+            continue
+        module = importlib.import_module("mitogen." + name)
+        for each in getattr(module, "__all__", ()):
+            found = getattr(module, each)
+            if isinstance(found, type) and found.__module__.startswith("mitogen"):
+                room = found.__module__.count(".") > 1
+                if each not in OWN_CLASSES and (
+                    room or not hasattr(sys.modules[found.__module__], each)
+                ):
+                    wrong.add("mitogen.{}.{} is {}".format(name, each, found.__module__))
+    assert sorted(wrong) == []

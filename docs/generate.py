@@ -21,6 +21,7 @@ import yaml
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
 
+from bench import side_by_side  # noqa: E402
 from docs import house  # noqa: E402
 from mitogen import core  # noqa: E402 (the checkout's)
 from mitogen.ansible.plugins import own_options as connections  # noqa: E402
@@ -208,7 +209,19 @@ def compatibility() -> str:
         ]
         rows = [(name, year, text.replace("````", "``")) for name, year, text in rows]
         parts.append(f"{heading}\n{table(('name', 'since', 'status'), rows)}\n")
+    differ = [(each.name, each.reason) for each in side_by_side.PROGRAMS if each.reason]
+    parts.append(DIFFERENT_TEXT.format(count=len(side_by_side.PROGRAMS), differ=len(differ)))
+    parts.append(table(("program", "difference"), differ) + "\n")
     return "\n".join(parts)
+
+
+DIFFERENT_TEXT = """\
+Behaviour that differs
+----------------------
+
+``python -m bench.side_by_side`` runs {count} small programs (``bench/side_by_side.txt``) on version 0.3.54 and on this
+library. {differ} of them print different lines, for these reasons:
+"""
 
 
 SETTINGS_TEXT = """\

@@ -63,9 +63,18 @@ def log_levels_configure(default: str = "INFO") -> None:
     logging.getLogger().setLevel(_level(default))
 
 
+class _LogFile:
+    """The handler that log_to_file() added last."""
+
+    handler: logging.Handler | None = None
+
+
+_log_file = _LogFile()
+
+
 def log_to_file(path: str | None = None, level: str = "INFO", io: Any = None) -> None:
     """
-    Write log records to a file.
+    Write log records to a file, in place of the one of an earlier call.
 
     :param str path: path of the file; None for standard error
     :param str level: level by name; MITOGEN_LOG_LEVEL in the environment overrides it
@@ -80,7 +89,11 @@ def log_to_file(path: str | None = None, level: str = "INFO", io: Any = None) ->
     handler.setLevel(number)
     root = logging.getLogger()
     root.setLevel(min(number, root.level or number))
+    if _log_file.handler is not None:
+        root.removeHandler(_log_file.handler)
+        _log_file.handler.close()
     root.addHandler(handler)
+    _log_file.handler = handler
 
 
 def run_with_router(
@@ -111,7 +124,8 @@ def with_router(func: Callable[Concatenate[Router, P], R]) -> Callable[P, R]:
 
 def cast(obj: Any) -> Any:
     """
-    Return `obj` with subclasses of dict, list, tuple, str, bytes, int and float replaced by those.
+    Return `obj` with subclasses of dict, list, str, bytes, int and float replaced by those. A tuple
+    becomes a list, as in old releases.
 
     :raises TypeError: it contains a value of another type
     """
@@ -121,7 +135,7 @@ def cast(obj: Any) -> Any:
     if isinstance(obj, dict):
         return {cast(key): cast(value) for key, value in obj.items()}
     if isinstance(obj, (list, tuple)):
-        return (tuple if isinstance(obj, tuple) else list)(cast(item) for item in obj)
+        return [cast(item) for item in obj]
     bases: Any = (bool, int, float, str, bytes)
     for base in bases:
         if isinstance(obj, base):

@@ -159,6 +159,9 @@ def remote_command(python_path: PythonPath, remote_name: str) -> list[str]:
     ]
 
 
+EOF_TEXT = "EOF on stream; last 100 lines received:\n"
+
+
 class EofError(StreamError):
     """The program exited before it became a context."""
 
@@ -344,7 +347,7 @@ class Handshake:
     def eof(self, status: str | None = None) -> EofError:
         """Return the exception for the program's exit; `status` is text."""
         return EofError(
-            "EOF on stream; last 100 lines received:\n%s%s",
+            EOF_TEXT + "%s%s",
             self.output(),
             "\n%s" % status if status else "",
         )

@@ -57,7 +57,7 @@ CLASS_NAMES = {
         ),
     },
     "mitogen.tree.contexts": {
-        "Context": "call_service call_service_async on_disconnect send_async send_await"
+        "Context": "__reduce__ call_service call_service_async on_disconnect send_async send_await"
     },
     "mitogen.tree.router": {"Router": "myself stream_by_id"},
 }

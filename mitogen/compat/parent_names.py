@@ -28,7 +28,7 @@ from mitogen.compat.streams import (
 )
 from mitogen.core import Poller as PollPoller, fire, is_neighbour as is_immediate_child
 from mitogen.tree import branch, pollers
-from mitogen.tree.connecting import ChildStream as MitogenProtocol
+from mitogen.tree.connecting import BROKER_SHUTDOWN_MSG, ChildStream as MitogenProtocol
 from mitogen.tree.ids import ChildIds as ChildIdAllocator
 from mitogen.tree.pollers import EpollPoller, KqueuePoller
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Argv",
+    "BROKER_SHUTDOWN_MSG",
     "CallSpec",
     "ChildIdAllocator",
     "EpollPoller",

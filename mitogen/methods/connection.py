@@ -169,6 +169,9 @@ class Connection:
     end_signal = _signal.SIGKILL
     #: Changes to the environment of the started program; the child reverts them.
     environ: dict[str, str] = {}
+    #: Beginning of an EofError's text, and the advice at its end; programs compare them.
+    eof_error_msg = handshake.EOF_TEXT
+    eof_error_hint: str | None = None
 
     def __init__(self, options: Any, router: Router) -> None:
         self.options = options

@@ -40,6 +40,10 @@ DEBUG = 10
 MAX_LOGINS = 8
 
 
+#: Text of the CancelledError of an attempt that the broker's end cancelled; programs compare it.
+BROKER_SHUTDOWN_MSG = "Connection cancelled because the associated Broker began to shut down."
+
+
 class CancelledError(StreamError):
     """A connection that was not made before the broker ended."""
 
@@ -195,7 +199,7 @@ class Attempt:
         return self.context
 
     def _on_broker_exit(self) -> None:
-        self._settle(CancelledError("the broker has ended"))
+        self._settle(CancelledError(BROKER_SHUTDOWN_MSG))
 
     def _settle(self, outcome: Any) -> None:
         """Set the outcome and wake wait(). The first thread to call this wins."""

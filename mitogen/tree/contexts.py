@@ -48,6 +48,10 @@ class Context(core.Context):
         # Hides core.Context's, which would accept every misspelled name.
         __getattr__: Any
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return the parts that pickle and copy keep: without the router, as in old releases."""
+        return Context, (None, self.context_id, self.name)
+
     @property
     def default_call_chain(self) -> CallChain:
         """The CallChain used by call() and related methods."""

@@ -397,6 +397,7 @@ def is_immediate_child(msg, stream) @18
 def get_log_levels(loggers)
 def get_sys_executable()
 def get_default_remote_name()
+const BROKER_SHUTDOWN_MSG
 def get_core_source_partial()
 def returncode_to_str(n)
 def create_child(args, merge_stdio=False, stderr_pipe=False, escalates_privilege=False,
@@ -441,6 +442,7 @@ const Connection.child_is_immediate_subprocess
 const Connection.name_prefix
 attr Connection.exception
 const Connection.eof_error_hint
+const Connection.eof_error_msg
 method Connection.get_python_argv()
 method Connection.get_boot_command() @17
 method Connection.get_econtext_config()
@@ -826,7 +828,6 @@ NOT_PROVIDED = {
     "mitogen.parent.Connection.child_is_immediate_subprocess": _CONNECTING,
     "mitogen.parent.Connection.name_prefix": _CONNECTING,
     "mitogen.parent.Connection.exception": _CONNECTING,
-    "mitogen.parent.Connection.eof_error_hint": _CONNECTING,
     "mitogen.parent.Connection.get_econtext_config": _CONNECTING,
     "mitogen.parent.Connection.get_preamble": _CONNECTING,
     "mitogen.parent.Connection.start_child": _CONNECTING,

@@ -4,10 +4,11 @@ import ast
 import json
 import pathlib
 import re
+from typing import Any
 
 import pytest
 
-from bench import hosts, report, suite, table
+from bench import hosts, report, side_by_side, suite, table
 from tests.checkout import ROOT
 
 BENCH = ROOT / "bench"
@@ -242,3 +243,29 @@ def test_list_prints_every_row(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 8
     assert lines[0].startswith("bulk.down@1cpu")
+
+
+# ---- side_by_side.py
+
+
+@pytest.mark.parametrize("program", side_by_side.PROGRAMS, ids=lambda each: each.name)
+def test_side_by_side_programs_compile(program: side_by_side.Program) -> None:
+    compile(program.source(), program.name, "exec")
+    assert program.body.strip() and program.reason != ""
+
+
+def test_side_by_side_reports_a_difference(monkeypatch: Any, capsys: Any) -> None:
+    outputs = {"same": "1", "explained": "2", "wrong": "3", "stale": "4"}
+
+    def outcome(program: side_by_side.Program, library: str, directory: str) -> str:
+        differs = library == "peer" and program.name in ("explained", "wrong")
+        return outputs[program.name] + ("x" if differs else "")
+
+    monkeypatch.setattr(side_by_side, "outcome", outcome)
+    chosen = side_by_side.programs(
+        "== same\na\n\n== explained\n#: why\na\n\n== wrong\na\n\n== stale\n#: why\na\n"
+    )
+    assert side_by_side.compare(chosen, "peer") == 2
+    output = capsys.readouterr().out
+    assert "== wrong" in output and "peer: 3x" in output and "ours: 3" in output
+    assert "== stale (has a reason, but is the same)" in output and "== same" not in output

@@ -60,10 +60,11 @@ Point = collections.namedtuple("Point", "x y")
         (Real(1.5), 1.5),
         (Data(b"x"), b"x"),
         (Pair([Text("x")]), ["x"]),
-        (Point(1, Text("y")), (1, "y")),
+        (Point(1, Text("y")), [1, "y"]),
+        ((1, ("b", 2)), [1, ["b", 2]]),
         (collections.OrderedDict([(Text("a"), Number(1))]), {"a": 1}),
         (collections.defaultdict(list, {"a": Pair([1])}), {"a": [1]}),
-        ({"a": [{"b": (Text("c"),)}]}, {"a": [{"b": ("c",)}]}),
+        ({"a": [{"b": (Text("c"),)}]}, {"a": [{"b": ["c"]}]}),
     ],
 )
 def test_cast(value, plain):
@@ -166,6 +167,16 @@ def test_log_to_file_defaults_to_stderr(root, capsys, monkeypatch):
     utils.log_to_file(level="DEBUG")
     logging.getLogger("x").debug("there")
     assert "D x: there" in capsys.readouterr().err
+
+
+def test_log_to_file_replaces_the_file_of_an_earlier_call(tmp_path, root):
+    """A program whose main() has set up logging gets each line once."""
+    before = len(root.handlers)
+    for name in ("one", "two"):
+        utils.log_to_file(str(tmp_path / name))
+    logging.getLogger("x").warning("there")
+    assert len(root.handlers) <= before + 1
+    assert (tmp_path / "one").read_text() == "" and "there" in (tmp_path / "two").read_text()
 
 
 def test_log_levels_come_from_the_environment(root, monkeypatch):

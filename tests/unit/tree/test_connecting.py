@@ -339,7 +339,7 @@ def test_the_broker_has_ended(net, begin):
     actions = connecting.broker.exit_actions
     for func in list(actions):
         func()
-    with pytest.raises(CancelledError, match="the broker has ended"):
+    with pytest.raises(CancelledError, match="associated Broker began to shut down"):
         connecting.wait()
     assert connecting._on_broker_exit not in actions
     far.end()

@@ -1,8 +1,11 @@
 """mitogen.parent: the API of Context and Router. (Branch: unit/core/test_routing.py.)"""
 
+import copy
 import pathlib
+import pickle
 import signal
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -29,6 +32,14 @@ def pair(net):
 
 
 # ---- Context
+
+
+@pytest.mark.parametrize("kind", [parent.Context, core.Context])
+def test_a_context_can_be_pickled_and_copied_without_its_router(kind):
+    context = kind(SimpleNamespace(broker=threading.Lock()), 7, "web1")
+    for found in (pickle.loads(pickle.dumps(context)), copy.copy(context), copy.deepcopy(context)):
+        assert (found.context_id, found.name, found.router) == (7, "web1", None)
+        assert isinstance(found, parent.Context)
 
 
 def test_send_async_and_send_await(pair):

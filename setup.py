@@ -29,8 +29,8 @@ def long_description():
 
 #: Where Ansible looks for plugins of its own accord: a collection, `mitogen.ansible`.
 COLLECTION = pathlib.Path("ansible_collections", "mitogen", "ansible", "plugins")
-#: Where configurations that were written for 0.3 look for strategies.
-FORMER = pathlib.Path("ansible_mitogen", "plugins", "strategy")
+#: Where configurations that were written for 0.3 look for plugins.
+FORMER = pathlib.Path("ansible_mitogen", "plugins")
 
 
 class Build(build_py):
@@ -42,6 +42,7 @@ class Build(build_py):
     def run(self):
         super().run()
         sys.path.insert(0, str(HERE))
+        from mitogen.ansible.setup import former_package
         from mitogen.bootstrap import preamble
 
         target = pathlib.Path(self.build_lib, "mitogen", preamble.SHIPPED)
@@ -52,10 +53,13 @@ class Build(build_py):
             strategy = source.parent.name == "strategy"
             name = source.name if strategy else source.name.removeprefix("mitogen_")
             places = [pathlib.Path(self.build_lib, COLLECTION, source.parent.name, name)]
-            places += [pathlib.Path(self.build_lib, FORMER, name)] if strategy else []
+            if source.parent.name in ("strategy", "connection"):
+                places.append(pathlib.Path(self.build_lib, FORMER, source.parent.name, source.name))
             for place in places:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(source.read_bytes())
+        for path, text in former_package.FILES.items():
+            pathlib.Path(self.build_lib, FORMER.parent, path).write_text(text, encoding="utf-8")
 
 
 setup(

@@ -143,7 +143,10 @@ def test_a_connection_can_be_enabled_alone(place):
 
 def test_a_configuration_for_version_0_3_works(place):
     """After `pip install --upgrade mitogen` a configuration for 0.3 works, with its settings."""
-    plugins = place.site.packages / "ansible_mitogen" / "plugins" / "strategy"
+    find = "import os, ansible_mitogen; print(os.path.dirname(ansible_mitogen.__file__))"
+    found = place.run("python", "-c", find).stdout.strip()
+    assert found == str(place.site.packages / "ansible_mitogen")
+    plugins = found + "/plugins/strategy"
     place.write(
         "ansible.cfg",
         "[defaults]\nstrategy_plugins = {}\nstrategy = mitogen_linear\n".format(plugins),

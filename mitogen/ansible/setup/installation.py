@@ -21,6 +21,8 @@ import subprocess
 import sys
 from typing import Any, NamedTuple
 
+from mitogen.ansible.setup.former_package import is_former_release
+
 __all__ = [
     "Error",
     "Installation",
@@ -254,6 +256,17 @@ def in_variable(setting: Setting) -> bool:
     return setting.entry in [each.strip() for each in value.split(setting.separator)]
 
 
+def _former_plugins(constants: Any) -> list[str]:
+    """Return a line for each directory of plugins of a 0.3 release in the configuration."""
+    text = "%s has %s, plugins of mitogen 0.3, which need that release: remove it, or use %s"
+    return [
+        text % (name.lower(), path, COLLECTION + "mitogen (the callback)")
+        for name in ("DEFAULT_STRATEGY_PLUGIN_PATH", "DEFAULT_CONNECTION_PLUGIN_PATH")
+        for path in _values(constants, name)[0]
+        if is_former_release(path)
+    ]
+
+
 def _problems(constants: Any, settings: list[Setting]) -> list[str]:
     found = []
     number = tuple(int(part) for part in _release().split(".")[:2])
@@ -262,6 +275,7 @@ def _problems(constants: Any, settings: list[Setting]) -> list[str]:
         found.append(
             "ansible-core %s is not one of the tested releases, %s to %s" % (_release(), *ends)
         )
+    found += _former_plugins(constants)
     path = constants.CONFIG_FILE
     here = os.path.abspath("ansible.cfg")
     if os.stat(".").st_mode & stat.S_IWOTH and os.path.exists(here) and path != here:

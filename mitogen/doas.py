@@ -59,7 +59,7 @@ class Options(connection.AccountOptions):
         self.doas_path = doas_path
 
 
-class Connection(connection.Connection):
+class Connection(connection.AccountConnection):
     """A doas process."""
 
     options_class = Options
@@ -68,7 +68,7 @@ class Connection(connection.Connection):
 
     def argv(self) -> list[str]:
         options = self.options
-        return [str(options.doas_path), "-u", options.username, "--"] + self.get_boot_command()
+        return [str(options.doas_path), "-u", options.username, "--", *self.guarded_command()]
 
     def rules(self) -> dict[str, list[Rule]]:
         texts = password_required_msg, password_incorrect_msg

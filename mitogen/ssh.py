@@ -2,11 +2,16 @@
 Connection method `ssh`: OpenSSH's client, ssh(1), with its own configuration.
 
 Unless an interpreter is named, the remote one is found in the same round trip.
+
+The password is sent only for the host and the account that were named: prompts on ssh's terminal
+may also be those of a jump host. ssh's prompts name both. If they differ from the options, ssh
+itself is asked to which host and account its configuration leads (`ssh -G`).
 """
 
 from __future__ import annotations
 
 import os
+import re
 
 from mitogen.bootstrap import handshake
 from mitogen.bootstrap.handshake import Rule
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Sequence
     from typing import Any, Union
 
+    from mitogen.bootstrap.handshake import Prompt
     from mitogen.tree.router import Router
 
     Path = Union[str, "os.PathLike[str]"]
@@ -39,6 +45,20 @@ hostkey_failed_msg = (
     "Host key checking is enabled, and SSH reported an unrecognized or mismatching host key. "
     "Verify the key and add it to known_hosts, or see check_host_keys="
 )
+
+
+asker_msg = (
+    "SSH requested the password of %s, which is not the host and account of this connection; if it "
+    "is a jump host, connect to it by itself, and give it as via="
+)
+
+#: The beginning of prompts of keyboard-interactive logins. The server chooses the rest.
+_ASKER = rb"(?:\A|[\r\n])\(([^()\s]+@[^()\s]+)\) "
+#: ssh's own prompts: for a key's passphrase, and for a password.
+_PASSPHRASE = re.compile(r"enter passphrase for (?:\S+ )?key '?([^'\r\n]*)'?: *$", re.IGNORECASE)
+_PASSWORD = re.compile(r"(\S+@\S+)'s password: *$", re.IGNORECASE)
+#: Numbers of bytes of the account, the host and the path of the key that ssh's prompts show.
+ACCOUNT_SHOWN, HOST_SHOWN, KEY_SHOWN = 30, 128, 100
 
 
 class PasswordError(StreamError):
@@ -102,7 +122,7 @@ class Options(connection.Options):
         self.ssh_path = ssh_path
         self.port = port
         self.check_host_keys = check_host_keys
-        self.password = password
+        self.password = connection.checked_password(password)
         self.identity_file = identity_file
         self.identities_only = identities_only
         self.compression = compression
@@ -128,6 +148,10 @@ class Connection(connection.Connection):
             self.keepalive_count = options.keepalive_count
 
     def argv(self) -> list[str]:
+        return [*self._client(), "--", str(self.options.hostname), *self.get_boot_command()]
+
+    def _client(self) -> list[str]:
+        """Return the client with its options."""
         options = self.options
         path = options.ssh_path
         argv = [str(path)] if isinstance(path, (str, bytes, os.PathLike)) else list(path)
@@ -145,8 +169,7 @@ class Connection(connection.Connection):
         argv += [str(arg) for arg in options.ssh_args]
         # If this process dies meanwhile, ssh must not wait for ever. ssh uses the first value
         # given.
-        argv += ["-o", "ConnectTimeout %d" % max(1, options.connect_timeout)]
-        return argv + ["--", str(options.hostname)] + self.get_boot_command()
+        return [*argv, "-o", "ConnectTimeout %d" % max(1, options.connect_timeout)]
 
     def _settings(self) -> Iterator[str]:
         """Yield the arguments of `-o`: see ssh_config(5)."""
@@ -178,6 +201,7 @@ class Connection(connection.Connection):
         given = self.options.password is not None
         denied = password_incorrect_msg if given else auth_incorrect_msg
         prompts = [
+            Rule(_ASKER, asker=True),
             Rule(
                 rb"are you sure you want to continue connecting[^\n]*\? ?",
                 answer="hostkey",
@@ -204,6 +228,59 @@ class Connection(connection.Connection):
     def answers(self) -> dict[str, str | None]:
         accept = self.options.check_host_keys == "accept"
         return {"password": self.options.password, "hostkey": "yes" if accept else None}
+
+    def judge(self, prompt: Prompt) -> Any:
+        options = self.options
+        if prompt.answer != "password":
+            return True
+        key = not prompt.asker and _PASSPHRASE.search(prompt.line)
+        if key:
+            return lambda: self._judge_key(key.group(1))
+        named = not prompt.asker and _PASSWORD.search(prompt.line)
+        asker = prompt.asker or (named and named.group(1)) or ""
+        account, _, host = asker.rpartition("@")
+        if host == str(options.hostname).lower()[:HOST_SHOWN]:
+            if account == (options.username or account)[:ACCOUNT_SHOWN]:
+                return True
+        return lambda: self._judge_asker(account, host)
+
+    def _judge_key(self, path: str) -> PasswordError | None:
+        """Return the error if ssh requests the passphrase of a key that was not named."""
+        own = self.options.identity_file
+        if not own or os.path.expanduser(os.fspath(own))[:KEY_SHOWN] == path:
+            return None
+        return PasswordError("%s", "SSH requested the passphrase of another key: %s" % path)
+
+    def _judge_asker(self, account: str, host: str) -> PasswordError | None:
+        """
+        Return the error if the prompt is not that of the host to which ssh's configuration leads.
+        """
+        found = self._configuration()
+        if host:
+            own = found.get("user", "")[:ACCOUNT_SHOWN], found.get("hostname", "").lower()
+            if (account, host) == (own[0], own[1][:HOST_SHOWN]):
+                return None
+            return PasswordError("%s", asker_msg % ("%s@%s" % (account, host)))
+        # Older versions of ssh don't name the host in prompts of keyboard-interactive logins.
+        if "hostname" in found and "proxyjump" not in found and "proxycommand" not in found:
+            return None
+        return PasswordError("%s", asker_msg % "an unknown host")
+
+    def _configuration(self) -> dict[str, str]:
+        """Return ssh's configuration for the host: see `-G` in ssh(1)."""
+        import subprocess
+
+        done = subprocess.run(
+            [*self._client(), "-G", "--", str(self.options.hostname)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            timeout=self.options.connect_timeout,
+        )
+        lines = done.stdout.decode("utf-8", "replace").splitlines()
+        found = dict(line.split(" ", 1) for line in lines if " " in line)
+        return {k: v for k, v in found.items() if v != "none" or not k.startswith("proxy")}
 
     def destination(self) -> Hashable:
         return self.options.hostname, self.options.port

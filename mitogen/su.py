@@ -66,7 +66,7 @@ class Options(connection.AccountOptions):
         self.su_path = su_path
 
 
-class Connection(connection.Connection):
+class Connection(connection.AccountConnection):
     """An su process."""
 
     options_class = Options
@@ -76,7 +76,7 @@ class Connection(connection.Connection):
 
     def argv(self) -> list[str]:
         options = self.options
-        command = "exec " + " ".join(quote(arg) for arg in self.get_boot_command())
+        command = "exec " + " ".join(quote(arg) for arg in self.guarded_command())
         return [str(options.su_path), options.username, "-c", command]
 
     def rules(self) -> dict[str, list[Rule]]:

@@ -2,7 +2,8 @@
 Connection method `sudo`: another account of this machine, by sudo(8).
 
 sudo gets a pipe as standard input and output, so everything can be sent at once, and a separate
-terminal for its password prompt, whose text is unique.
+terminal for its password prompt. The prompt's text is unique and secret: it is passed in the
+environment, which other accounts can't read, unlike the command line.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ __all__ = ["Connection", "Options", "PasswordError"]
 
 password_incorrect_msg = "sudo password is incorrect"
 password_required_msg = "sudo password is required"
+
+#: The prompt of a PAM module whose text sudo does not replace by ours: SUDO_PROMPT replaces only
+#: the usual ones.
+OTHER_PROMPT = rb"(password|passcode|passphrase|verification code)[^\r\n]*: *$"
 
 #: sudo's options allowed in sudo_args: (short, long, dest, takes a value). Options without a dest
 #: are accepted and dropped: they affect the prompt, which mitogen controls.
@@ -112,7 +117,7 @@ class Options(connection.LocalOptions):
         connection.Options.__init__(self, **kwargs)
         given = parse_sudo_args(sudo_args or ())
         self.sudo_path = sudo_path
-        self.password = password
+        self.password = connection.checked_password(password)
         self.username = given.pop("username", None) or username or "root"
         self.preserve_env = given.pop("preserve_env", None) or preserve_env
         self.set_home = given.pop("set_home", None) or set_home
@@ -123,21 +128,24 @@ class Options(connection.LocalOptions):
         self.other = given
 
 
-class Connection(connection.Connection):
+class Connection(connection.AccountConnection):
     """A sudo process."""
 
     options_class = Options
     tty = True
-    #: Makes messages English.
-    environ = {"LC_ALL": "C"}
 
     def __init__(self, options: Options, router: Router) -> None:
         connection.Connection.__init__(self, options, router)
-        self.prompt = "[mitogen %s] password: " % os.urandom(8).hex()
+        self.prompt = "[mitogen %s] password: " % os.urandom(16).hex()
+
+    @property
+    def environ(self) -> dict[str, str]:  # type: ignore[override]
+        """Changes to sudo's environment: English messages, and the prompt."""
+        return {"LC_ALL": "C", "SUDO_PROMPT": self.prompt}
 
     def argv(self) -> list[str]:
         options = self.options
-        argv = [str(options.sudo_path), "-p", self.prompt, "-u", options.username]
+        argv = [str(options.sudo_path), "-u", options.username]
         for flag, on in (
             ("-E", options.preserve_env),
             ("-H", options.set_home),
@@ -151,16 +159,14 @@ class Connection(connection.Connection):
         for short, _, dest, has_value in SUDO_OPTIONS:
             if dest in options.other:
                 argv += [short, options.other[dest]] if has_value else [short]
-        return argv + ["--"] + self.get_boot_command()
+        return argv + ["--"] + self.guarded_command()
 
     def rules(self) -> dict[str, list[Rule]]:
-        prompt = Rule(
-            re.escape(self.prompt.encode()),
-            answer="password",
-            missing=(PasswordError, password_required_msg),
-            again=(PasswordError, password_incorrect_msg),
-        )
-        return {"tty": [prompt], "pipe": [prompt]}
+        missing = PasswordError, password_required_msg
+        again = PasswordError, password_incorrect_msg
+        prompt = Rule(re.escape(self.prompt.strip().encode()) + rb" *", "password", missing, again)
+        module = Rule(OTHER_PROMPT, "password", missing, again, unusual=True)
+        return {"tty": [prompt, module], "pipe": [prompt]}
 
     def answers(self) -> dict[str, str | None]:
         return {"password": self.options.password}

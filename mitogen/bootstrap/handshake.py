@@ -5,6 +5,7 @@ pipe and the terminal, output is events: "send this", "hello", "ready" or "faile
 The first stage, a small program on the command line, is defined here too, because both sides speak
 the same protocol. All its lines are sent on the pipe, after any output of the login:
 
+    MITO:PASSED             no password is asked for any more: see guarded()
     MITO:NONE               no interpreter found; sent by the shell
     MITO:HELLO 3.9.2 /path  the first stage runs, on this version, with this interpreter
     MITO:EATEN              stdin does not begin with the opening: another program consumed a part
@@ -13,6 +14,14 @@ the same protocol. All its lines are sent on the pipe, after any output of the l
 The child is sent one line that makes a shell exit, in case a shell reads it, and a zlib stream,
 which ends with its own checksum (RFC 1950): a second stage of two lines, core.py and its
 configuration, separated by zero bytes.
+
+Rules
+    1. An answer is a secret of the caller. It is sent at most once, and only in the state "login",
+       which ends before code of the other account may run: at PASSED, at HELLO, or once the caller
+       of this module finds that the account has changed (`pass_login()`).
+    2. Each event "send" comes with the prompt that it answers (`prompts`), because only the caller
+       can find out which program asks.
+    3. Bytes from the other end can't raise: a text that can't be parsed is a "failed" event.
 
 No threads, no clock, no descriptors.
 """
@@ -51,7 +60,9 @@ __all__ = [
     "Handshake",
     "Rule",
     "UnsupportedPythonError",
+    "Prompt",
     "first_stage",
+    "guarded",
     "preamble",
     "remote_command",
     "split_preamble",
@@ -162,10 +173,32 @@ def remote_command(python_path: PythonPath, remote_name: str) -> list[str]:
 EOF_TEXT = "EOF on stream; last 100 lines received:\n"
 
 
+def guarded(argv: Sequence[str]) -> list[str]:
+    """
+    Return a command that reports that authentication is over, and then runs `argv`.
+
+    For programs that may ask for a password and then run `argv` as another account. Python reads
+    files of that account as it starts (usercustomize), and these could ask for the password. A
+    POSIX shell reads none if it is not interactive. The text has no dollar sign: `sudo -i` does not
+    quote it for the login shell.
+    """
+    command = " ".join(quote(str(arg)) for arg in argv)
+    return ["/bin/sh", "-c", "echo MITO:PASSED;exec " + command]
+
+
 class EofError(StreamError):
     """The program exited before it became a context."""
 
     __module__ = "mitogen.parent"
+
+
+#: Events that end the conversation.
+_LAST = ("failed", "eaten", "ready")
+
+
+def _partial_marker(data: bytes) -> int:
+    """Return the number of bytes at the end that may be the beginning of a marker."""
+    return next((n for n in range(4, 0, -1) if data.endswith(b"MITO:"[:n])), 0)
 
 
 class UnsupportedPythonError(StreamError):
@@ -183,6 +216,8 @@ class Rule:
     :param missing: the error if there is no such answer
     :param again: the error if the answer was already sent once
     :param error: the error to fail with immediately
+    :param bool asker: the first group is the asker of the prompts that follow: see Prompt
+    :param bool unusual: the pattern may match the text of another program: see Prompt
     """
 
     def __init__(
@@ -192,12 +227,33 @@ class Rule:
         missing: Failure | None = None,
         again: Failure | None = None,
         error: Failure | None = None,
+        asker: bool = False,
+        unusual: bool = False,
     ) -> None:
         self.pattern = re.compile(pattern, re.IGNORECASE)
         self.answer = answer
         self.missing = missing
         self.again = again
         self.error = error
+        self.asker = asker
+        self.unusual = unusual
+
+
+class Prompt:
+    """
+    A prompt that is about to be answered.
+
+    :param str answer: name of the answer
+    :param str line: the line that the prompt is on, up to its end
+    :param str asker: the asker, if an earlier line named it; else ""
+    :param bool unusual: the attribute of the Rule
+    """
+
+    def __init__(self, answer: str, line: str, asker: str, unusual: bool) -> None:
+        self.answer = answer
+        self.line = line
+        self.asker = asker
+        self.unusual = unusual
 
 
 class Handshake:
@@ -216,9 +272,13 @@ class Handshake:
         lookup: str = "",
     ) -> None:
         self.rules = rules or {}
-        self.answers = answers or {}
+        self.answers = dict(answers or {})
         self.lookup = lookup
+        #: "login", "passed" (authentication is over), "hello" or "ready".
         self.state = "login"
+        #: The prompts of events "send", in the order of these.
+        self.prompts: deque[Prompt] = deque()
+        self._asker = ""
         self.version: tuple[int, ...] | None = None
         self.executable: str | None = None
         self.given: set[str | None] = set()
@@ -238,56 +298,72 @@ class Handshake:
         ("send", channel, bytes), ("hello",), ("ready", bytes that follow), ("eaten",) or
         ("failed", exception). Don't call this after "ready", "eaten" or "failed".
         """
-        if channel == "pipe":
-            events = self._on_pipe(data)
-            if events is not None:
-                return events
-        return self._on_output(channel, data)
+        try:
+            return self._on_pipe(data) if channel == "pipe" else self._on_output(channel, data)
+        except Exception as e:
+            text = "the text of the program can't be parsed: %r\n%s" % (e, self.output())
+            return [("failed", StreamError("%s", text))]
+
+    def pass_login(self) -> None:
+        """End the time in which prompts are answered, and forget the answers."""
+        if self.state == "login":
+            self.state = "passed"
+        self.answers.clear()
 
     def _on_pipe(self, data: bytes) -> list[Event]:
         data = self._seen + data
-        at = data.find(b"MITO:")
-        if at == -1:
-            # Keep a partial marker.
-            keep = next((n for n in range(4, 0, -1) if data.endswith(b"MITO:"[:n])), 0)
-            self._seen = data[len(data) - keep :] if keep else b""
-            data = data[: len(data) - keep] if keep else data
-            return self._on_output("pipe", data) if data else []
-        events = self._on_output("pipe", data[:at]) if at else []
-        line, end, rest = data[at:].partition(b"\n")
-        if not end and len(data) - at < KEPT_BYTES:
-            self._seen = data[at:]
-            return events
         self._seen = b""
-        word, _, text = line[5:].rstrip(b"\r").partition(b" ")
-        events += self._MARKERS.get(word, Handshake._on_noise)(self, text, rest)
+        events: list[Event] = []
+        start = 0
+        while start < len(data) and not (events and events[-1][0] in _LAST):
+            at = data.find(b"MITO:", start)
+            if at == -1:
+                at = len(data) - _partial_marker(data)
+                self._seen = data[at:] if at >= start else b""
+            if at > start:
+                events += self._on_output("pipe", data[start:at])
+            if self._seen or at == len(data):
+                break
+            end = data.find(b"\n", at)
+            if end == -1 and len(data) - at < KEPT_BYTES:
+                self._seen = data[at:]
+                break
+            start = end + 1 if end != -1 else len(data)
+            word, _, text = data[at + 5 : start].rstrip(b"\r\n").partition(b" ")
+            if word == b"READY":
+                self.state = "ready"
+                events.append(("ready", data[start:]))
+            elif word in self._MARKERS:
+                events += self._MARKERS[word](self, text)
         return events
 
-    def _on_hello(self, text: bytes, rest: bytes) -> list[Event]:
+    def _on_passed(self, text: bytes) -> list[Event]:
+        self.pass_login()
+        return []
+
+    def _on_hello(self, text: bytes) -> list[Event]:
+        if self.state == "hello":
+            return []
+        self.pass_login()
         version, _, executable = text.decode("utf-8", "replace").partition(" ")
-        self.version = tuple(int(n) for n in re.findall(r"\d+", version)[:3])
+        # The length is limited because int() refuses thousands of digits.
+        self.version = tuple(int(n) for n in re.findall(r"\d{1,9}", version[:100])[:3])
         self.executable = executable
         self.state = "hello"
         if self.version < MINIMUM_VERSION:
-            return [("failed", self.unsupported("found %s, which is %s" % (executable, version)))]
-        return [("hello",)] + (self._on_pipe(rest) if rest else [])
+            found = "found %s, which is %s" % (executable[:1000], version[:100])
+            return [("failed", self.unsupported(found))]
+        return [("hello",)]
 
-    def _on_ready(self, text: bytes, rest: bytes) -> list[Event]:
-        self.state = "ready"
-        return [("ready", rest)]
-
-    def _on_eaten(self, text: bytes, rest: bytes) -> list[Event]:
+    def _on_eaten(self, text: bytes) -> list[Event]:
         return [("eaten",)]
 
-    def _on_none(self, text: bytes, rest: bytes) -> list[Event]:
+    def _on_none(self, text: bytes) -> list[Event]:
         return [("failed", self.unsupported("found none"))]
 
-    def _on_noise(self, text: bytes, rest: bytes) -> list[Event]:
-        return self._on_pipe(rest) if rest else []
-
     _MARKERS = {
+        b"PASSED": _on_passed,
         b"HELLO": _on_hello,
-        b"READY": _on_ready,
         b"EATEN": _on_eaten,
         b"NONE": _on_none,
     }
@@ -303,18 +379,16 @@ class Handshake:
 
     def _on_output(self, channel: str, data: bytes) -> list[Event]:
         rest = self._rest.get(channel, b"") + data
-        rules = self.rules.get(channel, ()) if self.state == "login" else ()
+        rules = self.rules.get(channel, ())
         pos = 0
-        events = []
-        while 1:
+        events: list[Event] = []
+        while self.state == "login" and not (events and events[-1][0] == "failed"):
             found = self._first_match(rules, rest, pos)
             if not found:
                 break
             rule, match = found
             pos = match.end()
-            events += self._apply(rule, channel, rest)
-            if events and events[-1][0] == "failed":
-                break
+            events += self._apply(rule, channel, rest, match)
         lines = rest[pos:].split(b"\n")
         self.lines.extend(line.rstrip(b"\r") for line in lines[:-1] if line.strip())
         self._rest[channel] = lines[-1][-KEPT_BYTES:]
@@ -327,7 +401,10 @@ class Handshake:
         found = [(rule, match) for rule, match in matches if match]
         return min(found, key=lambda pair: pair[1].start()) if found else None
 
-    def _apply(self, rule: Any, channel: str, text: bytes) -> list[Event]:
+    def _apply(self, rule: Any, channel: str, text: bytes, match: Match[bytes]) -> list[Event]:
+        if rule.asker:
+            self._asker = match.group(1).decode("utf-8", "replace")
+            return []
         if rule.error:
             return [("failed", self._failure(rule.error, text))]
         answer = self.answers.get(rule.answer)
@@ -336,8 +413,10 @@ class Handshake:
         if answer is None:
             return [("failed", self._failure(rule.missing, text))]
         self.given.add(rule.answer)
+        line = text[: match.end()].decode("utf-8", "replace").rpartition("\n")[2]
+        self.prompts.append(Prompt(rule.answer, line.strip(), self._asker, rule.unusual))
         where = "pipe" if channel == "pipe" else "tty"
-        return [("send", where, answer.encode() + b"\n")]
+        return [("send", where, answer.encode("utf-8", "surrogateescape") + b"\n")]
 
     def _failure(self, error: Failure, text: bytes) -> StreamError:
         cls, message = error

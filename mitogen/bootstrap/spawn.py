@@ -144,6 +144,43 @@ class Process:
 _SIGNALS = {TERM_AFTER: _signal.SIGTERM, KILL_AFTER: _signal.SIGKILL}
 
 
+def accounts_below(pid: int) -> list[set[int]] | None:
+    """
+    Return the user ids (real, effective and saved) of a process, then of each of its descendants;
+    None if the system does not show them. Those of an ended process include -1.
+    """
+    found: list[set[int]] = []
+    pids = [b"%d" % pid]
+    while pids:
+        path = b"/proc/%b/" % pids.pop()
+        try:
+            with open(path + b"status", "rb") as fp:
+                fields = dict(line.split(b":", 1) for line in fp if b":" in line)
+            found.append({*map(int, fields[b"Uid"].split())})
+            if fields[b"State"].split()[0] in (b"Z", b"X"):
+                found[-1].add(-1)
+            for task in os.listdir(path + b"task"):
+                with open(path + b"task/%b/children" % task, "rb") as fp:
+                    pids += fp.read().split()
+        except (OSError, KeyError, ValueError):
+            # The program itself can't end unnoticed, because this process is its parent.
+            if path == b"/proc/%d/" % pid:
+                return None
+            found.append({-1})
+    return found
+
+
+def has_reaped(pid: int) -> bool:
+    """Return whether a process has reaped children, or the system does not show it."""
+    try:
+        with open("/proc/%d/stat" % pid, "rb") as fp:
+            fields = fp.read().rpartition(b")")[2].split()
+        # Page faults and ticks of children that were waited for: see proc(5).
+        return any(map(int, fields[8:12:2] + fields[13:15]))
+    except (OSError, ValueError, IndexError):
+        return True
+
+
 def status_text(status: int | None) -> str:
     """Describe an exit status of subprocess, for an error message."""
     if status is None:

@@ -22,16 +22,18 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
     from typing import Any
 
-    from mitogen.bootstrap.handshake import PythonPath, Rule
+    from mitogen.bootstrap.handshake import Prompt, PythonPath, Rule
     from mitogen.bootstrap.spawn import Process
     from mitogen.core import StreamError
     from mitogen.tree.router import Router
 
 __all__ = [
+    "AccountConnection",
     "AccountOptions",
     "Connection",
     "LocalOptions",
     "Options",
+    "checked_password",
     "get_default_remote_name",
     "get_sys_executable",
 ]
@@ -56,6 +58,25 @@ def get_sys_executable() -> str:
     return sys.executable or "python3"
 
 
+def checked_password(password: Any) -> Any:
+    """
+    Return a password as str, with surrogates for bytes that are not UTF-8 (os.fsdecode()).
+
+    :raises TypeError: it is neither str nor bytes
+    :raises ValueError: it has characters that no bytes stand for
+    """
+    if isinstance(password, (bytes, bytearray)):
+        return bytes(password).decode("utf-8", "surrogateescape")
+    if password is not None and not isinstance(password, str):
+        # Not its value: the text is logged.
+        raise TypeError("password= must be str or bytes, not %s" % type(password).__name__)
+    try:
+        (password or "").encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise ValueError("password= has a lone surrogate that stands for no byte") from None
+    return password
+
+
 class Options:
     """
     Options of every connection method.
@@ -72,6 +93,7 @@ class Options:
 
     #: Interpreter used if none is named; None to search for one.
     default_python_path = None
+    password: Any = None
 
     def __init__(
         self,
@@ -124,7 +146,7 @@ class AccountOptions(LocalOptions):
     ) -> None:
         Options.__init__(self, **kwargs)
         self.username = username or "root"
-        self.password = password
+        self.password = checked_password(password)
         self.password_prompt = password_prompt
         self.incorrect_prompts = tuple(incorrect_prompts)
 
@@ -208,6 +230,19 @@ class Connection:
         """Return the answers to prompts, by the names used in rules()."""
         return {}
 
+    def judge(self, prompt: Prompt) -> Any:
+        """
+        Broker thread: decide whether to answer a prompt.
+
+        :returns: True; or False if it is not from a program that runs as the caller; or a function
+            that finds out on another thread, and returns None or the error
+        """
+        return True
+
+    def forget(self) -> None:
+        """Drop the secrets, which are of no more use once the child is ready or has failed."""
+        self.options.password = None
+
     def destination(self) -> Hashable:
         """Return a key for the server, whose concurrent logins are limited; None for no limit."""
 
@@ -227,3 +262,29 @@ class Connection:
         process = spawn.start(self.argv(), self.stdio, self.tty, self.err, self.environ)
         self.process = process
         return process
+
+
+class AccountConnection(Connection):
+    """
+    A program that prompts for a password, and then runs the child as another account of this
+    machine.
+
+    Code of that account must not be given the password, even if the program did not ask for it
+    (NOPASSWD): so a report precedes the child (guarded()), and judge() looks at the processes,
+    because login shells read that account's files before any report.
+    """
+
+    def guarded_command(self) -> list[str]:
+        """Return the argument list that starts the first stage, behind guarded() if needed."""
+        boot = self.get_boot_command()
+        return boot if self.options.password is None else handshake.guarded(boot)
+
+    def judge(self, prompt: Prompt) -> bool:
+        pid = self.process.pid
+        accounts = spawn.accounts_below(pid)
+        if prompt.unusual:
+            # Only with proof: the program itself is the only process.
+            if accounts is None or len(accounts) > 1 or spawn.has_reaped(pid):
+                return False
+        allowed = {0, os.getuid(), os.geteuid()}
+        return accounts is None or all(each <= allowed for each in accounts)

@@ -319,7 +319,7 @@ class Options(connection.Options):
         if tty not in (False, True, "stdio"):
             raise ValueError("command: tty=%r must be False, True or 'stdio'" % (tty,))
         self.tty = tty
-        self.password = password
+        self.password = connection.checked_password(password)
         self.template = _words(argv)
         self.prompts = [_prompt(number, row, tty) for number, row in enumerate(prompts)]
         named = set(fields_of(self.template))
@@ -396,6 +396,8 @@ class Connection(connection.Connection):
     def argv(self) -> list[str]:
         """Return the argument list to run here. Pure."""
         boot = self.get_boot_command()
+        if any(answer is not None for _, answer, _ in self.options.prompts):
+            boot = handshake.guarded(boot)
         template = list(self.options.template)
         if not {"python", "shell"}.intersection(fields_of(template)):
             template.append("{python}")
@@ -424,6 +426,14 @@ class Connection(connection.Connection):
         answers = [answer for _, answer, _ in self.options.prompts if answer is not None]
         # As a nested list, an answer with an unset option expands to nothing.
         return {answer: next(iter(expand([[answer]], fields)), None) for answer in answers}
+
+    def forget(self) -> None:
+        """Drop the password, and all options that occur only in answers."""
+        options = self.options
+        answers = [answer for _, answer, _ in options.prompts if answer is not None]
+        for name in answers and set(fields_of(answers)).difference(fields_of(options.template)):
+            options.fields.pop(name, None)
+        options.password = None
 
     def default_name(self) -> str:
         """Return the context's name if none was given."""

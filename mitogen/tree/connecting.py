@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
     from typing import Any
 
+    from mitogen.bootstrap.handshake import Prompt
     from mitogen.core import Action
     from mitogen.methods.connection import Connection
     from mitogen.tree.contexts import Context
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Attempt", "CancelledError", "ChildStream", "Connecting", "Logins"]
 
 DEBUG = 10
+WARNING = 30
 #: Concurrent logins to one destination; MaxStartups of sshd_config(5) refuses logins from 10 on.
 MAX_LOGINS = 8
 
@@ -309,6 +311,43 @@ class Connecting(Attempt):
             self._EVENTS[event[0]](self, *event[1:])
 
     def _on_send(self, channel: str, data: bytes) -> None:
+        prompt = self.shake.prompts.popleft()
+        if channel != "pipe":
+            # A report that authentication is over precedes any text of what runs then, but the two
+            # come by different descriptors.
+            self.stream.on_readable()
+        if self.shake.state != "login" or self.stream.closed:
+            return self._on_refused(prompt)
+        verdict = self.conn.judge(prompt)
+        if verdict is False:
+            self._on_refused(prompt)
+        elif verdict is True:
+            self._send_answer(channel, data)
+        else:
+            _thread.start_new_thread(self._judge, (verdict, channel, data))
+
+    def _on_refused(self, prompt: Prompt) -> None:
+        self.shake.pass_login()
+        text = "%s: not answered, since authentication is over: %r"
+        self.router.log(WARNING, text, self.stream.name, prompt.line)
+
+    def _judge(self, verdict: Callable[[], Any], channel: str, data: bytes) -> None:
+        """Thread of its own: find out whether to answer a prompt."""
+        try:
+            error = verdict()
+        except BaseException as e:
+            error = e
+        self.broker.defer(self._on_judged, error, channel, data)
+
+    def _on_judged(self, error: BaseException | None, channel: str, data: bytes) -> None:
+        if self.stream.closed or self.shake.state != "login":
+            return
+        if error is None:
+            self._send_answer(channel, data)
+        else:
+            self._on_failed(error)
+
+    def _send_answer(self, channel: str, data: bytes) -> None:
         if channel == "pipe":
             self.stream.send(data)
         else:
@@ -403,11 +442,16 @@ class Connecting(Attempt):
                     self.error = lambda status, error=event[1]: self._report(error)
 
     def _on_eof(self, status: int) -> None:
-        if status in (126, 127) and self.shake.state == "login":
+        if status in (126, 127) and self.shake.version is None:
             error: StreamError = self.shake.unsupported("found none\n%s" % self.shake.output())
         else:
             error = self.shake.eof(spawn.status_text(status))
         self._report(error)
+
+    def _settle(self, outcome: Any) -> None:
+        self.conn.forget()
+        self.shake.answers.clear()
+        Attempt._settle(self, outcome)
 
     def _report(self, error: BaseException) -> None:
         self.stream.connecting = None

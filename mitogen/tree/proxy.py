@@ -82,6 +82,8 @@ class ProxyConnecting(Attempt):
     def _begin(self) -> None:
         args = (self.context_id, self.method_name, Kwargs(self.kwargs))
         self.handle = self.chain.start(self._on_answer, _proxy_connect, args, {})
+        # They may hold passwords, which must not be kept.
+        self.kwargs = {}
 
     def _on_answer(self, msg: Message) -> None:
         if self.given_up:

@@ -157,7 +157,13 @@ TRANSCRIPTS = {
         ],
     ),
     "sudo no password": (sudo, {}, [("tty", SUDO_PROMPT, FAILED)]),
-    "sudo other prompt": (sudo, PW, [("tty", b"[sudo] password for u: ", [])]),
+    "sudo other prompt": (sudo, PW, [("tty", b"[sudo] password for u: ", SENT)]),
+    "sudo after authentication": (
+        sudo,
+        PW,
+        [("pipe", b"MITO:PASSED\n", []), ("tty", SUDO_PROMPT, []), *IN],
+    ),
+    "sudo after hello": (sudo, PW, [IN[0], ("tty", SUDO_PROMPT, []), IN[1]]),
     "su as root": (su, {}, IN),
     "su password": (su, PW, [("pipe", b"Password: ", SENT_ON_PIPE), ("pipe", b"\r\n", []), *IN]),
     "su wrong": (
@@ -306,7 +312,57 @@ def test_a_marker_without_an_end_is_bounded():
     assert sum(len(v) for v in vars(shake).values() if isinstance(v, bytes)) < 200000
 
 
+@pytest.mark.parametrize("marker", [b"MITO:", b"MITO:\n", b"MITO:OTHER\n", HELLO, b"MITO:PASSED\n"])
+def test_thousands_of_markers_are_read_one_after_the_other(marker):
+    events = Handshake().receive("pipe", marker * 30000 + b"\n" + HELLO + READY + b"rest")
+    assert events == [("hello",), ("ready", b"rest")]
+
+
+@pytest.mark.parametrize(
+    "version", [b"9" * 5000, b"9." * 5000, b"\xff" * 5000, "\u0663.\u0669".encode(), b"3.9\0"]
+)
+def test_an_absurd_version_is_no_exception(version):
+    ((name, *_),) = Handshake().receive("pipe", b"MITO:HELLO %s /p\n" % version)
+    assert name in ("hello", "failed")
+
+
+def test_an_exception_of_a_parser_is_an_error_of_the_connection():
+    class Broken(Handshake):
+        _MARKERS = dict(Handshake._MARKERS, HELLO=None)
+        _MARKERS[b"HELLO"] = lambda self, text: 1 // 0
+
+    ((name, error),) = Broken().receive("pipe", b"motd\n" + HELLO)
+    assert name == "failed" and isinstance(error, core.StreamError)
+    assert "can't be parsed: ZeroDivisionError" in str(error) and "motd" in str(error)
+
+
 # ---- prompts and output
+
+
+@pytest.mark.parametrize("end", [b"MITO:PASSED\n", HELLO])
+def test_answers_are_dropped_with_the_end_of_authentication(end):
+    shake = handshake_of(sudo, password="secret")
+    shake.receive("pipe", end)
+    assert not shake.answers and shake.receive("tty", SUDO_PROMPT) == []
+
+
+def test_a_guard_reports_before_it_runs_the_command():
+    words = ["sh", "-c", 'echo $0 "it\'s"', "a b"]
+    assert subprocess.check_output(handshake.guarded(words)) == b"MITO:PASSED\na b it's\n"
+
+
+def test_an_undecodable_password_is_sent_as_it_was_given():
+    for password in ("p\udcff\u00e9", b"p\xff\xc3\xa9"):
+        ((*_, data),) = handshake_of(su, password=password).receive("pipe", b"Password: ")
+        assert data == b"p\xff\xc3\xa9\n"
+
+
+def test_a_prompt_has_its_line_and_its_asker():
+    shake = handshake_of(ssh, password="secret")
+    text = b"Warning\r\n(u@jump) Sign in.\r\nu@h's password: "
+    assert shown(feed(shake, "tty", text, BYTES)) == SENT
+    (prompt,) = shake.prompts
+    assert (prompt.line, prompt.asker) == ("u@h's password:", "u@jump")
 
 
 def test_a_prompt_is_answered_once_per_name():

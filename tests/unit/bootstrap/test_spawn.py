@@ -255,3 +255,33 @@ def test_the_group_of_a_dead_process_is_terminated(net, start):
     assert done == [0]
     assert read_until_eof(process.pipe) == b""  # the sleeper held it open
     assert subprocess.run(["kill", "-0", str(sleeper)], capture_output=True).returncode in (0, 1)
+
+
+# ---- accounts
+
+
+def test_accounts_below_lists_descendants():
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE):
+        own = spawn.accounts_below(os.getpid())
+    assert len(own) >= 2 and own[0] == {*os.getresuid()} and own[1] == {os.getuid()}
+
+
+def test_a_zombie_is_not_of_any_account():
+    with subprocess.Popen(["true"], stdin=subprocess.PIPE) as proc:
+        os.waitid(os.P_PID, proc.pid, os.WEXITED | os.WNOWAIT)
+        assert -1 in spawn.accounts_below(proc.pid)[0]
+
+
+def test_nothing_is_known_of_a_process_that_is_not_shown():
+    with subprocess.Popen(["true"]) as proc:
+        pass
+    assert spawn.accounts_below(proc.pid) is None and spawn.has_reaped(proc.pid)
+
+
+@pytest.mark.parametrize("script, reaped", [("read x", False), ("/bin/true; read x", True)])
+def test_has_reaped(script, reaped):
+    words = ["sh", "-c", script.replace("read", "echo up; read")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as proc:
+        assert proc.stdout.readline() == b"up\n"
+        assert spawn.has_reaped(proc.pid) is reaped
+        proc.stdin.close()

@@ -2,14 +2,18 @@
 
 import os
 import pathlib
+import shlex
 import sys
+from shlex import quote
+from types import SimpleNamespace
 
 import pytest
 
 from mitogen import doas, parent, ssh, su, sudo
-from mitogen.bootstrap.handshake import first_stage, remote_command
+from mitogen.bootstrap import spawn
+from mitogen.bootstrap.handshake import Prompt, first_stage, remote_command
 from mitogen.core import StreamError
-from mitogen.methods import connection
+from mitogen.methods import connection, containers
 
 NAME = "user@host:1"
 HERE = [sys.executable, "-c", first_stage(), NAME]
@@ -104,7 +108,7 @@ def test_ssh(name):
     assert argv(ssh, hostname="h", **kwargs) == wanted
 
 
-SUDO_START = ["sudo", "-p", "PROMPT", "-u"]
+SUDO_START = ["sudo", "-u"]
 OTHERS = {
     "local": (connection, {}, HERE),
     "local python": (connection, {"python_path": pathlib.Path("/p")}, ["/p", *HERE[1:]]),
@@ -118,7 +122,7 @@ OTHERS = {
     "sudo path": (
         sudo,
         {"sudo_path": pathlib.Path("/s")},
-        ["/s", "-p", "PROMPT", "-u", "root", "--", *HERE],
+        ["/s", "-u", "root", "--", *HERE],
     ),
     "sudo flags": (
         sudo,
@@ -177,8 +181,6 @@ def test_argv(name):
     module, kwargs, wanted = OTHERS[name]
     found = argv(module, **kwargs)
     if module is su:
-        import shlex
-
         path, user = ("/s", "u") if kwargs else ("su", "root")
         assert found[:3] == [path, user, "-c"] and len(found) == 4
         assert shlex.split(found[3]) == ["exec", *HERE]
@@ -291,3 +293,112 @@ def test_default_remote_name():
     assert name.endswith(":%d" % os.getpid()) and "@" in name and "/" not in name
     assert connection.Options().remote_name == name
     assert connection.get_sys_executable() == sys.executable
+
+
+# ---- passwords
+
+WITH_PASSWORD = {
+    "ssh": lambda password: ssh.Options(hostname="h", password=password),
+    "sudo": lambda password: sudo.Options(password=password),
+    "su": lambda password: su.Options(password=password),
+    "doas": lambda password: doas.Options(password=password),
+    "command": lambda password: containers.Options(argv=["a"], password=password),
+}
+
+
+@pytest.mark.parametrize("name", WITH_PASSWORD)
+def test_a_password_is_text_or_bytes(name):
+    make = WITH_PASSWORD[name]
+    assert make(b"a\xff").password == "a\udcff" and make("\u00e9").password == "\u00e9"
+    with pytest.raises(TypeError, match="password= must be str or bytes, not int"):
+        make(1234)
+    with pytest.raises(ValueError, match="a lone surrogate"):
+        make("\ud800")
+
+
+@pytest.mark.parametrize("module", [sudo, doas, su])
+def test_a_guard_precedes_the_child_if_there_is_a_password(module):
+    guard = " ".join(["echo MITO:PASSED;exec", *(quote(word) for word in HERE)])
+    *_, last = argv(module, password="x")
+    assert guard in (shlex.split(last) if module is su else [last])
+    assert "MITO:PASSED" not in " ".join(argv(module))
+
+
+def test_no_secret_is_on_the_command_line():
+    conn = sudo.Connection(sudo.Options(password="hunter2"), None)
+    token = conn.prompt.split()[1][:-1]
+    assert len(token) == 32 and token in conn.environ["SUDO_PROMPT"]
+    assert not [word for word in conn.argv() if token in word or "hunter2" in word]
+
+
+ACCOUNTS = {
+    "the caller": ([{1000}], True),
+    "set-user-id": ([{1000, 0}], True),
+    "with a child": ([{0}, {1000}], True),
+    "not shown": (None, True),
+    "another account": ([{0}, {0}, {1001}], False),
+    "another account in a set-user-id program": ([{0}, {0, 1001}], False),
+    "ended": ([{0, -1}], False),
+}
+
+
+@pytest.mark.parametrize("unusual", [False, True])
+@pytest.mark.parametrize("name", ACCOUNTS)
+def test_an_account_that_has_changed_is_given_no_answer(monkeypatch, name, unusual):
+    accounts, good = ACCOUNTS[name]
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(spawn, "accounts_below", lambda pid: accounts)
+    monkeypatch.setattr(spawn, "has_reaped", lambda pid: False)
+    conn = sudo.Connection(sudo.Options(password="x"), None)
+    conn.process = SimpleNamespace(pid=1)
+    # Another prompt than ours is answered only if no other process can have written it.
+    alone = accounts is not None and len(accounts) == 1
+    wanted = good and (alone or not unusual)
+    assert conn.judge(Prompt("password", "Password:", "", unusual)) is wanted
+    if unusual:
+        monkeypatch.setattr(spawn, "has_reaped", lambda pid: True)
+        assert conn.judge(Prompt("password", "Password:", "", unusual)) is False
+
+
+G_JUMP = {"user": "u", "hostname": "H.example", "proxyjump": "j"}
+G_PLAIN = {"user": "u", "hostname": "H.example"}
+LONG = "a" * 200
+#: Options, the prompt's line, its asker, ssh's configuration if it must be read; whether to answer.
+ASKERS = {
+    "named": ({}, "u@h's password:", "", None, True),
+    "upper case": ({"hostname": "H"}, "u@h's password:", "", None, True),
+    "account": ({"username": "u"}, "u@h's password:", "", None, True),
+    "domain": ({"username": "u@d"}, "u@d@h's password:", "", None, True),
+    "long": ({"hostname": LONG}, "u@%s's password:" % LONG[:128], "", None, True),
+    "interactive": ({}, "Password:", "u@h", None, True),
+    "alias": ({}, "u@h.example's password:", "", G_JUMP, True),
+    "alias, interactive": ({}, "Password:", "u@h.example", G_JUMP, True),
+    "jump": ({}, "u@j's password:", "", G_JUMP, False),
+    "jump, same host": ({"username": "u"}, "v@h's password:", "", G_JUMP, False),
+    "jump, interactive": ({}, "Password:", "u@j", G_JUMP, False),
+    "jump that pretends": ({}, "u@h's password:", "u@j", G_JUMP, False),
+    "old ssh": ({}, "Password:", "", G_PLAIN, True),
+    "old ssh, jump": ({}, "Password:", "", G_JUMP, False),
+    "no configuration": ({}, "Password:", "", {}, False),
+    "key": ({}, "Enter passphrase for key '/k':", "", None, True),
+    "own key": ({"identity_file": "/k"}, "Enter passphrase for key '/k':", "", None, True),
+    "other key": ({"identity_file": "/k"}, "Enter passphrase for key '/j':", "", None, False),
+    "key of a server": ({}, "Enter passphrase for key '/k':", "u@j", G_JUMP, False),
+}
+
+
+@pytest.mark.parametrize("name", ASKERS)
+def test_ssh_answers_only_the_host_and_account_that_were_named(monkeypatch, name):
+    kwargs, line, asker, configuration, good = ASKERS[name]
+    conn = ssh.Connection(ssh.Options(**dict({"hostname": "h", "password": "x"}, **kwargs)), None)
+    monkeypatch.setattr(conn, "_configuration", lambda: configuration, raising=False)
+    verdict = conn.judge(Prompt("password", line, asker, False))
+    error = None if verdict is True else verdict()
+    assert (error is None) == good, error
+    assert isinstance(error, (ssh.PasswordError, type(None)))
+
+
+def test_a_host_key_is_accepted_without_a_look_at_the_host():
+    conn = ssh.Connection(ssh.Options(hostname="h", check_host_keys="accept"), None)
+    assert conn.judge(Prompt("hostkey", "(yes/no)?", "", False)) is True

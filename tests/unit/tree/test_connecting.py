@@ -3,6 +3,8 @@
 There is no real process: the test holds the other ends of the descriptors of spawn.start().
 """
 
+import _thread
+import contextlib
 import os
 import signal
 from types import SimpleNamespace
@@ -225,6 +227,55 @@ def test_a_password_on_the_pipe(net, begin):
     assert far.heard() == b"secret\n"
     far.say(HELLO + READY)
     connecting.wait()
+
+
+def test_a_report_on_the_pipe_is_read_before_a_prompt_on_the_terminal_is_answered(net, begin):
+    connecting, far = begin()
+    far.heard()
+    # Both have arrived when the terminal is read; the answer would be found by the program there.
+    far.say(b"MITO:PASSED\n")
+    far.say(b"password: ", far.tty)
+    with connecting.broker.thread():
+        connecting._on_side(connecting.stream.process.tty, "tty")
+    net.pump()
+    assert far.heard(far.tty) == b"" and "not answered" in connecting.root.logs[-1]
+    far.say(HELLO + READY)
+    assert connecting.wait()
+
+
+@pytest.mark.parametrize(
+    "verdict, sent", [(True, b"secret\n"), (False, b""), (lambda: None, b"secret\n")]
+)
+def test_the_method_judges_a_prompt(net, begin, monkeypatch, verdict, sent):
+    monkeypatch.setattr(_thread, "start_new_thread", lambda f, args: f(*args))
+    connecting, far = begin(judge=lambda prompt: verdict)
+    far.say(b"text\npassword: ", far.tty)
+    net.pump()
+    assert far.heard(far.tty) == sent
+    far.say(HELLO + READY)
+    assert connecting.wait()
+
+
+@pytest.mark.parametrize("error", [StreamError("another host"), ValueError("no")])
+def test_a_judgement_that_fails_ends_the_attempt(net, begin, monkeypatch, error):
+    def verdict():
+        raise error
+
+    monkeypatch.setattr(_thread, "start_new_thread", lambda f, args: f(*args))
+    connecting, far = begin(judge=lambda prompt: verdict)
+    far.say(b"password: ", far.tty)
+    with pytest.raises(type(error), match=str(error)):
+        connecting.wait()
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_secrets_are_dropped_at_the_end_of_the_attempt(net, begin, good):
+    connecting, far = begin()
+    connecting.conn.options.password = "secret"
+    far.say(HELLO + READY if good else b"denied", far.pipe if good else far.err)
+    with contextlib.nullcontext() if good else pytest.raises(PasswordError):
+        connecting.wait()
+    assert connecting.conn.options.password is None and not connecting.shake.answers
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ Part of the preamble (mitogen/core/__init__.py): every byte of it goes to every 
 Rules
     1. For any input, decode() returns a value or raises StreamError, in time and memory
        proportional to the input's length. So no claimed length allocates memory, depth is
-       limited, tags refuse content of the wrong type, and keys made to collide are refused.
+       limited, tags refuse content of the wrong type, and keys of a map or set are refused if
+       they are costly to compare or were made to collide: see value_types.check_keys().
     2. A value accepted by encode() is decoded as an equal value of the same type. All other
-       values are refused; the error names the path to the value.
+       values are refused; the error names the path to the value. Maps and sets with keys as in
+       rule 1 are accepted by encode() all the same: to look at each key would cost every call.
     3. Exact types only: a subclass that is not in ENCODERS is refused, because it would be decoded
        as its base class.
     4. Types and tags that are not in the tables here are in value_types.py, imported at first use.
@@ -38,9 +40,8 @@ if TYPE_CHECKING:
 #: Depth of nested containers that encode() accepts. On the wire a level may be two: a tag and its
 #: content. Each takes one stack frame, so half of the usual limit of 1,000 is left for callers.
 MAX_DEPTH = 200
-#: Keys of one map, or elements of one set, that may share their hash with others; more are treated
-#: as an attack. Numbers that differ by 2**61 - 1 have the same hash, and n of them cost n * n / 2
-#: comparisons.
+#: Keys of one map that are not looked at if they are text and ints of 64 bits: at worst n of them
+#: cost n * n / 2 cheap comparisons. (The hashes of texts cannot be predicted.)
 MAX_COLLISIONS = 500
 #: Length from which a list of only ints or only floats is sent as an RFC 8746 typed array.
 #: Shorter lists are not worth importing mitogen.core.value_types, a round trip in a child.
@@ -212,9 +213,14 @@ def encode(value: Any, limit: int | None = None, name: str = "value") -> bytes:
 
 
 def check_hashes(keys: list[Any]) -> None:
-    """Raise ValueError for `keys` that were made to collide; see :data:`MAX_COLLISIONS`."""
-    if len(keys) - len(set(map(hash, keys))) > MAX_COLLISIONS:
-        raise ValueError("too many equal hashes")
+    """Raise ValueError for `keys` of a map that are costly to compare or were made to collide."""
+    kinds = {*map(type, keys)} - {str}
+    if kinds and (
+        len(keys) > MAX_COLLISIONS
+        or kinds - {int}
+        or any(type(key) is int and key.bit_length() > 64 for key in keys)
+    ):
+        fetch("values").check_keys(keys)
 
 
 def decode_next(data: Bytes, position: int = 0, router: Any = None) -> tuple[Any, int]:
@@ -275,8 +281,7 @@ def decode_next(data: Bytes, position: int = 0, router: Any = None) -> tuple[Any
                 value = take(1, depth - 1)[0]
             elif major == 5:
                 value = take(2 * number, depth - 1) if number else []
-                if number > MAX_COLLISIONS:
-                    check_hashes(value[::2])
+                check_hashes(value[::2])
                 pairs = iter(value)
                 value = dict(zip(pairs, pairs))
                 if len(value) < number:

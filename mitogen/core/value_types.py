@@ -366,6 +366,103 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
             yield "", part
 
 
+# Keys of maps and sets. Equal numbers of different types have equal hashes, which anyone can
+# predict, and a table's probes follow from the hash. The hashes of text and bytes cannot be
+# predicted.
+
+#: Bits of an int, digits of a Decimal, characters of a path, and parts of a tuple or frozenset,
+#: nested ones included, in a key.
+MAX_KEY_BITS, MAX_KEY_DIGITS, MAX_KEY_TEXT, MAX_KEY_PARTS = 4096, 1000, 4096, 1000
+#: Probes and comparisons that building a map or set may take: so many, and so many for each key.
+#: Patterns such as the multiples of 2**44 take 22 for each key.
+MAX_PROBES, PROBES_PER_KEY = 250000, 25
+#: Neighbours that a set looks at before each jump; a dict looks at none.
+SET_PROBES = 9
+
+
+def check_keys(keys: list[Any], neighbours: int = 0) -> None:
+    """
+    Raise ValueError for keys that are costly to compare or were made to collide.
+
+    :param list keys: keys of a map, or elements of a set
+    :param int neighbours: 0 for a map, SET_PROBES for a set
+    """
+    if not {*map(type, keys)} - {str, bytes}:
+        return
+    cost = max(map(_cost, keys))
+    hashes = [hash(key) & 0xFFFFFFFFFFFFFFFF for key in keys]
+    limit = MAX_PROBES + PROBES_PER_KEY * len(keys)
+    counts: dict[int, int] = {}
+    for number in hashes:
+        counts[number] = counts.get(number, 0) + 1
+    if sum(n * (n - 1) // 2 for n in counts.values() if n > 1) * cost > limit:
+        raise ValueError("too many equal hashes")
+    if len(keys) > core.MAX_COLLISIONS:
+        _check_probes(hashes, neighbours, limit)
+
+
+def _check_probes(hashes: list[int], neighbours: int, limit: int) -> None:
+    # While it is built a table has each of these sizes. It is replaced once two thirds are in use;
+    # that of a set may be up to four times as large.
+    size = 512
+    last = len(hashes) * (6 if neighbours else 3)
+    while size < last:
+        part = hashes[: size * 2 // 3]
+        direct = len(set(map((size - 1).__and__, part))) == len(part)
+        if not direct and _probes(part, size - 1, neighbours, limit) > limit:
+            raise ValueError("the keys were made to collide")
+        size *= 2
+
+
+def _probes(hashes: list[int], mask: int, neighbours: int, limit: int) -> int:
+    # Return the number of used entries that are met when a table of mask + 1 entries is built.
+    used = bytearray(mask + 1 + neighbours)
+    met = 0
+    for perturb in hashes:
+        at = perturb & mask
+        while used[at]:
+            met += 1
+            free = used.find(0, at, at + neighbours + 1) if at + neighbours <= mask else -1
+            if free >= 0:
+                at = free
+                break
+            if met > limit:
+                return met
+            perturb >>= 5
+            at = (at * 5 + 1 + perturb) & mask
+        used[at] = 1
+    return met
+
+
+def _cost(key: Any) -> int:
+    # Return the number of parts that a comparison may look at; raise ValueError for too many.
+    parts = [key]
+    seen = 0
+    while parts:
+        part = parts.pop()
+        seen += 1
+        kind = type(part)
+        if kind is tuple or kind is frozenset:
+            seen += len(part)
+            if seen <= MAX_KEY_PARTS:
+                parts += part
+        elif kind is str or kind is bytes:
+            # Equal texts in different keys are compared too, though not if the key is one text.
+            seen += len(part) // 64 if part is not key else 0
+        elif (
+            (kind is int and part.bit_length() > MAX_KEY_BITS)
+            or (
+                kind.__name__ == "Fraction" and max(map(_bits, _from_fraction(part))) > MAX_KEY_BITS
+            )
+            or (kind.__name__ == "Decimal" and len(part.as_tuple().digits) > MAX_KEY_DIGITS)
+            or (kind.__name__ in PATHS and len(str(part)) > MAX_KEY_TEXT)
+        ):
+            raise ValueError("a %s as a key is too long" % kind.__name__)
+        if seen > MAX_KEY_PARTS:
+            raise ValueError("a key has more than %d parts" % MAX_KEY_PARTS)
+    return seen
+
+
 # Receiving: each function takes the content, checked for its type only, and the router.
 
 
@@ -522,7 +619,7 @@ def _to_complex(content: Any, router: Any) -> complex:
 
 def _to_set(kind: Any) -> Decoder:
     def restore(content: Any, router: Any) -> Any:
-        core.check_hashes(content)
+        check_keys(content, SET_PROBES)
         value = kind(content)
         if len(value) < len(content):
             raise ValueError("duplicate element")

@@ -298,6 +298,8 @@ class Router(parent.Router):
         """Any thread: send the module of `fn` and its imports, except those already sent there."""
         known = self.responder.known.get(context.context_id)
         if known is None or fn.__module__ not in known:
+            if fn.__module__ == "__main__":
+                self.responder.finder.note_main(getattr(fn, "__globals__", {}))
             self.responder.push(context, [fn.__module__])
 
     def connecting(

@@ -33,6 +33,7 @@ from mitogen.core import PREAMBLE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ast
+    from typing import Any
 
 __all__ = ["SHIPPED", "core_source", "make", "shrink", "stamp_of_contents"]
 
@@ -46,30 +47,77 @@ _BLANK_LINES = re.compile(rb"\n[\n ]*\n")
 _ABOUT = ("bootstrap/preamble.py", "bootstrap/renames.py", "core/__init__.py")
 
 
-def _sources(directory: str = "", prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield (path relative to the package, entry) of each of its files with code, in no order."""
-    with os.scandir(directory or _HERE) as entries:
+class _Source:
+    """
+    A file of the package with code, in a directory or in a zip archive.
+
+    :param str path: relative to the package
+    :param int size: in bytes
+    :param version: changes when the file is written
+    """
+
+    def __init__(self, path: str, size: int, version: Any) -> None:
+        self.path = path
+        self.size = size
+        self.version = version
+
+
+def _sources() -> list[_Source]:
+    """Return the package's files with code, in no order."""
+    archive = getattr(identity.__spec__.loader, "archive", None) if identity.__spec__ else None
+    return list(_sources_in_archive(archive) if archive else _sources_in(_HERE, ""))
+
+
+def _sources_in(directory: str, prefix: str) -> Iterator[_Source]:
+    with os.scandir(directory) as entries:
         for entry in entries:
             name = entry.name
             if name.endswith(".py"):
-                yield prefix + name, entry
+                info = entry.stat()
+                yield _Source(prefix + name, info.st_size, info.st_mtime_ns)
             elif name != "__pycache__" and "." not in name and entry.is_dir():
-                yield from _sources(entry.path, f"{prefix}{name}/")
+                yield from _sources_in(entry.path, f"{prefix}{name}/")
+
+
+def _sources_in_archive(archive: str) -> Iterator[_Source]:
+    import zipfile
+
+    top = os.path.relpath(_HERE, os.path.abspath(archive)) + "/"
+    with zipfile.ZipFile(archive) as zipped:
+        for info in zipped.infolist():
+            if info.filename.startswith(top) and info.filename.endswith(".py"):
+                yield _Source(info.filename[len(top) :], info.file_size, info.date_time)
+
+
+def _read_bytes(path: str) -> bytes:
+    """
+    Return the contents of a file of the package.
+
+    :raises OSError: it does not exist
+    """
+    loader = identity.__spec__.loader if identity.__spec__ else None
+    name = os.path.join(_HERE, path)
+    data: bytes
+    if hasattr(loader, "archive"):
+        # zipimport knows its files by the archive's path as it stands in sys.path.
+        directory = os.path.dirname(identity.__file__)
+        data = loader.get_data(os.path.join(directory, path))  # type: ignore[union-attr]
+        return data
+    with open(name, "rb") as fp:
+        return fp.read()
 
 
 def _names_in_other_files() -> set[str]:
     names: set[str] = set()
     sent = [f"core/{name}.py" for name in PREAMBLE]
-    for path, entry in _sources():
-        if path not in (*sent, *_ABOUT):
-            with open(entry.path, encoding="utf-8") as fp:
-                names.update(IDENTIFIER.findall(fp.read()))
+    for source in _sources():
+        if source.path not in (*sent, *_ABOUT):
+            names.update(IDENTIFIER.findall(_read_bytes(source.path).decode()))
     return names
 
 
 def _read(name: str) -> str:
-    with open(os.path.join(_HERE, "core", f"{name}.py"), encoding="utf-8") as fp:
-        return fp.read()
+    return _read_bytes(f"core/{name}.py").decode()
 
 
 def _bindings(node: ast.Import | ast.ImportFrom) -> dict[str, tuple[str, str]]:
@@ -166,12 +214,21 @@ def _kept_lines() -> dict[str, list[int]]:
 def aligned_source() -> bytes:
     """Return the core as children get it, but with the line numbers of its files."""
     cache = os.path.join(_HERE, "__pycache__", SHIPPED)
-    found = _load(cache, _stamp()) or _load(os.path.join(_HERE, SHIPPED), stamp_of_contents())
+    found = _load(cache, _stamp()) or _shipped()
     if found is None:
         found = make()
         if not sys.dont_write_bytecode:
             _save(cache, _stamp() + b"\n" + found)
     return found
+
+
+def _shipped() -> bytes | None:
+    """Return the contents of the file that an installed package brings along, if it is current."""
+    try:
+        head, _, body = _read_bytes(SHIPPED).partition(b"\n")
+    except OSError:
+        return None
+    return body if head == stamp_of_contents() else None
 
 
 def make() -> bytes:
@@ -191,14 +248,13 @@ def _load(path: str, stamp: bytes) -> bytes | None:
 
 def stamp_of_contents() -> bytes:
     """Return what is the same wherever the package's files are copied to."""
-    sizes = sorted((path, entry.stat().st_size) for path, entry in _sources())
+    sizes = sorted((source.path, source.size) for source in _sources())
     return repr((sizes, zlib.crc32("".join(map(_read, PREAMBLE)).encode()))).encode()
 
 
 def _stamp() -> bytes:
     """Return what changes when a file of the package does."""
-    stats = [(path, entry.stat()) for path, entry in _sources()]
-    return repr(sorted((path, info.st_mtime_ns, info.st_size) for path, info in stats)).encode()
+    return repr(sorted((each.path, each.version, each.size) for each in _sources())).encode()
 
 
 def _save(path: str, data: bytes) -> None:

@@ -431,6 +431,21 @@ class ModuleFinder:
         self._imports: dict[str, list[tuple[str, bool]]] = {}
         self._kinds: dict[str, str] = {}
         self._own = OwnNames(self)
+        self._main: Found | None = None
+
+    def note_main(self, names: dict[str, Any]) -> None:
+        """Serve the program that a function is part of as ``__main__``.
+
+        A profiler, tracer or debugger that runs the program may be ``sys.modules["__main__"]``.
+
+        :param names: The function's global variables.
+        """
+        path = names.get("__file__")
+        main = getattr(sys.modules.get("__main__"), "__dict__", None)
+        if names is not main and isinstance(path, str) and not is_stdlib_path(path):
+            loader = names.get("__loader__")
+            self._main = Found("__main__", "__main__", loader, os.path.abspath(path), None)
+            self._main.package = names.get("__package__") or ""
 
     def add_source_override(
         self, fullname: str, path: str, source: bytes | str, is_pkg: bool
@@ -506,7 +521,7 @@ class ModuleFinder:
     def locate(self, fullname: str) -> Found | None:
         """Return the place of a module. Aliases of loaded modules are looked up last."""
         if fullname == "__main__":
-            return _found_main()
+            return self._main or _found_main()
         if not all(fullname.split(".")) or not set("/\\\0").isdisjoint(fullname):
             return None
         for method in self.get_module_methods:

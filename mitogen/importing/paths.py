@@ -254,6 +254,8 @@ def loaded(fullname: str) -> Found | None:
     path = attribute(module, "__file__")
     if not isinstance(path, str):
         path = spec.origin if getattr(spec, "has_location", False) else None
+    if path is not None:
+        path = str(path)  # A debugger may have put a subclass there.
     locations = _as_list(attribute(module, "__path__"))
     name = getattr(spec, "name", None) or attribute(module, "__name__")
     if path is None and loader is None and not locations:

@@ -91,9 +91,9 @@ class Importer(Lazy):
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
         if self.is_own(fullname):
-            return self.find(fullname, True)
+            return self.find(fullname)
 
-    def find(self, fullname: str, own: bool = False) -> ModuleSpec | None:
+    def find(self, fullname: str, last: bool = False) -> ModuleSpec | None:
         parent = fullname.rpartition(".")[0]
         known = self.modules.get(parent)
         if known and known.path and fullname not in self.modules:
@@ -101,10 +101,8 @@ class Importer(Lazy):
                 return None
         entry = self.get(fullname)
         if entry.path is None:
-            if own or entry.size:
-                raise ModuleNotFoundError(
-                    entry.size or "No module named %r" % fullname, name=fullname
-                )
+            if last and entry.size:
+                raise ModuleNotFoundError(entry.size, name=fullname)
             return None
         # A namespace package has a path and no source.
         loader: Any = None if entry.size is None else self
@@ -187,5 +185,11 @@ class _LastFinder:
     def __init__(self, importer: Importer) -> None:
         self.importer = importer
 
-    def find_spec(self, fullname: str, *_: Any) -> Any:
-        return self.importer.find(fullname)
+    def find_spec(self, fullname: str, *args: Any) -> Any:
+        finders = sys.meta_path
+        # Programs append finders too: six.moves has one.
+        for finder in finders[finders.index(self) + 1 :]:
+            spec = finder.find_spec(fullname, *args)
+            if spec:
+                return spec
+        return self.importer.find(fullname, True)

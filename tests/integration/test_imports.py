@@ -13,6 +13,7 @@ import textwrap
 
 import pytest
 
+from mitogen import core
 from tests.checkout import ROOT
 from tests.integration.far import work
 
@@ -405,6 +406,49 @@ class TestMainOfPackage:
         )
         line = "__main__ pkg pkg.helper pkg.deep.below pkg.late\n"
         assert (done.stdout, done.stderr) == (line * 2, "")
+
+
+FINDER = """
+    import importlib.machinery, sys
+
+    class Finder:
+        def find_spec(self, fullname, path=None, target=None):
+            if fullname == __name__ + ".moved":
+                return importlib.machinery.ModuleSpec(fullname, self)
+
+        def create_module(self, spec):
+            return None
+
+        def exec_module(self, module):
+            module.NAME = "made by a finder"
+
+    sys.meta_path.append(Finder())
+    """
+USES_FINDER = """
+    def moved():
+        import pkg.moved
+        return pkg.moved.NAME
+
+    def missing():
+        import pkg.nothing_at_all
+    """
+
+
+class TestFinders:
+    """six.moves, pkg_resources.extern and pip._vendor append a finder to sys.meta_path."""
+
+    @pytest.mark.parametrize("depth", [1, 2])
+    def test_a_finder_appended_later_is_asked(self, program, own_router, depth):
+        files(program.directory, {"pkg/__init__.py": FINDER, "pkg/user.py": USES_FINDER})
+        user = program.load("pkg.user")
+        child = own_router.local()
+        for _ in range(depth - 1):
+            child = own_router.local(via=child)
+        assert child.call(user.moved) == "made by a finder"
+        with pytest.raises(
+            core.CallError, match="No module named 'pkg.nothing_at_all'"
+        ):
+            child.call(user.missing)
 
 
 class TestOddModules:

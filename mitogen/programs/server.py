@@ -192,6 +192,22 @@ class _Tty:
             os.close(self.slave)
             raise
 
+        self._kept = -1
+
+    def keep_open(self) -> None:
+        """
+        Keep the terminal open until hang_up(), independently of the endpoints of the pipes.
+
+        A program that closes its terminal before it ends would end by SIGHUP otherwise.
+        """
+        self._kept = os.dup(self.master)
+
+    def hang_up(self) -> None:
+        """Close the terminal; the endpoints may still be open. Idempotent."""
+        if self._kept >= 0:
+            os.close(self._kept)
+            self._kept = -1
+
     def resize(self, columns: int, lines: int, x: int = 0, y: int = 0) -> None:
         import fcntl
         import termios
@@ -309,6 +325,7 @@ def _start_on_tty(router: Router, spec: Spec) -> Started:
     finally:
         os.close(tty.slave)
     os.set_blocking(tty.master, False)
+    tty.keep_open()
     copy = os.dup(tty.master)
     broker = router.broker
     started = Started(_TtyWriter(broker, copy), PolledReader(broker, tty.master), None, proc)
@@ -456,8 +473,9 @@ class Program:
         if self.closing and not self.ending:
             # Other processes that the program has started in its group may be left.
             self._end_group(1)
-        if self.is_tty:
+        if self.started.tty:
             # Background processes that the program has left do not keep the terminal open.
+            self.started.tty.hang_up()
             self.started.stdout.finish()
         self._check_finished()
 
@@ -530,6 +548,8 @@ class Program:
         if self.closing:
             return
         self.closing = True
+        if self.started.tty:
+            self.started.tty.hang_up()
         if grace is None:
             grace = 0 if self.is_tty else GRACE
         else:

@@ -445,9 +445,7 @@ class TestFinders:
         for _ in range(depth - 1):
             child = own_router.local(via=child)
         assert child.call(user.moved) == "made by a finder"
-        with pytest.raises(
-            core.CallError, match="No module named 'pkg.nothing_at_all'"
-        ):
+        with pytest.raises(core.CallError, match="No module named 'pkg.nothing_at_all'"):
             child.call(user.missing)
 
 

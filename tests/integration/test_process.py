@@ -652,6 +652,15 @@ def test_a_sibling_may_be_used_only_if_granted(own_router, records):
     assert right.call(programs.known_programs)[0] == 0
 
 
+@pytest.mark.parametrize("closed", ["exec 0<&- 1>&- 2>&-", "exec <&- >&- 2>&- 3>&-"])
+def test_a_program_may_close_its_terminal_before_it_ends(anywhere, closed):
+    """The terminal stays until the status is known; else the program would end by SIGHUP."""
+    # The reader sees the end of the terminal long before the program ends.
+    script = closed + "; sleep 0.2; exit 5"
+    for _ in range(5):
+        assert anywhere.run([SH, "-c", script], pty=True).returncode == 5
+
+
 def test_grants_work_between_different_depths(own_router):
     left = own_router.local(via=own_router.local())
     right = own_router.local(via=own_router.local(via=own_router.local()))

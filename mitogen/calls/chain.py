@@ -105,7 +105,8 @@ class CallChain:
         self.chain_id = self.make_chain_id() if pipelined else None
         #: Start of a call's payload: head of a list of three, or of four with the worker's name.
         self._opening = b"\x84" + core.encode(self.make_chain_id()) if worker else b"\x83"
-        #: Function to the encoded start of its payload.
+        #: Function to the encoded start of its payload; only functions without
+        #: `mitogen_before_call`, which a thread that finds the function here does not look for.
         self._heads: dict[Any, bytes] = {}
 
     def __repr__(self) -> str:
@@ -141,8 +142,8 @@ class CallChain:
         try:
             data = self._heads[fn]
         except KeyError:
-            data = self._head(fn)
             before = getattr(fn, "mitogen_before_call", None)
+            data = self._head(fn, not before)
         if args or kwargs:
             limit = self.context.router.max_message_size
             data += core.encode(list(args), limit, "args") + core.encode(kwargs, limit, "kwargs")
@@ -150,17 +151,17 @@ class CallChain:
             data += _NO_ARGUMENTS
         msg = core.Message(data=data, handle=core.CALL_FUNCTION, dst_id=self.context.context_id)
         if before:
-            # The cache holds only functions without this callback.
-            del self._heads[fn]
             before(msg, self.context, args, kwargs)
         return msg
 
-    def _head(self, fn: Any) -> bytes:
-        """Return the payload of a call of `fn`, up to its arguments, and cache it."""
+    def _head(self, fn: Any, keep: bool) -> bytes:
+        """Return the payload of a call of `fn`, up to its arguments; cache it if `keep`."""
         name = "\0".join(name_function(fn) + (self.chain_id or "",))
-        if len(self._heads) > KEPT_HEADS:
-            self._heads.clear()
-        head = self._heads[fn] = self._opening + core.encode(name)
+        head = self._opening + core.encode(name)
+        if keep:
+            if len(self._heads) > KEPT_HEADS:
+                self._heads.clear()
+            self._heads[fn] = head
         return head
 
     def send(self, fn: Any, msg: Message) -> None:
@@ -199,7 +200,8 @@ class CallChain:
         :raises TimeoutError: the chain's timeout has passed; the call was cancelled
         """
         answer = _Answer()
-        handle = self.start(answer, fn, args, kwargs)
+        # The wait for the answer includes that for the call to be sent, and the timeout bounds it.
+        handle = self.start(answer, fn, args, kwargs, False)
         router = self.context.router
         try:
             in_time = answer.lock.acquire(True, -1 if self.timeout is None else self.timeout)
@@ -241,10 +243,13 @@ class CallChain:
         msg.reply_to = handle
         try:
             router.push_modules(self.context, fn)
-            router.route(msg, wait)
+            ticket = router.route(msg, wait)
         except BaseException:
             router.handlers.pop(handle, None)
             raise
+        handler = ticket and router.handlers.get(handle)
+        if handler:
+            handler.ticket = ticket
         return handle
 
     def cancel(self, handle: int) -> None:
@@ -255,10 +260,21 @@ class CallChain:
         With `kill`, the context is ended if no answer of any kind arrives within CANCEL_GRACE.
         """
         router = self.context.router
-        msg = core.Message(handle=core.CANCEL, data=core.NUMBER.pack(handle), flags=core.RAW)
-        self.context.send(msg)
+        ticket = getattr(router.handlers.get(handle), "ticket", None)
+        router.broker.defer(self._cancel, handle, ticket)
+
+    def _cancel(self, handle: int, ticket: core.Ticket | None) -> None:
+        """Broker thread: send the cancel message, but never before its call."""
+        router = self.context.router
+        msg = core.Message(dst_id=self.context.context_id, handle=core.CANCEL, flags=core.RAW)
+        msg.data = core.NUMBER.pack(handle)
+        if ticket and ticket.then:
+            then = ticket.then
+            ticket.then = lambda: (then(), router.route(msg, False))
+        else:
+            router.route(msg, False)
         if self.kill:
-            router.broker.defer(router.broker.after, CANCEL_GRACE, lambda: self._kill(handle))
+            router.broker.after(CANCEL_GRACE, lambda: self._kill(handle))
 
     def _kill(self, handle: int) -> None:
         # An answer removes the handler.

@@ -28,6 +28,7 @@ from mitogen.core.lazy import LAZY, fetch
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Iterable
     from typing import Any
 
     from mitogen.core import Dispatcher, ExternalContext, Message
@@ -197,6 +198,8 @@ class Canceller:
         self.dispatcher = dispatcher
         self.diverter = diverter
         self.thread = _thread.get_ident()
+        #: The call that a signal was last sent for. The signal may arrive when the next one runs.
+        self.target: Message | None = None
         dispatcher.interrupt = self.interrupt
         _signal.signal(_signal.SIGINT, self._on_sigint)
 
@@ -207,43 +210,63 @@ class Canceller:
             self._interrupt_call(self.dispatcher, call)
 
     def _on_sigint(self, _signum: int, _frame: Any) -> None:
-        if self.dispatcher.interruptible:
+        target = self.target
+        ours = target is None or target is self.dispatcher.current
+        if ours and self.dispatcher.interruptible:
             self.dispatcher.interruptible = False
             raise KeyboardInterrupt("the call was cancelled")
 
     def on_cancel(self, msg: Message) -> Any:
         """Cancel the call with the given answer's handle; ignored if that call is over."""
         (handle,) = core.NUMBER.unpack(msg.data)
-        key = (msg.src_id, handle)
+        runner, call = self._find((msg.src_id, handle))
+        if runner:
+            self._interrupt_call(runner, call)
+        elif call:
+            self.dispatcher.router.consumed(call)
+            call.reply(core.CallError("the call was cancelled before it began"))
+
+    def _find(self, key: tuple[int, int]) -> tuple[Any, Any]:
+        """
+        Return (what runs the call, the call), or (None, the call) after removing it from its queue.
+
+        The queues come first: a call is the current one before it leaves its queue.
+        """
         dispatcher = self.dispatcher
-        for runner in [dispatcher, *list(self.diverter.workers)]:
-            call = runner.current
-            if call and (call.src_id, call.reply_to) == key:
-                return self._interrupt_call(runner, call)
-        for queue in [dispatcher.queue, *list(self.diverter.chains.values())]:
-            self._drop(queue, key)
+        # Under the lock, workers do not take calls.
+        with self.diverter.lock:
+            for queue in [dispatcher.queue, *self.diverter.chains.values()]:
+                for call in list(queue):
+                    if (call.src_id, call.reply_to) == key:
+                        try:
+                            queue.remove(call)
+                            return None, call
+                        except ValueError:
+                            # It has just begun.
+                            pass
+            for runner in [dispatcher, *list(self.diverter.workers)]:
+                call = runner.current
+                if call and (call.src_id, call.reply_to) == key:
+                    return runner, call
+        return None, None
 
     def _interrupt_call(self, runner: Any, call: Message) -> None:
         if runner.current is not call:
             return
-        if not runner.interruptible:
-            # Still importing its module, or already returning.
-            look = self.dispatcher.router.broker.after
-            look(CANCEL_LOOK, lambda: self._interrupt_call(runner, call))
-        elif runner is self.dispatcher:
-            _signal.pthread_kill(self.thread, _signal.SIGINT)
-        else:
-            _thread.start_new_thread(runner.interrupt_call, (call,))
-
-    def _drop(self, queue: Any, key: tuple[int, int]) -> None:
-        for call in list(queue):
-            if (call.src_id, call.reply_to) == key:
-                try:
-                    queue.remove(call)
-                except ValueError:
-                    continue
-                self.dispatcher.router.consumed(call)
-                call.reply(core.CallError("the call was cancelled before it began"))
+        if runner.interruptible:
+            try:
+                if runner is self.dispatcher:
+                    self.target = call
+                    _signal.pthread_kill(self.thread, _signal.SIGINT)
+                else:
+                    _thread.start_new_thread(runner.interrupt_call, (call,))
+                return
+            except RuntimeError:
+                # No thread can be started now.
+                pass
+        # Or it is still importing its module, or already returning.
+        look = self.dispatcher.router.broker.after
+        look(CANCEL_LOOK, lambda: self._interrupt_call(runner, call))
 
 
 class Diverter:
@@ -309,24 +332,57 @@ class Diverter:
         if msg.handle == core.CALL_SERVICE:
             self.service_calls.append(msg)
             if len(self.service_calls) == 1:
-                _thread.start_new_thread(self.start_services, ())
+                self._start(self.start_services)
             return True
         if msg.data[:1] != b"\x84":
             return False
         chain_id = core.decode_next(msg.data, 1)[0]
         with self.lock:
-            if chain_id in self.chains:
-                self.chains[chain_id].append(msg)
-            else:
-                self.chains[chain_id] = deque([msg])
-                _thread.start_new_thread(self.run_chain, (chain_id,))
+            calls = self.chains.get(chain_id)
+            if calls is not None:
+                calls.append(msg)
+                return True
+            self.chains[chain_id] = deque([msg])
+        self._start(self.run_chain, chain_id)
         return True
 
-    def run_chain(self, chain_id: Any) -> None:
-        fetch("workers").Worker(self, chain_id).run()
+    def _start(self, run: Any, *args: Any) -> None:
+        try:
+            _thread.start_new_thread(run, args)
+        except RuntimeError as e:
+            run(*args, e)
 
-    def start_services(self) -> None:
-        fetch("services").adopt(self.router, self.service_calls)
+    def run_chain(self, chain_id: Any, error: BaseException | None = None) -> None:
+        """
+        Chain's thread: run its calls.
+
+        :param error: the reason why there is no thread: end the calls
+        """
+        try:
+            if error:
+                raise error
+            fetch("workers").Worker(self, chain_id).run()
+        except BaseException as e:
+            with self.lock:
+                calls = self.chains.pop(chain_id, ())
+            self._refuse(calls, e)
+
+    def start_services(self, error: BaseException | None = None) -> None:
+        """Thread of its own: create the pool; see run_chain()."""
+        try:
+            if error:
+                raise error
+            fetch("services").adopt(self.router, self.service_calls)
+        except BaseException as e:
+            # The next call tries again.
+            calls = self.service_calls[:]
+            del self.service_calls[: len(calls)]
+            self._refuse(calls, e)
+
+    def _refuse(self, calls: Iterable[Message], error: BaseException) -> None:
+        for msg in calls:
+            self.router.consumed(msg)
+            msg.reply(core.CallError(error))
 
 
 class ImporterNames:

@@ -47,13 +47,15 @@ class Worker(core.Dispatcher):
     def run(self) -> None:
         """Run calls until the queue is empty."""
         self.diverter.workers.add(self)
-        while self._take():
-            try:
-                self._run_current()
-            except KeyboardInterrupt:
-                # A late interrupt: the cancelled call is already over.
-                pass
-        self.diverter.workers.discard(self)
+        try:
+            while self._take():
+                try:
+                    self._run_current()
+                except KeyboardInterrupt:
+                    # A late interrupt: the cancelled call is already over.
+                    pass
+        finally:
+            self.diverter.workers.discard(self)
 
     def _take(self) -> bool:
         with self.diverter.lock:

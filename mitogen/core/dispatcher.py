@@ -92,14 +92,20 @@ class Dispatcher:
         queue = self.queue
         while not self.ended:
             if queue:
-                msg = self.current = queue.popleft()
+                try:
+                    # A cancel finds a call in the queue and may remove it, or it finds it here.
+                    self.current = queue[0]
+                    msg = self.current = queue.popleft()
+                except IndexError:
+                    self.current = None
+                    continue
                 self._run_one(msg)
                 self.current = None
                 self.router.consumed(msg)
                 # Answers to calls that are already queued are written together, at the first flush.
                 continue
             stream = self.router.routes.parent
-            if stream and stream.backlog:
+            if stream and stream.queued:
                 stream.flush()
             self.asleep = True
             if queue or self.ended:

@@ -255,12 +255,14 @@ class Window:
         self.credit = size
         self.queue: deque[tuple[Any, int]] = deque()
         self.queued = 0
-        self.busy = False
+        #: The LongSend of the message that is being sent in frames.
+        self.busy: Any = None
+        self.ended = False
         self.lock = _thread.allocate_lock()
 
     def take(self, cost: int) -> bool:
         """Return True if a message of `cost` may be sent now, and charge it."""
-        if self.credit > 0 and not self.queue and not self.busy:
+        if self.credit > 0 and not (self.queue or self.busy or self.ended):
             self.credit -= cost
             return True
         return False

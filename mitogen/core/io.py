@@ -143,8 +143,12 @@ class Stream:
         self.wfd = wfd
         self.framer = Framer()
         self.lock = _thread.allocate_lock()
-        self.backlog: deque[Bytes] = deque()
+        #: Chunks to write, and the sizes of the writes of their beginning that are done.
+        self.owed: tuple[list[Bytes], list[int]] = ([], [])
+        #: Bytes of `owed`, or more after an interruption.
         self.queued = 0
+        #: True if the broker writes what is owed.
+        self.watched = False
         self.waiters: list[Action] = []
         #: Contexts that this neighbour sent messages to: it is notified when one of them ends.
         self.egress_ids: set[int] = set()
@@ -160,7 +164,7 @@ class Stream:
 
     def _watch(self) -> None:
         poller = self.broker.poller
-        write = self.on_writable if self.backlog else None
+        write = self.on_writable if self.queued else None
         if self.rfd == self.wfd:
             poller.watch(self.rfd, self.on_readable, write)
         else:
@@ -186,67 +190,64 @@ class Stream:
             self.router.log(ERROR, "%s: %s", self.name, e)
             self.disconnect(str(e))
 
-    def send(self, head: bytes, body: Bytes = b"", cork: bool = False) -> None:
+    def send(self, *parts: Bytes, cork: bool = False) -> None:
         """
-        Any thread: send a frame.
+        Any thread: send frames. They are written at once, unless the broker has others to write.
 
+        A signal can interrupt this anywhere. So `owed` is right after each step.
+
+        :param parts: headers and payloads, all of which are sent or none; none to write what is
+            owed
         :param bool cork: delay the write: another frame will follow soon
         """
         with self.lock:
             if self.closed:
                 return
-            sent = 0
-            if not self.backlog and not cork:
-                try:
-                    sent = os.writev(self.wfd, (head, body))
-                except (BlockingIOError, InterruptedError):
-                    pass
-                except OSError as e:
-                    return self.broker.defer(self.disconnect, str(e))
-            rest = sent - len(head)
-            if rest < 0:
-                self._queue(head[sent:] + body)
-            elif rest < len(body):
-                self._queue(memoryview(body)[rest:])
-
-    def _queue(self, data: Bytes) -> None:
-        self.backlog.append(data)
-        self.queued += len(data)
-        # Checked after the append, since the broker may race with this thread.
-        if len(self.backlog) == 1:
-            self.broker.defer(self._watch_if_open)
-
-    def _watch_if_open(self) -> None:
-        if self.backlog and not self.closed:
-            self.on_writable()
-            if not self.closed:
-                self._watch()
-
-    def flush(self) -> None:
-        """Any thread: write as much of the backlog as the descriptor accepts."""
-        with self.lock:
+            chunks, written = self.owed
+            if parts:
+                # First: it may become too large, but never too small.
+                self.queued += sum(map(len, parts))
+                # One step: from here on, all parts are owed.
+                chunks += parts
+                if self.watched:
+                    return
             try:
-                while self.backlog and not self.closed:
-                    self._write_some()
+                # Unless an interrupted thread has left a count.
+                if chunks and not (written or cork):
+                    # One step: what is written is counted.
+                    written.extend(map(os.writev, (self.wfd,), (chunks[:1000],)))
             except (BlockingIOError, InterruptedError):
                 pass
             except OSError as e:
                 self.broker.defer(self.disconnect, str(e))
+            if written != [self.queued]:
+                rest = chunks[:]
+                sent = sum(written)
+                while rest and sent >= len(rest[0]):
+                    sent -= len(rest.pop(0))
+                if sent:
+                    rest[0] = memoryview(rest[0])[sent:]
+                # One step: what was counted is forgotten.
+                self.owed = rest, []
+                self.queued = sum(map(len, rest))
+                if rest:
+                    if not self.watched:
+                        self.broker.defer(self._watch_if_open)
+                        self.watched = True
+                    return
+            self.watched = False
+            self.owed = [], []
+            self.queued = 0
 
-    def _write_some(self) -> None:
-        backlog = self.backlog
-        chunk = backlog[0]
-        if len(backlog) > 1 and len(chunk) < 4096:
-            # Combine many small frames into one write.
-            chunk = b"".join(backlog)
-            backlog.clear()
-            backlog.append(chunk)
-        sent = os.write(self.wfd, chunk)
-        self.queued -= sent
-        if sent == len(chunk):
-            backlog.popleft()
-        else:
-            backlog[0] = memoryview(chunk)[sent:]
+    def flush(self) -> None:
+        """Any thread: write as much of what is owed as the descriptor accepts."""
+        self.send()
+
+    def _watch_if_open(self) -> None:
+        if self.queued and not self.closed:
+            self.on_writable()
+            if not self.closed:
+                self._watch()
 
     def on_writable(self) -> None:
         self.flush()
@@ -254,7 +255,7 @@ class Stream:
             waiters, self.waiters = self.waiters, []
             for func in waiters:
                 func()
-        if not self.backlog and not self.closed:
+        if not self.queued and not self.closed:
             self._watch()
 
     def when_drained(self, func: Action) -> None:
@@ -274,7 +275,7 @@ class Stream:
                 return
             self.closed = True
         self.reason = reason
-        self.backlog.clear()
+        self.owed = [], []
         self.queued = 0
         for fd in {self.rfd, self.wfd}:
             self.broker.poller.watch(fd)
@@ -301,7 +302,8 @@ class Broker:
         self._deferred: deque[tuple[Callable[..., Any], Any, Any]] = deque()
         self._timers: list[tuple[float, int, list[Action]]] = []
         self._sequence = 0
-        self._awake = False
+        #: Number of the iteration, and of the last one that was woken by a byte.
+        self._turn = self._rung = 0
         self._ended = new_lock()
         self.alive = True
         self.stopping = self.closing = False
@@ -324,11 +326,13 @@ class Broker:
     def defer(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """Any thread: call `func` on the broker thread. Pending calls share one wake-up byte."""
         self._deferred.append((func, args, kwargs))
-        if not self._awake and _thread.get_ident() != self.ident:
-            self._awake = True
+        turn = self._turn
+        if self._rung != turn and _thread.get_ident() != self.ident:
             with self._wake_lock:
                 if self.alive:
                     os.write(self.wake_w, b"!")
+            # Last, so that an interrupted thread leaves no broker asleep that counts as woken.
+            self._rung = turn
 
     def after(self, seconds: float, func: Action) -> list[Action]:
         """Broker thread: call `func()` later; return a list whose clear() cancels the call."""
@@ -339,7 +343,6 @@ class Broker:
 
     def _on_wake(self) -> None:
         os.read(self._wake_r, 64)
-        self._awake = False
 
     def run(self) -> None:
         self.ident = _thread.get_ident()
@@ -350,6 +353,8 @@ class Broker:
             self._end()
 
     def _once(self) -> None:
+        # Before the look at the deferred calls: later ones wake this iteration.
+        self._turn += 1
         timers = self._timers
         wait: float | None = None
         if self._deferred:

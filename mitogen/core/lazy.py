@@ -38,6 +38,11 @@ def import_module(name: str) -> Any:
     return sys.modules[name]
 
 
+def loaded(name: str) -> Any:
+    """Return a module of LAZY that was imported, or None."""
+    return sys.modules.get("mitogen." + LAZY[name])
+
+
 def fetch(name: str) -> Any:
     """Return a module of LAZY, importing it at first use."""
     return import_module("mitogen." + LAZY[name])

@@ -45,7 +45,7 @@ from mitogen.core.frames import (
     window_size,
 )
 from mitogen.core.io import ERROR, fire, new_lock, now
-from mitogen.core.lazy import fetch
+from mitogen.core.lazy import fetch, loaded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,19 +108,25 @@ def is_neighbour(msg: Message, stream: Any) -> bool:
 
 
 class Ticket:
-    """A message that is queued or being sent in frames, and the lock of its waiting thread."""
+    """
+    A message on its way: it is queued, or being sent in frames. Only the broker sends it and ends
+    its way.
+    """
 
     error: str | None = None
 
     def __init__(self, msg: Message, lock: Lock | None) -> None:
         self.msg = msg
+        #: The lock of the waiting thread, if any.
         self.lock = lock
+        #: Called at the end of its way; None afterwards.
+        self.then: Any = lock.release if lock else int
 
     def done(self, error: str | None = None) -> None:
+        """End its way: it is written or, with `error`, lost."""
         self.error = error
-        lock, self.lock = self.lock, None
-        if lock:
-            lock.release()
+        then, self.then = self.then, None
+        then()
 
 
 class Handler:
@@ -131,6 +137,7 @@ class Handler:
     policy: Policy | None
     source: Any  # id of the only context that may send to it, or None
     consumer: bool
+    ticket: Ticket  # of the message that it is to receive the answer to, if that had to wait
 
     def __init__(self, *fields: Any) -> None:
         self.fn, self.persist, self.policy, self.source, self.consumer = fields
@@ -164,8 +171,6 @@ class Router:
     unidirectional = False
     #: `trace("send" or "receive", msg)`, or None.
     trace: Callable[[str, Message], object] | None = None
-    #: flow.LongSend once imported; before that long messages are sent without pacing.
-    pacer: type[LongSend] | None = None
     refused_msg = "refused by policy"
     invalid_handle_msg = "invalid handle"
     too_large_msg = "message too large (max %d bytes)"
@@ -278,8 +283,8 @@ class Router:
         why = self.broker_exit_msg
         for key in list(self.flows):
             self.end_flow(key, why)
-        for long_send in list(self.longs.values()):
-            long_send.end(why)
+        for key in list(self.longs):
+            self.end_long(key, why)
         for handle, handler in list(self.handlers.items()):
             # Handlers of the protocol itself have no waiting side.
             if handle >= FIRST_HANDLE and self.handlers.pop(handle, None):
@@ -293,19 +298,22 @@ class Router:
 
     # -- out
 
-    def route(self, msg: Message, wait: bool = True, cork: bool = False) -> None:
+    def route(self, msg: Message, wait: bool = True, cork: bool = False) -> Any:
         """
         Any thread: send a message of this context's own.
 
-        On a program's thread this may sleep: for credit, or until a slow link has accepted
-        the queued data.
+        A short message that has credit is written at once. All others get a Ticket, and the broker
+        sends them. On a program's thread this may sleep: until that is done, or until a slow link
+        has accepted the queued data.
 
         :param bool wait: False: never sleep
         :param bool cork: another message will follow at once
+        :returns: the Ticket, or None
         :raises TimeoutError: no credit came within CREDIT_TIMEOUT
         """
         me = msg.src_id = msg.auth_id = self.context_id
         dst = msg.dst_id
+        handle = msg.handle
         size = len(msg.data)
         stream = self._stream_by_id.get(dst) or self.routes.parent
         if size > self.max_message_size or stream is None or dst == me:
@@ -313,19 +321,46 @@ class Router:
         if self.trace:
             self.trace("send", msg)
         ticket = None
-        if size > LONG_SIZE:
-            wait = wait and not self.broker.on_thread()
-            if wait and not self.pacer:
-                fetch("waiting")
-            ticket = Ticket(msg, new_lock() if wait else None)
-        if is_windowed(msg.handle):
-            ticket = self._send_in_flow(msg, stream, wait, cork, ticket)
-        elif size > FRAME_SIZE:
-            self._emit(msg, stream, cork, ticket)
+        key = dst, handle
+        flow = self.flows.get(key)
+        if flow is None and handle < FIRST_UNWINDOWED and is_windowed(handle):
+            flow = self.flows.setdefault(key, Window(window_size(handle)))
+        if flow:
+            cost = 0 if msg.reply_to == IS_DEAD else size + MESSAGE_COST
+            with flow.lock:
+                if size <= LONG_SIZE and flow.take(cost):
+                    self._emit(msg, stream, cork)
+                elif flow.ended:
+                    # It ended after the look into the table: a new one begins.
+                    return self.route(msg, wait, cork)
+                else:
+                    ticket = self._queue(msg, wait, flow, cost)
+        elif size > LONG_SIZE:
+            ticket = self._queue(msg, wait)
         else:
-            stream.send(msg.header(size, msg.flags), msg.data, cork)
+            self._emit(msg, stream, cork)
         if wait and (ticket or stream.queued > HIGH_WATER) and not self.broker.on_thread():
             fetch("waiting").wait(self, ticket, stream)
+        return ticket
+
+    def _queue(self, msg: Message, wait: bool, flow: Any = None, cost: int = 0) -> Ticket:
+        """Any thread: leave a message to the broker, which is never interrupted by a signal."""
+        own = not self.broker.on_thread()
+        if own and len(msg.data) > LONG_SIZE:
+            fetch("waiting")
+        soon = not flow or flow.credit > 0 and not flow.busy
+        # A call without credit waits; its caller does not.
+        wait = wait and own and (soon or msg.handle >= FIRST_HANDLE)
+        ticket = Ticket(msg, new_lock() if wait else None)
+        if flow:
+            if flow.queued > self.max_message_size:
+                raise Error("context %d: too many calls wait", msg.dst_id)
+            flow.push(ticket, cost)
+            if soon:
+                self.broker.defer(self.drain, flow)
+        else:
+            self.broker.defer(lambda: self._start(ticket)())
+        return ticket
 
     def _route_home(self, msg: Message) -> None:
         """Broker thread: handle a message that is local, too large or has no route."""
@@ -341,58 +376,32 @@ class Router:
         else:
             self.bounce(msg, self.no_route_msg % (msg.dst_id, self.context_id))
 
-    def _send_in_flow(
-        self,
-        msg: Message,
-        stream: Stream,
-        wait: bool,
-        cork: bool,
-        ticket: Ticket | None,
-    ) -> Ticket | None:
-        key = (msg.dst_id, msg.handle)
-        flow = self.flows.get(key)
-        if flow is None:
-            flow = self.flows.setdefault(key, Window(window_size(msg.handle)))
-        cost = 0 if msg.reply_to == IS_DEAD else len(msg.data) + MESSAGE_COST
-        with flow.lock:
-            if flow.take(cost):
-                long_send = self._emit(msg, stream, cork, ticket, flow)
-            else:
-                if flow.queued > self.max_message_size:
-                    raise Error("context %d: too many calls wait", msg.dst_id)
-                # A queued call waits for credit; its caller does not.
-                wait = wait and msg.handle >= FIRST_HANDLE and not self.broker.on_thread()
-                ticket = Ticket(msg, new_lock() if wait else None)
-                flow.push(ticket, cost)
-                return ticket
-        if long_send:
-            long_send.pump()
-        return ticket
-
-    def _emit(
-        self,
-        msg: Message,
-        stream: Stream,
-        cork: bool = False,
-        ticket: Any = None,
-        flow: Any = None,
-    ) -> Any:
-        """Send a message's frames; return a paced LongSend instead of pumping it, if `flow`."""
+    def _emit(self, msg: Message, stream: Stream, cork: bool = False) -> None:
+        """Any thread: pass all frames of a message to its stream, in one step."""
         data = msg.data
         size = len(data)
         if size <= FRAME_SIZE:
-            return stream.send(msg.header(size, msg.flags), data, cork)
+            return stream.send(msg.header(size, msg.flags), data, cork=cork)
         msg.number = next(self._message_numbers) & 0xFFFFFFFF
-        if ticket and self.pacer:
-            long_send = self.pacer(self, ticket, stream, flow)
-            return long_send if flow else long_send.pump()
         view = memoryview(data)
+        frames: list[Any] = []
         for pos in range(0, size, FRAME_SIZE):
             part = view[pos : pos + FRAME_SIZE]
             more = MORE if pos + FRAME_SIZE < size else 0
-            stream.send(msg.header(len(part), msg.flags | more | (CONT if pos else 0)), part)
-        if ticket:
-            ticket.done()
+            frames += msg.header(len(part), msg.flags | more | (CONT if pos else 0)), part
+        stream.send(*frames, cork=cork)
+
+    def _start(self, ticket: Ticket, flow: Any = None) -> Any:
+        """Broker thread: begin to send; return the function that goes on."""
+        msg = ticket.msg
+        stream = self.routes.get(msg.dst_id)
+        if not stream:
+            return lambda: ticket.done(self.respondent_disconnect_msg)
+        if len(msg.data) > LONG_SIZE and loaded("waiting"):
+            msg.number = next(self._message_numbers) & 0xFFFFFFFF
+            return loaded("waiting").LongSend(self, ticket, stream, flow).pump
+        self._emit(msg, stream)
+        return ticket.done
 
     def drain(self, flow: Window) -> None:
         """Broker thread: send queued messages as far as credit allows."""
@@ -401,35 +410,43 @@ class Router:
                 ticket = flow.pop()
                 if not ticket:
                     return
-                msg = ticket.msg
-                stream = self.routes.get(msg.dst_id)
-                is_long = len(msg.data) > LONG_SIZE
-                long_send = stream and self._emit(
-                    msg, stream, False, is_long and ticket, is_long and flow
-                )
-            if long_send:
-                long_send.pump()
-            else:
-                ticket.done()
+                go_on = self._start(ticket, flow)
+            go_on()
 
     def end_flow(self, key: tuple[int, int], reason: str) -> None:
         flow = self.flows.pop(key, None)
         if flow:
             with flow.lock:
+                flow.ended = True
                 tickets = [entry for entry, _ in flow.queue]
                 flow.queue.clear()
+            if flow.busy:
+                flow.busy.end(reason)
             for ticket in tickets:
                 ticket.done(reason)
                 self.bounce(ticket.msg, reason)
 
+    def end_long(self, key: tuple[int, int], reason: str) -> None:
+        long_send = self.longs.get(key)
+        if long_send:
+            long_send.end(reason)
+
     def bounce(self, msg: Message, reason: str) -> None:
-        """Broker thread: end the wait for an answer to `msg`, on behalf of its destination."""
+        """
+        Broker thread: end the waits of the sender of a message or of a frame of it, for credit and
+        for an answer, on behalf of its destination.
+        """
         src = msg.src_id
         me = self.context_id
         if msg.is_dead:
             return
-        if is_windowed(msg.handle) and src != me:
-            self.send_credit(src, msg.handle, 0, 0, msg.dst_id)
+        if src != me:
+            if is_windowed(msg.handle) and not msg.flags & CONT:
+                self.send_credit(src, msg.handle, 0, 0, msg.dst_id)
+            if msg.flags & 3:
+                self.send_credit(src, 0, msg.number, 0, msg.dst_id)
+        if msg.flags & CONT:
+            return
         if msg.reply_to:
             dead = self._dead(msg.reply_to, msg.dst_id, reason)
             dead.dst_id = src
@@ -485,8 +502,7 @@ class Router:
 
     def forward(self, msg: Message, stream: Stream) -> None:
         """Broker thread: forward a frame. A context without children bounces it instead."""
-        if not msg.flags & CONT:
-            self.bounce(msg, self.no_route_msg % (msg.dst_id, self.context_id))
+        self.bounce(msg, self.no_route_msg % (msg.dst_id, self.context_id))
 
     def drop(self, msg: Message, why: str) -> None:
         self.dropped += 1
@@ -587,10 +603,11 @@ class Router:
     def _on_credit(self, msg: Message) -> None:
         handle, number, amount = TRIPLE.unpack(msg.data)
         key = (msg.src_id, number or handle)
-        if number:
-            long_send = self.longs.get(key)
-            if long_send:
-                long_send.give(amount)
+        if number and amount:
+            if key in self.longs:
+                self.longs[key].give(amount)
+        elif number:
+            self.end_long(key, self.respondent_disconnect_msg)
         elif not amount:
             self.end_flow(key, self.invalid_handle_msg)
         elif key in self.flows:
@@ -628,7 +645,7 @@ class Router:
                 self._local(self._dead(handle, context_id, why))
         for table, end in (
             (self.flows, self.end_flow),
-            (self.longs, lambda key, why: self.longs[key].end(why)),
+            (self.longs, self.end_long),
             (self.partials, self.partials.pop),
             (self.meters, self.meters.pop),
         ):

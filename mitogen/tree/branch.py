@@ -142,8 +142,7 @@ class Branch:
             if len(stream.egress_ids) < MAX_EGRESS:
                 stream.egress_ids.add(dst)
             return out.send(msg.header(len(msg.data), msg.flags), msg.data)
-        if not msg.flags & core.CONT:
-            router.bounce(msg, why)
+        router.bounce(msg, why)
 
     def _are_siblings(self, one: Any, other: Any) -> bool:
         """Return False if either stream leads to the parent or to a joined process."""

@@ -68,7 +68,7 @@ def detach(econtext: core.ExternalContext) -> None:
 def _cut_when_sent(econtext: core.ExternalContext, first_id: int, done: Any) -> None:
     stream = econtext.stream
     stream.flush()
-    if stream.backlog and not stream.closed:
+    if stream.queued and not stream.closed:
         delay = econtext.router.broker.after
         delay(0.01, lambda: _cut_when_sent(econtext, first_id, done))
     else:

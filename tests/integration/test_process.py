@@ -691,7 +691,7 @@ def test_a_program_without_input_costs_one_message(local, monkeypatch):
     stream = local.router.routes.get(local.context_id)
     sent = []
     send = stream.send
-    monkeypatch.setattr(stream, "send", lambda *args: sent.append(args) or send(*args))
+    monkeypatch.setattr(stream, "send", lambda *args, **kw: sent.append(args) or send(*args, **kw))
     assert local.run(["cat"]).stdout == b""
     # The call's message would follow any other one, so nothing else is on its way.
     local.call(int)

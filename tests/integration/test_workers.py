@@ -111,13 +111,13 @@ def test_a_long_call_to_a_chain_may_overlap_the_first_call(child, monkeypatch):
     stream = child.router.routes.get(child.context_id)
     send, held = stream.send, []
 
-    def hold(head, *args):
-        held.append((head, *args)) if head[2] & mitogen.core.CONT else send(head, *args)
+    def hold(*parts, **kwargs):
+        held.extend(parts[2:])
+        send(*parts[:2], **kwargs)
 
     monkeypatch.setattr(stream, "send", hold)
     answer = chain(child).call_async(len, "x" * (mitogen.core.FRAME_SIZE + 1))
     assert held
     child.call(len, "")
-    for frame in held:
-        send(*frame)
+    send(*held)
     assert answer.get().unpickle() == mitogen.core.FRAME_SIZE + 1

@@ -206,9 +206,9 @@ class End:
     def queued(self):
         return sum(map(len, self.out)) if self.stalled else 0
 
-    def send(self, head, body=b"", cork=False):
-        if not self.closed:
-            data = bytes(head) + bytes(body)
+    def send(self, *parts, cork=False):
+        for at in range(0, 0 if self.closed else len(parts), 2):
+            data = b"".join(parts[at : at + 2])
             self.sent.append((data, cork))
             self.out.append(data)
 

@@ -74,7 +74,7 @@ def test_a_send_is_written_at_once(pair):
     stream, theirs, broker = pair
     stream.send(b"head", b"body")
     stream.send(b"only")
-    assert os.read(theirs, 99) == b"headbodyonly" and not stream.backlog
+    assert os.read(theirs, 99) == b"headbodyonly" and not stream.queued
 
 
 def test_corked_frame_is_written_with_the_next(pair):
@@ -108,7 +108,7 @@ def test_broker_writes_the_rest(pair):
     for _ in range(500):
         turn(broker)
         found += read_all(theirs)
-        if not stream.backlog:
+        if not stream.queued:
             break
     assert found == b"head" + data + b"next" + data
     assert stream.queued == 0

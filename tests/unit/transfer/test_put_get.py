@@ -77,7 +77,7 @@ def test_a_file(node, way, source, where, size):
 def test_small_transfers_take_one_round_trip(node, way, source, where, tree):
     os.truncate(str(source), 50000)
     frames, real = [], node.up.send
-    node.up.send = lambda head, *rest: (frames.append(head), real(head, *rest))[1]
+    node.up.send = lambda *parts, **kwargs: (frames.append(parts), real(*parts, **kwargs))[1]
     send(node, way, source, where / "g")
     assert len(frames) == 1
 
@@ -98,9 +98,9 @@ def test_compressed(node, way, source, where, tree):
     sent, progress_calls = [0], []
 
     def count(real):
-        def counted(head, data, *rest):
-            sent[0] += len(head) + len(data)
-            return real(head, data, *rest)
+        def counted(*parts, **kwargs):
+            sent[0] += sum(map(len, parts))
+            return real(*parts, **kwargs)
 
         return counted
 

@@ -114,7 +114,7 @@ class Collector:
         import threading
 
         path = directory() or DEFAULT_DIRECTORY
-        os.makedirs(path, exist_ok=True)
+        os.makedirs(path, 0o700, exist_ok=True)
         self.path = path
         self._broker = router.broker
         # No window: many contexts may send at the end, when no thread reads.
@@ -145,7 +145,14 @@ class Collector:
         import marshal
 
         safe = "".join(c if c.isalnum() or c in "-_.@" else "_" for c in name).lstrip(".")
-        with open(os.path.join(self.path, safe + ".pstats"), "wb") as fp:
+        path = os.path.join(self.path, safe + ".pstats")
+        try:
+            # The figures of an earlier run, or a link placed there by another account.
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb") as fp:
             marshal.dump(figures, fp)
 
     def finish(self) -> None:

@@ -234,10 +234,15 @@ class Listener:
         return sock
 
     def _bind(self, sock: socket.socket) -> None:
-        # Between bind() and chmod() another account might connect, and some systems ignore a
-        # socket's mode. Therefore _on_accept() checks the account.
+        # On Linux the file gets the mode of the socket. Some systems ignore a socket's mode, so
+        # _on_accept() checks the account, too.
+        try:
+            os.fchmod(sock.fileno(), 0o600)
+        except OSError:
+            pass
         sock.bind(self.path)
-        os.chmod(self.path, 0o600)
+        if os.chmod in os.supports_follow_symlinks:
+            os.chmod(self.path, 0o600, follow_symlinks=False)
 
     def _on_accept(self) -> None:
         try:

@@ -15,6 +15,10 @@ Rules
        names with a leading underscore that occur in no other file of the package. Public names and
        the parameters of public functions stay.
 
+Kept files are run by this process and by all its children. So they are used only if their owner is
+this account, root, or the owner of the core's files, and if those who may write them may write the
+core's files, too.
+
 Controlling machine only. No threads.
 """
 
@@ -23,6 +27,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import stat
 import sys
 import zlib
 from collections.abc import Iterator
@@ -224,6 +229,8 @@ def aligned_source() -> bytes:
 
 def _shipped() -> bytes | None:
     """Return the contents of the file that an installed package brings along, if it is current."""
+    if os.path.isdir(_HERE):
+        return _load(os.path.join(_HERE, SHIPPED), stamp_of_contents())
     try:
         head, _, body = _read_bytes(SHIPPED).partition(b"\n")
     except OSError:
@@ -239,11 +246,26 @@ def make() -> bytes:
 
 def _load(path: str, stamp: bytes) -> bytes | None:
     try:
-        with open(path, "rb") as fp:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as fp:
+            if not _is_trusted(os.fstat(fd)):
+                return None
             head, _, body = fp.read().partition(b"\n")
     except OSError:
         return None
     return body if head == stamp else None
+
+
+def _source_stat() -> os.stat_result:
+    return os.stat(os.path.join(_HERE, "core", f"{PREAMBLE[0]}.py"))
+
+
+def _is_trusted(found: os.stat_result) -> bool:
+    source = _source_stat()
+    writers = found.st_mode & ~source.st_mode & 0o022
+    group = not found.st_mode & 0o020 or found.st_gid == source.st_gid
+    owned = found.st_uid in (0, os.geteuid(), source.st_uid)
+    return stat.S_ISREG(found.st_mode) and owned and group and not writers
 
 
 def stamp_of_contents() -> bytes:
@@ -258,10 +280,16 @@ def _stamp() -> bytes:
 
 
 def _save(path: str, data: bytes) -> None:
-    temporary = f"{path}.{os.getpid()}"
+    temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
-        with open(temporary, "wb") as fp:
+        # As Python does with compiled modules: readable by those who may read the source.
+        fd = os.open(temporary, flags, _source_stat().st_mode & 0o644)
+    except OSError:
+        return
+    try:
+        with open(fd, "wb") as fp:
             fp.write(data)
         os.replace(temporary, path)
     except OSError:
-        pass
+        os.unlink(temporary)

@@ -9,9 +9,11 @@ Threads: any.
 
 from __future__ import annotations
 
+import errno
 import getpass
 import logging
 import os
+import stat
 import sys
 
 from mitogen import core
@@ -72,6 +74,21 @@ class LogHandler(logging.Handler):
         self.context.router.route(msg, False)
 
 
+def _open_private(path: str) -> int:
+    """Open a file for appending that no other account has made or may read."""
+    flags = os.O_APPEND | os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        fd = os.open(path, flags)
+    found = os.fstat(fd)
+    own = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink == 1
+    if not own or found.st_mode & 0o077:
+        os.close(fd)
+        raise PermissionError(errno.EPERM, "the file was made by another account", path)
+    return fd
+
+
 class PidfulStreamHandler(logging.StreamHandler):  # type: ignore[type-arg]
     """
     Handler that writes records to a file per process, also after a fork.
@@ -91,9 +108,7 @@ class PidfulStreamHandler(logging.StreamHandler):  # type: ignore[type-arg]
         if self.open_pid is not None:
             self.stream.close()
         path = self.template % (getpass.getuser(), os.getpid())
-        # Never follow a link placed there by another user.
-        flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_NOFOLLOW
-        self.stream = os.fdopen(os.open(path, flags, 0o600), "a")
+        self.stream = os.fdopen(_open_private(path), "a")
         self.open_pid = os.getpid()
 
     def emit(self, record: logging.LogRecord) -> None:

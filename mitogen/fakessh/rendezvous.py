@@ -270,7 +270,8 @@ class Rendezvous:
                 self._write("bin/" + name, script(os.path.abspath(real), "-S", self.ssh))
 
     def _write(self, name: str, text: str, mode: int = 0o700) -> None:
-        fd = os.open(os.path.join(self.directory, name), os.O_WRONLY | os.O_CREAT, mode)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
+        fd = os.open(os.path.join(self.directory, name), flags, mode)
         with os.fdopen(fd, "wb") as fp:
             fp.write(text.encode("utf-8", "surrogateescape"))
 
@@ -495,7 +496,7 @@ def create_in(parent: str) -> str:
     try:
         os.mkdir(os.path.join(directory, "bin"), 0o700)
         program = os.path.join(directory, "bin", "ssh")
-        os.close(os.open(program, os.O_WRONLY | os.O_CREAT, 0o700))
+        os.close(os.open(program, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700))
         # access(2) takes noexec into account.
         if not os.access(program, os.X_OK):
             raise OSError(0, "mounted noexec")

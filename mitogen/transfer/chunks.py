@@ -15,6 +15,7 @@ Threads: any, one at a time per object.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -53,6 +54,8 @@ CHUNK = core.FRAME_SIZE
 STALL_TIMEOUT = 300.0
 
 OPEN_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+#: PyPy does not define it. The value is Linux's.
+O_PATH = getattr(os, "O_PATH", 0o10000000)
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -259,6 +262,24 @@ def open_regular(path: Any, dir_fd: int | None = None, follow: bool = True) -> i
         os.close(fd)
         raise Error("%r is a %s, not a regular file", os.fsdecode(path), kind_of(mode))
     return fd
+
+
+def chmod_unfollowed(name: bytes, mode: int, dir_fd: int) -> None:
+    """
+    Change the mode of a file or directory, never that of a symlink's target.
+
+    :raises OSError: it is a symlink, or its mode cannot be changed
+    """
+    if os.chmod in os.supports_follow_symlinks:
+        return os.chmod(name, mode, dir_fd=dir_fd, follow_symlinks=False)
+    # As in libc: fchmodat(2) can't do it, and fchmod(2) does not accept such a descriptor.
+    fd = os.open(name, O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        if stat.S_ISLNK(os.fstat(fd).st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fsdecode(name))
+        os.chmod("/proc/self/fd/%d" % fd, mode)
+    finally:
+        os.close(fd)
 
 
 def open_below(root: str, path: str) -> int:

@@ -31,6 +31,7 @@ from mitogen.transfer.chunks import (
     Error,
     Sha256,
     check_for,
+    chmod_unfollowed,
     kind_of,
     open_regular,
     read_chunks,
@@ -247,8 +248,8 @@ class Attributes:
     def apply(self, fd: int, meta: dict[str, int], directory: bool = False) -> None:
         """Set the attributes of a descriptor. The owner comes first, as chown clears setuid."""
         if (self.uid, self.gid) != (-1, -1):
-            os.chown(fd, self.uid, self.gid)
-        os.chmod(fd, self._mode(meta, directory))
+            os.fchown(fd, self.uid, self.gid)
+        os.fchmod(fd, self._mode(meta, directory))
         if self.preserve and "mtime" in meta:
             os.utime(fd, ns=(meta["atime"], meta["mtime"]))
 
@@ -269,24 +270,49 @@ def _part_name(name: bytes) -> bytes:
     return b"." + name + b".part"
 
 
-def _remove(name: bytes, dir_fd: int) -> None:
-    """Remove a file or tree as far as possible."""
+def _open_directory(name: bytes, dir_fd: int) -> int:
     try:
-        if not stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode):
-            return os.unlink(name, dir_fd=dir_fd)
+        return os.open(name, OPEN_DIRECTORY, dir_fd=dir_fd)
+    except PermissionError:
         # A received directory may have no permissions for its owner.
-        os.chmod(name, 0o700, dir_fd=dir_fd)
-        fd = os.open(name, OPEN_DIRECTORY, dir_fd=dir_fd)
-    except OSError:
-        return
+        chmod_unfollowed(name, 0o700, dir_fd)
+        return os.open(name, OPEN_DIRECTORY, dir_fd=dir_fd)
+
+
+def _remove(name: bytes, dir_fd: int, identity: Any = None) -> None:
+    """
+    Remove a file or tree as far as possible.
+
+    The names in it may belong to another account already, which may exchange them at any moment.
+    So each directory is opened without following, and only its descriptor is used.
+
+    :param identity: see _identity(); a directory that is not this one is left alone
+    """
     try:
-        for each in os.listdir(fd):
-            _remove(os.fsencode(each), fd)
-        os.rmdir(name, dir_fd=dir_fd)
+        fd = _open_directory(name, dir_fd)
+    except OSError:
+        return _unlink(name, dir_fd)
+    try:
+        if identity in (None, _identity(fd)):
+            for each in os.listdir(fd):
+                _remove(os.fsencode(each), fd)
+            os.rmdir(name, dir_fd=dir_fd)
     except OSError:
         pass
     finally:
         os.close(fd)
+
+
+def _unlink(name: bytes, dir_fd: int) -> None:
+    try:
+        os.unlink(name, dir_fd=dir_fd)
+    except OSError:
+        pass
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino
 
 
 class _IncomingFile:
@@ -352,7 +378,7 @@ class _IncomingFile:
 
     def discard(self, keep: bool) -> None:
         if self.temporary is not None and not keep:
-            _remove(self.temporary, self.directory)
+            _unlink(self.temporary, self.directory)
 
 
 def _open_parent(path: bytes) -> int:
@@ -399,6 +425,7 @@ class Sink:
         self._names: list[bytes] = []
         self._metas: list[dict[str, int]] = []
         self._root: bytes | None = None
+        self._root_identity: tuple[int, int] | None = None
         self._incoming: _IncomingFile | None = None
         self._fd = -1
         self._file: dict[str, Any] = {}
@@ -540,6 +567,15 @@ class Sink:
         os.mkdir(name, 0o700, dir_fd=self._fds[-1])
         self._fds.append(os.open(name, OPEN_DIRECTORY, dir_fd=self._fds[-1]))
         self._metas.append(meta)
+        if len(self._fds) == 2:
+            self._check_root()
+
+    def _check_root(self) -> None:
+        """Check that the tree's root is the new directory: the parent may be another account's."""
+        if os.listdir(self._fds[1]):
+            self._root = None
+            raise Error("%r: another program exchanged the new directory", self.path)
+        self._root_identity = _identity(self._fds[1])
 
     def on_up(self) -> None:
         if len(self._fds) == 1:
@@ -582,7 +618,7 @@ class Sink:
             os.close(self._fd)
         self._incoming, self._fd = None, -1
         if self._root:
-            _remove(self._root, self._fds[0])
+            _remove(self._root, self._fds[0], self._root_identity)
             self._root = None
         while self._fds:
             os.close(self._fds.pop())

@@ -176,6 +176,18 @@ def test_silent_and_malformed_connections_are_closed(listener, own_router, monke
     assert join(listener.path, "identify") == ["True"]
 
 
+def test_the_socket_gets_its_mode_from_its_descriptor(own_router, tmp_path, monkeypatch):
+    """Its name may be another file's as soon as it exists."""
+    monkeypatch.setattr(os, "chmod", lambda *args, **kwargs: 1 // 0)
+    old = os.umask(0)
+    try:
+        listener = mitogen.unix.Listener.build_stream(own_router, str(tmp_path / "socket"))
+    finally:
+        os.umask(old)
+    assert (tmp_path / "socket").stat().st_mode & 0o777 == 0o600
+    listener.close()
+
+
 def test_another_account_is_refused(own_router, users, tmp_path_factory):
     directory = tmp_path_factory.mktemp("open")
     directory.chmod(0o777)

@@ -163,3 +163,14 @@ def test_a_hostile_child_writes_nothing_but_figures(tmp_path, capsys, monkeypatc
         "_.._good-%d.pstats" % child.context_id
     ]
     assert {path.parent for path in tmp_path.rglob("*.pstats")} == {inside}
+
+
+def test_a_link_under_the_name_of_a_file_is_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    (tmp_path / "name.pstats").symlink_to(victim)
+    collector = profiler.Collector.__new__(profiler.Collector)
+    collector.path = str(tmp_path)
+    collector._save_file("name", {})
+    assert victim.read_text() == "kept" and not (tmp_path / "name.pstats").is_symlink()
+    assert (tmp_path / "name.pstats").stat().st_mode & 0o777 == 0o600

@@ -27,11 +27,26 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["Client", "Failed"]
+__all__ = ["Client", "Failed", "make_private_directories"]
 
 
 #: Program of the broker process: uses this copy of mitogen, wherever it is.
 _MAIN = "import sys;sys.path.insert(0,%r);from mitogen.ansible.broker.server import main;main()"
+
+
+def make_private_directories(path: str) -> None:
+    """
+    Make a directory and those missing above it, all with mode 0700 whatever the umask is.
+
+    os.makedirs() applies its mode only to the last of them.
+    """
+    parent = os.path.dirname(path)
+    if parent and not os.path.isdir(parent):
+        make_private_directories(parent)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
 
 
 class Failed(core.Error):
@@ -140,9 +155,10 @@ class Client:
 
     def _lock(self, how: int) -> int | None:
         """Return a descriptor that holds the run's lock; None if another process holds it."""
-        os.makedirs(self.directory, 0o700, exist_ok=True)
+        make_private_directories(self.directory)
         self._check(os.stat(self.directory))
-        fd = os.open(os.path.join(self.directory, LOCK), os.O_RDWR | os.O_CREAT, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        fd = os.open(os.path.join(self.directory, LOCK), flags, 0o600)
         try:
             fcntl.flock(fd, how)
             return fd

@@ -114,7 +114,12 @@ def _remove(home: str, path: str) -> str:
 
 def _open(home: str, *paths: str) -> str:
     for path in paths:
-        os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | stat.S_IRWXU)
+        # An error if it is a symlink or unreadable: the shell runs the command then.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) | stat.S_IRWXU)
+        finally:
+            os.close(fd)
     return ""
 
 

@@ -28,6 +28,8 @@ from ansible import constants as C
 from ansible.module_utils.common.text.converters import to_text
 from ansible.plugins.loader import module_utils_loader
 
+from mitogen.ansible.broker.client import make_private_directories
+
 __all__ = ["build_cache"]
 
 #: Core's file names of its own modules, without an extension for debuggers.
@@ -74,7 +76,7 @@ class BuildCache:
     def _link_all(self) -> None:
         store = _store()
         names = _private(store) and os.listdir(store)
-        os.makedirs(self._run, exist_ok=True)
+        make_private_directories(self._run)
         for name in names or ():
             if NAME.match(name):
                 _copy(os.path.join(store, name), os.path.join(self._run, name))
@@ -142,7 +144,7 @@ def _make_store() -> str:
     """Create the directory, and remove those that have not been changed for MAX_AGE."""
     store = _store()
     if not os.path.isdir(store):
-        os.makedirs(store, 0o700, exist_ok=True)
+        make_private_directories(store)
         parent = os.path.dirname(store)
         for name in os.listdir(parent):
             path = os.path.join(parent, name)

@@ -351,7 +351,61 @@ def test_an_unwritable_directory_is_no_error(package, monkeypatch):
     calls = counted(monkeypatch)
     monkeypatch.setattr(os, "replace", lambda *args: exec("raise OSError(13, 'denied')"))
     preamble.core_source()
-    (package / "__pycache__" / ("core.shrunk.%d" % os.getpid())).unlink()
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     preamble.core_source()
     assert len(calls) == 2 and not list((package / "__pycache__").iterdir())
+
+
+# ---- who may write the kept copy
+
+
+@pytest.fixture
+def umask():
+    old = os.umask(0)
+    yield
+    os.umask(old)
+
+
+def test_the_kept_copy_has_the_mode_of_the_source_whatever_the_umask_is(package, umask):
+    preamble.core_source()
+    (kept,) = (package / "__pycache__").glob(preamble.SHIPPED + "*")
+    assert kept.stat().st_mode & 0o777 == (package / "core/one.py").stat().st_mode & 0o644
+
+
+@pytest.mark.parametrize("change", ["others", "group", "owner", "link", "fifo"])
+@pytest.mark.parametrize("place", ["__pycache__", "."])
+def test_a_copy_that_others_may_have_written_is_not_used(package, monkeypatch, change, place):
+    calls = counted(monkeypatch)
+    good = preamble.core_source()
+    (kept,) = (package / "__pycache__").glob(preamble.SHIPPED)
+    shipped = place == "."
+    stamp = preamble.stamp_of_contents() if shipped else kept.read_bytes().partition(b"\n")[0]
+    path = package / place / preamble.SHIPPED
+    kept.unlink()
+    path.write_bytes(stamp + b"\nbad\0bad = 1\n")
+    (package / "core/one.py").chmod(0o644)
+    path.chmod(0o644)
+    assert preamble.aligned_source() == b"bad\0bad = 1\n" and len(calls) == 1
+    if change in ("others", "group"):
+        path.chmod(0o646 if change == "others" else 0o664)
+    elif change == "owner":
+        found = os.stat(path)
+        monkeypatch.setattr(os, "geteuid", lambda: 1234567)
+        real = os.fstat
+        fields = list(found)
+        fields[4] = 7654321
+        monkeypatch.setattr(os, "fstat", lambda fd: (real(fd), os.stat_result(fields))[1])
+    else:
+        moved = path.rename(package / "moved")
+        path.symlink_to(moved) if change == "link" else os.mkfifo(path)
+    assert preamble.core_source() == good and len(calls) == 2
+
+
+def test_a_foreign_temporary_name_is_not_followed(package, monkeypatch):
+    victim = package / "victim"
+    monkeypatch.setattr(os, "urandom", lambda n: b"\0" * n)
+    (package / "__pycache__").mkdir(exist_ok=True)
+    name = "%s.%d.00000000" % (preamble.SHIPPED, os.getpid())
+    (package / "__pycache__" / name).symlink_to(victim)
+    preamble.core_source()
+    assert not victim.exists()

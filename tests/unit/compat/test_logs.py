@@ -1,5 +1,6 @@
 """logs.py: loggers and handlers that mitogen.core had in old releases."""
 
+import getpass
 import logging
 import os
 import subprocess
@@ -70,6 +71,21 @@ def test_each_process_has_a_file(pidful):
     handler.emit(record("three"))
     assert lines(path) == {os.getpid(): "one\nthree\n", pid: "two\n"}
     assert all(p.stat().st_mode & 0o777 == 0o600 for p in path.iterdir())
+
+
+@pytest.mark.parametrize("change", ["mode", "hard link", "owner"])
+def test_pidful_handler_writes_to_no_file_of_another_account(pidful, capsys, monkeypatch, change):
+    handler, path = pidful
+    file = path / os.path.basename(handler.template % (getpass.getuser(), os.getpid()))
+    file.touch(mode=0o600)
+    if change == "mode":
+        file.chmod(0o622)
+    elif change == "hard link":
+        os.link(file, path / "other")
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 1234567)
+    handler.emit(record("secret"))
+    assert file.read_text() == "" and "made by another account" in capsys.readouterr().err
 
 
 def test_pidful_handler_does_not_follow_links(pidful, capsys):

@@ -343,7 +343,7 @@ def test_errors_contain_the_whole_path(tree, where, monkeypatch):
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.undo()
-    for function, path in (("write", "g/d/f"), ("chmod", "g/d/f"), ("symlink", "g/d/l")):
+    for function, path in (("write", "g/d/f"), ("fchmod", "g/d/f"), ("symlink", "g/d/l")):
         with pytest.raises(PermissionError, match=path):
             with Sink(os.fsencode(where / "g"), Attributes()) as sink:
                 for record in (DIR, ["dir", b"d", {}]):
@@ -358,7 +358,7 @@ def test_errors_contain_the_whole_path(tree, where, monkeypatch):
             for record in (DIR, ["dir", b"d", {}]):
                 sink.feed(record)
             with monkeypatch.context() as patch:
-                patch.setattr(os, "chmod", fail)
+                patch.setattr(os, "fchmod", fail)
                 sink.feed(["up"])
     assert os.listdir(str(where)) == []
 
@@ -714,3 +714,108 @@ def test_a_file_object_receives_one_file(records):
         for record in records:
             sink.feed(record)
         sink.finish()
+
+
+# ---- names that another account exchanges
+
+
+class Exchange:
+    """Exchanges a directory for a symlink to `victim`, just before the nth system call."""
+
+    CALLS = ("stat", "open", "chmod", "chown", "listdir", "unlink", "rmdir", "scandir", "mkdir")
+
+    def __init__(self, monkeypatch, count, path, victim):
+        self.left = count
+        self.path = path
+        self.victim = victim
+        for name in self.CALLS:
+            monkeypatch.setattr(os, name, self.before(getattr(os, name)))
+
+    def before(self, call):
+        def wrapped(*args, **kwargs):
+            self.left -= 1
+            if self.left == 0 and self.path.is_dir():
+                self.path.rename(self.path.with_name("moved"))
+                self.path.symlink_to(self.victim)
+            return call(*args, **kwargs)
+
+        return wrapped
+
+
+def state_of(path):
+    return sorted((str(each), each.stat().st_mode) for each in [path, *path.rglob("*")])
+
+
+@pytest.mark.parametrize("count", range(1, 20))
+@pytest.mark.parametrize("closed", [False, True])
+def test_the_removal_of_a_tree_touches_nothing_outside(tmp_path, monkeypatch, count, closed):
+    victim = tmp_path / "victim"
+    (victim / "dir").mkdir(parents=True)
+    (victim / "dir" / "file").touch()
+    victim.chmod(0o750)
+    tree = tmp_path / "at" / "tree"
+    (tree / "dir" / "below").mkdir(parents=True)
+    (tree / "dir" / "file").touch()
+    before = state_of(victim)
+    with monkeypatch.context() as patched:
+        if closed:
+            # As for an account other than root.
+            real = os.open
+            refused = [PermissionError(13, "refused")]
+
+            def refuse(name, *args, **kwargs):
+                if name == b"dir" and refused:
+                    raise refused.pop()
+                return real(name, *args, **kwargs)
+
+            patched.setattr(os, "open", refuse)
+            # Only then may the mode be changed by anything but a descriptor.
+            patched.setattr(os, "supports_follow_symlinks", set())
+        Exchange(patched, count, tree / "dir", victim)
+        fd = os.open(str(tmp_path / "at"), os.O_RDONLY)
+        try:
+            file_records._remove(b"tree", fd)
+        finally:
+            os.close(fd)
+    assert state_of(victim) == before
+
+
+def test_a_tree_with_another_directory_under_its_name_is_left_alone(tmp_path):
+    sink = Sink(os.fsencode(tmp_path / "x"), Attributes())
+    sink.feed(["dir", b"", {}])
+    (found,) = tmp_path.iterdir()
+    found.rename(tmp_path / "moved")
+    found.mkdir()
+    (found / "kept").touch()
+    sink.close()
+    assert (found / "kept").exists()
+
+
+def test_a_root_that_is_exchanged_as_it_is_made_is_refused(tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "kept").touch()
+    mkdir = os.mkdir
+
+    def exchange(name, mode, dir_fd):
+        mkdir(name, mode, dir_fd=dir_fd)
+        os.rmdir(name, dir_fd=dir_fd)
+        other.rename(tmp_path / os.fsdecode(name))
+
+    with Sink(os.fsencode(tmp_path / "x"), Attributes()) as sink:
+        monkeypatch.setattr(os, "mkdir", exchange)
+        with pytest.raises(Error, match="another program exchanged"):
+            sink.feed(["dir", b"", {}])
+    (found,) = tmp_path.iterdir()
+    assert (found / "kept").exists()
+
+
+def test_a_temporary_name_that_became_a_directory_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    with Sink(os.fsencode(tmp_path / "x"), Attributes()) as sink:
+        sink.feed(["file", b"", {}, 0])
+        (found,) = tmp_path.iterdir()
+        found.unlink()
+        found.mkdir()
+        (found / "kept").touch()
+    assert (found / "kept").exists()

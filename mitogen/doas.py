@@ -6,7 +6,7 @@ As with sudo, standard input is a pipe and the password prompt comes on a termin
 
 from __future__ import annotations
 
-from mitogen.core import StreamError
+from mitogen.bootstrap.handshake import LoginError
 from mitogen.methods import connection
 
 TYPE_CHECKING = False
@@ -26,7 +26,7 @@ password_incorrect_msg = "doas password is incorrect"
 password_required_msg = "doas password is required"
 
 
-class PasswordError(StreamError):
+class PasswordError(LoginError):
     """doas prompted for a password, and it was missing or wrong."""
 
 

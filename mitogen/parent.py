@@ -6,6 +6,7 @@ import sys
 
 from mitogen.bootstrap.handshake import (
     EofError as EofError,
+    LoginError as LoginError,
     UnsupportedPythonError as UnsupportedPythonError,
 )
 from mitogen.calls.chain import (
@@ -71,6 +72,7 @@ __all__ = [
     "Connection",
     "Context",
     "EofError",
+    "LoginError",
     "Options",
     "Router",
     "UnsupportedPythonError",

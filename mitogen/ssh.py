@@ -14,8 +14,7 @@ import os
 import re
 
 from mitogen.bootstrap import handshake
-from mitogen.bootstrap.handshake import Rule
-from mitogen.core import StreamError
+from mitogen.bootstrap.handshake import LoginError, Rule
 from mitogen.methods import connection
 
 TYPE_CHECKING = False
@@ -42,9 +41,9 @@ hostkey_config_msg = (
     "configuration."
 )
 hostkey_failed_msg = (
-    "Host key checking is enabled, and SSH reported an unrecognized or mismatching host key. "
-    "Verify the key and add it to known_hosts, or see check_host_keys="
+    "Host key checking is enabled, and SSH reported an unrecognized or mismatching host key."
 )
+hostkey_hint = "Verify the key and add it to known_hosts, or see check_host_keys="
 
 
 asker_msg = (
@@ -61,11 +60,11 @@ _PASSWORD = re.compile(r"(\S+@\S+)'s password: *$", re.IGNORECASE)
 ACCOUNT_SHOWN, HOST_SHOWN, KEY_SHOWN = 30, 128, 100
 
 
-class PasswordError(StreamError):
+class PasswordError(LoginError):
     """A password was missing or wrong, or no key was accepted."""
 
 
-class HostKeyError(StreamError):
+class HostKeyError(LoginError):
     """The server's host key is unknown, or differs from the known one."""
 
 
@@ -163,7 +162,8 @@ class Connection(connection.Connection):
             argv += ["-p", str(options.port)]
         if options.identity_file:
             argv += ["-i", os.path.expanduser(os.fspath(options.identity_file))]
-        argv.append("-T")
+        # Not -T: a program in place of ssh may know ssh's usual options only.
+        argv += ["-o", "RequestTTY no"]
         for setting in self._settings():
             argv += ["-o", setting]
         argv += [str(arg) for arg in options.ssh_args]
@@ -214,8 +214,9 @@ class Connection(connection.Connection):
                 again=(PasswordError, password_incorrect_msg),
             ),
         ]
+        unknown_key = hostkey_failed_msg + "\n" + hostkey_hint
         errors = [
-            Rule(rb"host key verification failed", error=(HostKeyError, hostkey_failed_msg)),
+            Rule(rb"host key verification failed", error=(HostKeyError, unknown_key)),
             Rule(
                 rb"permission denied \([^\n)]*(password|keyboard-interactive)[^\n)]*\)",
                 error=(PasswordError, denied if given else password_required_msg),

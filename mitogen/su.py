@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from shlex import quote
 
-from mitogen.core import StreamError
+from mitogen.bootstrap.handshake import LoginError
 from mitogen.methods import connection
 
 TYPE_CHECKING = False
@@ -29,7 +29,7 @@ password_incorrect_msg = "su password is incorrect"
 password_required_msg = "su password is required"
 
 
-class PasswordError(StreamError):
+class PasswordError(LoginError):
     """su prompted for a password, and it was missing or wrong."""
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 
-from mitogen.bootstrap.handshake import Rule
+from mitogen.bootstrap.handshake import LoginError, Rule
 from mitogen.core import StreamError
 from mitogen.methods import connection
 
@@ -56,7 +56,7 @@ SUDO_OPTIONS = (
 )
 
 
-class PasswordError(StreamError):
+class PasswordError(LoginError):
     """sudo prompted for a password, and it was missing or wrong."""
 
 

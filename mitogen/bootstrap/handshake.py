@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EofError",
     "Handshake",
+    "LoginError",
     "Rule",
     "UnsupportedPythonError",
     "Prompt",
@@ -184,6 +185,26 @@ def guarded(argv: Sequence[str]) -> list[str]:
     """
     command = " ".join(quote(str(arg)) for arg in argv)
     return ["/bin/sh", "-c", "echo MITO:PASSED;exec " + command]
+
+
+class LoginError(StreamError):
+    """
+    A login that failed. `args` are the first line of the text, which programs compare with those of
+    the method's module (`password_required_msg`), and the rest, which is the program's output.
+    """
+
+    __module__ = "mitogen.parent"
+
+    def __init__(self, fmt: Any = None, *args: object) -> None:
+        StreamError.__init__(self, fmt, *args)
+        first, _, output = self.args[0].partition("\n")
+        self.args = (first, output) if output else (first,)
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ("%s", str(self))
 
 
 class EofError(StreamError):

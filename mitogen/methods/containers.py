@@ -31,7 +31,7 @@ from collections import namedtuple
 from shlex import quote, split
 
 from mitogen.bootstrap import handshake
-from mitogen.bootstrap.handshake import Rule, UnsupportedPythonError
+from mitogen.bootstrap.handshake import LoginError, Rule, UnsupportedPythonError
 from mitogen.core import StreamError
 from mitogen.methods import connection
 
@@ -199,7 +199,7 @@ class ContainerError(StreamError):
     """The container does not exist or is not running."""
 
 
-class PasswordError(StreamError):
+class PasswordError(LoginError):
     """A prompt has no answer, or its answer was rejected."""
 
 

@@ -6,6 +6,7 @@ programs themselves are run in tests/integration.
 """
 
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -568,3 +569,24 @@ def test_each_configuration_continues_the_same_stream():
 def test_an_interpreter_may_be_a_list():
     assert remote_command("/opt/my python", "n")[0] == "'/opt/my python'"
     assert remote_command(["sudo", "python3"], "n")[:3] == ["sudo", "python3", "-c"]
+
+
+# ---- errors
+
+
+def test_the_first_argument_of_a_login_error_is_the_text_of_its_module():
+    """Programs compare it; the program's output follows it in str()."""
+    for error in (
+        ssh.PasswordError("%s", ssh.password_incorrect_msg + "\nPermission denied"),
+        pickle.loads(pickle.dumps(ssh.PasswordError(ssh.password_incorrect_msg + "\n100%"))),
+    ):
+        assert error.args[0] == ssh.password_incorrect_msg
+        assert str(error).startswith(ssh.password_incorrect_msg + "\n")
+    assert ssh.HostKeyError("text").args == ("text",) and str(ssh.HostKeyError("text")) == "text"
+
+
+def test_an_unknown_host_key_has_a_cure():
+    handshake_ = handshake.Handshake(ssh.Connection(ssh.Options(hostname="h"), None).rules())
+    ((kind, error),) = handshake_.receive("err", b"Host key verification failed.\n")
+    assert kind == "failed" and error.args[0] == ssh.hostkey_failed_msg
+    assert ssh.hostkey_hint in str(error) and "verification failed" in str(error)

@@ -45,59 +45,89 @@ IGNORE = (
 USUAL = settings(COMPRESS, *ALIVE, BATCH, STRICT)
 
 SSH = {
-    "plain": ({}, ["ssh", "-T", *USUAL, *SSH_END]),
+    "plain": ({}, ["ssh", "-o", "RequestTTY no", *USUAL, *SSH_END]),
     "user, port": (
         {"username": "u", "port": 2222},
-        ["ssh", "-l", "u", "-p", "2222", "-T", *USUAL, *SSH_END],
+        ["ssh", "-l", "u", "-p", "2222", "-o", "RequestTTY no", *USUAL, *SSH_END],
     ),
-    "path": ({"ssh_path": pathlib.Path("/opt/ssh")}, ["/opt/ssh", "-T", *USUAL, *SSH_END]),
-    "words": ({"ssh_path": ["nice", "ssh"]}, ["nice", "ssh", "-T", *USUAL, *SSH_END]),
-    "arguments": ({"ssh_args": ["-F", "/c"]}, ["ssh", "-T", *USUAL, "-F", "/c", *SSH_END]),
-    "debug": ({"ssh_debug_level": 5}, ["ssh", "-vvv", "-T", *USUAL, *SSH_END]),
-    "debug 1": ({"ssh_debug_level": 1}, ["ssh", "-v", "-T", *USUAL, *SSH_END]),
+    "path": (
+        {"ssh_path": pathlib.Path("/opt/ssh")},
+        ["/opt/ssh", "-o", "RequestTTY no", *USUAL, *SSH_END],
+    ),
+    "words": (
+        {"ssh_path": ["nice", "ssh"]},
+        ["nice", "ssh", "-o", "RequestTTY no", *USUAL, *SSH_END],
+    ),
+    "arguments": (
+        {"ssh_args": ["-F", "/c"]},
+        ["ssh", "-o", "RequestTTY no", *USUAL, "-F", "/c", *SSH_END],
+    ),
+    "debug": ({"ssh_debug_level": 5}, ["ssh", "-vvv", "-o", "RequestTTY no", *USUAL, *SSH_END]),
+    "debug 1": ({"ssh_debug_level": 1}, ["ssh", "-v", "-o", "RequestTTY no", *USUAL, *SSH_END]),
     "key": (
         {"identity_file": pathlib.Path("~/key")},
-        ["ssh", "-i", os.path.expanduser("~/key"), "-T", *settings(ONLY), *USUAL, *SSH_END],
+        [
+            "ssh",
+            "-i",
+            os.path.expanduser("~/key"),
+            "-o",
+            "RequestTTY no",
+            *settings(ONLY),
+            *USUAL,
+            *SSH_END,
+        ],
     ),
     "key among others": (
         {"identity_file": "/key", "identities_only": False},
-        ["ssh", "-i", "/key", "-T", *USUAL, *SSH_END],
+        ["ssh", "-i", "/key", "-o", "RequestTTY no", *USUAL, *SSH_END],
     ),
     "password": (
         {"password": "x"},
-        ["ssh", "-T", *settings(ONLY, COMPRESS, *ALIVE, PASSWORD, STRICT)] + SSH_END,
+        ["ssh", "-o", "RequestTTY no", *settings(ONLY, COMPRESS, *ALIVE, PASSWORD, STRICT)]
+        + SSH_END,
     ),
     "accept": (
         {"check_host_keys": "accept"},
-        ["ssh", "-T"] + settings(COMPRESS, *ALIVE, "StrictHostKeyChecking ask") + SSH_END,
+        ["ssh", "-o", "RequestTTY no"]
+        + settings(COMPRESS, *ALIVE, "StrictHostKeyChecking ask")
+        + SSH_END,
     ),
     "ignore": (
         {"check_host_keys": "ignore"},
-        ["ssh", "-T", *settings(COMPRESS, *ALIVE, BATCH, *IGNORE), *SSH_END],
+        ["ssh", "-o", "RequestTTY no", *settings(COMPRESS, *ALIVE, BATCH, *IGNORE), *SSH_END],
     ),
-    "True of 2017": ({"check_host_keys": True}, ["ssh", "-T", *USUAL, *SSH_END]),
+    "True of 2017": ({"check_host_keys": True}, ["ssh", "-o", "RequestTTY no", *USUAL, *SSH_END]),
     "False of 2017": (
         {"check_host_keys": False},
-        ["ssh", "-T", *settings(COMPRESS, *ALIVE, BATCH, *IGNORE), *SSH_END],
+        ["ssh", "-o", "RequestTTY no", *settings(COMPRESS, *ALIVE, BATCH, *IGNORE), *SSH_END],
     ),
     "no compression": (
         {"compression": False},
-        ["ssh", "-T", *settings("Compression no", *ALIVE, BATCH, STRICT)] + SSH_END,
+        ["ssh", "-o", "RequestTTY no", *settings("Compression no", *ALIVE, BATCH, STRICT)]
+        + SSH_END,
     ),
     "no keepalive": (
         {"keepalive_enabled": False},
-        ["ssh", "-T", *settings(COMPRESS, BATCH, STRICT), *SSH_END],
+        ["ssh", "-o", "RequestTTY no", *settings(COMPRESS, BATCH, STRICT), *SSH_END],
     ),
     "keepalive": (
         {"keepalive_interval": 5, "keepalive_count": 7},
-        ["ssh", "-T"]
+        ["ssh", "-o", "RequestTTY no"]
         + settings(COMPRESS, "ServerAliveInterval 5", "ServerAliveCountMax 7")
         + settings(BATCH, STRICT)
         + SSH_END,
     ),
     "python": (
         {"python_path": "/opt/my python"},
-        ["ssh", "-T", *USUAL, *SSH_END[:4], "'/opt/my python'", *remote_command("p", NAME)[1:]],
+        [
+            "ssh",
+            "-o",
+            "RequestTTY no",
+            *USUAL,
+            *SSH_END[:4],
+            "'/opt/my python'",
+            *remote_command("p", NAME)[1:],
+        ],
     ),
 }
 

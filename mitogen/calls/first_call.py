@@ -405,6 +405,10 @@ class ImporterNames:
         requester = resources.ResourceRequester(self.router, self.router.econtext.master)
         return resources.ResourceReader(requester, fullname)
 
+    def get_data(self: Any, path: str) -> bytes:
+        data: bytes = fetch("resources").get_data(self, path)
+        return data
+
     def get_code(self: Any, fullname: str) -> Any:
         filename = ImporterNames.get_filename(self, fullname)
         return compile(self.source(fullname), filename, "exec", 0, 1)  # type: ignore[call-overload]
@@ -412,7 +416,7 @@ class ImporterNames:
 
 def find_lazy(importer: Any, name: str) -> Any:
     """Return an attribute that core.Importer does not define itself: see core/lazy.py."""
-    if name not in ("get_code", "get_filename", "get_resource_reader", "get_source", "is_package"):
+    if name[:4] != "get_" and name != "is_package" or not hasattr(ImporterNames, name):
         raise AttributeError(name)
     return getattr(ImporterNames, name).__get__(importer)
 

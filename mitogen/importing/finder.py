@@ -472,6 +472,10 @@ class ModuleFinder:
         self._modifiers[fullname] = modifier
         self._forget()
 
+    def is_overridden(self, fullname: str) -> bool:
+        """Return whether a module's source was given to add_source_override()."""
+        return fullname in self._overrides
+
     def _forget(self) -> None:
         self._modules.clear()
         self._imports.clear()

@@ -36,6 +36,8 @@ __all__ = ["ImportPolicy", "ModuleDenied", "ModuleResponder", "Worker"]
 PUSH_LIMIT = 262144
 #: Maximum number of cached segments, which are reused for other children.
 KEPT_SEGMENTS = 256
+#: Maximum bytes of cached segments.
+KEPT_BYTES = 16777216
 #: Modules in the preamble.
 ALWAYS_THERE = frozenset(["mitogen", "mitogen.core", *("mitogen.core." + n for n in PREAMBLE)])
 #: Modules of other platforms that the standard library tries to import: not worth a round trip.
@@ -54,6 +56,7 @@ CONTROLLER_ONLY = (
     "mitogen.bootstrap.renames",
     "mitogen.cli",
     "mitogen.compat.master_names",
+    "mitogen.importing.data_files",
     "mitogen.importing.scan_imports",
     "mitogen.importing.finder",
     "mitogen.importing.graph",
@@ -178,6 +181,7 @@ class ModuleResponder:
         self._lock = threading.Lock()
         self.known: dict[int, set[str]] = {}
         self._segments: dict[tuple[str, ...], Segment] = {}
+        self._kept = 0
         self.get_module_count = 0
         self.get_module_secs = 0.0
         self.minify_secs = 0.0
@@ -288,9 +292,12 @@ class ModuleResponder:
         key = tuple(names)
         found = self._segments.get(key)
         if found is None:
-            if len(self._segments) >= KEPT_SEGMENTS:
+            found = self._make_segment(key)
+            self._kept += len(found[1])
+            if len(self._segments) >= KEPT_SEGMENTS or self._kept > KEPT_BYTES:
                 self._segments.clear()
-            found = self._segments[key] = self._make_segment(key)
+                self._kept = len(found[1])
+            self._segments[key] = found
         return found
 
     def _make_segment(self, names: tuple[str, ...]) -> Segment:

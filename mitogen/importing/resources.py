@@ -5,9 +5,9 @@ A child sends its request to the master; contexts between them route it like any
 starts at Importer.get_resource_reader().
 
 Rules
-    1. A child requests a package that the import policy allows, and a file name without slashes in
-       it: a child can't make the master read arbitrary paths.
-    2. The master reads files on its worker's thread, never on the broker's.
+    1. Which files a child may read is decided in data_files.py.
+    2. The master reads files on its worker's thread, never on the broker's. It never waits for a
+       child to read an answer: see limits/turns.py.
 
 Threads: ResourceRequester and ResourceReader on any except the broker's.
 """
@@ -19,10 +19,11 @@ from io import BytesIO, TextIOWrapper
 
 from mitogen import core
 from mitogen.core import Message
+from mitogen.limits import turns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
 __all__ = ["ResourcePath", "ResourceReader", "ResourceRequester", "ResourceResponder"]
@@ -31,6 +32,8 @@ __all__ = ["ResourcePath", "ResourceReader", "ResourceRequester", "ResourceRespo
 GET_RESOURCE = 112
 #: Seconds that a child waits for a reply.
 TIMEOUT = 120.0
+#: Requests of one stream that may wait.
+MAX_WAITING = 1000
 
 
 class ResourceRequester:
@@ -45,20 +48,51 @@ class ResourceRequester:
         self.router = router
         self.context = context
 
-    def get(self, fullname: str, resource: str | None) -> Any:
+    def get(self, fullname: str, resource: str) -> bytes:
         """
-        Return a data file's bytes; if `resource` is None, the names of all data files.
+        Return a data file's bytes.
 
         :param fullname: full name of the package
-        :param resource: name of the file in it
+        :param resource: path of the file below the package's directory, with slashes
         :raises FileNotFoundError: the file does not exist, or the master does not serve it
         """
-        data = core.encode([fullname, resource])
-        msg = Message(handle=GET_RESOURCE, data=data)
-        found = self.context.send_await(msg, TIMEOUT)
+        found: bytes | None = self._ask([fullname, resource])
         if found is None:
             raise FileNotFoundError(2, "No such resource in package %s" % fullname, resource)
         return found
+
+    def names(self, fullname: str, path: str = "") -> dict[str, bool] | None:
+        """
+        Return each name in a directory and whether it is a directory; None if there is none.
+
+        :param path: path below the package's directory, with slashes
+        """
+        found = self._ask([fullname, path, True])
+        return None if found is None else dict(found)
+
+    def _ask(self, request: list[Any]) -> Any:
+        msg = Message(handle=GET_RESOURCE, data=core.encode(request))
+        return self.context.send_await(msg, TIMEOUT)
+
+
+def get_data(importer: Any, path: str) -> bytes:
+    """
+    Child: return the bytes of a data file, for pkgutil.get_data().
+
+    :param importer: the child's importer
+    :param path: path that begins with the directory of a package's `__file__`
+    :raises FileNotFoundError: the file does not exist, or the master does not serve it
+    """
+    requester = ResourceRequester(importer.router, importer.router.econtext.master)
+    packages = [
+        (os.path.dirname("master:" + entry.path) + "/", fullname)
+        for fullname, entry in list(importer.modules.items())
+        if entry.path and entry.submodules is not None and entry.size is not None
+    ]
+    found = max((each for each in packages if path.startswith(each[0])), default=None)
+    if found is None:
+        raise FileNotFoundError(2, "Not a file of a package", path)
+    return requester.get(found[1], path[len(found[0]) :])
 
 
 class ResourceReader:
@@ -87,12 +121,11 @@ class ResourceReader:
 
     def is_resource(self, name: str) -> bool:
         """Return whether a data file of that name exists."""
-        return name in self.requester.get(self.fullname, None)
+        return (self.requester.names(self.fullname) or {}).get(name) is False
 
     def contents(self) -> Iterator[str]:
-        """Return the names of the data files."""
-        names: list[str] = self.requester.get(self.fullname, None)
-        return iter(names)
+        """Return the names of the data files and of the directories."""
+        return iter(self.requester.names(self.fullname) or {})
 
 
 class ResourcePath:
@@ -115,19 +148,21 @@ class ResourcePath:
         """Last part of the path; for the package, the last part of its name."""
         return self._parts[-1] if self._parts else self._reader.fullname.rpartition(".")[2]
 
+    def _names(self, parts: tuple[str, ...]) -> dict[str, bool] | None:
+        return self._reader.requester.names(self._reader.fullname, "/".join(parts))
+
     def is_dir(self) -> bool:
-        """Return whether this is the package itself."""
-        return not self._parts
+        """Return whether this is a directory; the package itself is one."""
+        return not self._parts or (self._names(self._parts[:-1]) or {}).get(self.name) is True
 
     def is_file(self) -> bool:
         """Return whether this data file exists."""
-        return len(self._parts) == 1 and self._reader.is_resource(self.name)
+        return bool(self._parts) and (self._names(self._parts[:-1]) or {}).get(self.name) is False
 
     def iterdir(self) -> Iterator[ResourcePath]:
-        """Yield the package's data files; nothing for a file."""
-        if not self._parts:
-            for name in self._reader.contents():
-                yield self.joinpath(name)
+        """Yield the files and directories in this one; nothing for a file."""
+        for name in self._names(self._parts) or ():
+            yield self.joinpath(name)
 
     def joinpath(self, *names: Any) -> ResourcePath:
         """Return the path with `names` appended, each of which may contain slashes."""
@@ -159,39 +194,31 @@ class ResourceResponder:
     Master: server of data files.
 
     :param router: the master's router, whose `responder` holds the import policy
+    :param files: the data files that a child may read
     """
 
-    def __init__(self, router: Any) -> None:
+    def __init__(self, router: Any, files: Any) -> None:
         self._router = router
+        self._files = files
+        self._turns = turns.Turns(router.worker.put, 1, MAX_WAITING)
         router.add_handler(self._on_get_resource, GET_RESOURCE)
 
     def _on_get_resource(self, msg: Message) -> None:
         if not msg.is_dead:
-            self._router.worker.put(self._answer, msg)
+            stream = self._router.routes.get(msg.src_id)
+            if not self._turns.add(stream, self._answer, msg):
+                self._router.drop(msg, "too many of its requests for data files wait")
 
-    def _answer(self, msg: Message) -> None:
+    def _answer(self, msg: Message, release: Callable[[], object]) -> None:
         try:
-            fullname, resource = core.decode(msg.data)
-            found = self._find(fullname, resource)
+            found = self._find(*core.decode(msg.data))
         except Exception:
             # A child can't distinguish a refused or failed request from a missing file.
             found = None
-        msg.reply(found)
+        turns.reply(self._router, msg, found, release)
 
-    def _find(self, fullname: str, resource: str | None) -> Any:
-        responder = self._router.responder
-        module = responder.finder.find(fullname)
-        if responder.policy.denied(fullname) or not module.is_pkg or module.path is None:
-            return None
-        directory = module.path if module.is_namespace else os.path.dirname(module.path)
-        if resource is None:
-            return sorted(n for n in os.listdir(directory) if _is_data(directory, n))
-        if os.path.basename(resource) != resource or not _is_data(directory, resource):
-            return None
-        with open(os.path.join(directory, resource), "rb") as fp:
-            return fp.read()
-
-
-def _is_data(directory: str, name: str) -> bool:
-    # A package's modules are resources too, as importlib counts them.
-    return name not in ("", ".", "..") and os.path.isfile(os.path.join(directory, name))
+    def _find(self, fullname: str, path: str, as_names: bool = False) -> Any:
+        if as_names:
+            return self._files.names(fullname, path)
+        # An answer has a few bytes more than the file.
+        return self._files.read(fullname, path, self._router.max_message_size - 16)

@@ -34,7 +34,7 @@ from mitogen.programs.endpoints import Buffer, Discard, Feed, open_reader, open_
 from mitogen.programs.grants import request
 from mitogen.programs.output import Capture
 from mitogen.programs.pipes import ReceivingEnd, SendingEnd
-from mitogen.programs.server import Refused
+from mitogen.programs.server import MAX_CONTROL, Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -416,6 +416,8 @@ class Popen:
             raise OSError(*answer[1:])
         if answer[0] == "refused":
             raise Refused("%s", answer[1])
+        if len(self._answer.data) > MAX_CONTROL:
+            raise core.StreamError("%s: the answer to the start of a program is too long", self)
         self.pid = answer[1]
 
     # -- the broker's thread
@@ -423,7 +425,9 @@ class Popen:
     def _on_opened(self, msg: Message) -> None:
         self._answer = msg
         try:
-            answer = None if msg.is_dead else msg.unpickle()
+            # Longer answers are errors, which only the caller decodes.
+            short = not msg.is_dead and len(msg.data) <= MAX_CONTROL
+            answer = msg.unpickle() if short else None
         except core.Error:
             answer = None
         if answer and answer[0] == "started":
@@ -447,7 +451,7 @@ class Popen:
                 # The broker is ending: buffered output cannot be written any more.
                 for end in self._outs:
                     end.close(True)
-        else:
+        elif len(msg.data) <= MAX_CONTROL:
             fields = core.decode(msg.data)
             if fields[0] == "exit":
                 self.core_dumped = bool(fields[3])

@@ -26,6 +26,8 @@ import _thread
 from mitogen import core
 from mitogen.calls.chain import CallChain
 from mitogen.core import Message
+from mitogen.limits import turns
+from mitogen.limits.guard import guarded
 from mitogen.programs import server
 from mitogen.programs.server import Refused
 
@@ -43,6 +45,10 @@ __all__ = ["START_PROGRAM", "Grant", "allow", "grant_for_call", "request", "set_
 
 #: Handle that accepts [target's id, spec, mailboxes] from a descendant.
 START_PROGRAM = 118
+#: Requests of one stream that are handled at once, each on a thread of its own, and that may wait.
+MAX_AT_ONCE, MAX_WAITING = 4, 100
+#: Bytes of a request: a program's arguments and environment may take two megabytes.
+MAX_REQUEST = 4194304
 
 
 def request(
@@ -174,6 +180,7 @@ class Grants:
         self.policy: Policy | None = None
         self._lock = _thread.allocate_lock()
         self._grants: list[Grant] = []
+        self._turns = turns.Turns(self._start_thread, MAX_AT_ONCE, MAX_WAITING)
         router.add_handler(self._on_request, START_PROGRAM, True, None, None, True)
 
     def add(self, grant: Grant) -> Grant:
@@ -199,27 +206,51 @@ class Grants:
                 for g in self._grants
             )
 
-    def _on_request(self, msg: Message) -> None:
-        target_id, spec, handles = core.decode(msg.data)
-        _thread.start_new_thread(self._answer_request, (msg, target_id, spec, handles))
+    def _start_thread(self, func: Callable[..., object], *args: Any) -> None:
+        name = "a program for another context"
+        _thread.start_new_thread(guarded, (self.router.log, name, func, *args))
 
-    def _answer_request(
-        self, msg: Message, target_id: int, spec: dict[str, Any], handles: list[int]
-    ) -> None:
+    def _on_request(self, msg: Message) -> None:
+        if msg.is_dead:
+            return
+        stream = self.router.routes.get(msg.src_id)
+        if not self._may_be_granted(msg.src_id):
+            why = "not granted"
+        elif len(msg.data) > MAX_REQUEST:
+            why = "a request of more than %d bytes" % MAX_REQUEST
+        elif not self._turns.add(stream, self._answer_request, msg):
+            why = "too many requests wait"
+        else:
+            return
+        # Not even this is for a child that does not read its answers.
+        if stream is None or stream.queued < core.HIGH_WATER:
+            self.router.bounce(msg, why)
+
+    def _may_be_granted(self, source_id: int) -> bool:
+        with self._lock:
+            return bool(self.policy) or any(g.source_id == source_id for g in self._grants)
+
+    def _answer_request(self, msg: Message, release: Callable[[], object]) -> None:
         """Answer a request. Runs on its own thread, as a policy may block."""
+
+        def reply(value: Any) -> None:
+            turns.reply(self.router, msg, value, release)
+
         try:
+            target_id, spec, handles = core.decode(msg.data)
             if not self._is_allowed(msg.src_id, target_id, spec):
-                return msg.reply(Message.dead("not granted"))
+                return reply(Message.dead("not granted"))
             if self.router.unidirectional and target_id != self.router.context_id:
                 raise Refused("contexts of a unidirectional tree cannot run programs in each other")
             target = self.router.context_by_id(target_id)
             # The spec is passed on unchanged: it may contain fields that only the target knows.
-            request(target, spec, handles, lambda answer: _forward_answer(msg, answer), msg.src_id)
+            request(target, spec, handles, lambda answer: reply(_answer_like(answer)), msg.src_id)
         except Refused as e:
-            msg.reply(("refused", str(e)))
-        except Exception as e:
+            reply(("refused", str(e)))
+        except BaseException as e:
+            # A policy may raise anything.
             error: CallError = core.CallError(e)
-            msg.reply(error)
+            reply(error)
 
     def _is_allowed(self, source_id: int, target_id: int, spec: dict[str, Any]) -> bool:
         router = self.router
@@ -232,11 +263,10 @@ class Grants:
         return bool(self.policy and self.policy(source, target, spec))
 
 
-def _forward_answer(request_msg: Message, answer: Message) -> None:
+def _answer_like(answer: Message) -> Message:
     if answer.is_dead:
-        request_msg.reply(Message.dead(answer.data.decode("utf-8", "replace")))
-    else:
-        request_msg.reply(Message(data=answer.data, flags=answer.flags))
+        return Message.dead(answer.data.decode("utf-8", "replace"))
+    return Message(data=answer.data, flags=answer.flags)
 
 
 def grants_of(router: Any) -> Grants:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     Spec = dict[str, Any]
     Word = Union[str, bytes]
 
-__all__ = ["GRACE", "Guard", "Refused", "Started", "start", "start_on_pipes"]
+__all__ = ["GRACE", "MAX_CONTROL", "Guard", "Refused", "Started", "start", "start_on_pipes"]
 
 LAZY.update(sftp="sftp.server", tty_modes="programs.tty_modes")
 
@@ -57,6 +57,10 @@ CUSTOM_GRACE_PAUSE = 0.5
 END_SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGKILL)
 #: Largest window that a caller may request, in bytes.
 MAX_WINDOW = 16 * 1048576
+#: Programs that one stream's contexts may have running here at once; ancestors have no limit.
+MAX_PROGRAMS = 256
+#: Bytes of a message that controls a program, such as a signal's name.
+MAX_CONTROL = 4096
 #: Usual paths of OpenSSH's SFTP server.
 SFTP_SERVERS = (
     "/usr/lib/openssh/sftp-server",
@@ -510,7 +514,7 @@ class Program:
     def _on_control(self, msg: Message) -> None:
         if msg.reply_to == IS_DEAD:
             self.close()
-        else:
+        elif len(msg.data) <= MAX_CONTROL:
             fields = core.decode(msg.data)
             CONTROLS[fields[0]](self, *fields[1:])
 
@@ -719,7 +723,15 @@ def start(spec: Spec, peer_id: int, handles: list[int], router: Any = None) -> A
     if not 1 <= spec["window"] <= MAX_WINDOW:
         raise ValueError("window must be 1 to %d bytes, not %r" % (MAX_WINDOW, spec["window"]))
     peer = router.context_by_id(peer_id)
-    guard_of(router).start()
+    guard = guard_of(router)
+    if peer_id != router.context_id and peer_id not in router.node.parent_ids:
+        stream = router.routes.get(peer_id)
+        running = [
+            p for p in list(guard.programs) if router.routes.get(p.peer.context_id) is stream
+        ]
+        if len(running) >= MAX_PROGRAMS:
+            return "refused", "%d programs run for context %d and its kin" % (MAX_PROGRAMS, peer_id)
+    guard.start()
     try:
         program = Program(router, peer, handles, spec)
     except Refused as e:

@@ -10,6 +10,8 @@ Rules
     1. Service code never runs on the broker thread, only on a Pool's threads.
     2. A pool that ends answers queued calls with an error.
     3. Only an ancestor's call can cause an import.
+    5. No thread of a pool waits for a caller to read its answer. Calls that arrive on one stream
+       take turns with those of others: see limits/turns.py.
     4. `threading` is not imported here: a Pool may be started by any thread of a child, and the
        first thread to import that module is taken for the main thread.
 
@@ -25,6 +27,8 @@ import sys
 from mitogen import core
 from mitogen.core import CALL_FUNCTION, CALL_SERVICE, ERROR, CallError, Message
 from mitogen.core.mailbox import Latch, LatchError, Receiver
+from mitogen.limits import turns
+from mitogen.limits.guard import report
 from mitogen.select import Error as SelectError
 from mitogen.services.base import (
     AllowAny,
@@ -75,6 +79,9 @@ __all__ = [
 DEFAULT_SIZE = 2
 #: Seconds that a child's first service call waits for the main thread, if that is idle.
 IMPORT_WAIT = 1.0
+
+#: Calls of one stream that may wait: as many as one context's window allows.
+MAX_WAITING = core.WINDOW // core.MESSAGE_COST
 
 #: The pool last returned by get_or_create_pool(), with the process it belongs to: (pid, Pool).
 _latest: dict[str, tuple[int, Pool]] = {}
@@ -148,6 +155,27 @@ class _CallReceiver(Receiver):
         super().close()
 
 
+class _Pending:
+    """A counter of what a call still has to do: return, and send its answers."""
+
+    def __init__(self, release: Callable[[], object]) -> None:
+        self._release = release
+        self._lock = _thread.allocate_lock()
+        self._count = 1
+
+    def hold(self) -> Callable[[], None]:
+        with self._lock:
+            self._count += 1
+        return self.drop
+
+    def drop(self) -> None:
+        with self._lock:
+            self._count -= 1
+            over = not self._count
+        if over:
+            self._release()
+
+
 class Pool:
     """
     A set of threads that serve calls of services.
@@ -186,6 +214,7 @@ class Pool:
         # Reentrant: a service's constructor may look up another service.
         self._activating = _thread.RLock()
         self._latch = Latch()
+        self._turns = turns.Turns(self._put_call, size, MAX_WAITING)
         self._invokers: dict[str, Invoker] = {}
         self._idents: set[int] = set()
         self._running = size
@@ -263,7 +292,7 @@ class Pool:
             msg = recv.get(block=False, throw_dead=False)
         except (core.TimeoutError, core.ChannelError):
             return
-        self._handle(msg)
+        self._serve(msg, bool)
 
     def _put(self, job: Any) -> bool:
         """Any thread: queue a Message or a function; return False if the pool has ended."""
@@ -273,13 +302,20 @@ class Pool:
             self._latch.put(job)
             return True
 
-    def _enqueue(self, msg: Message) -> None:
-        if not self._put(msg):
-            self._refuse(msg)
+    def _put_call(self, func: Callable[..., object], *args: Any) -> None:
+        if not self._put(lambda: func(*args)):
+            # The pool has ended: refuse the call on this thread.
+            func(*args)
 
-    def _refuse(self, msg: Message) -> None:
+    def _enqueue(self, msg: Message) -> None:
+        me = self.router.context_id
+        stream = None if msg.src_id == me else self.router.routes.get(msg.src_id)
+        if not self._turns.add(stream, self._serve, msg):
+            self._refuse(msg, "too many calls of services wait: %d" % MAX_WAITING)
+
+    def _refuse(self, msg: Message, text: str = "") -> None:
         self.router.consumed(msg)
-        text = self.closed_msg % (self.router.node.context_id,)
+        text = text or self.closed_msg % (self.router.node.context_id,)
         reply = Message(data=core.encode(CallError(text)), dst_id=msg.src_id, handle=msg.reply_to)
         if msg.reply_to and not msg.is_dead:
             # This may run on the broker's thread, which must not sleep.
@@ -306,16 +342,28 @@ class Pool:
 
     def _do(self, job: Any) -> None:
         try:
-            if not isinstance(job, Message):
-                job()
-            elif self.closed:
-                self._refuse(job)
-            else:
-                self.router.consumed(job)
-                self._handle(job)
+            job()
         except BaseException as error:
             # An error in a service must not end the thread.
-            self.router.log(ERROR, "service pool: %s", CallError(error))
+            report(self.router.log, "service pool", error)
+
+    def _serve(self, msg: Message, release: Callable[[], object]) -> None:
+        """Handle a call. The stream's next one may begin once the answer has left."""
+        if self.closed:
+            self._refuse(msg)
+            return release()  # type: ignore[return-value]
+        self.router.consumed(msg)
+        owner = _Pending(release)
+
+        def reply(value: Any, router: Any = None, **kwargs: Any) -> None:
+            turns.reply(self.router, msg, value, owner.hold(), **kwargs)
+
+        # Services answer by themselves too, on any thread.
+        msg.__dict__["reply"] = reply
+        try:
+            self._handle(msg)
+        finally:
+            owner.drop()
 
     def _handle(self, msg: Message) -> None:
         if msg.is_dead:
@@ -420,6 +468,8 @@ class Pool:
             if self._receiver is not None:
                 self._receiver.notify = None
                 self._receiver.close()
+            for _, (msg,) in self._turns.drain():
+                self._refuse(msg)
         if join:
             self.join()
 

@@ -18,7 +18,6 @@ from mitogen.bootstrap import handshake
 from mitogen.core import (
     DEL_ROUTE,
     GET_MODULE,
-    LOAD_MODULE,
     PING,
     RAW,
     SHUTDOWN,
@@ -37,7 +36,7 @@ from mitogen.tree.message_handles import (
     DETACHING,
     FORWARD_MODULE,
 )
-from mitogen.tree.relayed_modules import RelayedModules
+from mitogen.tree.relayed_modules import ModuleRequests, RelayedModules
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,6 +110,7 @@ class Branch:
         #: Streams to processes started by this context, from their start until they are reaped.
         self.processes: set[Any] = set()
         self.streams: set[Any] = set()
+        self.module_requests: dict[Any, ModuleRequests] = {}
         #: Number of blocks of ids that each child has requested.
         self.requests: dict[int, int] = {}
         add = router.add_handler
@@ -310,19 +310,16 @@ class Branch:
     # -- modules
 
     def _on_get_module(self, msg: Message) -> None:
-        fullname = msg.data.decode("utf-8", "replace")
         stream = self.router.routes.streams.get(msg.src_id)
         if stream:
-            sent = stream.sent_modules
-            self.modules.fetch(fullname, lambda segment: self._send_segment(stream, segment), sent)
+            self._requests_of(stream).add(msg.data.decode("utf-8", "replace"))
 
-    def _send_segment(self, stream: ChildStream, segment: Segment) -> None:
-        if stream.closed:
-            return
-        stream.sent_modules.update(entry[0] for entry in segment[0] if entry[1] is not None)
-        self.router.route(
-            Message(dst_id=stream.remote_id, handle=LOAD_MODULE, data=core.encode(segment)), False
-        )
+    def _requests_of(self, stream: Any) -> ModuleRequests:
+        found = self.module_requests.get(stream)
+        if found is None:
+            found = self.module_requests[stream] = ModuleRequests(self.router, stream, self.modules)
+            listen(stream, "disconnect", lambda: self.module_requests.pop(stream, None))
+        return found
 
     def send_now(
         self,
@@ -346,7 +343,7 @@ class Branch:
         """Queue modules for a context: send the next hop the missing ones, then the request to
         forward them."""
         for segment in segments:
-            self._send_segment(stream, segment)
+            self._requests_of(stream).send(segment)
         if stream.remote_id != target and fullnames:
             data = core.encode([target, fullnames])
             msg = Message(dst_id=stream.remote_id, handle=FORWARD_MODULE, data=data)

@@ -12,6 +12,7 @@ import sys
 from mitogen import core
 from mitogen.calls.chain import CallChain
 from mitogen.core import CallError, Kwargs, Message, takes_router
+from mitogen.limits.display import shown_name
 from mitogen.methods.registry import METHODS
 from mitogen.tree.branch import defer_sync, shutdown_now
 from mitogen.tree.connecting import Attempt
@@ -96,7 +97,7 @@ class ProxyConnecting(Attempt):
         except CallError as e:
             raise _local_error(e) from e
         context: Context = self.router.context_by_id(self.context_id)
-        context.name = "%s.%s" % (self.via.name, name)
+        context.name = shown_name("%s.%s" % (self.via.name, name))
         context.via = self.via
         return context
 

@@ -1,12 +1,17 @@
 """
-Modules for the children of a context with a parent, taken from or fetched by its own importer.
+Modules for the children of a context: their requests, and where a context with a parent takes the
+modules from, which is its own importer.
 
 Threads: the broker thread, unless a docstring names another.
 """
 
 from __future__ import annotations
 
+from collections import deque
+
+from mitogen import core
 from mitogen.calls.first_call import FIRST_CALL
+from mitogen.limits.turns import send
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +20,71 @@ if TYPE_CHECKING:
 
     from mitogen.core import Context, Segment
 
-__all__ = ["RelayedModules"]
+__all__ = ["ModuleRequests", "RelayedModules"]
+
+#: Modules that a child may request, those for its descendants included.
+MAX_REQUESTS = 20000
+#: Characters and dots of a module's name.
+MAX_NAME, MAX_DOTS = 512, 32
+
+
+class ModuleRequests:
+    """
+    The requests for modules that arrive on one stream.
+
+    One is served at a time, and the next once the answer has left. None is served twice: the
+    module is on its way, or the child has been told that there is none.
+    """
+
+    def __init__(self, router: Any, stream: Any, modules: Any) -> None:
+        self.router = router
+        self.stream = stream
+        self.modules = modules
+        self.known: set[str] = set()
+        self.queue: deque[str] = deque()
+        self.busy = False
+
+    def add(self, fullname: str) -> None:
+        """Broker thread: serve a request, later unless there is no other."""
+        if fullname in self.known or fullname in self.stream.sent_modules:
+            return
+        odd = len(fullname) > MAX_NAME or fullname.count(".") > MAX_DOTS
+        if odd or not fullname.isprintable() or len(self.known) >= MAX_REQUESTS:
+            return self._refuse(fullname)
+        self.known.add(fullname)
+        self.queue.append(fullname)
+        self._next()
+
+    def _refuse(self, fullname: str) -> None:
+        if self.stream.queued < core.HIGH_WATER and len(fullname) <= core.FRAME_SIZE:
+            reason = "not a name of a module, or too many modules were requested"
+            self._send([[[fullname, None, None, reason]], b"", []], bool)
+
+    def _next(self) -> None:
+        while self.queue and not self.busy and not self.stream.closed:
+            fullname = self.queue.popleft()
+            if fullname not in self.stream.sent_modules:
+                self.busy = True
+                self.modules.fetch(fullname, self._answer, self.stream.sent_modules)
+
+    def _answer(self, segment: Segment) -> None:
+        self.send(segment, lambda: self.router.broker.defer(self._done))
+
+    def _done(self) -> None:
+        self.busy = False
+        self._next()
+
+    def send(self, segment: Segment, sent: Callable[[], object] = bool) -> None:
+        """Broker thread: send a segment, and call `sent()` once it has left."""
+        if not self.stream.closed:
+            names = [entry[0] for entry in segment[0] if entry[1] is not None]
+            self.stream.sent_modules.update(names)
+            self._send(segment, sent)
+
+    def _send(self, segment: Segment, sent: Callable[[], object]) -> None:
+        msg = core.Message(dst_id=self.stream.remote_id, handle=core.LOAD_MODULE)
+        msg.data = core.encode(segment)
+        send(self.router, msg, sent)
 
 
 class RelayedModules:

@@ -98,6 +98,32 @@ def use_files():
     }
 
 
+def read_below():
+    """Return what is read below a directory of `resource_pkg` that is not a package."""
+    import pkgutil
+
+    import resource_pkg
+
+    def error(path):
+        try:
+            return pkgutil.get_data("resource_pkg", path)
+        except OSError as e:
+            return type(e).__name__
+
+    reader = resource_pkg.__loader__.get_resource_reader("resource_pkg")
+    top = reader.files()
+    plain = top / "plain"
+    two = top.joinpath("plain/deeper", "two.txt")
+    return {
+        "data": reader.open_resource("plain/deeper/two.txt").read(),
+        "get_data": pkgutil.get_data("resource_pkg", "plain/deeper/two.txt"),
+        "bad": [error("plain/missing"), error("../secret.txt")],
+        "text": two.read_text("utf-8"),
+        "names": sorted(each.name for each in plain.iterdir()),
+        "kinds": [[each.is_dir(), each.is_file()] for each in (plain, two, plain / "missing")],
+    }
+
+
 def ask(fullname, resource):
     """Return the content that the loader's reader opens, or the text of its error."""
     import resource_pkg

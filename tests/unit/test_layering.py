@@ -61,9 +61,9 @@ ROOMS = {
     "methods": {"core", "bootstrap"},
     "tree": {"core", "limits", "calls", "bootstrap", "methods"},
     "importing": {"core", "limits", "calls", "bootstrap"},
-    "programs": {"core", "calls", "bootstrap"},
+    "programs": {"core", "limits", "calls", "bootstrap"},
     "transfer": {"core", "calls"},
-    "services": {"core", "transfer"},
+    "services": {"core", "limits", "transfer"},
     "terminal": {"core", "bootstrap", "programs"},
     "fakessh": {"core", "methods", "programs", "terminal"},
     "compat": {"core", "bootstrap", "tree", "importing"},
@@ -92,7 +92,7 @@ CONTROLLER_ONLY = {
     *("aio", "cli", "imports", "master", "minify"),
     *("bootstrap.minify", "bootstrap.preamble", "bootstrap.renames"),
     *("importing.scan_imports", "importing.finder", "importing.graph", "importing.paths"),
-    *("importing.module_server", "compat.master_names"),
+    *("importing.module_server", "importing.data_files", "compat.master_names"),
 }
 
 FILE_LIMIT, FUNCTION_LIMIT = 600, 60  # code lines

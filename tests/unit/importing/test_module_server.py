@@ -341,6 +341,14 @@ def test_neutralize_main(server):
     assert server.neutralize_main("a.py", text) == "def f():\n    pass\n"
 
 
+def test_kept_segments_are_bounded(server, files, monkeypatch):
+    size = len(server.segment(["prog_a"])[1])
+    monkeypatch.setattr(module_server, "KEPT_BYTES", 3 * size)
+    for name in ("prog_later", "prog_c", "prog_pkg", "prog_pkg.inner", "prog_pkg.other"):
+        server.segment([name])
+        assert sum(len(segment[1]) for segment in server._segments.values()) <= 3 * size
+
+
 # ---- the worker
 
 
@@ -381,3 +389,34 @@ def test_children_get_no_controller_only_modules():
 
     wanted = {"mitogen." + name for name in test_layering.CONTROLLER_ONLY}
     assert wanted == set(module_server.CONTROLLER_ONLY)
+
+
+def test_a_worker_outlives_jobs_that_raise_anything():
+    errors, done = [], threading.Event()
+    worker = Worker(lambda level, fmt, *args: errors.append(fmt % args))
+
+    def raise_it(error):
+        raise error
+
+    kinds = (ValueError("a"), SystemExit(3), KeyboardInterrupt("b"), GeneratorExit())
+    for error in kinds:
+        worker.put(raise_it, error)
+    worker.put(done.set)
+    assert done.wait(5) and len(errors) == len(kinds)
+    worker.stop()
+    worker.join()
+
+
+def test_a_worker_outlives_its_log(capsys):
+    done = threading.Event()
+
+    def log(*_):
+        raise SystemExit
+
+    worker = Worker(log)
+    worker.put(lambda: 1 / 0)
+    worker.put(done.set)
+    assert done.wait(5)
+    worker.stop()
+    worker.join()
+    assert "ZeroDivisionError" in capsys.readouterr().err

@@ -21,6 +21,10 @@ def package(tmp_path_factory):
     (path / "text.txt").write_text("caf\u00e9\n", encoding="utf-8")
     (path / "empty").write_bytes(b"")
     (path / "inner" / "__init__.py").write_text("")
+    (path / "plain" / "deeper").mkdir(parents=True)
+    (path / "plain" / "one.txt").write_text("one")
+    (path / "plain" / "deeper" / "two.txt").write_text("two")
+    (path / ".hidden").write_text("hidden")
     (path / "inner" / "deep.txt").write_text("deep")
     (root / "secret.txt").write_text("not a package's")
     os.symlink(str(root / "secret.txt"), str(path / "link.txt"))
@@ -60,7 +64,7 @@ def test_files(child):
         "kinds": [[True, False], [False, True], [False, False]],
         "missing": ["FileNotFoundError"] * 3,
         "modes": ["ValueError"],
-        "names": ["__init__.py", "data.bin", "empty", "link.txt", "module.py", "text.txt"],
+        "names": ["__init__.py", "data.bin", "empty", "inner", "module.py", "plain", "text.txt"],
         "below a file": [],
     }
 
@@ -70,7 +74,9 @@ def test_files(child):
     [
         ("resource_pkg", "missing"),
         ("resource_pkg", "../secret.txt"),
-        ("resource_pkg", "inner/deep.txt"),
+        ("resource_pkg", "link.txt"),
+        ("resource_pkg", "inner/../text.txt"),
+        ("resource_pkg", "inner//deep.txt"),
         ("resource_pkg", "/etc/passwd"),
         ("resource_pkg", ".."),
         ("resource_pkg", "inner"),
@@ -94,6 +100,17 @@ def world(package):
 
 def test_an_empty_file_through_another_context(world):
     assert world.call(api_probe.ask, "resource_pkg", "empty") == b""
+
+
+def test_files_below_a_directory_of_a_package(world):
+    assert world.call(api_probe.read_below) == {
+        "data": b"two",
+        "get_data": b"two",
+        "bad": ["FileNotFoundError", "FileNotFoundError"],
+        "text": "two",
+        "names": ["deeper", "one.txt"],
+        "kinds": [[True, False], [False, True], [False, False]],
+    }
 
 
 def test_a_resource_has_no_path(world):

@@ -337,3 +337,21 @@ def test_a_reaped_program_gets_no_signals(net, monkeypatch):
     fake.program.close()
     net.advance(100)
     assert not fake.signals
+
+
+def test_programs_of_one_stream_are_bounded(net, monkeypatch):
+    fake = FakeProgram(net, monkeypatch)
+    below = net.node(2, fake.child)
+    net.pump()
+    monkeypatch.setattr(programs, "MAX_PROGRAMS", 2)
+    router = fake.child.router
+    spec = {"kind": "argv", "args": ["x"], "window": 100}
+
+    def start(peer):
+        found = programs.start(spec, peer, [1 << 31, 1, 2, 3], router=router)
+        net.pump()
+        return found[0]
+
+    assert [start(below.id) for _ in range(4)] == ["started", "started", "refused", "refused"]
+    # Ancestors have no limit.
+    assert [start(0) for _ in range(4)] == ["started"] * 4

@@ -391,7 +391,7 @@ def test_stop_answers_queued_calls(node, make):
     blocked = send(node, Echo.name(), "block")
     assert echo.entered.acquire(timeout=SOON)
     waiting = [send(node, Echo.name(), "echo", {"value": 1}) for _ in range(3)]
-    node.wait_for(lambda: pool._latch.size() == 3)
+    node.wait_for(lambda: pool._turns.size(node.master.routes.get(1)) == 3)
     pool.stop(join=False)
     assert not echo.ended.is_set()
     echo.go.set()

@@ -16,8 +16,7 @@ import _thread
 from collections import deque
 
 from mitogen import core
-from mitogen.core import HIGH_WATER, LONG_SIZE, Message
-from mitogen.core.lazy import fetch
+from mitogen.core import HIGH_WATER, Message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -117,18 +116,6 @@ class Turns:
         self._start(stream)
 
 
-class _Sent(core.Ticket):
-    """The ticket of a long message, with a callback for when it has left or is given up."""
-
-    def __init__(self, msg: Message, func: Action) -> None:
-        core.Ticket.__init__(self, msg, None)
-        self.func = func
-
-    def done(self, error: str | None = None) -> None:
-        core.Ticket.done(self, error)
-        self.func()
-
-
 def when_room(stream: Any, func: Action) -> None:
     """Call `func()` once little is queued on `stream`: now, or on the broker thread."""
     if stream is not None and stream.queued * 2 >= HIGH_WATER:
@@ -138,27 +125,21 @@ def when_room(stream: Any, func: Action) -> None:
 
 
 def send(router: Any, msg: Message, sent: Action) -> None:
-    """
-    Send a message without waiting, and call `sent()` once it has left or is given up.
-
-    Unless this is the broker thread, a long message is paced by its receiver.
-    """
-    me = router.context_id
-    stream = router.routes.get(msg.dst_id)
-    size = len(msg.data)
-    if router.pacer is None and size > LONG_SIZE and not router.broker.on_thread():
-        fetch("waiting")
-    if stream is None or msg.dst_id == me or router.pacer is None:
-        paced = False
+    """Send a message without waiting, and call `sent()` once it has left or is given up."""
+    stream = None if msg.dst_id == router.context_id else router.routes.get(msg.dst_id)
+    ticket = router.route(msg, False)
+    if ticket:
+        # The ticket belongs to the broker.
+        router.broker.defer(_when_done, ticket, stream, sent)
     else:
-        paced = LONG_SIZE < size <= router.max_message_size and not core.is_windowed(msg.handle)
-    if not paced:
-        router.route(msg, False)
-        return when_room(None if msg.dst_id == me else stream, sent)
-    msg.src_id = msg.auth_id = me
-    if router.trace:
-        router.trace("send", msg)
-    router._emit(msg, stream, False, _Sent(msg, sent))
+        when_room(stream, sent)
+
+
+def _when_done(ticket: core.Ticket, stream: Any, func: Action) -> None:
+    if ticket.then:
+        ticket.then = lambda: when_room(stream, func)
+    else:
+        when_room(stream, func)
 
 
 def reply(router: Any, msg: Message, value: Any, sent: Action, **kwargs: Any) -> None:

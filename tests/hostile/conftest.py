@@ -5,6 +5,7 @@ import pytest
 from mitogen import master as master_module
 from tests.hostile.forged import Forged
 from tests.integration.conftest import info_level, records  # noqa: F401
+from tests.unit.programs.conftest import large_values_decoded_by_brokers  # noqa: F401
 
 
 @pytest.fixture

@@ -237,7 +237,7 @@ def test_a_request_that_is_too_large_is_refused(master, forged):
 
 
 def test_a_large_request_is_not_decoded_by_the_broker(
-    large_values_decoded_by_brokers,  # noqa: F811
+    large_values_decoded_by_brokers,
     master,
     forged,
 ):

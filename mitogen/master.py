@@ -19,7 +19,6 @@ from mitogen.calls import first_call
 from mitogen.calls.errors import with_own_lines
 from mitogen.core.child import names_are_lazy
 from mitogen.importing import module_server
-from mitogen.importing.data_files import DataFiles
 from mitogen.importing.finder import (
     FinderMethod,
     ModuleFinder,
@@ -269,7 +268,7 @@ class Router(parent.Router):
         ids = parent.ChildIds if self.node.parent_ids else IdAllocator
         self.id_allocator = ids(self)
         self.responder = ModuleResponder(self, self.worker)
-        self.resource_responder = ResourceResponder(self, DataFiles(self.responder))
+        self.resource_responder = ResourceResponder(self)
         self.log_forwarder = LogForwarder(self, self.worker)
         self.branch = parent.Branch(self, self.id_allocator, self.responder, _core_source())
         self.route_monitor = self.branch

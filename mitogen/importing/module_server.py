@@ -23,6 +23,7 @@ from time import monotonic as now
 from mitogen.calls.first_call import FIRST_CALL
 from mitogen.core import PREAMBLE, Blob
 from mitogen.importing import finder, scan_imports
+from mitogen.importing.data_files import DataFiles
 from mitogen.limits.guard import guarded
 
 TYPE_CHECKING = False
@@ -177,6 +178,7 @@ class ModuleResponder:
         self.finder = finder.ModuleFinder(scan_imports.all_imports)
         for name in CONTROLLER_ONLY:
             self.finder.add_source_override(name, name + " (stand-in)", _stub(name), False)
+        self.data_files = DataFiles(self)
         self._worker = worker
         self._lock = threading.Lock()
         self.known: dict[int, set[str]] = {}

@@ -193,13 +193,11 @@ class ResourceResponder:
     """
     Master: server of data files.
 
-    :param router: the master's router, whose `responder` holds the import policy
-    :param files: the data files that a child may read
+    :param router: the master's router, whose `responder` holds the data files a child may read
     """
 
-    def __init__(self, router: Any, files: Any) -> None:
+    def __init__(self, router: Any) -> None:
         self._router = router
-        self._files = files
         self._turns = turns.Turns(router.worker.put, 1, MAX_WAITING)
         router.add_handler(self._on_get_resource, GET_RESOURCE)
 
@@ -218,7 +216,8 @@ class ResourceResponder:
         turns.reply(self._router, msg, found, release)
 
     def _find(self, fullname: str, path: str, as_names: bool = False) -> Any:
+        files = self._router.responder.data_files
         if as_names:
-            return self._files.names(fullname, path)
+            return files.names(fullname, path)
         # An answer has a few bytes more than the file.
-        return self._files.read(fullname, path, self._router.max_message_size - 16)
+        return files.read(fullname, path, self._router.max_message_size - 16)

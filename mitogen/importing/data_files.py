@@ -54,10 +54,11 @@ class DataFiles:
         fd = self._open(fullname, path.split("/"))
         if fd is None:
             return None
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
+            os.close(fd)
+            return None
         with open(fd, "rb") as fp:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
-                return None
             return fp.read(limit)
 
     def names(self, fullname: str, path: str) -> list[list[Any]] | None:

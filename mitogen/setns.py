@@ -80,6 +80,10 @@ class Error(StreamError):
 # ---- finding the process
 
 
+def _shown(argv: list[str]) -> str:
+    return " ".join(connection.censored(argv))
+
+
 def _run(argv: list[str]) -> str:
     """Run a program and return its output."""
     import subprocess
@@ -105,10 +109,15 @@ def _run(argv: list[str]) -> str:
             os.killpg(proc.pid, signal.SIGKILL)
             if not isinstance(e, subprocess.TimeoutExpired):
                 raise
-            raise Error("%s: no answer within %d seconds", " ".join(argv), TOOL_TIMEOUT) from e
+            raise Error("%s: no answer within %d seconds", _shown(argv), TOOL_TIMEOUT) from e
     if proc.returncode:
         output = (err + out).decode("utf-8", "replace").strip()
-        raise Error("%s: exited with status %d\n%s", " ".join(argv), proc.returncode, output)
+        raise Error(
+            "%s: exited with status %d\n%s",
+            _shown(argv),
+            proc.returncode,
+            output,
+        )
     return out.decode("utf-8", "replace")
 
 
@@ -122,7 +131,7 @@ def _find_pid(path: Path, args: list[str], pattern: str) -> int:
     found = re.search(pattern, output, re.IGNORECASE | re.MULTILINE)
     if not found or not int(found.group(1)):
         text = "%s: no process id in the output; check that the container is running\n%s"
-        raise Error(text, " ".join(argv), output.strip())
+        raise Error(text, _shown(argv), output.strip())
     return int(found.group(1))
 
 

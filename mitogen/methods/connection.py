@@ -19,7 +19,7 @@ from mitogen.bootstrap import handshake, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Hashable, Iterable, Sequence
     from typing import Any
 
     from mitogen.bootstrap.handshake import Prompt, PythonPath, Rule
@@ -33,11 +33,18 @@ __all__ = [
     "Connection",
     "LocalOptions",
     "Options",
+    "censored",
     "checked_password",
+    "secret_part",
     "get_default_remote_name",
     "get_sys_executable",
 ]
 
+#: Options of programs whose value is a secret.
+SECRET_OPTIONS = ("--token", "--password", "--passphrase", "--secret")
+_SECRET_NAME = re.compile(r"(?i)(-*\w*(token|passw(or)?d|passphrase|secret)\w*=)(.+)", re.DOTALL)
+#: Text shown instead of a secret.
+CENSORED = "********"
 #: Number of keepalives that may stay unanswered.
 KEEPALIVE_COUNT = 3
 
@@ -56,6 +63,23 @@ def get_default_remote_name() -> str:
 def get_sys_executable() -> str:
     """Return the path of this interpreter."""
     return sys.executable or "python3"
+
+
+def secret_part(argv: Sequence[str], number: int) -> str:
+    """Return the end of a word of a command line that is a secret, such as `x` of `--token=x`."""
+    if number and argv[number - 1] in SECRET_OPTIONS:
+        return argv[number]
+    found = _SECRET_NAME.match(argv[number])
+    return found.group(4) if found else ""
+
+
+def censored(argv: Sequence[str]) -> list[str]:
+    """Return a command line to show: with asterisks instead of secrets."""
+    found = []
+    for number, word in enumerate(argv):
+        secret = secret_part(argv, number)
+        found.append(word[: len(word) - len(secret)] + CENSORED if secret else word)
+    return found
 
 
 def checked_password(password: Any) -> Any:
@@ -189,6 +213,8 @@ class Connection:
     is_client = False
     #: Signal sent to the program after a failed attempt. SIGKILL follows soon in any case.
     end_signal = _signal.SIGKILL
+    #: Start the child behind handshake.guarded() if a password may be asked for.
+    is_guarded = True
     #: Changes to the environment of the started program; the child reverts them.
     environ: dict[str, str] = {}
     #: Beginning of an EofError's text, and the advice at its end; programs compare them.
@@ -277,7 +303,8 @@ class AccountConnection(Connection):
     def guarded_command(self) -> list[str]:
         """Return the argument list that starts the first stage, behind guarded() if needed."""
         boot = self.get_boot_command()
-        return boot if self.options.password is None else handshake.guarded(boot)
+        guarded = self.is_guarded and self.options.password is not None
+        return handshake.guarded(boot) if guarded else boot
 
     def judge(self, prompt: Prompt) -> bool:
         pid = self.process.pid

@@ -396,7 +396,8 @@ class Connection(connection.Connection):
     def argv(self) -> list[str]:
         """Return the argument list to run here. Pure."""
         boot = self.get_boot_command()
-        if any(answer is not None for _, answer, _ in self.options.prompts):
+        answers = [answer for _, answer, _ in self.options.prompts if answer is not None]
+        if answers and self.is_guarded:
             boot = handshake.guarded(boot)
         template = list(self.options.template)
         if not {"python", "shell"}.intersection(fields_of(template)):

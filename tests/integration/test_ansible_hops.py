@@ -1,5 +1,6 @@
 """Commands run by a step's own program, for hosts without Python."""
 
+import os
 import subprocess
 
 import pytest
@@ -53,3 +54,21 @@ def test_namespaces_of_an_ended_process_are_an_error():
     gone.wait()
     with pytest.raises(core.StreamError, match="process .* does not exist"):
         hops.command_line("setns", {"kind": "pid", "container": gone.pid}, "true")
+
+
+@pytest.mark.parametrize("method", ["sudo", "doas", "su"])
+def test_a_command_with_a_password_has_no_report_in_its_output(method):
+    argv = hops.command_line(method, {"password": "x"}, "echo one")
+    assert "MITO" not in " ".join(argv) and argv[-1].endswith(
+        "echo one'" if method == "su" else "one"
+    )
+
+
+def test_secrets_are_not_in_the_command_line_that_is_shown():
+    words = ["--token", "a $b 'c'", "x y", '--password=p"q', "TOKEN=t", ""]
+    before = dict(os.environ)
+    with hops.secrets_in_environment(["printf", "<%s>", *words]) as shown:
+        found = run(["sh", "-c", shown])
+    assert found == (0, "".join("<%s>" % word for word in words).encode())
+    assert not [text for text in ("$b", "q", "TOKEN=t") if text in shown]
+    assert dict(os.environ) == before

@@ -19,6 +19,7 @@ Threads: one for each worker's connection.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import select
 import socket
@@ -32,6 +33,7 @@ from mitogen.ansible.agent import runner, warm
 from mitogen.ansible.broker import commands, hops, rpc, scripts
 from mitogen.ansible.broker.names import LOCK, SOCKET
 from mitogen.bootstrap import handshake
+from mitogen.methods import connection
 from mitogen.programs import client, endpoints, server
 
 TYPE_CHECKING = False
@@ -71,11 +73,29 @@ class GatewayError(core.Error):
     """A host on the way to another host is not reachable."""
 
 
+#: Key of the digests that stand for secrets.
+_KEY = os.urandom(32)
+
+
+def without_secrets(steps: list[Any]) -> list[Any]:
+    """Return steps with digests instead of passwords and of command lines with secrets."""
+    return [[method, _hidden(options), *rest] for method, options, *rest in steps]
+
+
+def _hidden(options: dict[str, Any]) -> dict[str, Any]:
+    found = dict(options)
+    for name, value in options.items():
+        words = value if isinstance(value, list) else []
+        if name == "password" and value or words and connection.censored(words) != words:
+            found[name] = hashlib.blake2b(repr(value).encode(), key=_KEY).hexdigest()
+    return found
+
+
 class Account:
     """
     A context, and its state.
 
-    :param list steps: steps that lead to it; see option_translation.py
+    :param list steps: steps that lead to it, without_secrets(); see option_translation.py
     """
 
     def __init__(self, router: mitogen.master.Router, steps: list[Any]) -> None:
@@ -92,7 +112,9 @@ class Account:
         #: Whole environment of programs, if not that of a login.
         self.env: dict[str, str] | None = None
 
-    def connect(self, via: Any, cwd: str | None, interpreter: str | None) -> Any:
+    def connect(
+        self, via: Any, cwd: str | None, interpreter: str | None, options: dict[str, Any]
+    ) -> Any:
         """
         Return the context. Connect it if it is missing or lost.
 
@@ -100,10 +122,11 @@ class Account:
         :param cwd: working directory of programs there, if not the account's home
         :param interpreter: the interpreter that modules will probably use: a path, "" for the
             context's own; None for no interpreter
+        :param options: options of the last step, with their secrets
         """
         with self.lock:
             if self.context is None:
-                context = self._new_context(via)
+                context = self._new_context(via, options)
                 core.listen(context, "disconnect", lambda: self._forget(context))
                 self.sent = set()
                 self.router.responder.forward_modules(context, PUSHED)
@@ -114,13 +137,13 @@ class Account:
                 self.context = context
             return self.context
 
-    def _new_context(self, via: Any) -> Any:
+    def _new_context(self, via: Any, options: dict[str, Any]) -> Any:
         start = time.monotonic()
         if self._refusal:
             refused_via, until, error = self._refusal
             if refused_via is via and start < until:
                 raise error.with_traceback(None)
-        method, options, *particular = self.steps[-1]
+        method, _, *particular = self.steps[-1]
         try:
             return self.router.connect(method, via=via, **options)
         except core.StreamError as e:
@@ -268,6 +291,7 @@ class Broker:
 
     def account(self, steps: list[Any]) -> Account:
         """Return the Account that these steps lead to."""
+        steps = without_secrets(steps)
         with self.lock:
             return self.accounts.setdefault(repr(steps), Account(self.router, steps))
 
@@ -285,7 +309,8 @@ class Broker:
             account = self.account(steps[: number + 1])
             try:
                 is_last = number == len(steps) - 1
-                via = account.connect(via, cwd, interpreter if is_last else None)
+                likely = interpreter if is_last else None
+                via = account.connect(via, cwd, likely, steps[number][1])
             except core.StreamError as e:
                 if number >= of_host:
                     raise NoAccount("%s", e) from e
@@ -312,6 +337,7 @@ class Broker:
         Shut down the contexts of other accounts that a command mentions: it may be about to remove
         an account, which fails while that account has processes.
         """
+        steps = without_secrets(steps)
         with self.lock:
             others = list(self.accounts.values())
         for other in others:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
@@ -96,7 +95,8 @@ class _ProgramConnection(Plugin, stock_local.Connection):  # type: ignore[misc]
             argv = hops.command_line(method, keywords, command)
         except (core.StreamError, TypeError, ValueError) as e:
             raise AnsibleConnectionFailure(str(e)) from e
-        return super().exec_stock(shlex.join(argv), in_data, sudoable)
+        with hops.secrets_in_environment(argv) as shown:
+            return super().exec_stock(shown, in_data, sudoable)
 
 
 def tool(kind: str) -> Any:

@@ -38,7 +38,7 @@ def router(monkeypatch):
 def tries(router, account, via=None):
     """Request a context; return the number of attempts so far."""
     with pytest.raises(core.StreamError) as caught:
-        account.connect(via, None, None)
+        account.connect(via, None, None, {})
     assert caught.value is router.error
     return len(router.tried)
 
@@ -81,3 +81,36 @@ def test_it_is_tried_again_after_a_reset(router):
     assert tries(router, account) == 1
     account.reset()
     assert tries(router, account) == 2
+
+
+# ---- secrets
+
+
+def test_the_keys_of_accounts_have_no_secrets():
+    def steps(password, token):
+        kubectl = ["kubectl", "--token", token, "--namespace", "n"]
+        options = {"username": "ann", "password": password}
+        return [["kubectl", {"kubectl_path": kubectl}], ["sudo", options, "become"]]
+
+    found = server.without_secrets(steps("canary", "bird"))
+    assert "canary" not in repr(found) and "bird" not in repr(found)
+    assert found == server.without_secrets(steps("canary", "bird"))
+    assert found != server.without_secrets(steps("canary", "other"))
+    assert found != server.without_secrets(steps("other", "bird"))
+    assert found[1][1]["username"] == "ann" and found[1][2:] == ["become"]
+    plain = [["local", {"password": None, "python_path": ["env", "A=b", "python3"]}]]
+    assert server.without_secrets(plain) == plain
+
+
+def test_an_account_is_connected_with_its_password_and_does_not_keep_it():
+    given = []
+
+    class Router:
+        def connect(self, method, via, **options):
+            given.append(options)
+            raise core.StreamError("no")
+
+    account = server.Account(Router(), server.without_secrets([["sudo", {"password": "canary"}]]))
+    with pytest.raises(core.StreamError):
+        account.connect(None, None, None, {"password": "canary"})
+    assert given == [{"password": "canary"}] and "canary" not in repr(account.steps)

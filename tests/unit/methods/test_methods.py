@@ -432,3 +432,19 @@ def test_ssh_answers_only_the_host_and_account_that_were_named(monkeypatch, name
 def test_a_host_key_is_accepted_without_a_look_at_the_host():
     conn = ssh.Connection(ssh.Options(hostname="h", check_host_keys="accept"), None)
     assert conn.judge(Prompt("hostkey", "(yes/no)?", "", False)) is True
+
+
+@pytest.mark.parametrize(
+    "argv, shown",
+    [
+        (["kubectl", "--token", "abc", "x"], ["kubectl", "--token", "********", "x"]),
+        (["kubectl", "--token=a=b"], ["kubectl", "--token=********"]),
+        (["env", "API_TOKEN=x", "MY_PASSWD=y", "HOME=/"],
+         ["env", "API_TOKEN=********", "MY_PASSWD=********", "HOME=/"]),
+        (["--password", "--token", "x"], ["--password", "********", "********"]),
+        (["--token"], ["--token"]),
+        (["--token="], ["--token="]),
+    ],
+)  # fmt: skip
+def test_secrets_on_a_command_line_are_not_shown(argv, shown):
+    assert connection.censored(argv) == shown

@@ -10,7 +10,7 @@ from mitogen.identity import VERSION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from mitogen.core import R
@@ -30,7 +30,7 @@ parent_ids: list[int] = []
 
 
 def main(
-    log_level: str = "INFO", profiling: Any = None
+    log_level: str = "INFO", profiling: Any = None, modules: Iterable[str] = ()
 ) -> Callable[[Callable[[Router], R]], Callable[[Router], R]]:
     """
     Decorate a program's main function: if its module is run as the program, call it with a Router.
@@ -40,7 +40,11 @@ def main(
     :param str log_level: name of the level for log records
     :param bool profiling: profile every context; see mitogen.profiler. None: only if
         MITOGEN_PROFILING is in the environment
+    :param modules: full names of the modules and packages whose source and data files contexts may
+        read, besides the program itself; empty: all that the program could import
     """
+    # A single name would be taken for its letters.
+    names = [modules] if isinstance(modules, str) else list(modules)
 
     def decorate(func: Callable[[Router], R]) -> Any:
         if func.__module__ == "__main__":
@@ -49,6 +53,8 @@ def main(
             def run(router: Router) -> R:
                 if profiling is not None:
                     router.profiling = bool(profiling)
+                for name in names and ["__main__", *names]:
+                    router.responder.whitelist_prefix(name)
                 return func(router)
 
             mitogen.utils.log_to_file(level=log_level)

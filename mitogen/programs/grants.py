@@ -84,7 +84,7 @@ def _answer_of(router: Any, value: Any) -> Message:
 def _start_here(router: Any, args: Any, on_answer: OnAnswer) -> None:
     try:
         result: Any = server.start(*args, router=router)
-    except Exception as e:
+    except BaseException as e:
         result = core.CallError(e)
     router.broker.defer(on_answer, _answer_of(router, result))
 

@@ -16,6 +16,7 @@ import _thread
 
 from mitogen import core
 from mitogen.core import ERROR, CallError
+from mitogen.limits.guard import guarded
 from mitogen.select import Select
 
 TYPE_CHECKING = False
@@ -272,11 +273,8 @@ class SerializedInvoker(Invoker):
                     self._busy = False
                     return
                 request = self._queue.pop(0)
-            try:
-                self._answer(*request)
-            except core.Error as error:
-                # The answer could not be sent. Continue, since other calls are queued.
-                self.service.router.log(ERROR, "%r: %s", self, error)
+            # If an answer cannot be sent, the other calls in the queue are served all the same.
+            guarded(self.service.router.log, repr(self), self._answer, *request)
 
 
 class DeduplicatingInvoker(Invoker):
@@ -322,19 +320,21 @@ class DeduplicatingInvoker(Invoker):
                 raise Error("%s: a deduplicated method must return its result" % (method_name,))
             core.encode(result, None, "result")
         except BaseException as error:
-            for waiter in self._take_waiters(key):
-                fail(self.service.router, waiter, error)
+            # As a name of its own, because `error` does not outlive this clause.
+            failure = CallError(error) if not isinstance(error, CallError) else error
+            self._answer_waiters(key, lambda waiter: fail(self.service.router, waiter, failure))
             return
         with self._lock:
             if len(self._responses) >= MAX_RESPONSES:
                 del self._responses[next(iter(self._responses))]
             self._responses[key] = result
-        for waiter in self._take_waiters(key):
-            waiter.reply(result)
+        self._answer_waiters(key, lambda waiter: waiter.reply(result))
 
-    def _take_waiters(self, key: Any) -> list[Message]:
+    def _answer_waiters(self, key: Any, answer: Callable[[Message], object]) -> None:
         with self._lock:
-            return self._waiters.pop(key)
+            waiters = self._waiters.pop(key)
+        for waiter in waiters:
+            guarded(self.service.router.log, repr(self), answer, waiter)
 
 
 def _frozen(value: Any) -> Any:

@@ -148,6 +148,19 @@ def test_main_runs_only_the_main_module(monkeypatch, root):
     assert ran == [True, True] and root.level <= logging.ERROR
 
 
+def test_main_limits_the_modules_that_contexts_may_read(monkeypatch):
+    def program(router):
+        policy = router.responder.policy
+        return [bool(policy.denied(name)) for name in ("__main__", "app.part", "mitogen.x", "os")]
+
+    program.__module__ = "__main__"
+    monkeypatch.setattr(utils, "log_to_file", lambda **_: None)
+    expected = [False, False, False, True]
+    assert mitogen.main(modules=["app"])(program) == expected
+    assert mitogen.main(modules="app")(program) == expected
+    assert mitogen.main()(program) == [False] * 4
+
+
 # ---- logging
 
 

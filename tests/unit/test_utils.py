@@ -151,7 +151,9 @@ def test_main_runs_only_the_main_module(monkeypatch, root):
 def test_main_limits_the_modules_that_contexts_may_read(monkeypatch):
     def program(router):
         policy = router.responder.policy
-        return [bool(policy.denied(name)) for name in ("__main__", "app.part", "mitogen.x", "os")]
+        return [
+            bool(policy.denied(name)) for name in ("__main__", "app.part", "mitogen.core", "os")
+        ]
 
     program.__module__ = "__main__"
     monkeypatch.setattr(utils, "log_to_file", lambda **_: None)

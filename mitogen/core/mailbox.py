@@ -9,6 +9,7 @@ Threads: any thread may put to a Latch and wait on it; the broker thread fills R
 
 from __future__ import annotations
 
+import _thread
 from collections import deque
 
 from mitogen.core import (
@@ -52,6 +53,8 @@ class Latch:
     def __init__(self) -> None:
         self._items: deque[Any] = deque()
         self._waiters: deque[Lock] = deque()
+        #: Guards `closed`, the waiters, and the answer to "an item, closed, or wait".
+        self._lock = _thread.allocate_lock()
 
     def size(self) -> int:
         """Return how many items wait."""
@@ -63,16 +66,18 @@ class Latch:
 
     def close(self) -> None:
         """Close the latch: once it is empty, present and future waits raise LatchError."""
-        self.closed = True
-        while self._waiters:
-            self._wake()
+        with self._lock:
+            self.closed = True
+            while self._waiters:
+                self._wake()
 
     def put(self, obj: Any = None) -> None:
         """Append `obj`; raise LatchError if the latch is closed."""
-        if self.closed:
-            raise LatchError("latch is closed")
-        self._items.append(obj)
-        self._wake()
+        with self._lock:
+            if self.closed:
+                raise LatchError("latch is closed")
+            self._items.append(obj)
+            self._wake()
         if self.notify:
             self.notify(self)
 
@@ -96,25 +101,30 @@ class Latch:
                 return self._items.popleft()
             except IndexError:
                 pass
-            if self.closed:
-                raise LatchError("latch is closed")
             wait = -1 if deadline is None else deadline - now()
-            if not block or timeout is not None and wait <= 0:
+            if self._wait(wait, block and (timeout is None or wait > 0)):
                 raise TimeoutError("nothing came within %s seconds", timeout or 0)
-            self._wait(wait)
 
-    def _wait(self, seconds: float) -> None:
+    def _wait(self, seconds: float, block: bool) -> bool:
+        """Return True if it is empty and `block` is False; otherwise there may be an item now."""
         lock = new_lock()
-        self._waiters.append(lock)
         try:
-            if not self._items and not self.closed:
-                lock.acquire(True, seconds)
+            with self._lock:
+                if self._items:
+                    return False
+                if self.closed:
+                    raise LatchError("latch is closed")
+                if not block:
+                    return True
+                self._waiters.append(lock)
+            lock.acquire(True, seconds)
+            return False
         finally:
-            try:
-                self._waiters.remove(lock)
-            except ValueError:
-                # Already woken: if this thread leaves (signal, deadline), wake another one.
-                if self._items and self._waiters:
+            with self._lock:
+                if lock in self._waiters:
+                    self._waiters.remove(lock)
+                elif self._items and self._waiters:
+                    # Already woken: if this thread leaves (signal, deadline), wake another one.
                     self._wake()
 
 
@@ -187,8 +197,11 @@ class Receiver:
         except KeyError:
             pass
         self._latch.close()
-        while not self._latch.empty():
-            self.router.consumed(self._latch.get())
+        try:
+            while 1:
+                self.router.consumed(self._latch.get())
+        except LatchError:
+            pass
         for src_id, handle in list(self.router.meters):
             if handle == self.handle:
                 # Credit of zero bytes ends the flow.

@@ -102,8 +102,9 @@ A flow is the messages from one sender to one persistent mailbox. Its window is 
 records. A message costs the size of its data plus {cost} bytes. When a message is consumed or dropped, the receiver
 returns its credit, in halves of the window, with CREDIT and message number 0; a CREDIT of 0 bytes ends the flow. A
 message of more than {long:,} bytes has its own window of {long_window:,} bytes. The receiving broker returns this credit,
-with the message's number, as it reassembles the frames. While {high:,} bytes are queued on a stream, threads of the
-program that send on it block.
+with the message's number, as it reassembles the frames. A CREDIT of 0 bytes with a message's number ends that
+message: it answers each frame that has no route, and a message that was refused. While {high:,} bytes are queued on a
+stream, threads of the program that send on it block.
 
 Values
 ------

@@ -39,10 +39,16 @@ def _safe_offsets(code):
     return found
 
 
+#: Opcodes after which the interpreter looks for signals, from Python 3.11 on.
+LOOKS = ("CALL", "RESUME", "JUMP_BACKWARD")
+
+
 class _Tracer:
-    def __init__(self, number):
+    def __init__(self, number, strict):
         self.left = number
+        self.strict = strict
         self.where = None
+        self.before = {}
 
     def __call__(self, frame, event, arg):
         if not frame.f_code.co_filename.startswith(OWN):
@@ -53,23 +59,28 @@ class _Tracer:
 
     def step(self, frame, event, arg):
         if event == "opcode" and self.where is None:
-            if frame.f_lasti not in _safe_offsets(frame.f_code):
+            code = frame.f_code
+            before = self.before.get(frame, "RESUME")
+            self.before[frame] = dis.opname[code.co_code[frame.f_lasti]]
+            real = before.startswith(LOOKS) or sys.version_info < (3, 11)
+            if frame.f_lasti not in _safe_offsets(code) and (self.strict or real):
                 self.left -= 1
                 if self.left < 0:
-                    name = frame.f_code.co_name
+                    name = code.co_name
                     self.where = "{}:{} +{}".format(name, frame.f_lineno, frame.f_lasti)
                     raise KeyboardInterrupt(self.where)
         return self.step
 
 
-def interrupt_everywhere(run, check):
+def interrupt_everywhere(run, check, strict=True):
     """Call `run()` again and again, interrupted one opcode later each time, until it ends.
 
     :param check: called as `check(where, interrupted)` after each run
+    :param strict: False: only where the interpreter looks for signals
     :returns: number of the places
     """
     for number in range(MOST):
-        tracer = _Tracer(number)
+        tracer = _Tracer(number, strict)
         interrupted = False
         before = sys.gettrace()
         sys.settrace(tracer)

@@ -10,7 +10,7 @@ from mitogen import core
 from mitogen.bootstrap import spawn
 from mitogen.calls.chain import CallChain
 from mitogen.core import Message, Stream
-from mitogen.core.mailbox import Receiver
+from mitogen.core.mailbox import Latch, Receiver
 from tests.races.opcodes import interrupt_everywhere
 from tests.unit import live, nodes
 from tests.unit.core.test_stream import Router, read_all, turn
@@ -140,3 +140,40 @@ def test_mailboxes_work_after_an_interruption_anywhere_in_a_send():
 
             assert interrupt_everywhere(send, check) > 100
             receiver.close()
+
+
+def test_a_latch_works_after_an_interruption_anywhere_in_it():
+    """An interrupted reader takes no other reader's wake-up with it."""
+    latch = Latch()
+
+    def use():
+        latch.put("one")
+        latch.get(SOON)
+        with pytest.raises(core.TimeoutError):
+            latch.get(0.0001)
+
+    def check(where, interrupted):
+        while not latch.empty():
+            latch.get(block=False)
+        assert not latch._waiters and not latch._lock.locked(), where
+        got = []
+        reader = threading.Thread(target=lambda: got.append(latch.get(SOON)))
+        reader.start()
+        latch.put("next")
+        reader.join(SOON)
+        assert got == ["next"], where
+
+    assert interrupt_everywhere(use, check, strict=False) > 20
+
+
+def test_answers_arrive_after_an_interruption_anywhere_in_a_wait_for_one():
+    with live.pair() as pair:
+        assert pair.context.call_async(abs, -1).get(SOON).unpickle() == 1
+
+        def check(where, interrupted):
+            assert pair.context.call_async(abs, -7).get(SOON).unpickle() == 7, where
+
+        def ask():
+            pair.context.call_async(abs, -1).get(SOON).unpickle()
+
+        assert interrupt_everywhere(ask, check) > 200

@@ -92,6 +92,8 @@ def install(econtext: ExternalContext, msg: Message) -> bool:
     sys.stdout = open(1, "w", 1, "utf-8", "backslashreplace", closefd=False)
     sys.stderr = open(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
     econtext.flush = lambda: flush(econtext)
+    # First: others look for such a path on the disk.
+    sys.path_hooks.insert(0, lambda path: PackagePath(econtext.router.importer, path))
     if "logging" in sys.modules:
         install_log_handler(logs, config["log_levels"])
     else:
@@ -412,6 +414,25 @@ class ImporterNames:
     def get_code(self: Any, fullname: str) -> Any:
         filename = ImporterNames.get_filename(self, fullname)
         return compile(self.source(fullname), filename, "exec", 0, 1)  # type: ignore[call-overload]
+
+
+class PackagePath:
+    """Finder for an item of a package's `__path__`, with which pkgutil lists the modules there."""
+
+    def __init__(self, importer: Any, path: str) -> None:
+        if path[:7] != "master:":
+            raise ImportError(path)
+        self.importer = importer
+        self.path = path
+
+    def find_spec(self, fullname: str, target: Any = None) -> None:
+        """Return None: the importer itself is on sys.meta_path."""
+
+    def invalidate_caches(self) -> None:
+        """Do nothing: there is no cache."""
+
+    def iter_modules(self, prefix: str = "") -> Any:
+        return fetch("resources").iter_modules(self.importer, self.path, prefix)
 
 
 def find_lazy(importer: Any, name: str) -> Any:

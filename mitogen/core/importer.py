@@ -177,7 +177,7 @@ class Importer(Lazy):
             self._sources.clear()
         module.__file__ = spec.origin
         if spec.submodule_search_locations is not None:
-            module.__path__ = spec.submodule_search_locations
+            module.__path__ = [spec.origin.rpartition("/")[0]]
         exec(compile(self.source(fullname), spec.origin, "exec", 0, 1), module.__dict__)  # type: ignore[call-overload]
 
 

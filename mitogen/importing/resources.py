@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-__all__ = ["ResourcePath", "ResourceReader", "ResourceRequester", "ResourceResponder"]
+__all__ = [
+    "ResourcePath",
+    "ResourceReader",
+    "ResourceRequester",
+    "ResourceResponder",
+]
 
 #: Handle of requests for a data file of a package, or for the list of their names.
 GET_RESOURCE = 112
@@ -75,6 +80,34 @@ class ResourceRequester:
         return self.context.send_await(msg, TIMEOUT)
 
 
+def _packages(importer: Any) -> dict[str, str]:
+    """Return {directory, as it begins a package's `__file__`: full name of the package}."""
+    return {
+        os.path.dirname("master:" + entry.path): fullname
+        for fullname, entry in list(importer.modules.items())
+        if entry.path and entry.submodules is not None and entry.size is not None
+    }
+
+
+def iter_modules(importer: Any, path: str, prefix: str) -> Iterator[tuple[str, bool]]:
+    """
+    Child: yield (name after `prefix`, whether it is a package) of each module in a package.
+
+    :param importer: the child's importer
+    :param str path: item of the package's `__path__`
+    """
+    fullname = _packages(importer).get(path)
+    if fullname is not None:
+        requester = ResourceRequester(importer.router, importer.router.econtext.master)
+        names = requester.names(fullname) or {}
+        for name in sorted(importer.modules[fullname].submodules):
+            inner = requester.names(fullname, name) if names.get(name) else None
+            package = inner is not None and "__init__.py" in inner
+            # As on the master, other directories are not listed.
+            if package or not names.get(name):
+                yield prefix + name, package
+
+
 def get_data(importer: Any, path: str) -> bytes:
     """
     Child: return the bytes of a data file, for pkgutil.get_data().
@@ -84,15 +117,12 @@ def get_data(importer: Any, path: str) -> bytes:
     :raises FileNotFoundError: the file does not exist, or the master does not serve it
     """
     requester = ResourceRequester(importer.router, importer.router.econtext.master)
-    packages = [
-        (os.path.dirname("master:" + entry.path) + "/", fullname)
-        for fullname, entry in list(importer.modules.items())
-        if entry.path and entry.submodules is not None and entry.size is not None
-    ]
-    found = max((each for each in packages if path.startswith(each[0])), default=None)
-    if found is None:
+    packages = _packages(importer)
+    # The innermost package.
+    directory = max((each for each in packages if path.startswith(each + "/")), default=None)
+    if directory is None:
         raise FileNotFoundError(2, "Not a file of a package", path)
-    return requester.get(found[1], path[len(found[0]) :])
+    return requester.get(packages[directory], path[len(directory) + 1 :])
 
 
 class ResourceReader:

@@ -9,7 +9,7 @@ from mitogen import core, service
 from mitogen.importing.resources import GET_RESOURCE
 from mitogen.programs import grants
 from tests import processes
-from tests.hostile.forged import SOON
+from tests.hostile.forged import SOON, Forged
 
 REPLY = 2**31 + 9
 
@@ -89,6 +89,33 @@ def import_something():
     import mitogen.sftp.packets
 
     return mitogen.sftp.packets.__name__
+
+
+def test_a_relay_sends_a_module_once(master, honest):
+    with Forged(master, via=honest) as forged:
+        for name in ("mitogen.programs.client", "no_such_module"):
+            forged.write(ask_module(forged, name) * 1000)
+            assert forged.receive(lambda frame: frame.handle == core.LOAD_MODULE)
+            forged.write(ask_module(forged, name) * 1000)
+            forged.ping()
+            assert not [frame for frame in forged.frames if frame.handle == core.LOAD_MODULE]
+    assert honest.call(import_something) == "mitogen.sftp.packets"
+
+
+def test_a_relay_keeps_few_names(master, honest):
+    with Forged(master, via=honest) as forged:
+        for name in ["a." * 5000, "a" * 100000, "a\nb"]:
+            forged.write(ask_module(forged, name))
+            assert forged.receive(lambda frame: frame.handle == core.LOAD_MODULE)
+        forged.ping()
+    assert max(honest.call(lengths_of_names)) < 100
+
+
+def lengths_of_names():
+    import sys
+
+    (importer,) = {id(each): each for each in sys.meta_path if hasattr(each, "pending")}.values()
+    return [len(name) for name in importer.modules]
 
 
 def test_the_requests_end_with_their_stream(master, forged):

@@ -110,6 +110,8 @@ def read_below():
         except OSError as e:
             return type(e).__name__
 
+    import resource_pkg.inner
+
     reader = resource_pkg.__loader__.get_resource_reader("resource_pkg")
     top = reader.files()
     plain = top / "plain"
@@ -118,6 +120,10 @@ def read_below():
         "data": reader.open_resource("plain/deeper/two.txt").read(),
         "get_data": pkgutil.get_data("resource_pkg", "plain/deeper/two.txt"),
         "bad": [error("plain/missing"), error("../secret.txt")],
+        "inner": pkgutil.get_data("resource_pkg.inner", "deep.txt"),
+        "modules": [(m.name, m.ispkg) for m in pkgutil.iter_modules(resource_pkg.__path__, "x.")],
+        "walk": [m.name for m in pkgutil.walk_packages(resource_pkg.__path__, "resource_pkg.")],
+        "below": [m.name for m in pkgutil.iter_modules(resource_pkg.inner.__path__)],
         "text": two.read_text("utf-8"),
         "names": sorted(each.name for each in plain.iterdir()),
         "kinds": [[each.is_dir(), each.is_file()] for each in (plain, two, plain / "missing")],

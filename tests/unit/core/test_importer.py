@@ -81,7 +81,7 @@ def test_a_package(program):
         "master:/src/app/__init__.py",
         "app",
     )
-    assert app.__path__ == [] and app.__spec__.loader is app.__loader__ is program
+    assert app.__path__ == ["master:/src/app"] and app.__spec__.loader is app.__loader__ is program
 
 
 def test_a_module_and_what_it_imports(program):

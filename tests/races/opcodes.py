@@ -1,9 +1,11 @@
 """Interruptions at every opcode: a KeyboardInterrupt where a signal could raise one."""
 
+import contextlib
 import dis
 import functools
 import pathlib
 import sys
+import threading
 
 from mitogen import core
 
@@ -39,37 +41,75 @@ def _safe_offsets(code):
     return found
 
 
-#: Opcodes after which the interpreter looks for signals, from Python 3.11 on.
-LOOKS = ("CALL", "RESUME", "JUMP_BACKWARD")
+#: A tool of sys.monitoring that nothing else uses.
+TOOL = 4
+#: Opcodes after which the interpreter looks for signals. Before Python 3.11, there are more.
+LOOKS = ("CALL", "RESUME", "JUMP")
 
 
-class _Tracer:
+class _Interrupter:
+    """Raises KeyboardInterrupt at one opcode of this thread."""
+
     def __init__(self, number, strict):
         self.left = number
         self.strict = strict
         self.where = None
-        self.before = {}
+        self.before = "RESUME"
+        self.thread = threading.get_ident()
 
-    def __call__(self, frame, event, arg):
+    def at(self, code, offset):
+        before, self.before = self.before, dis.opname[code.co_code[offset]]
+        real = self.strict or before.startswith(LOOKS)
+        if self.where is None and real and offset not in _safe_offsets(code):
+            self.left -= 1
+            if self.left < 0:
+                self.where = "{} +{}".format(code.co_name, offset)
+                raise KeyboardInterrupt(self.where)
+
+    # -- sys.settrace()
+
+    def on_call(self, frame, event, arg):
         if not frame.f_code.co_filename.startswith(OWN):
             return None
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
-        return self.step
+        return self.on_event
 
-    def step(self, frame, event, arg):
-        if event == "opcode" and self.where is None:
-            code = frame.f_code
-            before = self.before.get(frame, "RESUME")
-            self.before[frame] = dis.opname[code.co_code[frame.f_lasti]]
-            real = before.startswith(LOOKS) or sys.version_info < (3, 11)
-            if frame.f_lasti not in _safe_offsets(code) and (self.strict or real):
-                self.left -= 1
-                if self.left < 0:
-                    name = code.co_name
-                    self.where = "{}:{} +{}".format(name, frame.f_lineno, frame.f_lasti)
-                    raise KeyboardInterrupt(self.where)
-        return self.step
+    def on_event(self, frame, event, arg):
+        if event == "opcode":
+            self.at(frame.f_code, frame.f_lasti)
+        return self.on_event
+
+    # -- sys.monitoring, from Python 3.12 on
+
+    def on_instruction(self, code, offset):
+        if not code.co_filename.startswith(OWN):
+            return sys.monitoring.DISABLE
+        if threading.get_ident() == self.thread:
+            self.at(code, offset)
+
+
+@contextlib.contextmanager
+def _watched(interrupter):
+    """Show each opcode in the `with` to an _Interrupter."""
+    monitoring = getattr(sys, "monitoring", None)
+    if monitoring is None:
+        before = sys.gettrace()
+        sys.settrace(interrupter.on_call)
+        try:
+            yield
+        finally:
+            sys.settrace(before)
+        return
+    event = monitoring.events.INSTRUCTION
+    monitoring.use_tool_id(TOOL, "races")
+    monitoring.register_callback(TOOL, event, interrupter.on_instruction)
+    monitoring.set_events(TOOL, event)
+    try:
+        yield
+    finally:
+        monitoring.set_events(TOOL, 0)
+        monitoring.free_tool_id(TOOL)
 
 
 def interrupt_everywhere(run, check, strict=True):
@@ -80,17 +120,14 @@ def interrupt_everywhere(run, check, strict=True):
     :returns: number of the places
     """
     for number in range(MOST):
-        tracer = _Tracer(number, strict)
+        interrupter = _Interrupter(number, strict)
         interrupted = False
-        before = sys.gettrace()
-        sys.settrace(tracer)
         try:
-            run()
+            with _watched(interrupter):
+                run()
         except KeyboardInterrupt:
             interrupted = True
-        finally:
-            sys.settrace(before)
-        check(tracer.where, interrupted)
-        if tracer.where is None:
+        check(interrupter.where, interrupted)
+        if interrupter.where is None:
             return number
     raise AssertionError("it never ends")

@@ -37,7 +37,7 @@ password_incorrect_msg = "SSH password is incorrect"
 password_required_msg = "SSH password was requested, but none specified"
 hostkey_config_msg = (
     "SSH requested permission to accept unknown host key, but check_host_keys=ignore. "
-    "This is likely due to ssh_args= conflicting with check_host_keys=. Please correct your "
+    "This is likely due to ssh_args=  conflicting with check_host_keys=. Please correct your "
     "configuration."
 )
 hostkey_failed_msg = (

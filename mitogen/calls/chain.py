@@ -10,7 +10,7 @@ import sys
 
 from mitogen import core
 from mitogen.calls import errors  # noqa: F401 (sent along: answers may need it)
-from mitogen.core.mailbox import Latch, Receiver
+from mitogen.core.mailbox import Queue, Receiver
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class _AnswerReceiver(Receiver):
     def __init__(self, router: Router, context: Any) -> None:
         self.router = router
         self.context = context
-        self._latch = Latch()
+        self._latch = Queue()
         self.handle = router.expect(self.on_message, context.context_id)
 
     def on_message(self, msg: Message) -> None:

@@ -14,6 +14,8 @@ Threads: any; a child's broker thread only for modules that are already loaded.
 
 from __future__ import annotations
 
+import sys
+
 from mitogen.core.io import Stream
 from mitogen.core.lazy import LAZY, fetch, import_module
 
@@ -114,6 +116,9 @@ def register(core: Any) -> None:
     if core.Broker.__init__.__module__ != __name__:
         core.Broker.__init__ = _with_activate_compat(core.Broker.__init__)
     Stream.__new__ = _new_stream  # type: ignore[method-assign]
+    # Defaults of the messages that programs make.
+    core.Message.src_id = core.Message.auth_id = getattr(sys.modules["mitogen"], "context_id", 0)
+    core.Message.reply_to = None
 
 
 def find_lazy(module: Any, name: str) -> Any:

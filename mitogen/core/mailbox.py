@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Notify = Callable[[Any], object]
 
 
-__all__ = ["Channel", "Latch", "LatchError", "Receiver"]
+__all__ = ["Channel", "Latch", "LatchError", "Queue", "Receiver"]
 
 
 class LatchError(Error):
@@ -56,18 +56,28 @@ class Latch:
         #: Guards `closed`, the waiters, and the answer to "an item, closed, or wait".
         self._lock = _thread.allocate_lock()
 
+    def __repr__(self) -> str:
+        return "Latch(%#x, size=%d)" % (id(self), len(self._items))
+
     def size(self) -> int:
         """Return how many items wait."""
         return len(self._items)
 
     def empty(self) -> bool:
-        """Return True if nothing waits now."""
+        """Return True if nothing waits now; raise LatchError if the latch is closed."""
+        if self.closed:
+            raise LatchError("latch is closed")
         return not self._items
 
     def close(self) -> None:
-        """Close the latch: once it is empty, present and future waits raise LatchError."""
+        """Close the latch and drop its items: present and future waits raise LatchError."""
+        self._close(False)
+
+    def _close(self, keep: bool) -> None:
         with self._lock:
             self.closed = True
+            if not keep:
+                self._items.clear()
             while self._waiters:
                 self._wake()
 
@@ -93,7 +103,7 @@ class Latch:
 
         :param float timeout: seconds to wait; None for ever, 0 not at all
         :raises TimeoutError: nothing came in time
-        :raises LatchError: the latch was closed and is empty
+        :raises LatchError: the latch was closed
         """
         deadline = None if timeout is None else now() + timeout
         while 1:
@@ -128,6 +138,18 @@ class Latch:
                     self._wake()
 
 
+class Queue(Latch):
+    """A latch whose items can still be taken after close()."""
+
+    def empty(self) -> bool:
+        """Return True if nothing waits now."""
+        return not self._items
+
+    def close(self) -> None:
+        """Close the queue: once it is empty, present and future waits raise LatchError."""
+        self._close(True)
+
+
 class Receiver:
     """
     A mailbox that threads read from. Iteration ends when the sender closes it.
@@ -159,7 +181,7 @@ class Receiver:
         window: int | None = WINDOW,
     ) -> None:
         self.router = router
-        self._latch = Latch()
+        self._latch = Queue()
         if handle is None:
             handle = router.new_handle(persist and window is not None)
         self.handle: Any = router.add_handler(

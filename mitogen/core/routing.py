@@ -174,10 +174,10 @@ class Router:
     refused_msg = "refused by policy"
     invalid_handle_msg = "invalid handle"
     too_large_msg = "message too large (max %d bytes)"
-    respondent_disconnect_msg = "respondent Context has disconnected"
+    respondent_disconnect_msg = "the respondent Context has disconnected"
     broker_exit_msg = "Broker has exitted"
     no_route_msg = "no route to %r, my ID is %r"
-    duplicate_handle_msg = "the handle is taken"
+    duplicate_handle_msg = "cannot register a handle that already exists"
 
     def __init__(self, broker: Broker, node: Node | None = None) -> None:
         self.broker = broker

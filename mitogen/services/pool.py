@@ -26,7 +26,7 @@ import sys
 
 from mitogen import core
 from mitogen.core import CALL_FUNCTION, CALL_SERVICE, ERROR, CallError, Message
-from mitogen.core.mailbox import Latch, LatchError, Receiver
+from mitogen.core.mailbox import LatchError, Queue, Receiver
 from mitogen.limits import turns
 from mitogen.limits.guard import report
 from mitogen.select import Error as SelectError
@@ -213,7 +213,7 @@ class Pool:
         self._lock = _thread.allocate_lock()
         # Reentrant: a service's constructor may look up another service.
         self._activating = _thread.RLock()
-        self._latch = Latch()
+        self._latch = Queue()
         self._turns = turns.Turns(self._put_call, size, MAX_WAITING)
         self._invokers: dict[str, Invoker] = {}
         self._idents: set[int] = set()

@@ -97,7 +97,7 @@ class Branch:
     """
 
     unidirectional_msg = (
-        "routing mode prevents forward of unidirectional message from context %d to context %d"
+        "routing mode prevents forward of message from context %d to context %d via context %d"
     )
 
     def __init__(self, router: Any, ids: Any, modules: Any, core_source: bytes) -> None:
@@ -137,7 +137,7 @@ class Branch:
         if out is None or out is stream:
             why = router.no_route_msg % (dst, router.node.context_id)
         elif router.unidirectional and self._are_siblings(stream, out):
-            why = self.unidirectional_msg % (msg.src_id, dst)
+            why = self.unidirectional_msg % (msg.src_id, dst, self.router.context_id)
         else:
             if len(stream.egress_ids) < MAX_EGRESS:
                 stream.egress_ids.add(dst)

@@ -101,7 +101,7 @@ def test_a_joined_process_detects_the_listeners_end(own_router, tmp_path):
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "waiting\n"
     listener.close()
-    assert process.communicate(timeout=60)[0] == "respondent Context has disconnected\n"
+    assert process.communicate(timeout=60)[0] == "the respondent Context has disconnected\n"
     processes.wait_until(lambda: not os.path.exists(listener.path), SOON)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from mitogen import core
 from mitogen.core import ChannelError
-from mitogen.core.mailbox import Latch, LatchError, Receiver
+from mitogen.core.mailbox import LatchError, Queue, Receiver
 from tests.unit.core.test_flow import ASK, PIECE, fill, pair
 
 UNWINDOWED = core.FIRST_UNWINDOWED + 5
@@ -162,7 +162,7 @@ class Late(deque):
 
 
 def test_the_last_item_before_the_end_is_not_lost():
-    latch = Latch()
+    latch = Queue()
     latch._items = items = Late()
     items.latch = latch
     assert latch.get(block=False) == "last"

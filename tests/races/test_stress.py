@@ -10,7 +10,7 @@ import pytest
 from mitogen import core
 from mitogen.bootstrap import spawn
 from mitogen.core import Message, Stream
-from mitogen.core.mailbox import Latch, LatchError, Receiver
+from mitogen.core.mailbox import LatchError, Queue, Receiver
 from tests.unit import live, nodes
 from tests.unit.core.test_stream import Router
 
@@ -120,7 +120,7 @@ def test_frames_of_several_threads_are_whole_and_in_order(broker):
 
 
 def test_every_item_of_a_latch_is_taken_once_until_it_ends():
-    latch = Latch()
+    latch = Queue()
     taken = [[] for _ in range(THREADS)]
     left = [THREADS]
 

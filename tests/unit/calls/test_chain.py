@@ -222,7 +222,7 @@ def test_a_lost_context(pair, there):
     master, one = pair
     one.serving = False
     one.broker.after(1, one.up.disconnect)
-    with pytest.raises(ChannelError, match="respondent Context has disconnected"):
+    with pytest.raises(ChannelError, match="the respondent Context has disconnected"):
         there.call(add, 1)
     with pytest.raises(ChannelError):
         there.call(add, 1)

@@ -193,7 +193,7 @@ def test_lost_context_is_an_error_for_the_waiting_sender(net):
     master, one, receiver = pair(net)
     fill(master, one)
     one.broker.after(1, one.up.disconnect)
-    with pytest.raises(ChannelError, match="respondent Context has disconnected"):
+    with pytest.raises(ChannelError, match="the respondent Context has disconnected"):
         master.send(one, ASK, b"x")
 
 
@@ -334,7 +334,7 @@ def test_a_lost_receiver_ends_a_long_message(net):
     master, one, two, got, data = long_pair(net, 3 * PIECE)
     one.down[2].stalled = True
     two.broker.after(1, two.up.disconnect)
-    with pytest.raises(ChannelError, match="respondent Context has disconnected"):
+    with pytest.raises(ChannelError, match="the respondent Context has disconnected"):
         master.send(two, ASK, data)
     assert not master.router.longs
 

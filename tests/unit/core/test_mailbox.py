@@ -6,7 +6,7 @@ import pytest
 
 from mitogen import core
 from mitogen.core import ChannelError, Message, Sender
-from mitogen.core.mailbox import Channel, Latch, LatchError, Receiver
+from mitogen.core.mailbox import Channel, Latch, LatchError, Queue, Receiver
 from tests import processes
 from tests.unit import nodes
 
@@ -74,16 +74,32 @@ def test_a_put_ends_the_wait(net):
     assert latch.get(10) == "x" and net.time == 1003
 
 
-def test_items_survive_a_close():
+def test_a_closed_latch_has_no_items():
     latch = Latch()
     latch.put(1)
     latch.close()
     latch.close()
-    assert latch.get() == 1
+    for use in (latch.get, latch.empty, lambda: latch.put(2)):
+        with pytest.raises(LatchError):
+            use()
+
+
+def test_items_of_a_queue_survive_a_close():
+    queue = Queue()
+    queue.put(1)
+    queue.close()
+    queue.close()
+    assert queue.get() == 1 and queue.empty()
     with pytest.raises(LatchError):
-        latch.get()
+        queue.get()
     with pytest.raises(LatchError):
-        latch.put(2)
+        queue.put(2)
+
+
+def test_message_defaults():
+    msg = core.Message(dst_id=1, handle=2, data=b"abc")
+    assert (msg.src_id, msg.auth_id, msg.reply_to) == (0, 0, None)
+    assert core.Message().dst_id is None and len(msg.pack()) > 3
 
 
 def test_notify():
@@ -182,7 +198,7 @@ def test_a_lost_respondent_is_a_dead_message(net):
     master, one = net.line(2)
     receiver = Receiver(master.router, respondent=master.context(one))
     one.up.disconnect()
-    with pytest.raises(ChannelError, match="respondent Context has disconnected"):
+    with pytest.raises(ChannelError, match="the respondent Context has disconnected"):
         receiver.get()
 
 

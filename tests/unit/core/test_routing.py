@@ -328,8 +328,8 @@ def test_unidirectional(net, where):
     net.pump()
     assert not got
     assert reason(answers) == (
-        "routing mode prevents forward of unidirectional message from context 2 to context %d"
-        % target.id
+        "routing mode prevents forward of message from context 2 to context %d via context %d"
+        % (target.id, where)
     )
     up, down = everyone[0].inbox(1001), everyone[2].inbox(1001)
     everyone[2].send(0, 1001)
@@ -417,7 +417,7 @@ def test_lost_stream_ends_every_wait_for_its_contexts(net):
     assert waits == [[], [], []]
     two.up.disconnect("test")
     net.pump()
-    assert [reason(wait) for wait in waits] == ["respondent Context has disconnected"] * 3
+    assert [reason(wait) for wait in waits] == ["the respondent Context has disconnected"] * 3
     assert gone == [4]
     assert set(master.router.routes.streams) == {1, 3}
 
@@ -457,7 +457,7 @@ def test_lost_parent_ends_every_wait_for_its_contexts(net):
     net.pump()
     one.down[2].disconnect("test")
     net.pump()
-    assert [reason(each) for each in answers] == ["respondent Context has disconnected"] * 2
+    assert [reason(each) for each in answers] == ["the respondent Context has disconnected"] * 2
 
 
 @pytest.mark.parametrize("context_id, believed", [(4, True), (2, False), (3, False), (0, False)])

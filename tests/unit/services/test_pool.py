@@ -222,7 +222,7 @@ def test_errors_of_the_program(node, make):
         with pytest.raises(service.Error, match="pool size must be at least 1"):
             service.Pool(node.master, size=size)
     pool, _ = make()
-    with pytest.raises(core.Error, match="taken"):
+    with pytest.raises(core.Error, match="already exists"):
         service.Pool(node.master)
     with pytest.raises(service.Error, match="already has a service .*Echo'"):
         pool.add(Echo(node.master))

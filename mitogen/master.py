@@ -33,6 +33,7 @@ from mitogen.importing.finder import (
 from mitogen.importing.module_server import ModuleResponder
 from mitogen.importing.resources import ResourceResponder
 from mitogen.limits.display import shown, shown_name
+from mitogen.limits.turns import Turns
 from mitogen.parent import Context, IdAllocator
 from mitogen.tree import pollers
 
@@ -75,6 +76,8 @@ def logger(name: str = "mitogen") -> Any:
 
 #: Characters and dots of a logger's name, and characters of text, in a record from a child.
 MAX_LOGGER_NAME, MAX_LOGGER_DOTS, MAX_RECORD = 200, 32, 65536
+#: Records of one stream that may wait.
+MAX_RECORDS = 4096
 #: Characters of a path in a record.
 MAX_PATH = 4096
 #: Name of records whose logger has a name that is too long or has odd characters.
@@ -97,12 +100,20 @@ class LogForwarder:
     def __init__(self, router: Any, worker: module_server.Worker) -> None:
         self._router = router
         self._worker = worker
+        self._turns = Turns(worker.put, 1, MAX_RECORDS)
         router.add_handler(self._on_forward_log, core.FORWARD_LOG, consumer=True)
 
     def _on_forward_log(self, msg: Any) -> None:
-        self._worker.put(self._handle, msg)
+        if not self._turns.add(self._router.routes.get(msg.src_id), self._handle, msg):
+            self._router.drop(msg, "too many of its log records wait")
+            self._router.consumed(msg)
 
-    def _handle(self, msg: Any) -> None:
+    def flush(self) -> None:
+        """Broker thread, at its end: let the worker handle all records that wait."""
+        for func, args in self._turns.drain():
+            self._worker.put(func, *args, bool)
+
+    def _handle(self, msg: Any, release: Callable[[], object]) -> None:
         try:
             if not msg.is_dead:
                 fields = self._decoded(msg)
@@ -110,6 +121,7 @@ class LogForwarder:
                     self._emit(msg.src_id, *fields)
         finally:
             self._router.consumed(msg)
+            release()
 
     def _decoded(self, msg: Any) -> Any:
         try:
@@ -272,7 +284,11 @@ class Router(parent.Router):
         self.log_forwarder = LogForwarder(self, self.worker)
         self.branch = parent.Branch(self, self.id_allocator, self.responder, _core_source())
         self.route_monitor = self.branch
-        core.listen(self.broker, "exit", self.worker.stop)
+        core.listen(self.broker, "exit", self._end_worker)
+
+    def _end_worker(self) -> None:
+        self.log_forwarder.flush()
+        self.worker.stop()
 
     def log(self, level: int, fmt: str, *args: Any) -> None:
         """Any thread: log a record with the logger "mitogen"."""

@@ -166,9 +166,9 @@ class Message:
         """
         if self.reply_to == IS_DEAD:
             if throw_dead:
-                raise ChannelError(
-                    "%s", str(self.data, "utf-8", "replace") or "Sender was explicitly closed"
-                )
+                # Escaped: it may come from any context.
+                why = repr(str(self.data, "utf-8", "replace"))[1:-1]
+                raise ChannelError("%s", why or "Sender was explicitly closed")
             return None
         if self.flags & RAW:
             return self.data

@@ -79,6 +79,14 @@ def fail_with(text):
     raise ValueError(text)
 
 
+def test_the_reason_of_a_dead_message_is_escaped():
+    with pytest.raises(core.ChannelError) as caught:
+        core.Message.dead(EVIL).unpickle()
+    assert_harmless(str(caught.value))
+    with pytest.raises(core.ChannelError, match="it's gone"):
+        core.Message.dead("it's gone").unpickle()
+
+
 def test_records_of_the_router_are_escaped(master, records):
     master.log(logging.ERROR, "dropped: %s", EVIL)
     assert_harmless(records.wait_for("dropped").getMessage())

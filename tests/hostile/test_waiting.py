@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from mitogen import core, service
+from mitogen import core, master as master_module, service
 from mitogen.importing.resources import GET_RESOURCE
 from mitogen.programs import grants
 from tests import processes
@@ -124,6 +124,54 @@ def test_the_requests_end_with_their_stream(master, forged):
     assert forged.stream in master.branch.module_requests
     forged.close()
     processes.wait_until(lambda: forged.stream not in master.branch.module_requests, timeout=SOON)
+
+
+# ---- log records
+
+
+def test_records_of_a_child_take_turns_with_other_work(master, honest, forged):
+    go, entered = threading.Event(), threading.Event()
+
+    def block():
+        entered.set()
+        assert go.wait(SOON)
+
+    try:
+        master.broker.defer(master.worker.put, block)
+        assert entered.wait(SOON)
+        record = core.encode(["x", 10, "x", None, 0, None])
+        forged.write(forged.frame(core.FORWARD_LOG, record) * 500)
+        forged.ping()
+        assert len(master.worker._jobs) <= 2
+    finally:
+        go.set()
+    assert honest.call(import_something) == "mitogen.sftp.packets"
+
+
+def test_records_of_a_stream_are_bounded(master, forged, records, monkeypatch):
+    monkeypatch.setattr(master.log_forwarder._turns, "_limit", 10)
+    go = threading.Event()
+    try:
+        master.broker.defer(master.worker.put, go.wait)
+        forged.write(forged.frame(core.FORWARD_LOG, b"\xf6") * 100)
+        records.wait_for("too many of its log records")
+    finally:
+        go.set()
+
+
+def test_records_that_wait_are_logged_at_the_end(records):
+    with master_module.Router() as router, Forged(router) as forged:
+        go = threading.Event()
+        router.broker.defer(router.worker.put, go.wait)
+        for number in range(50):
+            forged.send(core.FORWARD_LOG, ["x", 20, "record %d." % number, None, 0, None])
+        forged.ping()
+        forged.close()
+        router.broker.shutdown()
+        router.broker.join()
+        go.set()
+    for number in range(50):
+        records.wait_for("record %d." % number)
 
 
 # ---- data files

@@ -14,6 +14,7 @@ import pytest
 import mitogen.core
 import mitogen.master
 import mitogen.parent
+from mitogen.calls import chain as chain_file
 from tests import processes
 from tests.checkout import ROOT
 from tests.integration.conftest import PYTHON, SOON
@@ -380,3 +381,16 @@ def test_a_blocked_child_ends_on_disconnect_without_a_traceback(own_router, reco
     while not records.queue.empty():
         logged.append(records.queue.get().getMessage())
     assert not [text for text in logged if "Traceback" in text or "ValueError" in text]
+
+
+def test_a_timeout_ends_a_long_call_to_a_stopped_child(own_router, monkeypatch):
+    """The call is longer than what fits on the way, so most of it is never sent."""
+    monkeypatch.setattr(chain_file, "CANCEL_GRACE", 0.1)
+    child = own_router.local()
+    os.kill(child.call(os.getpid), signal.SIGSTOP)
+    start = time.monotonic()
+    with pytest.raises(mitogen.core.TimeoutError, match="the call was cancelled"):
+        chain_file.CallChain(child, timeout=0.5, kill=True).call(len, bytes(3 << 20))
+    assert time.monotonic() - start < SOON
+    with pytest.raises(mitogen.core.ChannelError):
+        child.call(os.getpid)

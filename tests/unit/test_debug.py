@@ -54,6 +54,26 @@ def test_routers_and_streams(router):
         debug.get_stream_info("0")
 
 
+class Proxy:
+    """An object whose class is looked up elsewhere, which may take long or fail."""
+
+    @property
+    def __class__(self):
+        LOOKED_UP.append(self)
+        raise RuntimeError("not now")
+
+
+LOOKED_UP = []
+
+
+def test_a_search_for_routers_runs_no_code_of_other_objects(router):
+    proxy = Proxy()
+    proxy.itself = proxy  # so that the garbage collector lists it
+    assert "%x" % id(router) in debug.get_routers()
+    assert not LOOKED_UP
+    del proxy.itself
+
+
 def test_a_snapshot_in_a_child(router):
     child = router.local(name="one")
     grandchild = router.local(via=child, name="two")

@@ -47,20 +47,25 @@ _ON_TTY = 'exec 0<>"$0" 1>&0 2>&0;exec "$@"'
 
 def create_socketpair(size: int = BUFFER_SIZE) -> tuple[int, int]:
     """Return the descriptors of a pair of Unix stream sockets; request `size`-byte buffers."""
-    pair = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    for sock in pair:
-        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, size)
-        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, size)
-    return pair[0].detach(), pair[1].detach()
+    pair: Any = ()
+    try:
+        pair = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        for sock in pair:
+            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, size)
+            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, size)
+        return pair[0].detach(), pair[1].detach()
+    except BaseException:
+        for sock in pair:
+            sock.close()
+        raise
 
 
-def open_pty() -> tuple[int, str, int]:
-    """Return (master, path of the slave, slave) of a terminal in raw mode."""
+def make_raw(slave: int) -> str:
+    """Put a terminal into raw mode; return its path."""
     import tty
 
-    master, slave = os.openpty()
     tty.setraw(slave)
-    return master, os.ttyname(slave), slave
+    return os.ttyname(slave)
 
 
 class Process:
@@ -91,6 +96,14 @@ class Process:
         slave, self.slave = self.slave, None
         if slave is not None:
             os.close(slave)
+
+    def abandon(self) -> None:
+        """Kill the process and close all descriptors, before any of them has another owner."""
+        self.close_slave()
+        for fd in (self.pipe, self.tty, self.err):
+            if fd is not None:
+                os.close(fd)
+        self.leave(True)
 
     def signal(self, number: int) -> None:
         """Send a signal, unless the process has been reaped."""
@@ -233,52 +246,55 @@ def start(
     # This accounts for half of the import time, and contexts without children don't need it.
     import subprocess
 
-    ours = []
-    theirs = []
+    # Each line that opens descriptors also records them: an interruption may come between lines.
+    opened: list[int] = []
+    theirs: list[int] = []
     words: list[Any] = [os.fspath(arg) for arg in argv]
+    master: int | None = None
+    slave: int | None = None
+    err_r: int | None = None
+    err_w: int = subprocess.STDOUT
+    proc: Any = None
     try:
         if tty or stdio == "tty":
             # A shell execs the program, so a missing program would look like the child's error.
             check_program(words[0])
-        master: Any
-        slave: Any
-        err_r: Any
-        err_w: Any
-        master = slave = err_r = err_w = None
-        if stdio == "tty" or tty:
-            master, path, slave = open_pty()
-            ours.append(master)
-            ours.append(slave)
+            opened += os.openpty()
+            master, slave = opened
+            path = make_raw(slave)
             words = ["/bin/sh", "-c", _ON_TTY if stdio == "tty" else _TAKE_TTY, path] + words
         if err:
-            err_r, err_w = os.pipe()
-            ours.append(err_r)
+            opened += os.pipe()
+            err_r, err_w = opened[-2:]
             theirs.append(err_w)
         if stdio == "tty":
             pipe, master = master, None
-            stdin = stdout = subprocess.DEVNULL
+            stdin = subprocess.DEVNULL
         else:
-            pipe, stdin = create_socketpair()
+            opened += create_socketpair()
+            pipe, stdin = opened[-2:]
             theirs.append(stdin)
-            stdout = stdin
-            ours.append(pipe)
         proc = subprocess.Popen(
             words,
             stdin=stdin,
-            stdout=stdout,
-            stderr=err_w if err else subprocess.STDOUT,
+            stdout=stdin,
+            stderr=err_w,
             start_new_session=True,
             env=dict(own_environment(), **(environ or {})),
         )
-    except (OSError, ValueError) as e:
-        for fd in ours:
-            os.close(fd)
+        while theirs:
+            os.close(opened.pop(opened.index(theirs.pop())))
+        process = Process(proc, pipe, master, err_r)  # type: ignore[arg-type]
+        process.slave = slave
+        return process
+    except BaseException as e:
+        # Without its pipe and terminal, a program that was started meanwhile ends by itself.
+        while opened:
+            os.close(opened.pop())
+        if proc:
+            Process(proc, -1).leave(True)
+        if not isinstance(e, (OSError, ValueError)):
+            raise
         raise StreamError(
             "cannot start %s: %s; check that it is installed and the path is right", words[0], e
         ) from e
-    finally:
-        for fd in theirs:
-            os.close(fd)
-    process = Process(proc, pipe, master, err_r)
-    process.slave = slave
-    return process

@@ -108,7 +108,8 @@ class Options:
     :param str name: name of the context, for display
     :param str remote_name: name shown by ps after `mitogen:`; no slashes
     :param python_path: str, path or list: the interpreter; None: see `default_python_path`
-    :param float connect_timeout: seconds until the connection must be established
+    :param float connect_timeout: seconds until the connection must be established; with `via=`,
+        the other context has 3 seconds more to begin and to answer
     :param bool debug: log more in the child
     :param bool unidirectional: forbid traffic between the child's siblings
     """
@@ -285,9 +286,9 @@ class Connection:
 
     def start(self) -> Process:
         """Start the child's process."""
-        process = spawn.start(self.argv(), self.stdio, self.tty, self.err, self.environ)
-        self.process = process
-        return process
+        # In one line: an interruption must not lose it.
+        self.process = spawn.start(self.argv(), self.stdio, self.tty, self.err, self.environ)
+        return self.process  # type: ignore[no-any-return]
 
 
 class AccountConnection(Connection):

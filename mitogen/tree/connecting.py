@@ -66,19 +66,35 @@ class Logins:
 
         :param destination: any hashable; None for no limit
         """
-        with self._lock:
-            if destination is not None:
+        if destination is not None:
+            with self._lock:
                 entered, waiting = self._entered.setdefault(destination, ([], deque()))
                 if len(entered) >= MAX_LOGINS:
                     return waiting.append(func)
                 entered.append(func)
         func()
 
+    def cancel(self, destination: Hashable, func: Action, waits: bool) -> None:
+        """
+        Any thread: withdraw `func` after an interruption of enter().
+
+        :param bool waits: it has not been called
+        """
+        if destination is None:
+            return
+        with self._lock:
+            entered, waiting = self._entered.get(destination, ([], deque()))
+            if func in waiting:
+                return waiting.remove(func)
+            if waits and func not in entered:
+                return
+        self.leave(destination)
+
     def leave(self, destination: Hashable) -> None:
         """Broker thread: release the slot of a login, successful or not."""
+        if destination is None:
+            return
         with self._lock:
-            if destination is None:
-                return
             entered, waiting = self._entered[destination]
             if not waiting:
                 entered.pop()
@@ -143,6 +159,8 @@ class Attempt:
 
     #: The Context, set once wait() has returned it.
     context: Context | None = None
+    #: Whether the outcome is an error.
+    failed = False
     if TYPE_CHECKING:
         # Defined by subclasses.
         _start: Callable[[], None]
@@ -164,22 +182,38 @@ class Attempt:
     def start(self) -> None:
         """Start connecting; raise errors that are found at once."""
         try:
+            self.broker.exit_actions.append(self._on_broker_exit)
             self._start()
+            self._begin()
         except BaseException:
-            self.router.branch.logins.leave(self.destination)
+            # Maybe an interruption: at any point, even after something was started.
+            self._undo()
             raise
-        self.broker.exit_actions.append(self._on_broker_exit)
-        self._begin()
         if not self.broker.alive:
             self._on_broker_exit()
+
+    def _undo(self) -> None:
+        """Withdraw the attempt after start() has failed or was interrupted. There is no outcome."""
+        self.give_up()
+        self._withdraw()
 
     def run(self) -> Context:
         """Start when Logins permits, then return the Context or raise the error."""
         allowed = core.new_lock()
-        self.when_allowed(allowed.release)
-        allowed.acquire()
-        self.start()
-        return self.wait()
+        try:
+            self.when_allowed(allowed.release)
+            allowed.acquire()
+        except BaseException:
+            self.router.branch.logins.cancel(self.destination, allowed.release, allowed.locked())
+            raise
+        try:
+            self.start()
+            return self.wait()
+        except BaseException:
+            if not self.failed:
+                # Interrupted: the context would have no owner.
+                self.give_up()
+            raise
 
     def when_done(self, func: Action) -> None:
         """Call `func()` on the broker thread once wait() would not block."""
@@ -192,10 +226,10 @@ class Attempt:
         try:
             outcome = self.latch.get()
         except BaseException:
-            # Interrupted: the context would have no owner.
             self.give_up()
             raise
         if isinstance(outcome, BaseException):
+            self.failed = True
             raise outcome
         self.context = self._finish(outcome)
         return self.context
@@ -205,13 +239,19 @@ class Attempt:
 
     def _settle(self, outcome: Any) -> None:
         """Set the outcome and wake wait(). The first thread to call this wins."""
+        if self._withdraw():
+            self.latch.put(outcome)
+
+    def _withdraw(self) -> bool:
+        """Any thread: end the attempt; return False if it was ended before."""
         try:
             self._unsettled.pop()
         except IndexError:
-            return
-        self.broker.exit_actions.remove(self._on_broker_exit)
+            return False
+        if self._on_broker_exit in self.broker.exit_actions:
+            self.broker.exit_actions.remove(self._on_broker_exit)
         self.router.branch.logins.leave(self.destination)
-        self.latch.put(outcome)
+        return True
 
 
 class Connecting(Attempt):
@@ -228,8 +268,12 @@ class Connecting(Attempt):
         self.conn = conn
         self.context_id = context_id
         self.stream: Any = None
+        self.shake: Any = None
         self.deadline: Any = None
         self.error: Callable[[int], object] | None = None
+        #: Whether the stream's descriptors belong to the broker.
+        self.started = False
+        self.given_up = False
 
     # -- on the caller's thread
 
@@ -239,12 +283,19 @@ class Connecting(Attempt):
     def _begin(self) -> None:
         self.broker.defer(self._on_started)
 
+    def _undo(self) -> None:
+        if self.conn.process:
+            self.give_up()
+        else:
+            self.conn.forget()
+            self._withdraw()
+
     def _finish(self, context: Context) -> Context:
         return context
 
     def give_up(self) -> None:
         """Any thread: abandon the attempt; its context is no longer wanted."""
-        self.broker.defer(self.cancel, "interrupted")
+        self.broker.defer(self._on_interrupted)
 
     def _spawn(self, eager: bool) -> None:
         self.eager = eager
@@ -261,13 +312,25 @@ class Connecting(Attempt):
     # -- on the broker
 
     def cancel(self, reason: str) -> None:
-        """Give up at any stage."""
+        """Give up at any stage once started."""
         if self.stream.connecting:
             self._on_failed(CancelledError("%s: %s", self.stream.name, reason))
         else:
             self.stream.disconnect(reason)
 
+    def _on_interrupted(self) -> None:
+        if self.started:
+            self.cancel("interrupted")
+        elif not self.given_up:
+            if self.conn.process:
+                self.conn.process.abandon()
+            self._settle(CancelledError("interrupted"))
+        self.given_up = True
+
     def _on_started(self) -> None:
+        if self.given_up:
+            return
+        self.started = True
         stream = self.stream
         for fd, channel in self.side_fds.items():
             os.set_blocking(fd, False)
@@ -313,7 +376,7 @@ class Connecting(Attempt):
     def _on_send(self, channel: str, data: bytes) -> None:
         prompt = self.shake.prompts.popleft()
         if channel != "pipe":
-            # A report that authentication is over precedes any text of what runs then, but the two
+            # A report that authentication is over precedes any text of later programs, but the two
             # come by different descriptors.
             self.stream.on_readable()
         if self.shake.state != "login" or self.stream.closed:
@@ -450,7 +513,8 @@ class Connecting(Attempt):
 
     def _settle(self, outcome: Any) -> None:
         self.conn.forget()
-        self.shake.answers.clear()
+        if self.shake:
+            self.shake.answers.clear()
         Attempt._settle(self, outcome)
 
     def _report(self, error: BaseException) -> None:

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Context", "find_lazy"]
 
+WARNING = 30
+#: Seconds after which a context that is to end is killed. It ends by itself within shutdown_timeout
+#: and the seconds that core/child.py grants its calls and its last output.
+SHUTDOWN_TIME = 15.0
+
 LAZY.update(
     files="transfer.put_get",
     futures="futures",
@@ -145,7 +150,8 @@ class Context(core.Context):
         End the context.
 
         :param bool wait: return only once it is gone and, if this context started it directly or
-            through another one, its process is reaped
+            through another one, its process is reaped; a context that has not ended after
+            15 seconds is killed
         :returns: if `wait` is False, a Latch that gets an item at that point
         """
         latch = Latch()
@@ -180,9 +186,18 @@ _chain_of: Callable[[core.Context], CallChain] = Context.default_call_chain.fget
 
 def _when_gone(router: Any, context: Context, latch: Latch) -> None:
     def put() -> None:
+        deadline.clear()
         if not latch.size():
             latch.put(None)
 
+    def late() -> None:
+        router.log(WARNING, "%s: did not end within %d seconds", context, SHUTDOWN_TIME)
+        router.kill(context)
+        # A child is gone once its process is reaped; others can only be cut off.
+        if not (stream and stream.remote_id == context.context_id):
+            put()
+
+    deadline = router.broker.after(SHUTDOWN_TIME, late)
     listen(router.broker, "exit", put)
     stream = router.routes.streams.get(context.context_id)
     if stream is None:

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ProxyConnecting", "options_of"]
 
+#: Seconds for the other context to begin and to answer, besides `connect_timeout`, which it applies
+#: itself: its error has the program's last output.
+ANSWER_TIME = 3.0
+
 
 def options_of(klass: Any, method_name: str, kwargs: dict[str, Any]) -> Any:
     try:
@@ -69,6 +73,9 @@ class ProxyConnecting(Attempt):
         self.via = via
         self.method_name = method_name
         self.given_up = False
+        self.handle: int | None = None
+        self.timeout = options.connect_timeout + ANSWER_TIME
+        self._deadline: Any = None
         #: Chain of the call; connect_many() sets one with a worker, for concurrent connections.
         self.chain = CallChain(via)
 
@@ -77,8 +84,20 @@ class ProxyConnecting(Attempt):
         target = self.via.context_id
         self.context_id = first = router.allocate_id()
         # Granted before the call; otherwise the new route would be rejected.
-        defer_sync(router.broker, lambda: router.branch.grant(target, first, first + 1))
+        defer_sync(router.broker, lambda: self._prepare(target, first))
         router.branch.modules.push(self.via, ["mitogen.tree.router", METHODS[self.method_name]])
+
+    def _prepare(self, target: int, first: int) -> None:
+        self.router.branch.grant(target, first, first + 1)
+        self._deadline = self.broker.after(self.timeout, self._on_deadline)
+
+    def _on_deadline(self) -> None:
+        """Broker thread: fail. The other context's own deadline starts with its own attempt."""
+        if not self._unsettled:
+            return
+        text = "Failed to setup connection after %.2f seconds: no answer from %s, which may be busy"
+        self._settle(core.TimeoutError(text, self.timeout, self.via))
+        self.give_up()
 
     def _begin(self) -> None:
         args = (self.context_id, self.method_name, Kwargs(self.kwargs))
@@ -87,7 +106,9 @@ class ProxyConnecting(Attempt):
         self.kwargs = {}
 
     def _on_answer(self, msg: Message) -> None:
+        self._deadline.clear()
         if self.given_up:
+            # It may have been connected all the same.
             self.router.route(shutdown_now(self.context_id), False)
         self._settle(msg)
 
@@ -95,6 +116,7 @@ class ProxyConnecting(Attempt):
         try:
             name = msg.unpickle()
         except CallError as e:
+            self.failed = True
             raise _local_error(e) from e
         context: Context = self.router.context_by_id(self.context_id)
         context.name = shown_name("%s.%s" % (self.via.name, name))
@@ -104,7 +126,10 @@ class ProxyConnecting(Attempt):
     def give_up(self) -> None:
         """Any thread: abandon the attempt; its context is no longer wanted."""
         self.given_up = True
-        self.chain.cancel(self.handle)
+        if self.handle is not None:
+            self.chain.cancel(self.handle)
+            if not self._unsettled:
+                self.router.route(shutdown_now(self.context_id), False)
 
 
 def _local_error(error: CallError) -> BaseException:

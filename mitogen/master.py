@@ -295,7 +295,7 @@ class Router(parent.Router):
         if level >= WARNING or "logging" in sys.modules:
             found = logger()
             if found.isEnabledFor(level):
-                # Much of what is logged here came from a child.
+                # Names and texts of children are part of many records.
                 found.log(level, "%s", shown(fmt % args if args else fmt, MAX_RECORD))
 
     def log_config(self) -> tuple[int, list[list[Any]]]:

@@ -7,8 +7,8 @@ Rules
        there is none: its directories are any that happen to lie on `sys.path`.
     2. The policy also covers each directory and file below a package, under the name that it would
        have as a module.
-    3. A path is resolved without leaving the package's directory, by descriptors: what was checked
-       is what is opened. Hidden files and `__pycache__` do not exist.
+    3. A path is resolved without leaving the package's directory, and opened by descriptors that
+       follow no symlink. Hidden files and `__pycache__` do not exist.
 
 Threads: any except a broker's. Controlling machine only.
 """

@@ -38,7 +38,7 @@ def report(log: Any, name: str, error: BaseException) -> None:
     try:
         log(ERROR, "%s: %s", name, CallError(error))
     except BaseException:
-        # The log handler may be what failed before.
+        # The same log handler may have failed before.
         try:
             sys.excepthook(type(error), error, error.__traceback__)
         except BaseException:

@@ -290,7 +290,8 @@ class DeduplicatingInvoker(Invoker):
         super().__init__(service)
         self._lock = _thread.allocate_lock()
         self._responses: dict[Any, Any] = {}
-        self._waiters: dict[Any, list[Message]] = {}
+        #: Key to the calls that wait, each with a function that ends its turn in the pool.
+        self._waiters: dict[Any, list[tuple[Message, Callable[[], object]]]] = {}
 
     def key_from_request(self, method_name: str, kwargs: dict[str, Any]) -> Any:
         """
@@ -309,7 +310,9 @@ class DeduplicatingInvoker(Invoker):
             known = key in self._responses
             if not known:
                 waiters = self._waiters.setdefault(key, [])
-                waiters.append(msg)
+                # A call that waits keeps its turn, so that few answers are sent at once.
+                hold: Callable[[], Callable[[], object]] = getattr(msg, "hold_turn", _no_turn)
+                waiters.append((msg, hold()))
                 if len(waiters) > 1:
                     return
         if known:
@@ -333,8 +336,14 @@ class DeduplicatingInvoker(Invoker):
     def _answer_waiters(self, key: Any, answer: Callable[[Message], object]) -> None:
         with self._lock:
             waiters = self._waiters.pop(key)
-        for waiter in waiters:
+        for waiter, release in waiters:
             guarded(self.service.router.log, repr(self), answer, waiter)
+            release()
+
+
+def _no_turn() -> Callable[[], object]:
+    # The call did not come through a pool.
+    return bool
 
 
 def _frozen(value: Any) -> Any:

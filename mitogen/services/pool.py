@@ -156,7 +156,7 @@ class _CallReceiver(Receiver):
 
 
 class _Pending:
-    """A counter of what a call still has to do: return, and send its answers."""
+    """A counter of a call's remaining steps: to return, and to send each answer."""
 
     def __init__(self, release: Callable[[], object]) -> None:
         self._release = release
@@ -359,7 +359,7 @@ class Pool:
             turns.reply(self.router, msg, value, owner.hold(), **kwargs)
 
         # Services answer by themselves too, on any thread.
-        msg.__dict__["reply"] = reply
+        msg.__dict__.update(reply=reply, hold_turn=owner.hold)
         try:
             self._handle(msg)
         finally:

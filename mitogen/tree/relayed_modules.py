@@ -32,8 +32,8 @@ class ModuleRequests:
     """
     The requests for modules that arrive on one stream.
 
-    One is served at a time, and the next once the answer has left. None is served twice: the
-    module is on its way, or the child has been told that there is none.
+    One is served at a time, and the next once the answer has left. None is served twice: the first
+    answer is final, and it is on its way.
     """
 
     def __init__(self, router: Any, stream: Any, modules: Any) -> None:

@@ -230,15 +230,29 @@ class Large(service.Service):
         return 5
 
 
+class LargeOnce(service.Service):
+    invoker_class = service.DeduplicatingInvoker
+    go = threading.Event()
+
+    @service.expose(service.AllowAny())
+    def large(self):
+        assert self.go.wait(SOON)
+        return bytes(1 << 20)
+
+    @service.expose(service.AllowAny())
+    def small(self):
+        return 5
+
+
 @pytest.fixture
 def pool(master):
-    found = service.Pool(master, [Large(master)], size=4)
+    found = service.Pool(master, [Large(master), LargeOnce(master)], size=4)
     yield found
     found.stop()
 
 
-def call_of(forged, method, reply_to=REPLY):
-    request = core.encode((Large.name(), method, core.Kwargs({})))
+def call_of(forged, method, reply_to=REPLY, cls=Large):
+    request = core.encode((cls.name(), method, core.Kwargs({})))
     return forged.frame(core.CALL_SERVICE, request, reply_to=reply_to)
 
 
@@ -248,6 +262,18 @@ def test_a_pool_does_not_wait_for_a_child_that_does_not_read(master, honest, for
     assert honest.call(ask_service, name) == 5
     # At most one answer for each thread of the pool.
     assert queued(master, forged) < 8 << 20
+
+
+def test_calls_that_wait_for_one_result_are_not_all_answered_at_once(master, honest, forged, pool):
+    forged.write(call_of(forged, "large", cls=LargeOnce) * 200)
+    forged.ping()
+    LargeOnce.go.set()
+    try:
+        assert honest.call(ask_service, LargeOnce.name()) == 5
+        processes.wait_until(lambda: queued(master, forged) > 0, timeout=SOON)
+        assert queued(master, forged) < 8 << 20
+    finally:
+        LargeOnce.go.clear()
 
 
 def ask_service(name):

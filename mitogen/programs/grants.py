@@ -259,8 +259,14 @@ class Grants:
             return False
         if self._is_granted(source_id, target_id):
             return True
-        source, target = [router.context_by_id(i) for i in (source_id, target_id)]
-        return bool(self.policy and self.policy(source, target, spec))
+        if self.policy is None:
+            return False
+        # Not kept: a child has as many ids as it likes.
+        source, target = [
+            router.context_by_id(i, create=False) or router.context_class(router, i)
+            for i in (source_id, target_id)
+        ]
+        return bool(self.policy(source, target, spec))
 
 
 def _answer_like(answer: Message) -> Message:

@@ -10,10 +10,10 @@ Rules
     1. Service code never runs on the broker thread, only on a Pool's threads.
     2. A pool that ends answers queued calls with an error.
     3. Only an ancestor's call can cause an import.
-    5. No thread of a pool waits for a caller to read its answer. Calls that arrive on one stream
-       take turns with those of others: see limits/turns.py.
     4. `threading` is not imported here: a Pool may be started by any thread of a child, and the
        first thread to import that module is taken for the main thread.
+    5. No thread of a pool waits for a caller to read its answer. Calls that arrive on one stream
+       take turns with those of others: see limits/turns.py.
 
 Threads: a Pool has `size` threads of its own. Its methods may be called on any thread.
 """

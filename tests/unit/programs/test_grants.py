@@ -143,6 +143,13 @@ def test_an_error_in_a_policy_refuses(tree):
     assert not tree.started
 
 
+def test_contexts_that_a_policy_is_asked_about_are_not_kept(tree):
+    grants.set_policy(tree.master.router, lambda *args: False)
+    tree.master.router._contexts.clear()
+    assert tree.request(tree.left, tree.right)[0] == "refused"
+    assert tree.master.router._contexts == {}
+
+
 def test_a_policy_is_not_called_for_unknown_contexts(tree):
     grants.set_policy(tree.master.router, lambda *args: True)
     answers = []

@@ -25,7 +25,7 @@ def flush(master, forged):
 
 
 def registry():
-    """Return the entries of `logging`, and the largest number of levels that a logger has cached."""
+    """Return the entries of `logging`, and the most levels that any logger has cached."""
     loggers = logging.root.manager.loggerDict
     caches = [len(getattr(each, "_cache", ())) for each in [logging.root, *loggers.values()]]
     return set(loggers), max(caches)

@@ -413,7 +413,8 @@ class Connecting(Attempt):
     def _send_answer(self, channel: str, data: bytes) -> None:
         if channel == "pipe":
             self.stream.send(data)
-        else:
+        elif self.stream.process.tty in self.side_fds:
+            # Otherwise the terminal is closed, and its number may be another descriptor's.
             os.write(self.stream.process.tty, data)
 
     def _on_hello(self) -> None:

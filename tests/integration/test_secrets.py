@@ -163,6 +163,7 @@ def test_an_account_that_is_switched_to_without_a_prompt_gets_no_password(
     context = connect(own_router, free, hostile.user)
     assert context.call(os.geteuid) == hostile.user.uid
     hostile.check()
+    assert context.call(os.getenv, "SUDO_PROMPT") is None
     # The context has the account's own files, as always.
     assert context.call(user_site_is_enabled)
 

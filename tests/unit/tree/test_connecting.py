@@ -256,6 +256,34 @@ def test_the_method_judges_a_prompt(net, begin, monkeypatch, verdict, sent):
     assert connecting.wait()
 
 
+def test_no_answer_goes_to_the_number_of_a_terminal_that_was_closed_meanwhile(
+    net, begin, monkeypatch
+):
+    judged = []
+    monkeypatch.setattr(_thread, "start_new_thread", lambda f, args: judged.append((f, args)))
+    connecting, far = begin(judge=lambda prompt: lambda: None)
+    far.say(b"password: ", far.tty)
+    net.pump()
+    tty = connecting.stream.process.tty
+    os.close(far.tty)
+    far.fds.remove(far.tty)
+    net.pump()
+    read, write = os.pipe()
+    if read == tty:
+        read = os.dup(read)
+    try:
+        os.dup2(write, tty)
+        ((func, args),) = judged
+        func(*args)
+        net.pump()
+        os.set_blocking(read, False)
+        with pytest.raises(BlockingIOError):
+            os.read(read, 100)
+    finally:
+        for fd in {read, write, tty}:
+            os.close(fd)
+
+
 @pytest.mark.parametrize("error", [StreamError("another host"), ValueError("no")])
 def test_a_judgement_that_fails_ends_the_attempt(net, begin, monkeypatch, error):
     def verdict():

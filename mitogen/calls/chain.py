@@ -149,7 +149,13 @@ class CallChain:
             data += core.encode(list(args), limit, "args") + core.encode(kwargs, limit, "kwargs")
         else:
             data += _NO_ARGUMENTS
-        msg = core.Message(data=data, handle=core.CALL_FUNCTION, dst_id=self.context.context_id)
+        msg = core.Message()
+        # A dict literal: faster than keyword arguments.
+        msg.__dict__ = {
+            "data": data,
+            "handle": core.CALL_FUNCTION,
+            "dst_id": self.context.context_id,
+        }
         if before:
             before(msg, self.context, args, kwargs)
         return msg

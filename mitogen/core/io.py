@@ -29,7 +29,7 @@ except Exception:  # PyPy has no _heapq; a longer name of the error costs bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from mitogen.core.codec import Bytes
@@ -190,25 +190,28 @@ class Stream:
             self.router.log(ERROR, "%s: %s", self.name, e)
             self.disconnect(str(e))
 
-    def send(self, *parts: Bytes, cork: bool = False) -> None:
+    def send(
+        self, head: Bytes = b"", body: Bytes = b"", cork: bool = False, more: Sequence[Bytes] = ()
+    ) -> None:
         """
         Any thread: send frames. They are written at once, unless the broker has others to write.
 
         A signal can interrupt this anywhere. So `owed` is right after each step.
 
-        :param parts: headers and payloads, all of which are sent or none; none to write what is
-            owed
+        :param head: header of the first frame; empty to write what is owed
+        :param body: its payload
         :param bool cork: delay the write: another frame will follow soon
+        :param more: headers and payloads of other frames; all are sent or none
         """
         with self.lock:
             if self.closed:
                 return
             chunks, written = self.owed
-            if parts:
+            if head:
                 # First: it may become too large, but never too small.
-                self.queued += sum(map(len, parts))
+                self.queued += len(head) + len(body) + (sum(map(len, more)) if more else 0)
                 # One step: from here on, all parts are owed.
-                chunks += parts
+                chunks += (head, body, *more) if more else (head, body)
                 if self.watched:
                     return
             try:

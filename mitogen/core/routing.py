@@ -381,7 +381,7 @@ class Router:
         data = msg.data
         size = len(data)
         if size <= FRAME_SIZE:
-            return stream.send(msg.header(size, msg.flags), data, cork=cork)
+            return stream.send(msg.header(size, msg.flags), data, cork)
         msg.number = next(self._message_numbers) & 0xFFFFFFFF
         view = memoryview(data)
         frames: list[Any] = []
@@ -389,7 +389,7 @@ class Router:
             part = view[pos : pos + FRAME_SIZE]
             more = MORE if pos + FRAME_SIZE < size else 0
             frames += msg.header(len(part), msg.flags | more | (CONT if pos else 0)), part
-        stream.send(*frames, cork=cork)
+        stream.send(frames[0], frames[1], cork, frames[2:])
 
     def _start(self, ticket: Ticket, flow: Any = None) -> Any:
         """Broker thread: begin to send; return the function that goes on."""

@@ -96,7 +96,8 @@ def test_frames_of_several_threads_are_whole_and_in_order(broker):
             if at % 7:
                 stream.send(nodes.frame(data=data)[:27], data, cork=at % 3 == 0)
             else:
-                stream.send(nodes.frame(data=data)[:27], data, nodes.frame(data=b"- -"), b"")
+                other = nodes.frame(data=b"- -"), b""
+                stream.send(nodes.frame(data=data)[:27], data, more=other)
             if at % 11 == 0:
                 stream.flush()
 

@@ -206,7 +206,8 @@ class End:
     def queued(self):
         return sum(map(len, self.out)) if self.stalled else 0
 
-    def send(self, *parts, cork=False):
+    def send(self, head=b"", body=b"", cork=False, more=()):
+        parts = [head, body, *more]
         for at in range(0, 0 if self.closed else len(parts), 2):
             data = b"".join(parts[at : at + 2])
             self.sent.append((data, cork))

@@ -99,7 +99,7 @@ def test_compressed(node, way, source, where, tree):
 
     def count(real):
         def counted(*parts, **kwargs):
-            sent[0] += sum(map(len, parts))
+            sent[0] += sum(map(len, parts[:2]))
             return real(*parts, **kwargs)
 
         return counted

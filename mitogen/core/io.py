@@ -147,7 +147,7 @@ class Stream:
         self.owed: tuple[list[Bytes], list[int]] = ([], [])
         #: Bytes of `owed`, or more after an interruption.
         self.queued = 0
-        #: True if the broker writes what is owed.
+        #: True if the broker writes the chunks owed.
         self.watched = False
         self.waiters: list[Action] = []
         #: Contexts that this neighbour sent messages to: it is notified when one of them ends.
@@ -198,7 +198,7 @@ class Stream:
 
         A signal can interrupt this anywhere. So `owed` is right after each step.
 
-        :param head: header of the first frame; empty to write what is owed
+        :param head: header of the first frame; empty to write the owed bytes
         :param body: its payload
         :param bool cork: delay the write: another frame will follow soon
         :param more: headers and payloads of other frames; all are sent or none
@@ -217,7 +217,7 @@ class Stream:
             try:
                 # Unless an interrupted thread has left a count.
                 if chunks and not (written or cork):
-                    # One step: what is written is counted.
+                    # One step: a write counts its bytes.
                     written.extend(map(os.writev, (self.wfd,), (chunks[:1000],)))
             except (BlockingIOError, InterruptedError):
                 pass
@@ -230,7 +230,7 @@ class Stream:
                     sent -= len(rest.pop(0))
                 if sent:
                     rest[0] = memoryview(rest[0])[sent:]
-                # One step: what was counted is forgotten.
+                # One step: the counted bytes are forgotten.
                 self.owed = rest, []
                 self.queued = sum(map(len, rest))
                 if rest:
@@ -243,7 +243,7 @@ class Stream:
             self.queued = 0
 
     def flush(self) -> None:
-        """Any thread: write as much of what is owed as the descriptor accepts."""
+        """Any thread: write as much of the owed bytes as the descriptor accepts."""
         self.send()
 
     def _watch_if_open(self) -> None:

@@ -230,7 +230,7 @@ class Canceller:
 
     def _find(self, key: tuple[int, int]) -> tuple[Any, Any]:
         """
-        Return (runner, call) for a running call, or (None, call) for one now removed from its queue.
+        Return (runner, call) for a running call, (None, call) for one removed from its queue.
 
         The queues come first: a call is the current one before it leaves its queue.
         """

@@ -44,3 +44,37 @@ def test_commands_are_printed_without_passwords(ansible_bed, tmp_path, verbosity
         found = [each for each in commands if mark in each and "BECOME-SUCCESS" in each]
         assert len(found) == 1 and re.search(r"sudo -H -S .*-u root /bin/sh -c", found[0]), commands
     assert ansible_bed.users.pw.password not in outcome.output
+
+
+KUBECTL = """\
+#!/bin/sh
+while [ "$1" != "--" ]; do shift; done
+shift
+case "$*" in *MITO*) echo MITO:NONE; exit 0;; esac
+exec "$@"
+"""
+POD = """\
+- hosts: one
+  gather_facts: false
+  vars:
+    ansible_connection: mitogen.ansible.kubectl
+    mitogen_kubectl_path: {0}
+    ansible_kubectl_pod: pod
+    ansible_kubectl_token: "{{{{ 'canary-' ~ 77 }}}}"
+  tasks:
+    - raw: echo it runs
+      register: found
+    - assert: {{that: "found.stdout == 'it runs\\n'"}}
+"""
+
+
+def test_the_token_of_a_pod_without_python_is_not_printed(ansible_bed, tmp_path):
+    """kubectl runs each command there, by way of the stock plugin for local commands."""
+    program = tmp_path / "kubectl"
+    program.write_text(KUBECTL)
+    program.chmod(0o755)
+    path = tmp_path / "playbook.yml"
+    path.write_text("#: arguments: -vvvvv\n" + POD.format(program))
+    outcome = ansible_bed.run("2.21", "callback", bed.read_playbook(path))
+    assert not outcome.wrong(), outcome.wrong()
+    assert "--token" in outcome.output and "canary-77" not in outcome.output

@@ -24,12 +24,6 @@ from mitogen.methods.registry import (
     METHODS as METHODS,
     get_connection_class as get_connection_class,
 )
-from mitogen.tree.branch import (
-    Branch as Branch,
-    defer_sync as defer_sync,
-    upgrade as upgrade,
-    upgrade_router as upgrade_router,
-)
 from mitogen.tree.connecting import (
     Attempt as Attempt,
     CancelledError as CancelledError,
@@ -58,6 +52,12 @@ from mitogen.tree.relayed_modules import (
 )
 from mitogen.tree.router import (
     Router as Router,
+)
+from mitogen.tree.routes import (
+    Branch as Branch,
+    defer_sync as defer_sync,
+    upgrade as upgrade,
+    upgrade_router as upgrade_router,
 )
 
 TYPE_CHECKING = False

@@ -32,7 +32,7 @@ INTERNAL = frozenset(
     """
     LOG_WINDOW MAX_COLLISIONS MESSAGE_COST MIN_ARRAY Meter Partial RouteTable
     admits after asleep bounce check_hashes component consume consumed context_lost credited drain
-    drop end_flow end_process expect feed fetch find forward framer give head header is_own
+    drop end_flow end_long end_process expect feed fetch find forward framer give head header is_own
     is_windowed load names_are_lazy new_handle on_call on_frame on_stream_lost pop push read_fd
     receive remove request send_credit source stopping take watch when_drained window_size withdraw
     """.split()

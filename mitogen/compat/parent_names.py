@@ -27,7 +27,7 @@ from mitogen.compat.streams import (
     TimerList,
 )
 from mitogen.core import Poller as PollPoller, fire, is_neighbour as is_immediate_child
-from mitogen.tree import branch, pollers
+from mitogen.tree import pollers, routes
 from mitogen.tree.connecting import BROKER_SHUTDOWN_MSG, ChildStream as MitogenProtocol
 from mitogen.tree.ids import ChildIds as ChildIdAllocator
 from mitogen.tree.pollers import EpollPoller, KqueuePoller
@@ -83,13 +83,13 @@ POLLER_LIGHTWEIGHT = PollPoller
 class BrokerNames:
     """Attributes of core.Broker: see lazy.CLASS_NAMES."""
 
-    defer_sync = branch.defer_sync
+    defer_sync = routes.defer_sync
 
 
 class RouterNames:
     """Attributes of core.Router."""
 
-    unidirectional_msg = branch.Branch.unidirectional_msg
+    unidirectional_msg = routes.Branch.unidirectional_msg
 
 
 # -- logs, source, text

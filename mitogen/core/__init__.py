@@ -83,8 +83,6 @@ from mitogen.core.frames import (
     CHUNK_SIZE as CHUNK_SIZE,
     CONT as CONT,
     CREDIT as CREDIT,
-    CREDIT_TIMEOUT as CREDIT_TIMEOUT,
-    CREDIT_WARNING as CREDIT_WARNING,
     DEL_ROUTE as DEL_ROUTE,
     FIRST_HANDLE as FIRST_HANDLE,
     FIRST_UNWINDOWED as FIRST_UNWINDOWED,
@@ -94,12 +92,9 @@ from mitogen.core.frames import (
     HIGH_WATER as HIGH_WATER,
     IS_DEAD as IS_DEAD,
     LOAD_MODULE as LOAD_MODULE,
-    LOG_WINDOW as LOG_WINDOW,
     LONG_SIZE as LONG_SIZE,
-    LONG_WINDOW as LONG_WINDOW,
     MAGIC as MAGIC,
     MAX_MESSAGE_SIZE as MAX_MESSAGE_SIZE,
-    MESSAGE_COST as MESSAGE_COST,
     MORE as MORE,
     NUMBER as NUMBER,
     PAIR as PAIR,
@@ -107,13 +102,8 @@ from mitogen.core.frames import (
     RAW as RAW,
     SHUTDOWN as SHUTDOWN,
     TRIPLE as TRIPLE,
-    WINDOW as WINDOW,
     Framer as Framer,
     Message as Message,
-    Meter as Meter,
-    Window as Window,
-    is_windowed as is_windowed,
-    window_size as window_size,
 )
 from mitogen.core.importer import (
     IMPORT_TIMEOUT as IMPORT_TIMEOUT,
@@ -141,6 +131,18 @@ from mitogen.core.routing import (
     has_parent_authority as has_parent_authority,
     is_neighbour as is_neighbour,
 )
+from mitogen.core.windows import (
+    CREDIT_TIMEOUT as CREDIT_TIMEOUT,
+    CREDIT_WARNING as CREDIT_WARNING,
+    LOG_WINDOW as LOG_WINDOW,
+    LONG_WINDOW as LONG_WINDOW,
+    MESSAGE_COST as MESSAGE_COST,
+    WINDOW as WINDOW,
+    Meter as Meter,
+    Window as Window,
+    is_windowed as is_windowed,
+    window_size as window_size,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -167,6 +169,7 @@ PREAMBLE = (
     "errors",
     "codec",
     "frames",
+    "windows",
     "io",
     "contexts",
     "routing",

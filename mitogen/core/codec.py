@@ -86,7 +86,7 @@ class Kwargs(dict):  # type: ignore[type-arg]  # it takes them since 3.9
 
 #: `{type: (tag, convert)}`: an instance is sent as `tag` with the content `convert(instance)`,
 #: which may be any sendable value. The basic types (int, dict, Kwargs ...) are not listed here;
-#: _put() handles them inline.
+#: _put_item() handles them inline.
 ENCODERS: dict[type, Encoder] = {
     Blob: (TAG_BLOB, bytes),
     Secret: (TAG_SECRET, lambda value: value.encode("utf-8", "surrogatepass")),
@@ -112,12 +112,14 @@ def head(major: int, number: int) -> bytes:
     return _HEADS[width](major + 24 + width, number)
 
 
-def _write(major: int, data: Bytes, out: list[Bytes], budget: list[int]) -> None:
-    _put((), len(data), out, budget, 0)
+def _put_head(major: int, data: Bytes, out: list[Bytes], budget: list[int]) -> None:
+    _put_item((), len(data), out, budget, 0)
     out += head(major, len(data)), data
 
 
-def _put(items: Iterable[Any], size: int, out: list[Bytes], budget: list[int], depth: int) -> None:
+def _put_item(
+    items: Iterable[Any], size: int, out: list[Bytes], budget: list[int], depth: int
+) -> None:
     # Append the encoding of each item; together they take at least `size` bytes.
     if depth < 0:
         raise RecursionError("nested too deep")
@@ -140,7 +142,7 @@ def _put(items: Iterable[Any], size: int, out: list[Bytes], budget: list[int], d
                 append(_BYTES[major + size])
                 append(data)
             else:
-                _write(major, data, out, budget)
+                _put_head(major, data, out, budget)
         elif kind is int:
             if item < 0:
                 major = 0x20
@@ -152,7 +154,7 @@ def _put(items: Iterable[Any], size: int, out: list[Bytes], budget: list[int], d
                 append(_BYTES[major + number])
             elif number >> 64:
                 append(b"\xc3" if major else b"\xc2")
-                _write(0x40, number.to_bytes(number.bit_length() + 7 >> 3, "big"), out, budget)
+                _put_head(0x40, number.to_bytes(number.bit_length() + 7 >> 3, "big"), out, budget)
             else:
                 append(head(major, number))
         elif item is None:
@@ -165,7 +167,7 @@ def _put(items: Iterable[Any], size: int, out: list[Bytes], budget: list[int], d
             pairs = iter(item.items())  # from here on a change by another thread raises
             size = len(item)
             append(_BYTES[0xA0 + size] if size < 24 else head(0xA0, size))
-            _put(_flatten(pairs), 2 * size, out, budget, depth - 1)
+            _put_item(_flatten(pairs), 2 * size, out, budget, depth - 1)
         elif kind is list or kind is tuple:
             if kind is tuple:
                 append(b"\xc6")
@@ -173,23 +175,23 @@ def _put(items: Iterable[Any], size: int, out: list[Bytes], budget: list[int], d
             array = size >= MIN_ARRAY and fetch("values").typed_array(item)
             if array:
                 append(head(0xC0, array[0]))
-                _write(0x40, array[1], out, budget)
+                _put_head(0x40, array[1], out, budget)
             else:
                 if kind is list:
                     item = item[:]  # another thread may change it meanwhile
                     size = len(item)
                 append(_BYTES[0x80 + size] if size < 24 else head(0x80, size))
-                _put(item, size, out, budget, depth - 1)
+                _put_item(item, size, out, budget, depth - 1)
         elif kind is float:
             append(_pack_double(0xFB, item))
         elif kind is bytes:
-            _write(0x40, item, out, budget)
+            _put_head(0x40, item, out, budget)
         elif item is Ellipsis:
             append(b"\xf7")
         else:
             tag, convert = ENCODERS.get(kind) or fetch("values").find_encoder(item)
             append(head(0xC0, tag))
-            _put((convert(item),), 1, out, budget, depth - 1)
+            _put_item((convert(item),), 1, out, budget, depth - 1)
 
 
 def encode(value: Any, limit: int | None = None, name: str = "value") -> bytes:
@@ -205,8 +207,8 @@ def encode(value: Any, limit: int | None = None, name: str = "value") -> bytes:
     out: list[Bytes] = []
     limit = limit or 1 << 62
     try:
-        _put((value,), 1, out, [limit], MAX_DEPTH)
-        _put((), sum(map(len, out)), out, [limit], MAX_DEPTH)
+        _put_item((value,), 1, out, [limit], MAX_DEPTH)
+        _put_item((), sum(map(len, out)), out, [limit], MAX_DEPTH)
     except Exception as failure:
         raise EncodeError(fetch("values").explain(value, name, failure)) from failure
     return b"".join(out)

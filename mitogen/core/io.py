@@ -65,7 +65,7 @@ class Poller:
     """Table of callbacks for ready descriptors. tree/pollers.py has faster implementations."""
 
     def __init__(self) -> None:
-        self._poll = select.poll()
+        self._poll_object = select.poll()
         self.table: dict[int, Watched] = {}
 
     def watch(self, fd: int, read: Action | None = None, write: Action | None = None) -> None:
@@ -79,13 +79,13 @@ class Poller:
             self._unset(fd)
 
     def _set(self, fd: int, mask: int, old: Watched | None) -> None:
-        self._poll.register(fd, mask)
+        self._poll_object.register(fd, mask)
 
     def _unset(self, fd: int) -> None:
-        self._poll.unregister(fd)
+        self._poll_object.unregister(fd)
 
     def _wait(self, seconds: float | None) -> Iterable[tuple[int, int]]:
-        return self._poll.poll(seconds and seconds * 1000)
+        return self._poll_object.poll(seconds and seconds * 1000)
 
     def poll(self, seconds: float | None = None) -> None:
         """Wait for ready descriptors, then call their callbacks."""
@@ -158,11 +158,11 @@ class Stream:
 
     def start(self, data: bytes = b"") -> None:
         """Broker thread: start receiving; `data` was already read."""
-        self._watch()
+        self._watch_ends()
         if data:
             self.receive(data)
 
-    def _watch(self) -> None:
+    def _watch_ends(self) -> None:
         poller = self.broker.poller
         write = self.on_writable if self.queued else None
         if self.rfd == self.wfd:
@@ -250,7 +250,7 @@ class Stream:
         if self.queued and not self.closed:
             self.on_writable()
             if not self.closed:
-                self._watch()
+                self._watch_ends()
 
     def on_writable(self) -> None:
         self.flush()
@@ -259,7 +259,7 @@ class Stream:
             for func in waiters:
                 func()
         if not self.queued and not self.closed:
-            self._watch()
+            self._watch_ends()
 
     def when_drained(self, func: Action) -> None:
         """Any thread: make the broker call `func()` once the backlog is small, or at the end."""
@@ -307,7 +307,7 @@ class Broker:
         self._sequence = 0
         #: Number of the iteration, and of the last one that was woken by a byte.
         self._turn = self._rung = 0
-        self._ended = new_lock()
+        self._end_lock = new_lock()
         self.alive = True
         self.stopping = self.closing = False
         #: Objects that keep the thread alive until they finish; each then calls stop().
@@ -391,7 +391,7 @@ class Broker:
             self.guard(func)
         fire(self, "exit")
         os.close(self._wake_r)
-        self._ended.release()
+        self._end_lock.release()
 
     def shutdown(self) -> None:
         """Any thread: end the children, then the broker thread."""
@@ -410,5 +410,5 @@ class Broker:
 
     def join(self) -> None:
         """Wait until the broker thread has ended."""
-        if self._ended.acquire():
-            self._ended.release()
+        if self._end_lock.acquire():
+            self._end_lock.release()

@@ -26,7 +26,7 @@ LAZY = {
     "first_call": "calls.first_call",
     "names": "compat.lookup",
     "values": "core.value_types",
-    "waiting": "core.flow",
+    "waiting": "calls.sender_waits",
     "contexts": "tree.contexts",
     "router": "tree.router",
 }

@@ -30,29 +30,31 @@ from mitogen.core.frames import (
     HIGH_WATER,
     IS_DEAD,
     LONG_SIZE,
-    LONG_WINDOW,
     MAX_MESSAGE_SIZE,
-    MESSAGE_COST,
     MORE,
     NUMBER,
     PING,
     RAW,
     TRIPLE,
     Message,
+)
+from mitogen.core.io import ERROR, fire, new_lock, now
+from mitogen.core.lazy import fetch, loaded
+from mitogen.core.windows import (
+    LONG_WINDOW,
+    MESSAGE_COST,
     Meter,
     Window,
     is_windowed,
     window_size,
 )
-from mitogen.core.io import ERROR, fire, new_lock, now
-from mitogen.core.lazy import fetch, loaded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any, TypeVar
 
-    from mitogen.core.flow import LongSend
+    from mitogen.calls.sender_waits import LongSend
     from mitogen.core.io import Broker, Lock, Stream
 
     MessageHandler = Callable[[Message], object]
@@ -329,21 +331,21 @@ class Router:
             cost = 0 if msg.reply_to == IS_DEAD else size + MESSAGE_COST
             with flow.lock:
                 if size <= LONG_SIZE and flow.take(cost):
-                    self._emit(msg, stream, cork)
+                    self._emit_frames(msg, stream, cork)
                 elif flow.ended:
                     # It ended after the look into the table: a new one begins.
                     return self.route(msg, wait, cork)
                 else:
-                    ticket = self._queue(msg, wait, flow, cost)
+                    ticket = self._leave_to_broker(msg, wait, flow, cost)
         elif size > LONG_SIZE:
-            ticket = self._queue(msg, wait)
+            ticket = self._leave_to_broker(msg, wait)
         else:
-            self._emit(msg, stream, cork)
+            self._emit_frames(msg, stream, cork)
         if wait and (ticket or stream.queued > HIGH_WATER) and not self.broker.on_thread():
             fetch("waiting").wait(self, ticket, stream)
         return ticket
 
-    def _queue(self, msg: Message, wait: bool, flow: Any = None, cost: int = 0) -> Ticket:
+    def _leave_to_broker(self, msg: Message, wait: bool, flow: Any = None, cost: int = 0) -> Ticket:
         """Any thread: leave a message to the broker, which is never interrupted by a signal."""
         own = not self.broker.on_thread()
         if own and len(msg.data) > LONG_SIZE:
@@ -376,7 +378,7 @@ class Router:
         else:
             self.bounce(msg, self.no_route_msg % (msg.dst_id, self.context_id))
 
-    def _emit(self, msg: Message, stream: Stream, cork: bool = False) -> None:
+    def _emit_frames(self, msg: Message, stream: Stream, cork: bool = False) -> None:
         """Any thread: pass all frames of a message to its stream, in one step."""
         data = msg.data
         size = len(data)
@@ -400,7 +402,7 @@ class Router:
         if len(msg.data) > LONG_SIZE and loaded("waiting"):
             msg.number = next(self._message_numbers) & 0xFFFFFFFF
             return loaded("waiting").LongSend(self, ticket, stream, flow).pump
-        self._emit(msg, stream)
+        self._emit_frames(msg, stream)
         return ticket.done
 
     def drain(self, flow: Window) -> None:
@@ -454,7 +456,7 @@ class Router:
             if src == me:
                 self._local(dead)
             elif stream:
-                self._emit(dead, stream)
+                self._emit_frames(dead, stream)
 
     def send_credit(
         self,
@@ -470,7 +472,7 @@ class Router:
             msg = Message(dst_id=dst_id, auth_id=me, handle=CREDIT, flags=RAW)
             msg.src_id = me if src_id is None else src_id
             msg.data = TRIPLE.pack(handle, number, amount)
-            self._emit(msg, stream)
+            self._emit_frames(msg, stream)
 
     def consumed(self, msg: Message) -> None:
         """Any thread: return the credit of `msg`, which was used or dropped, to its sender."""
@@ -539,7 +541,7 @@ class Router:
             del self.partials[key]
             first.data = b"".join(part.chunks)
             if self._charge(first):
-                self._hand_over(part.handler, first)
+                self._hand_to_handler(part.handler, first)
             else:
                 self._refuse(first, "window overrun")
         elif part.owed * 2 >= LONG_WINDOW:
@@ -582,7 +584,7 @@ class Router:
         self.drop(msg, why)
         self.bounce(msg, why)
 
-    def _hand_over(self, handler: Handler, msg: Message) -> None:
+    def _hand_to_handler(self, handler: Handler, msg: Message) -> None:
         # Another answer, or the respondent's end, may have arrived first.
         if handler.persist or self.handlers.pop(msg.handle, None):
             if self.trace:
@@ -598,7 +600,7 @@ class Router:
         """Broker thread: deliver a message to this context."""
         handler = self._admit(msg, stream)
         if handler:
-            self._hand_over(handler, msg)
+            self._hand_to_handler(handler, msg)
 
     def _on_credit(self, msg: Message) -> None:
         handle, number, amount = TRIPLE.unpack(msg.data)

@@ -17,10 +17,10 @@ import os
 
 from mitogen import core, identity
 from mitogen.core.mailbox import Latch
-from mitogen.tree.branch import upgrade
 from mitogen.tree.contexts import Context
 from mitogen.tree.ids import IdAllocator
 from mitogen.tree.message_handles import DETACHING
+from mitogen.tree.routes import upgrade
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

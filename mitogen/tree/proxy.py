@@ -14,8 +14,8 @@ from mitogen.calls.chain import CallChain
 from mitogen.core import CallError, Kwargs, Message, takes_router
 from mitogen.limits.display import shown_name
 from mitogen.methods.registry import METHODS
-from mitogen.tree.branch import defer_sync, shutdown_now
 from mitogen.tree.connecting import Attempt
+from mitogen.tree.routes import defer_sync, shutdown_now
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

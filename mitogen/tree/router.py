@@ -14,10 +14,10 @@ import os
 from mitogen import core, identity
 from mitogen.core.lazy import LAZY, fetch
 from mitogen.methods.registry import METHODS, get_connection_class
-from mitogen.tree.branch import shutdown_now, upgrade
 from mitogen.tree.connecting import Connecting
 from mitogen.tree.contexts import Context, bound
 from mitogen.tree.proxy import ProxyConnecting, options_of
+from mitogen.tree.routes import shutdown_now, upgrade
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mitogen.core import Message, Stream
-    from mitogen.tree.branch import Branch
     from mitogen.tree.connecting import Attempt, ChildStream
     from mitogen.tree.many import Result
+    from mitogen.tree.routes import Branch
     from mitogen.tree.signatures import Methods
 
     # The connection methods are added at the end of this module.

@@ -226,10 +226,10 @@ class Bed:
         self.library.mkdir()
         binary_module(self.library / "binary_module")
         self._marks = itertools.product(string.ascii_lowercase, repeat=4)
-        for user in users:
-            self._make_remote_tmp(user)
         self._homes = [user.home for user in users] + [os.path.expanduser("~root")]
         self._before = {home: self._traces(home) for home in self._homes}
+        for user in users:
+            self._make_remote_tmp(user)
         self._tmp_before = self._in_tmp()
         self._may_leave: set[str] = set()
 

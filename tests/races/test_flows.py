@@ -7,7 +7,7 @@ import pytest
 from mitogen import core
 from mitogen.core import ChannelError
 from mitogen.core.mailbox import LatchError, Queue, Receiver
-from tests.unit.core.test_flow import ASK, PIECE, fill, pair
+from tests.unit.calls.test_sender_waits import ASK, PIECE, fill, pair
 
 UNWINDOWED = core.FIRST_UNWINDOWED + 5
 

@@ -101,7 +101,7 @@ FILE_LIMIT, FUNCTION_LIMIT = 600, 60  # code lines
 LARGE_FILES = {}
 # Functions over the limit, each with its reason.
 LONG_FUNCTIONS = {
-    ("core.codec", "_put"): "the encoder's loop: a function per type costs a call per value",
+    ("core.codec", "_put_item"): "the encoder's loop: a function per type costs a call per value",
     ("core.codec", "decode_next"): "the decoder's state is in its closure",
     ("core.codec", "take"): "the decoder's loop: likewise",
 }
@@ -284,7 +284,7 @@ def test_allowed_imports_are_in_use():
         ("from . import core", ["ansible"]),
         ("from .. import core", ["core"]),
         ("from .broker import main", ["ansible.broker"]),
-        ("import_module('mitogen.core.flow')", ["core.flow"]),
+        ("import_module('mitogen.calls.sender_waits')", ["calls.sender_waits"]),
         ("if MYPY:\n    from mitogen import core", []),
         ("import ansible_plugins", ["ansible_plugins"]),
         ("import os, ansible.core", []),

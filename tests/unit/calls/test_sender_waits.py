@@ -1,4 +1,4 @@
-"""flow.py and the Router's part of it: waiting senders, long messages, ends of flows."""
+"""sender_waits.py and the Router's part of it: waiting senders, long messages, ends of flows."""
 
 import sys
 
@@ -414,10 +414,10 @@ def test_credit_applies_only_to_flows_to_its_sender(net):
 
 
 def test_long_messages_without_a_pacer_are_not_paced(net, monkeypatch):
-    """In a child that never imported mitogen.core.flow, a long message is sent at once."""
+    """In a child that never imported mitogen.calls.sender_waits, a long message is sent at once."""
     master, one = net.line(2)
     got = master.inbox(ASK)
-    monkeypatch.delitem(sys.modules, "mitogen.core.flow")
+    monkeypatch.delitem(sys.modules, "mitogen.calls.sender_waits")
     with one.broker.thread():
         one.send(0, ASK, bytes(3 * PIECE), wait=False)
     one.broker.run_deferred()

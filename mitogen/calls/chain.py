@@ -30,6 +30,7 @@ CANCEL_GRACE = 5.0
 KEPT_HEADS = 1000
 #: CBOR of an empty list and an empty map.
 _NO_ARGUMENTS = b"\x80\xa0"
+_NO_KEYWORDS = core.encode({})
 
 
 class _Answer:
@@ -146,7 +147,8 @@ class CallChain:
             data = self._head(fn, not before)
         if args or kwargs:
             limit = self.context.router.max_message_size
-            data += core.encode(list(args), limit, "args") + core.encode(kwargs, limit, "kwargs")
+            data += core.encode(list(args), limit, "args")
+            data += core.encode(kwargs, limit, "kwargs") if kwargs else _NO_KEYWORDS
         else:
             data += _NO_ARGUMENTS
         msg = core.Message()

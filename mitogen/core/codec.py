@@ -208,10 +208,12 @@ def encode(value: Any, limit: int | None = None, name: str = "value") -> bytes:
     limit = limit or 1 << 62
     try:
         _put_item((value,), 1, out, [limit], MAX_DEPTH)
-        _put_item((), sum(map(len, out)), out, [limit], MAX_DEPTH)
+        data = b"".join(out)
+        if len(data) > limit:
+            raise OverflowError("too large")
+        return data
     except Exception as failure:
         raise EncodeError(fetch("values").explain(value, name, failure)) from failure
-    return b"".join(out)
 
 
 def check_hashes(keys: list[Any]) -> None:

@@ -197,8 +197,8 @@ def test_only_the_ssh_plugin_has_late_parsers(inside):
     found = inside(
         "import argparse\n"
         "from ansible.plugins.connection import ssh\n"
-        "from mitogen.ansible.plugins import accelerators, kinds\n"
-        "kinds.ssh(ssh)\n"
+        "from mitogen.ansible.plugins import accelerators, connection_types\n"
+        "connection_types.ssh(ssh)\n"
         "found = [ssh.argparse.ArgumentParser is accelerators.LateParser,\n"
         "         ssh.argparse.Namespace is argparse.Namespace,\n"
         "         argparse.ArgumentParser is accelerators.LateParser]"

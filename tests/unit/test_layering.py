@@ -354,6 +354,7 @@ def test_modules_named_in_strings_exist():
 
 # An import in the text of a program.
 IMPORT = re.compile(r"(?:^|(?<=[\s;'\"]))(?:from|import) mitogen\.([\w.]*\w)", re.M)
+NAMES = re.compile(r"(?:^|(?<=[\s;'\"]))from mitogen\.([\w.]*\w) import ([\w, ]+)", re.M)
 
 
 def test_imports_in_strings_name_existing_modules():
@@ -368,6 +369,13 @@ def test_imports_in_strings_name_existing_modules():
     pages = [*(ROOT / "docs").rglob("*.rst"), *ROOT.glob("*.rst")]
     texts += [(page, page.read_text(encoding="utf-8")) for page in pages]
     found = [(path, name) for path, text in texts for name in IMPORT.findall(text)]
+    found += [
+        (path, "{}.{}".format(module, name.split()[0]))
+        for path, text in texts
+        for module, names in NAMES.findall(text)
+        for name in names.split(",")
+        if name.strip() and not name.strip().startswith("_")
+    ]
     assert len(found) > 20
     unknown = ["{} names {}".format(path, name) for path, name in found if not is_defined(name)]
     assert not unknown, "\n".join(unknown)

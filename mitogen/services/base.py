@@ -190,6 +190,9 @@ class Invoker:
 
     __module__ = "mitogen.service"
 
+    #: Text of the error for a caller that a policy refuses; programs compare its beginning.
+    unauthorized_msg = "Caller is not authorized to invoke %r of service %r"
+
     def __init__(self, service: Service) -> None:
         self.service = service
 
@@ -204,10 +207,9 @@ class Invoker:
             raise Error("service %r has no exposed method %r" % (service_name, method_name))
         for policy in policies:
             if not policy.is_authorized(self.service, msg):
-                raise Error(
-                    "context %d may not call %r of service %r: %s refuses it"
-                    % (msg.src_id or 0, method_name, service_name, type(policy).__name__)
-                )
+                text = self.unauthorized_msg % (method_name, service_name)
+                who = msg.src_id or 0, type(policy).__name__
+                raise Error(text + ": context %d is refused by %s" % who)
         spec = getattr(getattr(self.service, method_name), "mitogen_service__arg_spec", {})
         try:
             validate_arg_spec(spec, kwargs)

@@ -92,6 +92,12 @@ class Activator:
 
     __module__ = "mitogen.service"
 
+    #: Text of the error for a caller that may not have a service imported.
+    not_active_msg = (
+        "Service %r is not yet activated in this context, and the caller is not privileged, "
+        "therefore autoactivation is disabled."
+    )
+
     def is_permitted(self, mod_name: str, class_name: str, msg: Message | None) -> bool:
         """
         Return whether a service may be imported.
@@ -112,10 +118,12 @@ class Activator:
         :raises Error: there is no such service, or the caller may not have it imported
         """
         mod_name, _, class_name = service_name.rpartition(".")
-        if not mod_name or not self.is_permitted(mod_name, class_name, msg):
+        if not mod_name:
             raise Error(
                 "context %d has no service %r" % (pool.router.node.context_id, service_name)
             )
+        if not self.is_permitted(mod_name, class_name, msg):
+            raise Error(self.not_active_msg % (service_name,))
         if mod_name == "__main__" and hasattr(pool.router, "econtext"):
             pool.router.econtext.import_main()
         module = core.import_module(mod_name)

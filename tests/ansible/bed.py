@@ -228,8 +228,6 @@ class Bed:
         self._marks = itertools.product(string.ascii_lowercase, repeat=4)
         self._homes = [user.home for user in users] + [os.path.expanduser("~root")]
         self._before = {home: self._traces(home) for home in self._homes}
-        for user in users:
-            self._make_remote_tmp(user)
         self._tmp_before = self._in_tmp()
         self._may_leave: set[str] = set()
 
@@ -239,17 +237,6 @@ class Bed:
             known.write("[{}]:{} {}".format(addresses, sshd.port, sshd.keys.host_public))
 
     # ---- the host
-
-    @staticmethod
-    def _make_remote_tmp(user: hosts.User) -> None:
-        """Make the account's `remote_tmp`.
-
-        Else the first of the concurrent runs that sends a module there would print a warning.
-        """
-        for name in (".ansible", ".ansible/tmp"):
-            path = os.path.join(user.home, name)
-            os.mkdir(path, 0o700)
-            os.chown(path, user.uid, -1)
 
     @staticmethod
     def _traces(home: str) -> list[str]:

@@ -140,7 +140,7 @@ PRINTED = (
     (r"\A(ASYNC POLL|FAILED - RETRYING).*", "", "the number depends on timing"),
 )
 
-#: Warnings about actions that only plain Ansible needs: (pattern, why). They are left out of both
+#: Warnings about actions that only plain Ansible needs, or of the first run only: (pattern, why). They are left out of both
 #: runs if one of them is ours.
 NEEDLESS = (
     (
@@ -150,6 +150,10 @@ NEEDLESS = (
     (
         r"(sftp|scp|piped) transfer mechanism failed on \[",
         "files go through the context, however noisy the login is",
+    ),
+    (
+        r"Module remote_tmp \S+ did not exist and was created with a mode of 0700",
+        "concurrent runs share the accounts' homes, and any of their modules may come first",
     ),
 )
 

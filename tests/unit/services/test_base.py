@@ -167,10 +167,11 @@ def test_other_contexts_are_refused(invoke):
         with pytest.raises(base.Error) as caught:
             invoke("parents", auth_id=auth_id)
         assert str(caught.value) == (
-            "context %d may not call 'parents' of service 'tests.unit.services.test_base.Sample': "
-            "AllowParents refuses it" % auth_id
+            "Caller is not authorized to invoke 'parents' of service "
+            "'tests.unit.services.test_base.Sample': context %d is refused by AllowParents"
+            % auth_id
         )
-    with pytest.raises(base.Error, match="Refusing refuses it"):
+    with pytest.raises(base.Error, match="refused by Refusing"):
         invoke("both")
 
 

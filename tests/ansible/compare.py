@@ -140,8 +140,8 @@ PRINTED = (
     (r"\A(ASYNC POLL|FAILED - RETRYING).*", "", "the number depends on timing"),
 )
 
-#: Warnings about actions that only plain Ansible needs, or of the first run only: (pattern, why). They are left out of both
-#: runs if one of them is ours.
+#: Warnings about actions that only plain Ansible needs, or that one of many runs at once
+#: gets: (pattern, why). They are left out of both runs if one of them is ours.
 NEEDLESS = (
     (
         r"Using world-readable permissions for temporary files Ansible needs to create when",

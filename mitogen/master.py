@@ -16,6 +16,7 @@ import weakref
 from mitogen import core, parent
 from mitogen.bootstrap import preamble
 from mitogen.calls import first_call
+from mitogen.calls.chain import module_of
 from mitogen.calls.errors import with_own_lines
 from mitogen.core.child import names_are_lazy
 from mitogen.importing import module_server
@@ -313,10 +314,11 @@ class Router(parent.Router):
     def push_modules(self, context: core.Context, fn: Any) -> None:
         """Any thread: send the module of `fn` and its imports, except those already sent there."""
         known = self.responder.known.get(context.context_id)
-        if known is None or fn.__module__ not in known:
-            if fn.__module__ == "__main__":
+        module = module_of(fn)
+        if known is None or module not in known:
+            if module == "__main__":
                 self.responder.finder.note_main(getattr(fn, "__globals__", {}))
-            self.responder.push(context, [fn.__module__])
+            self.responder.push(context, [module])
 
     def connecting(
         self, method_name: str, name: str | None = None, via: Any = None, **kwargs: Any

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mitogen.core import Message, P, R, Router
 
 
-__all__ = ["CallChain"]
+__all__ = ["CallChain", "module_of"]
 
 #: Seconds that a child has to end a cancelled call before kill=True ends the child.
 CANCEL_GRACE = 5.0
@@ -290,15 +290,23 @@ class CallChain:
             self.context.router.kill(self.context)
 
 
+def module_of(fn: Any) -> str:
+    """Return the name of the module that a function is imported from."""
+    return getattr(fn, "__module__", None) or name_function(fn)[0]
+
+
 def name_function(fn: Any) -> tuple[str, str, str]:
     """
     Return (module, class or "", name), by which another context finds `fn`.
 
     :raises TypeError: there is no such name; the text has the reason
     """
-    owner = getattr(fn, "__self__", None)
+    # Methods of built-in classes: __self__ is the class of `dict.fromkeys`, and __objclass__ is
+    # that of `str.upper`, which has no __module__.
+    owner = getattr(fn, "__self__", getattr(fn, "__objclass__", None))
     try:
-        module, name, qualname = fn.__module__, fn.__name__, fn.__qualname__
+        name, qualname = fn.__name__, fn.__qualname__
+        module = owner.__module__ if isinstance(owner, type) else fn.__module__
     except AttributeError:
         raise TypeError("%r is not a function" % (fn,)) from None
     if isinstance(owner, type):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 
 from mitogen import core, identity
+from mitogen.calls.chain import module_of
 from mitogen.core.lazy import LAZY, fetch
 from mitogen.methods.registry import METHODS, get_connection_class
 from mitogen.tree.connecting import Connecting
@@ -64,7 +65,7 @@ class Router(_Base):
 
     def push_modules(self, context: core.Context, fn: Any) -> None:
         """Any thread: send the module of `fn` and its imports, except those already sent there."""
-        self.branch.modules.push(context, [fn.__module__])
+        self.branch.modules.push(context, [module_of(fn)])
 
     def preamble_for(self, connecting: Any) -> bytes:
         """Return the bytes sent to a child before any frames."""

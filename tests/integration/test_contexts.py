@@ -1,5 +1,6 @@
 """A context behaves the same no matter how it was reached."""
 
+import datetime
 import logging
 import os
 import pwd
@@ -169,3 +170,11 @@ def test_sys_exit_is_an_error_of_the_call(context):
     with pytest.raises(mitogen.core.CallError, match="SystemExit: 3"):
         context.call(work.leave, 3)
     assert context.call(work.identity)[0] == pid
+
+
+def test_methods_of_built_in_classes_are_called(own_router):
+    child = own_router.local()
+    assert child.call(dict.fromkeys, "ab") == {"a": None, "b": None}
+    assert child.call(bytes.fromhex, "00ff") == b"\x00\xff"
+    assert child.call(str.upper, "x") == "X"
+    assert isinstance(child.call(datetime.datetime.now), datetime.datetime)

@@ -1,6 +1,7 @@
 """chain.py: names of functions, calls and results, chains, deadlines, cancels, CallError."""
 
 import builtins
+import datetime
 import functools
 import os
 import signal
@@ -94,6 +95,8 @@ HERE = __name__
         (Klass.Inner.who, (HERE, "Klass.Inner", "who")),
         (Klass.static, (HERE, "Klass", "static")),
         (dict.fromkeys, ("builtins", "dict", "fromkeys")),
+        (str.upper, ("builtins", "str", "upper")),
+        (datetime.datetime.now, ("datetime", "datetime", "now")),
     ],
 )
 def test_names(fn, name):
@@ -106,6 +109,7 @@ def test_names(fn, name):
         (lambda: 0, "lambda functions cannot be called in another context"),
         (outer(), "outer.<locals>.inner cannot be called .* it is defined inside a function"),
         (Klass().method, "is a method of an instance"),
+        ([].append, "is a method of an instance"),
         ("".join, "(is a method of an instance|is not a function)"),
         (functools.partial(add, 1), "is not a function"),
         (Callable(), "is not a function"),

@@ -111,9 +111,9 @@ def test_a_long_call_to_a_chain_may_overlap_the_first_call(child, monkeypatch):
     stream = child.router.routes.get(child.context_id)
     send, held = stream.send, []
 
-    def hold(*parts, **kwargs):
-        held.extend(parts[2:])
-        send(*parts[:2], **kwargs)
+    def hold(head, body=b"", cork=False, more=()):
+        held.extend(more)
+        send(head, body, cork)
 
     monkeypatch.setattr(stream, "send", hold)
     answer = chain(child).call_async(len, "x" * (mitogen.core.FRAME_SIZE + 1))

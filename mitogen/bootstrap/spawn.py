@@ -18,7 +18,7 @@ import _socket
 import _thread
 import os
 
-from mitogen.core import StreamError
+from mitogen.core import StreamError, fire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -130,12 +130,14 @@ class Process:
 
     def reap(self, broker: Broker, done: Callable[[int], object], waited: float = 0.0) -> Any:
         """
-        Broker thread: call `done(status)` once the process is gone. It may exit by itself first;
+        Broker thread: call `done(status)` once the process is gone, then the callbacks of the event
+        "exit": see core.listen(). It may exit by itself first;
         after `TERM_AFTER` and `KILL_AFTER` seconds it is sent a signal.
         """
         status = self.poll()
         if status is not None:
-            return done(status)
+            done(status)
+            return fire(self, "exit", status)
         wait = min(max(FIRST_POLL, waited), LONGEST_POLL)
         for after, number in _SIGNALS.items():
             if waited <= after < waited + wait:

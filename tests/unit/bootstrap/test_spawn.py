@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from mitogen import core
 from mitogen.bootstrap import spawn
 from mitogen.core import StreamError
 from tests import conftest, processes
@@ -208,6 +209,15 @@ def reap(net, monkeypatch):
         return done, broker
 
     return run
+
+
+def test_the_end_of_a_process_is_an_event(net):
+    """Programs listen for `exit` of `stream.conn.proc`."""
+    (node,) = net.line(1)
+    process, seen = spawn.Process(Proc(net, at=0), 0), []
+    core.listen(process, "exit", seen.append)
+    process.reap(node.broker, seen.append)
+    assert len(seen) == 2 and seen[0] == seen[1]
 
 
 def test_an_exited_process_is_reaped_at_once(net, reap):

@@ -153,7 +153,7 @@ class Message:
             if throw_dead:
                 # Escaped: it may come from any context.
                 why = repr(str(self.data, "utf-8", "replace"))[1:-1]
-                raise ChannelError("%s", why or "Sender was explicitly closed")
+                raise ChannelError("%s", why or "closed")
             return None
         if self.flags & RAW:
             return self.data

@@ -19,7 +19,7 @@ import _thread
 from itertools import count
 
 from mitogen.core.contexts import Context
-from mitogen.core.errors import Error
+from mitogen.core.errors import EncodeError, Error
 from mitogen.core.frames import (
     CONT,
     CREDIT,
@@ -319,6 +319,9 @@ class Router:
         size = len(msg.data)
         stream = self._stream_by_id.get(dst) or self.routes.parent
         if size > self.max_message_size or stream is None or dst == me:
+            if size > self.max_message_size and FIRST_HANDLE <= handle < FIRST_UNWINDOWED:
+                # A mailbox: its reader would wait for ever.
+                raise EncodeError(self.too_large_msg, self.max_message_size)
             return self.broker.defer(self._route_home, msg)
         if self.trace:
             self.trace("send", msg)

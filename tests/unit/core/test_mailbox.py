@@ -319,3 +319,18 @@ def test_a_channel_goes_both_ways(net):
     assert [msg.unpickle() for msg in there] == []
     with pytest.raises(ChannelError):
         here.get()
+
+
+@pytest.mark.parametrize("distance", [0, 1, 2])
+def test_a_message_that_is_too_large_is_refused_to_its_sender(net, distance):
+    """Its reader would wait for ever; small messages still arrive."""
+    nodes = net.line(3)
+    for node in nodes:
+        node.router.max_message_size = 10000
+    receiver = Receiver(nodes[0].router)
+    sender = Sender(nodes[distance].context(nodes[0]), receiver.handle)
+    with pytest.raises(core.EncodeError, match=r"message too large \(max 10000 bytes\)"):
+        sender.send(bytes(20000))
+    sender.send("small")
+    net.pump()
+    assert receiver.get(block=False).unpickle() == "small"

@@ -320,8 +320,9 @@ class Router:
         stream = self._stream_by_id.get(dst) or self.routes.parent
         if size > self.max_message_size or stream is None or dst == me:
             if size > self.max_message_size and FIRST_HANDLE <= handle < FIRST_UNWINDOWED:
-                # A mailbox: its reader would wait for ever.
-                raise EncodeError(self.too_large_msg, self.max_message_size)
+                if not msg.reply_to:
+                    # To a mailbox, and no error comes back: its reader would wait for ever.
+                    raise EncodeError(self.too_large_msg, self.max_message_size)
             return self.broker.defer(self._route_home, msg)
         if self.trace:
             self.trace("send", msg)

@@ -256,10 +256,11 @@ def test_a_reply_that_is_too_large_is_an_error(pair):
         there.send_await(core.Message(handle=1000))
 
 
-def test_a_message_too_large_for_a_mailbox_is_dropped_with_a_record(pair):
+def test_a_message_too_large_for_a_mailbox_is_refused(pair):
     master, one, there = pair
     receiver = Receiver(one.router, 1000)
     master.router.max_message_size = 10000
-    master.send(one, 1000, bytes(20000))
+    with pytest.raises(core.EncodeError, match="too large"):
+        master.send(one, 1000, bytes(20000))
     master.net.pump()
     assert receiver.empty()

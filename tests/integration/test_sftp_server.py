@@ -514,6 +514,7 @@ def test_sftp_prints_and_does_the_same(pair: list[tuple[Server, pathlib.Path]], 
             os.utime(str(path), (LONG_AGO, LONG_AGO), follow_symlinks=False)
         lines = "".join("-{}\n".format(line) for line in BATCHES[batch].splitlines())
         results.append(run(["sftp", "-D", server.path, "-b", "-"], tree, lines))
+    print(*(text.decode("utf-8", "replace") for result in results for text in result[1:]))
     assert results[0] == results[1]
     assert results[1][0] == 0, results[1]
     assert what_is_there(pair[0][1]) == what_is_there(pair[1][1])

@@ -118,7 +118,6 @@ def register(core: Any) -> None:
     Stream.__new__ = _new_stream  # type: ignore[method-assign]
     # Defaults of the messages that programs make.
     core.Message.src_id = core.Message.auth_id = getattr(sys.modules["mitogen"], "context_id", 0)
-    core.Message.reply_to = None
 
 
 def find_lazy(module: Any, name: str) -> Any:

@@ -98,7 +98,7 @@ def test_items_of_a_queue_survive_a_close():
 
 def test_message_defaults():
     msg = core.Message(dst_id=1, handle=2, data=b"abc")
-    assert (msg.src_id, msg.auth_id, msg.reply_to) == (0, 0, None)
+    assert (msg.src_id, msg.auth_id, msg.reply_to) == (0, 0, 0)
     assert core.Message().dst_id is None and len(msg.pack()) > 3
 
 

@@ -221,6 +221,16 @@ def test_methods_run_on_pool_threads(node, make):
     assert len(pool._idents) == pool.size == 3
 
 
+def test_a_message_that_the_program_made_may_want_no_answer(node, make):
+    """Its reply handle was never set."""
+    pool, _ = make()
+    data = core.encode((Echo.name(), "echo", core.Kwargs({"value": 1})))
+    node.master.route(core.Message(data=data, handle=core.CALL_SERVICE, dst_id=0))
+    node.master.broker.defer_sync(int)
+    pool.stop()
+    assert node.logs == []
+
+
 def test_errors_of_the_program(node, make):
     for size in (0, -1):
         with pytest.raises(service.Error, match="pool size must be at least 1"):

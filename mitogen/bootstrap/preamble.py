@@ -7,13 +7,14 @@ Python does with those. An installed package brings it along (setup.py), since t
 that may not write there. Where there is neither, each process makes it, in a tenth of a second.
 
 Rules
-    1. Line numbers stay, so that a child's tracebacks match the files here.
+    1. Each statement keeps its line in the copy that is made here. Blank lines are not sent, so the
+       master looks up the lines of a child's tracebacks: see line_number().
     2. In a child the files share one namespace (handshake.py). So an import is left out where an
        earlier file has bound the name already. tests/unit/bootstrap/test_preamble.py proves that
        both ways give the same objects.
     3. Renamed are local variables, `self`, parameters of private functions that no call names, and
-       names with a leading underscore that occur in no other file of the package. Public names and
-       the parameters of public functions stay.
+       names that occur in no other file of the package and begin with an underscore or are in
+       renames.INTERNAL. Public names and the parameters of public functions stay.
 
 Kept files are run by this process and by all its children. So they are used only if their owner is
 this account, root, or the owner of the core's files, and if those who may write them may write the
@@ -46,6 +47,8 @@ __all__ = ["SHIPPED", "core_source", "make", "shrink", "stamp_of_contents"]
 SHIPPED = "core.shrunk"
 
 _HERE = os.path.dirname(os.path.abspath(identity.__file__))
+#: Loader of the package; zipimport's has the path of an archive.
+_LOADER: Any = getattr(identity.__spec__, "loader", None)
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BLANK_LINES = re.compile(rb"\n[\n ]*\n")
 #: Files that name private names of those without using them in a child.
@@ -69,7 +72,7 @@ class _Source:
 
 def _sources() -> list[_Source]:
     """Return the package's files with code, in no order."""
-    archive = getattr(identity.__spec__.loader, "archive", None) if identity.__spec__ else None
+    archive = getattr(_LOADER, "archive", None)
     return list(_sources_in_archive(archive) if archive else _sources_in(_HERE, ""))
 
 
@@ -100,15 +103,12 @@ def _read_bytes(path: str) -> bytes:
 
     :raises OSError: it does not exist
     """
-    loader = identity.__spec__.loader if identity.__spec__ else None
-    name = os.path.join(_HERE, path)
-    data: bytes
-    if hasattr(loader, "archive"):
-        # zipimport knows its files by the archive's path as it stands in sys.path.
+    if hasattr(_LOADER, "archive"):
+        # zipimport finds its files by the archive's path as it stands in sys.path.
         directory = os.path.dirname(identity.__file__)
-        data = loader.get_data(os.path.join(directory, path))  # type: ignore[union-attr]
+        data: bytes = _LOADER.get_data(os.path.join(directory, path))
         return data
-    with open(name, "rb") as fp:
+    with open(os.path.join(_HERE, path), "rb") as fp:
         return fp.read()
 
 

@@ -27,7 +27,7 @@ __all__ = ["CLASS_NAMES", "LazyAttribute", "find_lazy", "register"]
 
 LAZY.update(streams="compat.streams")
 
-#: Module to the module whose `__all__` lists its late names. Its `ELSEWHERE` names further modules.
+#: Module to the module whose `__all__` lists its lazy names. Its `ELSEWHERE` names further modules.
 MODULE_NAMES = {
     "mitogen.core": "mitogen.compat.core_names",
     "mitogen.master": "mitogen.compat.master_names",
@@ -102,7 +102,7 @@ def _with_activate_compat(create: Any) -> Any:
 
 def register(core: Any) -> None:
     """
-    Add the late names to a module `mitogen.core` and to its classes; idempotent.
+    Add the lazy names to a module `mitogen.core` and to its classes; idempotent.
 
     :param core: the module
     """

@@ -169,7 +169,7 @@ class _Package(Lazy, type(sys)):  # type: ignore[misc]  # types.ModuleType, with
 
 def names_are_lazy(module: Any) -> None:
     """
-    Look up names that `module` does not define by its table of late names: see compat/lookup.py.
+    Look up names that `module` does not define by its table of lazy names: see compat/lookup.py.
 
     A module-level `__getattr__` (PEP 562) would do the same, but Python 3.6 lacks it.
     """
